@@ -1,0 +1,58 @@
+# Needs only make and Python 3.11+ with venv; everything else goes into $(VENV).
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+# A pip index for torch alone, e.g. https://download.pytorch.org/whl/cpu (empty: pip's own).
+TORCH_INDEX ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check wheel nano nano-study lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+demo: $(INSTALLED) ## solve held-out puzzles four ways at once, then refine (about a minute)
+	$(BIN)/gsr demo
+
+test: $(INSTALLED) ## run the tests
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED) ## lint, format, types, floors
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+wheel: $(INSTALLED) ## build the wheel and run its demo outside the checkout
+	$(BIN)/python tests/run_wheel.py
+
+nano: $(INSTALLED) ## train the model in the box from nothing and prove it (<= 30 minutes on 2 cores)
+	$(BIN)/python -m train.nano
+
+nano-study: $(INSTALLED) ## two more seeds, the ablations and the controls (hours)
+	$(BIN)/python -m benchmarks.nano_study
+
+lock: ## write requirements/lock.txt anew, from a fresh environment
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet $(TORCH) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	build/lock/bin/python -m pip install --quiet -r requirements/pins.txt -e '.[dev]'
+	build/lock/bin/python -m pip freeze --exclude-editable --exclude torch > requirements/lock.txt
+
+clean: ## remove the environment and everything built
+	rm -rf $(VENV) build dist runs *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+# Torch goes first and alone, so that its index is used for nothing else.
+$(INSTALLED): requirements/lock.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "gsr-engine needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.11"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+		{ echo "'$(PYTHON)' lacks the venv module (on Debian: apt install python3-venv)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) $(TORCH) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	$(PIP) -r requirements/lock.txt
+	$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@

@@ -1,0 +1,217 @@
+"""What a checkpoint is and how the engine runs it: frozen, validated once, real exceptions."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gsr_engine.errors import CheckpointError, InvalidRequest, UnsupportedModel
+
+SUPPORTED_ARCHITECTURES = (
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
+)
+SUPPORTED_ROPE = ("default", "llama3", "yarn")
+SUPPORTED_DTYPES = ("float32", "bfloat16")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        CheckpointError: the file is missing or holds something else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path.parent} has no {path.name}") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} must hold a JSON object")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Shape of a decoder of the Llama 3, Mistral, Qwen2/2.5 or Qwen3 family.
+
+    `rope` holds the rotary parameters under transformers' names (rope_type, rope_theta, factor,
+    ...). `sliding_window` is the window in tokens when the checkpoint uses one, else None.
+    """
+
+    architecture: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    max_position: int
+    tie_embeddings: bool
+    qkv_bias: bool
+    qk_norm: bool
+    sliding_window: int | None
+    dtype: str
+    rope: dict[str, Any] = field(hash=False)
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> ModelConfig:
+        """Read `config.json`, in the spelling of transformers 4 or 5.
+
+        Raises:
+            CheckpointError: the file is missing or a field of it is.
+            UnsupportedModel: an architecture, activation or rope type that the engine lacks.
+        """
+        return cls.from_dict(read_json(folder / "config.json"))
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> ModelConfig:
+        """The same from the parsed `config.json`."""
+        architecture = (raw.get("architectures") or ["(none named)"])[0]
+        if architecture not in SUPPORTED_ARCHITECTURES:
+            raise UnsupportedModel(
+                f"architecture {architecture} is not supported; "
+                f"supported are {', '.join(SUPPORTED_ARCHITECTURES)}"
+            )
+        if raw.get("hidden_act", "silu") != "silu":
+            raise UnsupportedModel(
+                f"hidden_act {raw['hidden_act']!r} is not supported, only 'silu'"
+            )
+        for name in ("mlp_bias", "attention_bias"):
+            if raw.get(name):
+                raise UnsupportedModel(f"{name}=true is not supported")
+        try:
+            num_heads = int(raw["num_attention_heads"])
+            config = cls(
+                architecture=architecture,
+                vocab_size=int(raw["vocab_size"]),
+                hidden_size=int(raw["hidden_size"]),
+                intermediate_size=int(raw["intermediate_size"]),
+                num_layers=int(raw["num_hidden_layers"]),
+                num_heads=num_heads,
+                num_kv_heads=int(raw.get("num_key_value_heads") or num_heads),
+                head_dim=int(raw.get("head_dim") or raw["hidden_size"] // num_heads),
+                rms_norm_eps=float(raw["rms_norm_eps"]),
+                max_position=int(raw["max_position_embeddings"]),
+                tie_embeddings=bool(raw.get("tie_word_embeddings", False)),
+                qkv_bias=architecture.startswith("Qwen2"),
+                qk_norm=architecture.startswith("Qwen3"),
+                sliding_window=_sliding_window(raw, architecture),
+                dtype=_checkpoint_dtype(raw),
+                rope=_rope(raw),
+            )
+        except KeyError as error:
+            raise CheckpointError(f"config.json lacks {error}") from None
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"config.json: {error}") from None
+        if config.num_heads % config.num_kv_heads:
+            raise CheckpointError(
+                f"config.json: num_attention_heads {config.num_heads} is no multiple of "
+                f"num_key_value_heads {config.num_kv_heads}"
+            )
+        return config
+
+
+def _checkpoint_dtype(raw: dict[str, Any]) -> str:
+    # transformers 5 writes dtype, 4 torch_dtype; fp16 checkpoints are run in bf16.
+    dtype = str(raw.get("dtype") or raw.get("torch_dtype") or "float32")
+    return "float32" if dtype == "float32" else "bfloat16"
+
+
+def _sliding_window(raw: dict[str, Any], architecture: str) -> int | None:
+    # Mistral's window is on when it is given; Qwen's only where use_sliding_window says so.
+    if architecture.startswith("Qwen") and not raw.get("use_sliding_window"):
+        return None
+    if architecture.startswith("Llama"):
+        return None
+    window = raw.get("sliding_window")
+    return None if window is None else int(window)
+
+
+def _rope(raw: dict[str, Any]) -> dict[str, Any]:
+    """transformers 5 keeps everything in rope_parameters, 4 in rope_theta and rope_scaling."""
+    rope = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
+    rope.setdefault("rope_theta", raw.get("rope_theta", 10000.0))
+    rope.setdefault("rope_type", rope.pop("type", "default"))
+    if raw.get("partial_rotary_factor", rope.get("partial_rotary_factor", 1.0)) != 1.0:
+        raise UnsupportedModel("partial_rotary_factor is not supported")
+    if rope["rope_type"] not in SUPPORTED_ROPE:
+        raise UnsupportedModel(
+            f"rope type {rope['rope_type']!r} is not supported; "
+            f"supported are {', '.join(SUPPORTED_ROPE)}"
+        )
+    if rope["rope_type"] != "default":
+        rope.setdefault(
+            "original_max_position_embeddings",
+            raw.get("original_max_position_embeddings", raw["max_position_embeddings"]),
+        )
+    return rope
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """How the engine runs.
+
+    Attributes:
+        dtype: "auto" (the checkpoint's), "float32" or "bfloat16".
+        device: "auto" or "cpu".
+        max_model_len: longest context in tokens; None takes the checkpoint's maximum.
+        kv_cache_gib: memory for KV pages, in GiB.
+        max_num_seqs: streams that decode at the same time.
+        max_batch_tokens: tokens of one step, prompts and streams together; a longer prompt is
+            computed in chunks.
+    """
+
+    dtype: str = "auto"
+    device: str = "auto"
+    max_model_len: int | None = None
+    kv_cache_gib: float = 1.0
+    max_num_seqs: int = 512
+    max_batch_tokens: int = 8192
+
+    def __post_init__(self) -> None:
+        """Raise InvalidRequest for a value out of range."""
+        if self.dtype not in ("auto", *SUPPORTED_DTYPES):
+            raise InvalidRequest(
+                "dtype", f"must be auto, {' or '.join(SUPPORTED_DTYPES)}, got {self.dtype!r}"
+            )
+        if self.device not in ("auto", "cpu"):
+            raise InvalidRequest("device", f"must be 'auto' or 'cpu', got {self.device!r}")
+        for name in ("max_model_len", "max_num_seqs", "max_batch_tokens"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise InvalidRequest(name, f"must be a positive integer, got {value!r}")
+        if not self.kv_cache_gib > 0:
+            raise InvalidRequest("kv_cache_gib", f"must be above 0, got {self.kv_cache_gib!r}")
+        if self.max_batch_tokens < self.max_num_seqs:
+            raise InvalidRequest(
+                "max_batch_tokens",
+                f"{self.max_batch_tokens} is below max_num_seqs {self.max_num_seqs}: "
+                "a step could not feed every stream",
+            )
+
+    def model_length(self, model: ModelConfig) -> int:
+        """Longest context in tokens for a checkpoint.
+
+        Raises:
+            InvalidRequest: `max_model_len` is above what the checkpoint was made for.
+            UnsupportedModel: the checkpoint's sliding window is shorter than the context.
+        """
+        length = self.max_model_len or model.max_position
+        if length > model.max_position:
+            raise InvalidRequest(
+                "max_model_len", f"{length} is above the checkpoint's {model.max_position}"
+            )
+        if model.sliding_window is not None and model.sliding_window < length:
+            raise UnsupportedModel(
+                f"a sliding window of {model.sliding_window} tokens, shorter than the context of "
+                f"{length}, is not supported; max_model_len={model.sliding_window} runs it"
+            )
+        return length

@@ -1,0 +1,295 @@
+"""Dense working copies of the streams that decode, so that a layer is two batched products.
+
+Pages are the truth; gathering them anew at every step would cost more than attention itself.
+So the siblings of a group keep a *block*: one copy of the context that they share, attended once
+for all of them, and one padded row each for their own tokens. Blocks of similar shape lie in one
+*bucket*. A block is gathered from the pages when it is made (a fresh fork has nothing of its own
+to gather), or made anew when its rows are full; in between, a step appends one token per row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from gsr_engine.batch import Batch
+from gsr_engine.config import ModelConfig
+from gsr_engine.kv_cache import KVCache, slots
+from gsr_engine.segments import Context, Segment, context_length
+
+_MIN_SIZE = 32
+# A masked tail leaves no trace in the last bit as long as the padded length is a multiple of 16.
+_TAIL = 16
+
+IntArray = npt.NDArray[np.int64]
+
+
+def _power_of_two(n: int, least: int) -> int:
+    return max(least, 1 << (n - 1).bit_length())
+
+
+@dataclass(eq=False, slots=True)
+class _Block:
+    """The living siblings of one group; `None` marks a row whose stream ended."""
+
+    context: Context
+    context_len: int
+    segments: list[Segment | None]
+
+    @property
+    def alive(self) -> int:
+        return sum(segment is not None for segment in self.segments)
+
+
+@dataclass(eq=False, slots=True)
+class _Bucket:
+    """Blocks with the same number of rows and the same capacities.
+
+    contexts: [num_layers, 2, blocks, num_kv_heads, context capacity, head_dim]
+    own: [num_layers, 2, blocks, num_kv_heads, rows, own capacity, head_dim]
+    """
+
+    contexts: torch.Tensor
+    own: torch.Tensor
+    blocks: list[_Block] = field(default_factory=list)
+
+    @property
+    def rows(self) -> int:
+        return self.own.shape[4]
+
+    @property
+    def own_capacity(self) -> int:
+        return self.own.shape[5]
+
+    def reserve(self, count: int) -> None:
+        """Make room for `count` blocks, doubling, so that growth costs a constant per block."""
+        capacity = self.own.shape[2]
+        if count > capacity:
+            more = _power_of_two(count, 4) - capacity
+            for name in ("contexts", "own"):
+                old = getattr(self, name)
+                extra = old.new_zeros((*old.shape[:2], more, *old.shape[3:]))
+                setattr(self, name, torch.cat([old, extra], dim=2))
+
+    def remove(self, index: int) -> None:
+        """Drop a block; the last one takes its place."""
+        last = len(self.blocks) - 1
+        if index != last:
+            self.contexts[:, :, index] = self.contexts[:, :, last]
+            self.own[:, :, index] = self.own[:, :, last]
+            self.blocks[index] = self.blocks[last]
+        self.blocks.pop()
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Index tensors of one bucket for one step; G blocks of n rows, T = context + own length."""
+
+    bucket: _Bucket
+    context_len: int  # both lengths are the longest in the bucket, rounded up
+    own_len: int
+    grid_rows: torch.Tensor  # [G * n] batch row of every block row (any row for an empty one)
+    alive: torch.Tensor  # [R] flat block rows that are not empty
+    rows: torch.Tensor  # [R] their batch rows
+    write_index: torch.Tensor  # [R * num_kv_heads] where their new token goes in `own`
+    mask: torch.Tensor  # [G, 1, n, 1, T] 0 or -inf
+
+
+class DecodeBlocks:
+    """The decoding part of `TorchAttention`."""
+
+    def __init__(self, model: ModelConfig, cache: KVCache) -> None:
+        self._model = model
+        self._cache = cache
+        self._groups = model.num_heads // model.num_kv_heads
+        # Fewer than 4 query rows against one key would take another product kernel, whose last
+        # bit differs; with at least 4 a stream's bits do not depend on how many siblings live.
+        self._least_rows = _power_of_two(-(-4 // self._groups), 1)
+        self._buckets: dict[tuple[int, int, int], _Bucket] = {}
+        self._place: dict[Segment, tuple[_Bucket, _Block]] = {}
+        self._segments: list[Segment] = []
+        self._layouts: list[_Layout] = []
+
+    def emptied(self) -> DecodeBlocks:
+        """A fresh, empty one over the same pages."""
+        return DecodeBlocks(self._model, self._cache)
+
+    def begin(self, batch: Batch) -> None:
+        """Bring the blocks in line with the streams of this step and lay out their indices."""
+        chunks = [
+            (chunk, row)
+            for chunk, row in zip(batch.chunks, batch.rows, strict=True)
+            if chunk.decode
+        ]
+        segments = [chunk.segment for chunk, _ in chunks]
+        lengths = {chunk.segment: (row, chunk.stop) for chunk, row in chunks}
+        if segments != self._segments:
+            self._drop_ended(lengths)
+            self._segments = segments
+        self._remake(segments, lengths)
+        self._layouts = [
+            self._layout(bucket, lengths) for bucket in self._buckets.values() if bucket.blocks
+        ]
+
+    def _drop_ended(self, lengths: dict[Segment, tuple[int, int]]) -> None:
+        for segment in self._place.keys() - lengths.keys():
+            bucket, block = self._place.pop(segment)
+            block.segments[block.segments.index(segment)] = None
+            if not block.alive:
+                bucket.remove(bucket.blocks.index(block))
+
+    def _remake(self, segments: list[Segment], lengths: dict[Segment, tuple[int, int]]) -> None:
+        """Make blocks for new streams, and anew where rows are full or half of them are empty."""
+        homeless: dict[int, list[Segment]] = {}
+        for segment in segments:
+            if segment not in self._place:
+                homeless.setdefault(id(segment.context), []).append(segment)
+        for bucket in list(self._buckets.values()):
+            for block in list(bucket.blocks):
+                living = [s for s in block.segments if s is not None]
+                full = lengths[living[0]][1] > bucket.own_capacity or any(
+                    lengths[s][1] > bucket.own_capacity for s in living
+                )
+                sparse = bucket.rows > self._least_rows and 2 * len(living) <= bucket.rows
+                joined = id(block.context) in homeless
+                if full or sparse or joined:
+                    bucket.remove(bucket.blocks.index(block))
+                    homeless.setdefault(id(block.context), []).extend(living)
+        by_shape: dict[tuple[int, int, int], list[_Block]] = {}
+        for siblings in homeless.values():
+            context = siblings[0].context
+            block = _Block(context, context_length(context), list(siblings))
+            shape = (
+                _power_of_two(len(siblings), self._least_rows),
+                _power_of_two(block.context_len, _MIN_SIZE),
+                _power_of_two(max(lengths[s][1] for s in siblings), _MIN_SIZE),
+            )
+            block.segments.extend([None] * (shape[0] - len(siblings)))
+            by_shape.setdefault(shape, []).append(block)
+        for shape, blocks in by_shape.items():
+            self._fill(self._bucket(shape), blocks, lengths)
+
+    def _bucket(self, shape: tuple[int, int, int]) -> _Bucket:
+        if shape not in self._buckets:
+            rows, context_capacity, own_capacity = shape
+            cache, heads = self._cache.keys, self._model.num_kv_heads
+            head = (self._model.num_layers, 2, 0, heads)
+            self._buckets[shape] = _Bucket(
+                contexts=cache.new_zeros((*head, context_capacity, self._model.head_dim)),
+                own=cache.new_zeros((*head, rows, own_capacity, self._model.head_dim)),
+            )
+        return self._buckets[shape]
+
+    def _fill(
+        self, bucket: _Bucket, blocks: list[_Block], lengths: dict[Segment, tuple[int, int]]
+    ) -> None:
+        """Gather the pages of new blocks into a bucket."""
+        first = len(bucket.blocks)
+        bucket.reserve(first + len(blocks))
+        for index, block in enumerate(blocks, start=first):
+            bucket.blocks.append(block)
+            where = np.concatenate([slots(s.segment, s.start, s.stop) for s in block.context])
+            self._copy(bucket.contexts[:, :, index], where)
+            for row, segment in enumerate(block.segments):
+                if segment is None:
+                    continue
+                self._place[segment] = (bucket, block)
+                if segment.computed:
+                    self._copy(bucket.own[:, :, index, :, row], slots(segment, 0, segment.computed))
+
+    def _copy(self, target: torch.Tensor, where: IntArray) -> None:
+        """target [num_layers, 2, num_kv_heads, capacity, head_dim] takes the KV at some slots."""
+        index = torch.from_numpy(where)
+        for part, pages in enumerate((self._cache.keys, self._cache.values)):
+            target[:, part, :, : len(where)] = pages.flatten(1, 2)[:, index].transpose(1, 2)
+
+    def _layout(self, bucket: _Bucket, lengths: dict[Segment, tuple[int, int]]) -> _Layout:
+        count, n = len(bucket.blocks), bucket.rows
+        placed = [
+            lengths[segment] if segment is not None else (-1, 0)
+            for block in bucket.blocks
+            for segment in block.segments
+        ]
+        table = np.array(placed, dtype=np.int64)
+        rows, own_lens = table[:, 0], table[:, 1]
+        context_lens = np.array([block.context_len for block in bucket.blocks])
+        alive = np.flatnonzero(own_lens)
+        own_len = -(-int(own_lens.max()) // _TAIL) * _TAIL
+        context_len = -(-int(context_lens.max()) // _TAIL) * _TAIL
+        visible = np.concatenate(
+            [
+                np.broadcast_to(
+                    (np.arange(context_len) < context_lens[:, None])[:, None],
+                    (count, n, context_len),
+                ),
+                (np.arange(own_len) < own_lens[:, None]).reshape(count, n, own_len),
+            ],
+            axis=2,
+        )
+        mask = np.where(visible, np.float32(0), np.float32(-np.inf))
+        heads = np.arange(self._model.num_kv_heads)
+        line = ((alive // n)[:, None] * len(heads) + heads) * n + (alive % n)[:, None]
+        write = line * bucket.own_capacity + (own_lens[alive] - 1)[:, None]
+        return _Layout(
+            bucket=bucket,
+            context_len=context_len,
+            own_len=own_len,
+            grid_rows=torch.from_numpy(np.where(rows < 0, rows[alive[0]], rows)),
+            alive=torch.from_numpy(alive),
+            rows=torch.from_numpy(rows[alive]),
+            write_index=torch.from_numpy(write.reshape(-1)),
+            mask=torch.from_numpy(mask).view(count, 1, n, 1, context_len + own_len),
+        )
+
+    def attend(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor
+    ) -> None:
+        """Append the new tokens of a layer and write the attention of decoding rows to `out`."""
+        for layout in self._layouts:
+            self._attend_bucket(layout, layer, q, k, v, out)
+
+    def _attend_bucket(
+        self,
+        layout: _Layout,
+        layer: int,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        out: torch.Tensor,
+    ) -> None:
+        bucket, groups = layout.bucket, self._groups
+        count, n = len(bucket.blocks), bucket.rows
+        heads, dim = k.shape[1:]
+        for part, new in enumerate((k, v)):
+            lines = bucket.own[layer, part].view(-1, dim)
+            lines.index_copy_(0, layout.write_index, new[layout.rows].view(-1, dim))
+        grid = q[layout.grid_rows].view(count, n, heads, groups, dim).transpose(1, 2)
+        grid = grid * dim**-0.5  # [G, heads, n, groups, dim], contiguous
+        own = bucket.own[layer, :, :count, :, :, : layout.own_len]
+        own_k, own_v = own.reshape(2, count * heads * n, layout.own_len, dim)
+        context = bucket.contexts[layer, :, :count, :, : layout.context_len]
+        context_k, context_v = context.reshape(2, count * heads, layout.context_len, dim)
+
+        scores = torch.cat(
+            [
+                torch.bmm(grid.reshape(count * heads, n * groups, dim), context_k.mT).view(
+                    count, heads, n, groups, -1
+                ),
+                torch.bmm(grid.reshape(-1, groups, dim), own_k.mT).view(
+                    count, heads, n, groups, -1
+                ),
+            ],
+            dim=-1,
+        ).float()
+        scores += layout.mask
+        weights = torch.softmax(scores, dim=-1).to(q.dtype)
+        seen, tail = weights.split([layout.context_len, layout.own_len], dim=-1)
+        mixed = torch.bmm(seen.reshape(count * heads, n * groups, -1), context_v)
+        mixed = mixed.view(-1, groups, dim) + torch.bmm(
+            tail.reshape(-1, groups, layout.own_len), own_v
+        )
+        flat = mixed.view(count, heads, n, groups, dim).transpose(1, 2).reshape(count * n, -1, dim)
+        out.index_copy_(0, layout.rows, flat[layout.alive])

@@ -1,0 +1,254 @@
+"""The engine: takes requests, owns the loop, gives results."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import torch
+
+from gsr_engine.config import EngineConfig, ModelConfig, read_json
+from gsr_engine.errors import EngineClosed, InvalidRequest
+from gsr_engine.generate import GenerateRequest
+from gsr_engine.gsr_config import GsrConfig
+from gsr_engine.kv_cache import KVCache, num_pages
+from gsr_engine.limits import Limits
+from gsr_engine.metrics import Metrics
+from gsr_engine.model import Decoder
+from gsr_engine.outputs import GenerateResult, RefineResult
+from gsr_engine.params import SamplingParams, SelfRefineParams
+from gsr_engine.prompts import Prompts
+from gsr_engine.runner import Runner
+from gsr_engine.scheduler import AnyRequest, Scheduler
+from gsr_engine.segments import PagePool
+from gsr_engine.self_refine import Checkpoint, SelfRefineRequest
+from gsr_engine.sequence import Request, derive_seed
+from gsr_engine.tokenizer import Tokenizer
+from gsr_engine.torch_attention import TorchAttention
+from gsr_engine.weights import find_checkpoint, load_decoder
+
+Message = dict[str, str]
+ItemT = TypeVar("ItemT")
+ParamsT = TypeVar("ParamsT")
+ResultT = TypeVar("ResultT")
+
+
+class Engine:
+    """Generates and refines with one checkpoint, in this process and without threads of its own.
+
+    Use it as a context manager, or `close` it, to give its memory back.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        tokenizer: Tokenizer,
+        gsr: GsrConfig | None = None,
+        config: EngineConfig | None = None,
+    ) -> None:
+        config = config or EngineConfig()
+        model = decoder.config
+        length = config.model_length(model)
+        pages = num_pages(config, model, decoder.dtype)
+        self.gsr = gsr or GsrConfig(trained=False)
+        self.tokenizer = tokenizer
+        self.limits = Limits(length, model.vocab_size, pages)
+        self._pool = PagePool(pages)
+        self._scheduler = Scheduler(config, self._pool)
+        cache = KVCache(model, pages, decoder.dtype)
+        self._runner: Runner | None = Runner(decoder, TorchAttention(model, cache, length))
+        self._checkpoint = Checkpoint(tokenizer, Prompts(tokenizer, self.gsr), self.gsr)
+        self._metrics = Metrics()
+
+    @classmethod
+    def from_pretrained(
+        cls, path_or_id: str | Path, *, revision: str | None = None, **options: Any
+    ) -> Self:
+        """Load a checkpoint from a local folder or the Hugging Face hub.
+
+        Args:
+            path_or_id: folder with config.json, tokenizer and safetensors, or a hub id.
+            revision: branch, tag or commit on the hub.
+            options: fields of `EngineConfig`, e.g. `dtype="float32"`.
+
+        Raises:
+            CheckpointError: something is missing or broken; UnsupportedModel (a kind of it): the
+                engine does not run such a model.
+            InvalidRequest: an option is out of range.
+        """
+        try:
+            config = EngineConfig(**options)
+        except TypeError as error:
+            raise InvalidRequest("options", str(error)) from None
+        folder = find_checkpoint(path_or_id, revision)
+        model = ModelConfig.from_folder(folder)
+        config.model_length(model)
+        generation = folder / "generation_config.json"
+        tokenizer = Tokenizer.from_folder(
+            folder, read_json(generation) if generation.exists() else {}
+        )
+        gsr = GsrConfig.from_folder(folder)
+        dtype = getattr(torch, model.dtype if config.dtype == "auto" else config.dtype)
+        return cls(load_decoder(folder, model, dtype), tokenizer, gsr, config)
+
+    def submit(self, request: AnyRequest) -> None:
+        """Queue a request made by `new_generate` or `new_self_refine`; `step` moves it on."""
+        if self._runner is None:
+            raise EngineClosed("the engine is closed")
+        self._scheduler.add(request)
+
+    def new_generate(
+        self, prompt: str | list[int], params: SamplingParams, *, index: int = 0
+    ) -> GenerateRequest:
+        """A request for one prompt: text as it is (no template), or token ids.
+
+        `index` is the prompt's place in the caller's list: with a seed given, prompts at
+        different places still draw different streams.
+
+        Raises:
+            InvalidRequest: it cannot be served.
+        """
+        if isinstance(prompt, str):
+            prompt = self.tokenizer.encode_prompt(prompt)
+        seed = _seed(params.seed, index)
+        return GenerateRequest(list(prompt), params, seed, self.tokenizer, self.limits)
+
+    def new_self_refine(
+        self, problem: str, params: SelfRefineParams, *, index: int = 0
+    ) -> SelfRefineRequest:
+        """A request for selfRef@k of one problem; `index` as in `new_generate`.
+
+        Raises:
+            InvalidRequest: it cannot be served.
+        """
+        if not isinstance(problem, str):
+            raise InvalidRequest("problem", f"must be text, got {type(problem).__name__}")
+        seed = _seed(params.seed, index)
+        return SelfRefineRequest(problem, params, seed, self._checkpoint, self.limits)
+
+    def step(self) -> list[AnyRequest]:
+        """Compute one step; returns the requests that it finished, nothing when idle."""
+        if self._runner is None:
+            raise EngineClosed("the engine is closed")
+        start = time.perf_counter()
+        plan = self._scheduler.plan()
+        if not plan.chunks:
+            return []
+        tokens, logprobs = self._runner.execute(plan)
+        finished = self._scheduler.commit(plan, tokens, logprobs)
+        self._metrics.record_step(plan, time.perf_counter() - start)
+        for request in finished:
+            self._metrics.record_finished(request.usage)
+        if not self.has_work:
+            self._runner.reset()
+        return finished
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a submitted request is not finished."""
+        return bool(self._scheduler.num_waiting or self._scheduler.num_running)
+
+    def _run(self, requests: Sequence[Request[ResultT]]) -> list[ResultT]:
+        for request in requests:
+            self.submit(request)
+        waiting = {id(request) for request in requests}
+        while waiting:
+            waiting.difference_update(map(id, self.step()))
+        return [request.result for request in requests if request.result is not None]
+
+    def generate(
+        self,
+        prompts: Sequence[str | list[int]],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+    ) -> list[GenerateResult]:
+        """Complete prompts (text as it is, or token ids): one result each, in order.
+
+        Raises:
+            InvalidRequest: a prompt or its parameters; none of the prompts was run then.
+        """
+        every = _one_each("prompts", prompts, params or SamplingParams())
+        return self._run(
+            [self.new_generate(prompt, mine, index=i) for i, (prompt, mine) in enumerate(every)]
+        )
+
+    def chat(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+    ) -> list[GenerateResult]:
+        """Answer conversations (lists of {"role", "content"}) through the chat template."""
+        return self.generate([self._chat_ids(messages) for messages in conversations], params)
+
+    def _chat_ids(self, messages: Sequence[Message]) -> list[int]:
+        try:
+            roles = [message["role"] for message in messages]
+            contents = [self.tokenizer.encode_text(message["content"]) for message in messages]
+        except (KeyError, TypeError) as error:
+            raise InvalidRequest("messages", f"need role and content as text: {error!r}") from None
+        first, *rest = self.tokenizer.chat_frame(roles)
+        token_ids = list(first)
+        for content, markup in zip(contents, rest, strict=True):
+            token_ids += content + markup
+        return token_ids
+
+    def self_refine(
+        self,
+        problems: Sequence[str],
+        params: SelfRefineParams | Sequence[SelfRefineParams] | None = None,
+    ) -> list[RefineResult]:
+        """selfRef@k of every problem: one result each, in order.
+
+        Raises:
+            InvalidRequest: a problem or its parameters; none of the problems was run then.
+        """
+        every = _one_each("problems", problems, params or SelfRefineParams())
+        return self._run(
+            [self.new_self_refine(text, mine, index=i) for i, (text, mine) in enumerate(every)]
+        )
+
+    def stats(self) -> dict[str, Any]:
+        """Counters since the start, and the pages and requests of this moment."""
+        return {
+            **self._metrics.as_dict(),
+            "requests_waiting": self._scheduler.num_waiting,
+            "requests_running": self._scheduler.num_running,
+            "pages_total": self._pool.num_pages,
+            "pages_used": self._pool.num_used,
+            "pages_peak": self._pool.peak_used,
+        }
+
+    def close(self) -> None:
+        """Drop the model and the KV pages; the engine takes no more requests."""
+        self._runner = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _seed(seed: int | None, index: int) -> int:
+    return secrets.randbits(63) if seed is None else derive_seed(seed, index)
+
+
+def _one_each(
+    field: str, items: Sequence[ItemT], params: ParamsT | Sequence[ParamsT]
+) -> list[tuple[ItemT, ParamsT]]:
+    """Pair every item with its parameters: one for all, or a list of the same length."""
+    if isinstance(items, str):
+        raise InvalidRequest(field, "must be a list; for a single one pass [text]")
+    if not isinstance(params, Sequence):
+        return [(item, params) for item in items]
+    if len(params) != len(items):
+        raise InvalidRequest("params", f"{len(params)} of them for {len(items)} {field}")
+    return list(zip(items, params, strict=True))

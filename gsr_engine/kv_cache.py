@@ -1,0 +1,42 @@
+"""The page tensors: where the KV of every segment lives."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from gsr_engine.config import EngineConfig, ModelConfig
+from gsr_engine.segments import PAGE_SIZE, Segment, pages_for
+
+_PAGE_OFFSETS = np.arange(PAGE_SIZE, dtype=np.int64)
+
+
+def num_pages(config: EngineConfig, model: ModelConfig, dtype: torch.dtype) -> int:
+    """Pages that fit into `kv_cache_gib`, but no more than `max_num_seqs` longest contexts fill."""
+    page_bytes = 2 * model.num_layers * PAGE_SIZE * model.num_kv_heads * model.head_dim
+    page_bytes *= dtype.itemsize
+    wanted = config.max_num_seqs * (pages_for(config.model_length(model)) + 1)
+    return max(1, min(int(config.kv_cache_gib * 2**30) // page_bytes, wanted))
+
+
+class KVCache:
+    """Keys and values, `[num_layers, num_pages, PAGE_SIZE, num_kv_heads, head_dim]` each.
+
+    Keys are stored rotated. A *slot* is `page * PAGE_SIZE + offset`. One page more than the pool
+    hands out takes the writes of padding rows, at `padding_slot`.
+    """
+
+    def __init__(self, model: ModelConfig, pages: int, dtype: torch.dtype) -> None:
+        shape = (model.num_layers, pages + 1, PAGE_SIZE, model.num_kv_heads, model.head_dim)
+        self.keys = torch.zeros(shape, dtype=dtype)
+        self.values = torch.zeros(shape, dtype=dtype)
+        self.padding_slot = pages * PAGE_SIZE
+
+
+def slots(segment: Segment, start: int, stop: int) -> npt.NDArray[np.int64]:
+    """Slots of tokens `[start, stop)` of a segment."""
+    first = start // PAGE_SIZE
+    pages = np.array(segment.pages[first : pages_for(stop)], dtype=np.int64)
+    every = (pages[:, None] * PAGE_SIZE + _PAGE_OFFSETS).reshape(-1)
+    return every[start - first * PAGE_SIZE : stop - first * PAGE_SIZE]

@@ -1,0 +1,106 @@
+"""What a request gives back: one shape, whatever n is."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+FinishReason = Literal["stop", "length", "error"]
+Phase = Literal["candidate_prefill", "candidate_decode", "refine_prefill", "refine_decode"]
+
+
+@dataclass(slots=True)
+class PhaseUsage:
+    """What one phase cost.
+
+    Attributes:
+        tokens_computed: tokens that went through the model.
+        tokens_reused: tokens whose KV was read where a run without sharing would compute it anew.
+        seconds: the phase's share of the steps that it took part in, by tokens; over all
+            requests the shares add up to the time that the engine was busy.
+    """
+
+    tokens_computed: int = 0
+    tokens_reused: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class Usage:
+    """Cost of a request, by phase. `generate` uses the candidate phases only."""
+
+    phases: dict[Phase, PhaseUsage] = field(default_factory=dict)
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def phase(self, name: Phase) -> PhaseUsage:
+        """The counts of one phase, begun at zero."""
+        usage = self.phases.get(name)
+        if usage is None:
+            usage = self.phases[name] = PhaseUsage()
+        return usage
+
+    def as_dict(self) -> dict[str, dict[str, float]]:
+        """The phases as plain numbers."""
+        return {name: asdict(usage) for name, usage in self.phases.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One generated stream.
+
+    Attributes:
+        index: which of the n (or k) streams.
+        text: the decoded tokens without special tokens.
+        token_ids: everything that was drawn, the end token included.
+        logprobs: log-probability of each token under the model at temperature 1, untruncated.
+        finish_reason: "stop" at an end token, "length" at max_tokens, "error" when its request
+            failed.
+    """
+
+    index: int
+    text: str
+    token_ids: list[int]
+    logprobs: list[float]
+    finish_reason: FinishReason
+
+    @property
+    def logprob(self) -> float:
+        """Log-probability of the whole stream."""
+        return sum(self.logprobs)
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateResult:
+    """What `Engine.generate` and `Engine.chat` give for one prompt."""
+
+    prompt_token_ids: list[int]
+    completions: list[Completion]
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class RefineResult:
+    """What `Engine.self_refine` gives for one problem.
+
+    Attributes:
+        text: the refined solution, without its thinking where the checkpoint thinks.
+        answer: its final answer as the checkpoint's pattern finds it, None when there is none.
+        refinement: the refined stream whole; None when too few candidates were usable.
+        candidates: all k of them, in the order of their index.
+        used: indices of the candidates that the refinement read, in the order it read them.
+        error: why there is no refinement, else None.
+    """
+
+    text: str
+    answer: str | None
+    refinement: Completion | None
+    candidates: list[Completion]
+    used: list[int]
+    usage: Usage
+    error: str | None = None
+
+    @property
+    def k_effective(self) -> int:
+        """How many candidates the refinement read."""
+        return len(self.used)

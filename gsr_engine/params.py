@@ -1,0 +1,117 @@
+"""What a caller may ask for. Every entry point validates here and nowhere else."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from gsr_engine.errors import InvalidRequest
+
+MAX_CANDIDATES = 256
+"""Cap of `n` and `k`: a request copies itself that many times, so it must be bounded."""
+
+Layout = Literal["linear", "branched"]
+LAYOUTS: tuple[str, ...] = get_args(Layout)
+
+
+def _check_int(name: str, value: object, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise InvalidRequest(name, f"must be an integer from {low} to {high}, got {value!r}")
+
+
+def _check_float(name: str, value: object, low: float, high: float) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or not low <= value <= high:  # type: ignore[arg-type]
+        raise InvalidRequest(name, f"must be a number from {low:g} to {high:g}, got {value!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How tokens are drawn and when a stream ends.
+
+    Attributes:
+        n: streams per prompt; they share the prompt's KV.
+        temperature: 0 takes the most likely token (the lowest id on a tie).
+        top_k: keep the k most likely tokens; 0 keeps all.
+        top_p: keep the smallest set of tokens whose probability reaches top_p; 1 keeps all.
+        min_p: drop tokens below min_p times the largest probability; 0 drops none.
+        max_tokens: generated tokens per stream; None takes what the model's length leaves.
+        seed: the same seed gives the same tokens whatever else runs; None draws a fresh one.
+        stop_token_ids: ends a stream besides the checkpoint's own end tokens.
+        ignore_eos: run to `max_tokens` whatever is drawn.
+    """
+
+    n: int = 1
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    max_tokens: int | None = None
+    seed: int | None = None
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise InvalidRequest for a value out of range."""
+        _check_int("n", self.n, 1, MAX_CANDIDATES)
+        _check_float("temperature", self.temperature, 0.0, 100.0)
+        _check_int("top_k", self.top_k, 0, 2**31 - 1)
+        _check_float("top_p", self.top_p, 0.0, 1.0)
+        if self.top_p == 0.0:
+            raise InvalidRequest("top_p", "must be above 0, got 0 (for greedy use temperature=0)")
+        _check_float("min_p", self.min_p, 0.0, 1.0)
+        if self.max_tokens is not None:
+            _check_int("max_tokens", self.max_tokens, 1, 2**31 - 1)
+        if self.seed is not None:
+            _check_int("seed", self.seed, 0, 2**63 - 1)
+        for token in self.stop_token_ids:
+            _check_int("stop_token_ids", token, 0, 2**31 - 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelfRefineParams:
+    """selfRef@k: k candidates in parallel, then one refinement that reads them.
+
+    Attributes:
+        k: candidates per problem.
+        layout: "linear" reads the candidates' summaries again after the problem, "branched"
+            attends to their KV as it was generated (for checkpoints trained for it).
+        candidate: sampling of the candidates (`n` must be 1: `k` says how many).
+        refine: sampling of the refinement; greedy by default.
+        seed: seeds candidates, order and refinement; overrides the seeds inside `candidate` and
+            `refine`, which must be None.
+        summary_tokens: a longer summary keeps its end, where the answer is.
+        min_candidates: fewer usable candidates than this end the request with an error.
+        force_layout: use a layout that the checkpoint was not trained for.
+    """
+
+    k: int = 4
+    layout: Layout = "linear"
+    candidate: SamplingParams = field(default_factory=SamplingParams)
+    refine: SamplingParams = field(default_factory=lambda: SamplingParams(temperature=0.0))
+    seed: int | None = None
+    summary_tokens: int = 1000
+    min_candidates: int = 1
+    force_layout: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise InvalidRequest for a value out of range or a contradiction."""
+        _check_int("k", self.k, 1, MAX_CANDIDATES)
+        if self.layout not in LAYOUTS:
+            raise InvalidRequest(
+                "layout", f"must be one of {', '.join(LAYOUTS)}, got {self.layout!r}"
+            )
+        if self.seed is not None:
+            _check_int("seed", self.seed, 0, 2**63 - 1)
+        _check_int("summary_tokens", self.summary_tokens, 1, 2**31 - 1)
+        _check_int("min_candidates", self.min_candidates, 1, self.k)
+        for name, params in (("candidate", self.candidate), ("refine", self.refine)):
+            if params.n != 1:
+                raise InvalidRequest(
+                    f"{name}.n", f"must be 1 (k says how many candidates), got {params.n}"
+                )
+            if params.seed is not None:
+                raise InvalidRequest(
+                    f"{name}.seed", "must be None: SelfRefineParams.seed derives it"
+                )

@@ -1,0 +1,136 @@
+"""Direct and refinement prompts as token ids, and the summaries that enter them.
+
+Prompts are composed from pieces that are tokenised apart, never by tokenising decoded text again,
+so the ids of header and problem are the same in every layout and their KV can be shared. The
+trainer builds its rows with the same functions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gsr_engine.gsr_config import GsrConfig
+from gsr_engine.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class DirectPrompt:
+    """A direct prompt; its first `problem_stop` tokens (header, problem) open a linear one too."""
+
+    token_ids: list[int]
+    problem_stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What of a candidate is shown to the refiner.
+
+    `token_ids` are the candidate's tokens `[start, stop)` without special tokens; `verbatim` says
+    that none had to be dropped.
+    """
+
+    token_ids: list[int]
+    start: int
+    stop: int
+
+    @property
+    def verbatim(self) -> bool:
+        """Whether the tokens are exactly the range."""
+        return len(self.token_ids) == self.stop - self.start
+
+
+class Prompts:
+    """Composes the prompts of one checkpoint.
+
+    Raises:
+        InvalidRequest: on use, where the checkpoint has no chat template.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, gsr: GsrConfig) -> None:
+        self._tokenizer = tokenizer
+        self._gsr = gsr
+        self._markup: dict[str, list[int]] = {}
+        self._frames: dict[tuple[str, ...], list[list[int]]] = {}
+        tags = gsr.thinking or ()
+        self._thinking = [tokenizer.encode_markup(tag) for tag in tags]
+
+    def _piece(self, text: str) -> list[int]:
+        if text not in self._markup:
+            self._markup[text] = self._tokenizer.encode_markup(text)
+        return self._markup[text]
+
+    def _frame(self, *roles: str) -> list[list[int]]:
+        if roles not in self._frames:
+            self._frames[roles] = self._tokenizer.chat_frame(list(roles))
+        return self._frames[roles]
+
+    def problem(self, text: str) -> list[int]:
+        """Ids of a problem's text; it cannot spell special tokens."""
+        return self._tokenizer.encode_text(text.strip())
+
+    def direct(self, problem: list[int]) -> DirectPrompt:
+        """The prompt that candidates continue."""
+        header, footer = self._frame("user")
+        ids = [*header, *problem, *self._piece(self._gsr.template.direct), *footer]
+        return DirectPrompt(ids, len(header) + len(problem))
+
+    def linear(self, problem: list[int], summaries: list[list[int]]) -> list[int]:
+        """The whole refinement prompt of the linear layout."""
+        template = self._gsr.template
+        header, footer = self._frame("user")
+        ids = [*header, *problem, *self._piece(template.preamble)]
+        for summary in summaries:
+            ids += self._piece(template.separator)
+            ids += summary
+        ids += self._piece(template.linear)
+        if template.restate is not None:
+            ids += self._piece(template.restate)
+            ids += problem
+        return ids + footer
+
+    def branched_glue(self) -> list[int]:
+        """What follows the candidates in the branched layout: it closes the assistant's turn,
+        says the instruction and opens the next turn."""
+        *_, close, footer = self._frame("user", "assistant", "user")
+        return [*close, *self._piece(self._gsr.template.branched), *footer]
+
+    def branched_position(self, fork: int, glue: int, longest: int) -> int:
+        """Position of the first glue token.
+
+        Args:
+            fork: position of the candidates' first token, which is the direct prompt's length.
+            glue: number of glue tokens.
+            longest: position right after the furthest token that any summary reached.
+        """
+        return longest if self._gsr.refine_position == "after" else max(fork - glue, 0)
+
+    def summary(self, token_ids: list[int], limit: int) -> Summary | None:
+        """The summary of a candidate: what follows its thinking, at most its last `limit` tokens.
+
+        `token_ids` come without the end token. None for a candidate that has nothing to show:
+        it is empty, or it began to think and never ended.
+        """
+        start = self._thinking_stop(token_ids)
+        if start is None:
+            return None
+        start = max(start, len(token_ids) - limit)
+        shown = [t for t in token_ids[start:] if t not in self._tokenizer.special_ids]
+        return Summary(shown, start, len(token_ids)) if shown else None
+
+    def _thinking_stop(self, token_ids: list[int]) -> int | None:
+        """Where the text after thinking begins; None if the thinking has no end."""
+        if not self._thinking:
+            return 0
+        begin_tag, end_tag = self._thinking
+        end = _find_last(token_ids, end_tag)
+        if end is not None:
+            return end + len(end_tag)
+        thinks = _find_last(self._frame("user")[1], begin_tag) is not None
+        return None if thinks or _find_last(token_ids, begin_tag) is not None else 0
+
+
+def _find_last(token_ids: list[int], wanted: list[int]) -> int | None:
+    for start in range(len(token_ids) - len(wanted), -1, -1):
+        if token_ids[start : start + len(wanted)] == wanted:
+            return start
+    return None

@@ -1,0 +1,78 @@
+"""How long the parts of one selfRef@k request may be, and the pages that they fill at most."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gsr_engine.errors import InvalidRequest
+from gsr_engine.limits import Limits
+from gsr_engine.params import SamplingParams, SelfRefineParams
+from gsr_engine.prompts import Prompts
+from gsr_engine.segments import pages_for
+
+
+@dataclass(frozen=True, slots=True)
+class RefineBudget:
+    """Bounds of one request, fixed at submission.
+
+    Attributes:
+        candidate: sampling of a candidate, `max_tokens` given.
+        refine: sampling of the refinement, `max_tokens` given.
+        summary_tokens: longest summary; what was asked for, cut so that k of them and the
+            refinement fit into the context.
+        pages: the most that the request can hold at any time.
+    """
+
+    candidate: SamplingParams
+    refine: SamplingParams
+    summary_tokens: int
+    pages: int
+
+
+def plan_budget(
+    params: SelfRefineParams, problem: list[int], prompts: Prompts, limits: Limits
+) -> RefineBudget:
+    """The bounds of a request for one problem.
+
+    A length that the caller left open takes what the context leaves, but no more than an even
+    share of the pool; the refinement keeps at least a quarter of the context.
+
+    Raises:
+        InvalidRequest: the problem or k candidates do not fit the context, or the request not
+            the pool.
+    """
+    direct = len(prompts.direct(problem).token_ids)
+    refine_room = max(1, limits.max_model_len // 4)
+    if params.refine.max_tokens is not None:
+        refine_room = min(refine_room, params.refine.max_tokens)
+    share = (limits.num_pages - pages_for(direct)) // (2 * params.k + 2)
+    if params.layout == "linear":
+        fixed = len(prompts.linear(problem, [[]] * params.k))
+        summary_room = (limits.max_model_len - refine_room - fixed) // params.k
+        candidate = limits.bound(params.candidate, direct, share)
+    else:
+        fixed = len(prompts.branched_glue())
+        summary_room = limits.max_model_len - refine_room - fixed - direct
+        candidate = limits.bound(params.candidate, direct + fixed + refine_room, share)
+    if summary_room < 1:
+        raise InvalidRequest(
+            "k",
+            f"{params.k} candidates of a problem of {len(problem)} tokens do not fit into a "
+            f"context of {limits.max_model_len}",
+        )
+    longest = candidate.max_tokens or 1
+    summary_tokens = min(params.summary_tokens, summary_room)
+    shown = min(summary_tokens, longest)
+    refine_prompt = fixed + (params.k * shown if params.layout == "linear" else 0)
+    refine = limits.bound(params.refine, refine_prompt, share)
+    candidate_pages = params.k * pages_for(longest)
+    refine_pages = pages_for(refine_prompt) + pages_for(refine.max_tokens or 1)
+    if params.layout == "branched":  # the candidates stay, and their summaries may be read again
+        refine_pages += candidate_pages + params.k * pages_for(shown)
+    pages = pages_for(direct) + max(candidate_pages, refine_pages)
+    limits.check_pages(
+        pages,
+        f"{pages_for(direct)} for the problem, {candidate_pages} for {params.k} candidates of "
+        f"{longest} tokens, {refine_pages} in the {params.layout} refinement",
+    )
+    return RefineBudget(candidate, refine, summary_tokens, pages)

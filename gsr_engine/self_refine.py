@@ -1,0 +1,185 @@
+"""The selfRef@k program of one problem: fork k candidates, collect, refine.
+
+linear     problem ──┬─ candidate 1..k            (freed as they finish)
+                     └─ the summaries and the instruction, read anew ── refinement
+branched   problem ──── candidate 1..k ──── instruction ── refinement
+                        (their KV is attended as it is; a summary that is only a part of its
+                        candidate is first read again, right behind the problem)
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+
+from gsr_engine.answers import find_answer
+from gsr_engine.errors import InvalidRequest
+from gsr_engine.generate import completion, stop_ids
+from gsr_engine.gsr_config import GsrConfig
+from gsr_engine.limits import Limits
+from gsr_engine.outputs import Phase, RefineResult
+from gsr_engine.params import SelfRefineParams
+from gsr_engine.prompts import Prompts, Summary
+from gsr_engine.refine_budget import plan_budget
+from gsr_engine.segments import Segment, Span, context_length
+from gsr_engine.sequence import Group, Request, Sequence, derive_seed
+from gsr_engine.tokenizer import Tokenizer
+
+_CANDIDATE: tuple[Phase, Phase] = ("candidate_prefill", "candidate_decode")
+_REFINE: tuple[Phase, Phase] = ("refine_prefill", "refine_decode")
+# First step of a seed's path: the phases draw different streams from one seed.
+_CANDIDATE_SEED, _ORDER_SEED, _REFINE_SEED = range(3)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What the program needs of a loaded checkpoint."""
+
+    tokenizer: Tokenizer
+    prompts: Prompts
+    gsr: GsrConfig
+
+
+class SelfRefineRequest(Request[RefineResult]):
+    """One problem on its way to a refined answer.
+
+    `candidates` and `refinement` are the live streams: a caller that steps the engine itself can
+    read what they hold so far.
+
+    Raises:
+        InvalidRequest: the problem is empty or too long, the pool is too small, or the checkpoint
+            was not trained for the layout.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        params: SelfRefineParams,
+        seed: int,
+        checkpoint: Checkpoint,
+        limits: Limits,
+    ) -> None:
+        trained = checkpoint.gsr.layouts
+        if params.layout not in trained and not params.force_layout:
+            raise InvalidRequest(
+                "layout",
+                f"the checkpoint was not trained for {params.layout!r} (gsr.json claims "
+                f"{', '.join(trained)}); force_layout=True tries it all the same",
+            )
+        self._problem = checkpoint.prompts.problem(problem)
+        if not self._problem:
+            raise InvalidRequest("problem", "is empty")
+        self._direct = checkpoint.prompts.direct(self._problem)
+        limits.check_prompt("problem", self._direct.token_ids)
+        self._budget = plan_budget(params, self._problem, checkpoint.prompts, limits)
+        super().__init__(self._budget.pages, params.k)
+        self._params = params
+        self._seed = seed
+        self._checkpoint = checkpoint
+        self._limits = limits
+        self._prompt = Segment(self._direct.token_ids)
+        self._used: list[int] = []
+        self.candidates: list[Sequence] = []
+        self.refinement: Sequence | None = None
+
+    def start(self) -> list[Group]:
+        """One group: the direct prompt and the k candidates."""
+        group = Group(self, self._prompt, _CANDIDATE, keep=self._params.layout == "branched")
+        seeds = [derive_seed(self._seed, _CANDIDATE_SEED, i) for i in range(self._params.k)]
+        params = self._budget.candidate
+        group.fork(params, seeds, stop_ids(params, self._checkpoint.tokenizer))
+        self.candidates = group.sequences
+        return [group]
+
+    def group_finished(self, group: Group) -> list[Group]:
+        """From the candidates to the refinement, from the refinement to the result."""
+        if group.sequences is self.candidates:
+            return self._refine()
+        if group.sequences:
+            self._finish(error=None)
+        return []
+
+    def _refine(self) -> list[Group]:
+        reused = (self._params.k - 1) * len(self._prompt)
+        self.usage.phase("candidate_prefill").tokens_reused = reused
+        summaries: dict[int, Summary] = {}
+        for sequence in self.candidates:
+            # The last drawn token was never fed: it has no KV and is no part of any span.
+            content = sequence.segment.token_ids[: sequence.segment.computed]
+            summary = self._checkpoint.prompts.summary(content, self._budget.summary_tokens)
+            if summary is not None:
+                summaries[sequence.index] = summary
+        if len(summaries) < self._params.min_candidates:
+            self._finish(
+                error=f"{len(summaries)} of {self._params.k} candidates are usable, "
+                f"min_candidates is {self._params.min_candidates}"
+            )
+            return []
+        layout = self._linear if self._params.layout == "linear" else self._branched
+        rereads, prompt = layout(summaries)
+        reread = sum(len(group.prompt) for group in rereads)
+        self.usage.phase("refine_prefill").tokens_reused = context_length(prompt.context) - reread
+        return [*rereads, self._fork_refinement(prompt)]
+
+    def _linear(self, summaries: dict[int, Summary]) -> tuple[list[Group], Segment]:
+        """The problem's span is reused; everything after it is the new segment's own."""
+        self._used = list(summaries)
+        random.Random(derive_seed(self._seed, _ORDER_SEED)).shuffle(self._used)
+        shown = [summaries[index].token_ids for index in self._used]
+        token_ids = self._checkpoint.prompts.linear(self._problem, shown)
+        shared = self._direct.problem_stop
+        context = (Span(self._prompt, 0, shared),)
+        return [], Segment(token_ids[shared:], position=shared, context=context)
+
+    def _branched(self, summaries: dict[int, Summary]) -> tuple[list[Group], Segment]:
+        """The context is the direct prompt and a span per candidate; only the glue is new."""
+        self._used = list(summaries)
+        problem = Span(self._prompt, 0, len(self._prompt))
+        fork = len(self._prompt)
+        rereads, spans = [], []
+        for index, summary in summaries.items():
+            whole = summary.start == 0 or self._checkpoint.gsr.candidate_kv == "as_generated"
+            if summary.verbatim and whole:
+                span = Span(self.candidates[index].segment, summary.start, summary.stop)
+            else:
+                segment = Segment(summary.token_ids, position=fork, context=(problem,))
+                rereads.append(Group(self, segment, _REFINE))
+                span = Span(segment, 0, len(segment))
+            spans.append(span)
+        glue = self._checkpoint.prompts.branched_glue()
+        longest = max(span.segment.position + span.stop for span in spans)
+        position = self._checkpoint.prompts.branched_position(fork, len(glue), longest)
+        return rereads, Segment(glue, position, context=(problem, *spans))
+
+    def _fork_refinement(self, prompt: Segment) -> Group:
+        group = Group(self, prompt, _REFINE)
+        room = self._limits.max_model_len - prompt.end_position
+        params = replace(
+            self._budget.refine, max_tokens=min(room, self._budget.refine.max_tokens or room)
+        )
+        seed = derive_seed(self._seed, _REFINE_SEED, 0)
+        group.fork(params, [seed], stop_ids(params, self._checkpoint.tokenizer))
+        self.refinement = group.sequences[0]
+        return group
+
+    def _finish(self, error: str | None) -> None:
+        tokenizer, gsr = self._checkpoint.tokenizer, self._checkpoint.gsr
+        candidates = [completion(sequence, tokenizer) for sequence in self.candidates]
+        text, refinement = "", None
+        if self.refinement is not None:
+            refinement = completion(self.refinement, tokenizer)
+            content = self.refinement.segment.token_ids[: self.refinement.content_length]
+            summary = self._checkpoint.prompts.summary(content, len(content))
+            text = tokenizer.decode(summary.token_ids) if summary else ""
+        streams = [*self.candidates, *([self.refinement] if self.refinement else [])]
+        self.usage.prompt_tokens = len(self._prompt)
+        self.usage.completion_tokens = sum(len(stream.segment) for stream in streams)
+        self.result = RefineResult(
+            text=text,
+            answer=find_answer(text, gsr.answer_pattern),
+            refinement=refinement,
+            candidates=candidates,
+            used=self._used,
+            usage=self.usage,
+            error=error,
+        )

@@ -1,0 +1,93 @@
+"""Text to token ids and back, around the checkpoint's own tokenizer and chat template."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from gsr_engine.errors import CheckpointError, InvalidRequest
+
+
+class Tokenizer:
+    """A Hugging Face tokenizer with the few operations that the engine needs.
+
+    Attributes:
+        special_ids: ids that text from outside can never produce (`encode_text`).
+        stop_ids: the checkpoint's end tokens, from `generation_config.json` and the tokenizer.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop_ids: frozenset[int]) -> None:
+        self._tokenizer = tokenizer
+        self.special_ids = frozenset(tokenizer.all_special_ids)
+        self.stop_ids = stop_ids
+
+    @classmethod
+    def from_folder(cls, folder: Path, generation_config: dict[str, Any]) -> Tokenizer:
+        """Load from a checkpoint folder.
+
+        Raises:
+            CheckpointError: the tokenizer's files are missing or unreadable.
+        """
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+        except Exception as error:
+            raise CheckpointError(f"{folder} has no usable tokenizer: {error}") from None
+        eos = generation_config.get("eos_token_id")
+        ids = [] if eos is None else eos if isinstance(eos, list) else [eos]
+        if tokenizer.eos_token_id is not None:
+            ids = [*ids, tokenizer.eos_token_id]
+        return cls(tokenizer, frozenset(ids))
+
+    def encode_text(self, text: str) -> list[int]:
+        """Ids of text from outside: what spells a special token stays plain text."""
+        ids: list[int] = self._tokenizer.encode(
+            text, add_special_tokens=False, split_special_tokens=True
+        )
+        return ids
+
+    def encode_markup(self, text: str) -> list[int]:
+        """Ids of the checkpoint's own text (templates), where special tokens are meant."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
+        return ids
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Ids of a raw prompt, with the start token where the tokenizer adds one."""
+        ids: list[int] = self._tokenizer.encode(text, split_special_tokens=True)
+        return ids
+
+    def decode(self, token_ids: list[int]) -> str:
+        """Text of generated ids, without special tokens."""
+        text: str = self._tokenizer.decode(token_ids, skip_special_tokens=True)
+        return text
+
+    def chat_frame(self, roles: list[str]) -> list[list[int]]:
+        """What the chat template writes around the contents of messages with these roles.
+
+        Returns len(roles) + 1 pieces of ids: before the first content, between two, and after
+        the last one with the opening of the assistant's turn. Contents are spliced in as ids, so
+        they can neither close a turn nor open one.
+
+        Raises:
+            InvalidRequest: the checkpoint has no chat template, or it refuses or drops a message.
+        """
+        if not self._tokenizer.chat_template:
+            raise InvalidRequest("messages", "the checkpoint has no chat template")
+        marks = [f"[content {index} of {len(roles)}]" for index in range(len(roles))]
+        messages = [
+            {"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)
+        ]
+        try:
+            rest: str = self._tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True
+            )
+        except Exception as error:
+            raise InvalidRequest("messages", f"the chat template refuses them: {error}") from None
+        pieces = []
+        for mark in marks:
+            before, found, rest = rest.partition(mark)
+            if not found:
+                raise InvalidRequest("messages", "the chat template drops or reorders a message")
+            pieces.append(before)
+        return [self.encode_markup(piece) for piece in (*pieces, rest)]

@@ -1,0 +1,128 @@
+"""Attention in plain torch, for CPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from csrc_triton import rope_and_cache
+from gsr_engine.batch import Batch
+from gsr_engine.config import ModelConfig
+from gsr_engine.decode_blocks import DecodeBlocks
+from gsr_engine.kv_cache import KVCache, slots
+from gsr_engine.layers import rope_table
+from gsr_engine.scheduler import Chunk
+
+
+@dataclass(frozen=True, slots=True)
+class _PrefillBucket:
+    """Prefill chunks of similar size, padded to one shape: S chunks of at most Q rows, K keys."""
+
+    rows: torch.Tensor  # [S, Q] row of the batch; padding repeats the chunk's first row
+    real: torch.Tensor  # [S * Q] bool, which of them are not padding
+    key_slots: torch.Tensor  # [S, K]
+    mask: torch.Tensor  # [S, 1, Q, K] bool
+
+
+class TorchAttention:
+    """Prefill gathers its keys through the page table once; decode keeps dense working copies.
+
+    Both are batched: the number of tensor operations of a layer grows with the number of
+    different shapes in flight, not with tokens or streams.
+    """
+
+    def __init__(self, model: ModelConfig, cache: KVCache, length: int) -> None:
+        self._cache = cache
+        self._cos_sin = rope_table(model.rope, model.head_dim, length)
+        self._blocks = DecodeBlocks(model, cache)
+        self._prefills: list[_PrefillBucket] = []
+
+    @property
+    def padding_slot(self) -> int:
+        """The slot that takes the KV of padding rows."""
+        return self._cache.padding_slot
+
+    def reset(self) -> None:
+        """Forget everything that was kept between steps."""
+        self._blocks = self._blocks.emptied()
+
+    def begin(self, batch: Batch) -> None:
+        """Sort the step's chunks into decode blocks and prefill buckets."""
+        self._blocks.begin(batch)
+        buckets: dict[tuple[int, int], list[tuple[Chunk, int]]] = {}
+        for chunk, row in zip(batch.chunks, batch.rows, strict=True):
+            if not chunk.decode:
+                keys = sum(map(len, chunk.segment.context)) + chunk.stop
+                shape = (_size_class(len(chunk)), _size_class(keys))
+                buckets.setdefault(shape, []).append((chunk, row))
+        self._prefills = [_prefill_bucket(members) for members in buckets.values()]
+
+    def forward(
+        self,
+        layer: int,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        positions: torch.Tensor,
+        slot_mapping: torch.Tensor,
+    ) -> torch.Tensor:
+        """Rotate, write and attend; see `AttentionBackend.forward`."""
+        keys, values = self._cache.keys[layer], self._cache.values[layer]
+        q, k = rope_and_cache(q, k, v, self._cos_sin, positions, keys, values, slot_mapping)
+        out = torch.zeros_like(q)
+        self._blocks.attend(layer, q, k, v, out)
+        for bucket in self._prefills:
+            _attend_prefill(bucket, q, keys.flatten(0, 1), values.flatten(0, 1), out)
+        return out
+
+
+def _size_class(n: int) -> int:
+    """Sizes that share a padded batch: two classes per octave, so padding is at most a third."""
+    octave = 1 << max(n - 1, 31).bit_length() - 1
+    return octave * 3 // 2 if n <= octave * 3 // 2 else octave * 2
+
+
+def _prefill_bucket(members: list[tuple[Chunk, int]]) -> _PrefillBucket:
+    gathered = []
+    for chunk, _ in members:
+        spans = [(span.segment, span.start, span.stop) for span in chunk.segment.context]
+        spans.append((chunk.segment, 0, chunk.stop))
+        gathered.append(np.concatenate([slots(*span) for span in spans]))
+    queries = np.array([len(chunk) for chunk, _ in members])
+    totals = np.array([len(keys) for keys in gathered])
+    key_slots = np.zeros((len(members), totals.max()), dtype=np.int64)
+    for row, keys in zip(key_slots, gathered, strict=True):
+        row[: len(keys)] = keys
+    offsets = np.arange(queries.max())
+    real = offsets < queries[:, None]
+    rows = np.array([row for _, row in members])[:, None] + offsets * real
+    # Query i of a chunk sees everything before the chunk and the chunk up to itself.
+    visible = (totals - queries)[:, None] + offsets + 1
+    mask = np.arange(key_slots.shape[1]) < visible[:, :, None]
+    return _PrefillBucket(
+        rows=torch.from_numpy(rows),
+        real=torch.from_numpy(real.reshape(-1)),
+        key_slots=torch.from_numpy(key_slots),
+        mask=torch.from_numpy(mask).unsqueeze(1),
+    )
+
+
+def _attend_prefill(
+    bucket: _PrefillBucket,
+    q: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    out: torch.Tensor,
+) -> None:
+    attended = F.scaled_dot_product_attention(
+        q[bucket.rows].transpose(1, 2),
+        keys[bucket.key_slots].transpose(1, 2),
+        values[bucket.key_slots].transpose(1, 2),
+        attn_mask=bucket.mask,
+        enable_gqa=True,
+    )
+    flat = attended.transpose(1, 2).flatten(0, 1)
+    out[bucket.rows.flatten()[bucket.real]] = flat[bucket.real]

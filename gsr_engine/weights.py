@@ -1,0 +1,161 @@
+"""Checkpoint folders to decoders: safetensors only, read tensor by tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+
+from gsr_engine.config import ModelConfig, read_json
+from gsr_engine.errors import CheckpointError
+from gsr_engine.layers import Linear
+from gsr_engine.model import Decoder, Layer
+
+GetTensor = Callable[[str], torch.Tensor]
+
+
+def find_checkpoint(path_or_id: str | Path, revision: str | None = None) -> Path:
+    """The local folder of a checkpoint; a hub id is downloaded (weights as safetensors only).
+
+    Raises:
+        CheckpointError: neither a folder nor a repository that can be had.
+    """
+    folder = Path(path_or_id)
+    if folder.is_dir():
+        return folder
+    if folder.is_absolute() or str(path_or_id).startswith(".") or str(path_or_id).count("/") > 1:
+        raise CheckpointError(f"{path_or_id} is not a folder")
+    try:
+        return Path(
+            snapshot_download(
+                str(path_or_id),
+                revision=revision,
+                allow_patterns=["*.json", "*.safetensors", "*.jinja", "tokenizer.model"],
+            )
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"{path_or_id} is neither a local folder nor a hub repository within reach: {reason}"
+        ) from None
+
+
+def load_decoder(folder: Path, config: ModelConfig, dtype: torch.dtype) -> Decoder:
+    """The decoder of a checkpoint folder, in `dtype`.
+
+    Raises:
+        CheckpointError: weights are missing, unreadable, or of another shape than config.json says.
+    """
+    with ExitStack() as stack:
+        files = {}
+        for file in _weight_files(folder):
+            try:
+                opened = stack.enter_context(safe_open(file, framework="pt"))
+            except (OSError, SafetensorError) as error:
+                raise CheckpointError(f"{file} cannot be read: {error}") from None
+            files.update(dict.fromkeys(opened.keys(), opened))
+
+        def get(name: str) -> torch.Tensor:
+            if name not in files:
+                raise CheckpointError(f"{folder} has no tensor {name}")
+            return files[name].get_tensor(name).to(dtype)
+
+        return _assemble(config, get)
+
+
+def dummy_decoder(config: ModelConfig, dtype: torch.dtype, seed: int = 0) -> Decoder:
+    """A decoder of the given shape with seeded random weights, for benchmarks and tests."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = dict(_shapes(config))
+
+    def get(name: str) -> torch.Tensor:
+        shape = shapes[name]
+        if name.endswith("norm.weight"):
+            return torch.ones(shape, dtype=dtype)
+        return (torch.randn(shape, generator=generator) * shape[-1] ** -0.5).to(dtype)
+
+    return _assemble(config, get)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        names = sorted(set(read_json(index).get("weight_map", {}).values()))
+        files = [folder / name for name in names]
+    else:
+        files = [folder / "model.safetensors"]
+    missing = [file.name for file in files if not file.exists()]
+    if missing or not files:
+        raise CheckpointError(
+            f"{folder} lacks {', '.join(missing) or 'weights'} (only safetensors are read)"
+        )
+    return files
+
+
+def _shapes(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Every tensor that a checkpoint must hold, under transformers' names."""
+    hidden, head_dim = config.hidden_size, config.head_dim
+    q, kv = config.num_heads * head_dim, config.num_kv_heads * head_dim
+    yield "model.embed_tokens.weight", (config.vocab_size, hidden)
+    for index in range(config.num_layers):
+        prefix = f"model.layers.{index}."
+        yield prefix + "input_layernorm.weight", (hidden,)
+        yield prefix + "post_attention_layernorm.weight", (hidden,)
+        for name, size in (("q", q), ("k", kv), ("v", kv)):
+            yield f"{prefix}self_attn.{name}_proj.weight", (size, hidden)
+            if config.qkv_bias:
+                yield f"{prefix}self_attn.{name}_proj.bias", (size,)
+        if config.qk_norm:
+            yield prefix + "self_attn.q_norm.weight", (head_dim,)
+            yield prefix + "self_attn.k_norm.weight", (head_dim,)
+        yield prefix + "self_attn.o_proj.weight", (hidden, q)
+        yield prefix + "mlp.gate_proj.weight", (config.intermediate_size, hidden)
+        yield prefix + "mlp.up_proj.weight", (config.intermediate_size, hidden)
+        yield prefix + "mlp.down_proj.weight", (hidden, config.intermediate_size)
+    yield "model.norm.weight", (hidden,)
+    if not config.tie_embeddings:
+        yield "lm_head.weight", (config.vocab_size, hidden)
+
+
+def _assemble(config: ModelConfig, get: GetTensor) -> Decoder:
+    shapes = dict(_shapes(config))
+
+    def tensor(name: str) -> torch.Tensor:
+        value = get(name)
+        if tuple(value.shape) != shapes[name]:
+            raise CheckpointError(
+                f"tensor {name} has shape {tuple(value.shape)}, config.json implies {shapes[name]}"
+            )
+        return value
+
+    embedding = tensor("model.embed_tokens.weight")
+    head = embedding if config.tie_embeddings else tensor("lm_head.weight")
+    return Decoder(
+        config=config,
+        embedding=embedding,
+        layers=[_layer(config, f"model.layers.{i}.", tensor) for i in range(config.num_layers)],
+        final_norm=tensor("model.norm.weight"),
+        head=Linear(head),
+    )
+
+
+def _layer(config: ModelConfig, prefix: str, tensor: GetTensor) -> Layer:
+    def stacked(names: str, suffix: str) -> torch.Tensor:
+        return torch.cat([tensor(f"{prefix}{name}_proj.{suffix}") for name in names.split()])
+
+    qkv = "self_attn.q self_attn.k self_attn.v"
+    return Layer(
+        input_norm=tensor(prefix + "input_layernorm.weight"),
+        qkv=Linear(stacked(qkv, "weight"), stacked(qkv, "bias") if config.qkv_bias else None),
+        q_norm=tensor(prefix + "self_attn.q_norm.weight") if config.qk_norm else None,
+        k_norm=tensor(prefix + "self_attn.k_norm.weight") if config.qk_norm else None,
+        output=Linear(tensor(prefix + "self_attn.o_proj.weight")),
+        post_norm=tensor(prefix + "post_attention_layernorm.weight"),
+        gate_up=Linear(stacked("mlp.gate mlp.up", "weight")),
+        down=Linear(tensor(prefix + "mlp.down_proj.weight")),
+    )

@@ -1,0 +1,25 @@
+"""Fixtures: one tiny checkpoint per family, made once per session."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test reaches for the network, nor waits for its time-out
+
+import pytest  # noqa: E402
+
+from tests.checkpoints import FAMILIES, make_checkpoint  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Family name to checkpoint folder."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    return {family: make_checkpoint(root / family, family) for family in FAMILIES}
+
+
+@pytest.fixture(scope="session")
+def qwen2(checkpoints: dict[str, Path]) -> Path:
+    """The checkpoint that most tests use."""
+    return checkpoints["qwen2"]
