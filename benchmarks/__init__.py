@@ -1,0 +1,1 @@
+"""Studies: accuracy, throughput, reports; runs from a checkout."""

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 _TAIL = 4000
-"""Characters from the end that are searched: patterns run on model output, so their input is bounded."""
+"""Characters searched, from the end: patterns run on model output, so their input is bounded."""
 
 _BOXED = "\\boxed{"
 
 
 def find_answer(text: str, pattern: str | None = None) -> str | None:
-    """The final answer of a solution, None when it states none.
+    r"""The final answer of a solution, None when it states none.
 
     With a pattern, the first group of its last match; without, the content of the last balanced
-    `\\boxed{...}`. Only the last 4,000 characters are searched.
+    `\boxed{...}`. Only the last 4,000 characters are searched.
     """
     text = text[-_TAIL:]
     if pattern is not None:
@@ -48,8 +48,9 @@ _LONGEST_NUMBER = 100
 
 
 def normalise(answer: str) -> str:
-    """A spelling that equal short answers share: no spaces or dollar signs, plain fractions and
-    numbers reduced (`\\dfrac{2}{4}`, `0.5` and `1/2` are one); anything else as it stands."""
+    r"""A spelling that equal short answers share: no spaces or dollar signs, plain fractions and
+    numbers reduced (`\dfrac{2}{4}`, `0.5` and `1/2` are one); anything else as it stands.
+    """
     for old, new in _RENAMED:
         answer = answer.replace(old, new)
     answer = _DROPPED.sub("", answer).rstrip(".")

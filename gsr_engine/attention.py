@@ -1,4 +1,4 @@
-"""Attention behind one small interface: a backend is told the rows of a step, then asked per layer."""
+"""Attention behind one small interface: told the rows of a step, then asked layer by layer."""
 
 from __future__ import annotations
 

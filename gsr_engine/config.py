@@ -136,7 +136,7 @@ def _sliding_window(raw: dict[str, Any], architecture: str) -> int | None:
 
 
 def _rope(raw: dict[str, Any]) -> dict[str, Any]:
-    """transformers 5 keeps everything in rope_parameters, 4 in rope_theta and rope_scaling."""
+    """Transformers 5 keeps everything in rope_parameters, 4 in rope_theta and rope_scaling."""
     rope = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
     rope.setdefault("rope_theta", raw.get("rope_theta", 10000.0))
     rope.setdefault("rope_type", rope.pop("type", "default"))

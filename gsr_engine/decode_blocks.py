@@ -201,7 +201,7 @@ class DecodeBlocks:
                     self._copy(bucket.own[:, :, index, :, row], slots(segment, 0, segment.computed))
 
     def _copy(self, target: torch.Tensor, where: IntArray) -> None:
-        """target [num_layers, 2, num_kv_heads, capacity, head_dim] takes the KV at some slots."""
+        """Target [num_layers, 2, num_kv_heads, capacity, head_dim] takes the KV at some slots."""
         index = torch.from_numpy(where)
         for part, pages in enumerate((self._cache.keys, self._cache.values)):
             target[:, part, :, : len(where)] = pages.flatten(1, 2)[:, index].transpose(1, 2)
@@ -286,7 +286,7 @@ class DecodeBlocks:
         ).float()
         scores += layout.mask
         weights = torch.softmax(scores, dim=-1).to(q.dtype)
-        seen, tail = weights.split([layout.context_len, layout.own_len], dim=-1)
+        seen, tail = weights.tensor_split([layout.context_len], dim=-1)
         mixed = torch.bmm(seen.reshape(count * heads, n * groups, -1), context_v)
         mixed = mixed.view(-1, groups, dim) + torch.bmm(
             tail.reshape(-1, groups, layout.own_len), own_v

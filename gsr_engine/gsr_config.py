@@ -63,7 +63,7 @@ TEMPLATES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GsrConfig:
-    """What a checkpoint was trained for.
+    r"""What a checkpoint was trained for.
 
     Attributes:
         layouts: the layouts it can refine in.
@@ -77,7 +77,7 @@ class GsrConfig:
             right behind the problem. A summary that is the whole candidate is the same either way.
         thinking: the tags around thinking, None where the checkpoint does not think.
         answer_pattern: a regular expression whose first group is the final answer (the last match
-            counts); None means the last balanced \\boxed{}.
+            counts); None means the last balanced \boxed{}.
     """
 
     layouts: tuple[Layout, ...] = ("linear",)

@@ -36,8 +36,9 @@ def rope_table(rope: dict[str, Any], head_dim: int, length: int) -> torch.Tensor
 
 
 def _inverse_frequencies(rope: dict[str, Any], head_dim: int) -> torch.Tensor:
+    theta: float = rope["rope_theta"]
     exponents = torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim
-    frequencies = 1.0 / (rope["rope_theta"] ** exponents)
+    frequencies: torch.Tensor = 1.0 / (theta**exponents)
     if rope["rope_type"] == "llama3":
         return _llama3_frequencies(frequencies, rope)
     if rope["rope_type"] == "yarn":
@@ -50,13 +51,14 @@ def _llama3_frequencies(frequencies: torch.Tensor, rope: dict[str, Any]) -> torc
     low, high = rope["low_freq_factor"], rope["high_freq_factor"]
     turns = rope["original_max_position_embeddings"] * frequencies / (2 * math.pi)
     smooth = ((turns - low) / (high - low)).clamp(0.0, 1.0)
-    return (1 - smooth) * frequencies / rope["factor"] + smooth * frequencies
+    factor: float = rope["factor"]
+    return (1 - smooth) * frequencies / factor + smooth * frequencies
 
 
 def _yarn_frequencies(
     frequencies: torch.Tensor, rope: dict[str, Any], head_dim: int
 ) -> torch.Tensor:
-    """A ramp from kept to stretched between the dimensions that turn beta_fast and beta_slow times."""
+    """A ramp from kept to stretched, between the dimensions of beta_fast and beta_slow turns."""
     original, base = rope["original_max_position_embeddings"], rope["rope_theta"]
 
     def dimension(turns: float) -> float:
@@ -69,7 +71,8 @@ def _yarn_frequencies(
     low, high = max(low, 0), min(high, head_dim - 1)
     span = max(high - low, 0.001)
     ramp = ((torch.arange(head_dim // 2, dtype=torch.float32) - low) / span).clamp(0, 1)
-    return frequencies / rope["factor"] * ramp + frequencies * (1 - ramp)
+    factor: float = rope["factor"]
+    return frequencies / factor * ramp + frequencies * (1 - ramp)
 
 
 def _attention_factor(rope: dict[str, Any]) -> float:

@@ -74,7 +74,8 @@ class Decoder:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         config = self.config
         qkv = layer.qkv(hidden).view(hidden.shape[0], -1, config.head_dim)
-        q, k, v = qkv.split([config.num_heads, config.num_kv_heads, config.num_kv_heads], dim=1)
+        values = config.num_heads + config.num_kv_heads
+        q, k, v = qkv.tensor_split([config.num_heads, values], dim=1)
         if layer.q_norm is not None and layer.k_norm is not None:
             q = rms_norm(q, layer.q_norm, config.rms_norm_eps)
             k = rms_norm(k, layer.k_norm, config.rms_norm_eps)

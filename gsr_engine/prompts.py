@@ -90,12 +90,15 @@ class Prompts:
 
     def branched_glue(self) -> list[int]:
         """What follows the candidates in the branched layout: it closes the assistant's turn,
-        says the instruction and opens the next turn."""
+        says the instruction and opens the next turn.
+        """
         *_, close, footer = self._frame("user", "assistant", "user")
         return [*close, *self._piece(self._gsr.template.branched), *footer]
 
     def branched_position(self, fork: int, glue: int, longest: int) -> int:
         """Position of the first glue token.
+
+        At "fork" a glue longer than the direct prompt begins at 0 and ends behind the fork.
 
         Args:
             fork: position of the candidates' first token, which is the direct prompt's length.

@@ -1,4 +1,4 @@
-"""Draws the tokens of a step. A draw depends on its logits, its seed and its index, nothing else."""
+"""Draws the tokens of a step. A draw depends on its logits, its seed and its index alone."""
 
 from __future__ import annotations
 

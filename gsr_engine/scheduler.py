@@ -10,7 +10,6 @@ from gsr_engine.config import EngineConfig
 from gsr_engine.segments import PagePool, Segment
 from gsr_engine.sequence import Group, Request, Sequence
 
-
 AnyRequest = Request[Any]
 
 

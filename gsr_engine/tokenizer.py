@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from gsr_engine.errors import CheckpointError, InvalidRequest
 
@@ -30,8 +30,13 @@ class Tokenizer:
         Raises:
             CheckpointError: the tokenizer's files are missing or unreadable.
         """
+        # tokenizer.json is the truth where there is one: for some model types AutoTokenizer of
+        # transformers 5 rebuilds the pre-tokenizer from the class and drops the file's own.
+        loader = (
+            PreTrainedTokenizerFast if (folder / "tokenizer.json").exists() else AutoTokenizer
+        )
         try:
-            tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+            tokenizer = loader.from_pretrained(str(folder), trust_remote_code=False)
         except Exception as error:
             raise CheckpointError(f"{folder} has no usable tokenizer: {error}") from None
         eos = generation_config.get("eos_token_id")

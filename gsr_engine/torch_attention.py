@@ -85,6 +85,11 @@ def _size_class(n: int) -> int:
     return octave * 3 // 2 if n <= octave * 3 // 2 else octave * 2
 
 
+def _padded(longest: int) -> int:
+    """Up to a multiple of 16: a row keeps its bits then, whatever longer rows it is padded to."""
+    return -(-int(longest) // 16) * 16
+
+
 def _prefill_bucket(members: list[tuple[Chunk, int]]) -> _PrefillBucket:
     gathered = []
     for chunk, _ in members:
@@ -93,10 +98,10 @@ def _prefill_bucket(members: list[tuple[Chunk, int]]) -> _PrefillBucket:
         gathered.append(np.concatenate([slots(*span) for span in spans]))
     queries = np.array([len(chunk) for chunk, _ in members])
     totals = np.array([len(keys) for keys in gathered])
-    key_slots = np.zeros((len(members), totals.max()), dtype=np.int64)
+    key_slots = np.zeros((len(members), _padded(totals.max())), dtype=np.int64)
     for row, keys in zip(key_slots, gathered, strict=True):
         row[: len(keys)] = keys
-    offsets = np.arange(queries.max())
+    offsets = np.arange(_padded(queries.max()))
     real = offsets < queries[:, None]
     rows = np.array([row for _, row in members])[:, None] + offsets * real
     # Query i of a chunk sees everything before the chunk and the chunk up to itself.

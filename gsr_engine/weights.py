@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 
 from gsr_engine.config import ModelConfig, read_json
@@ -63,7 +63,8 @@ def load_decoder(folder: Path, config: ModelConfig, dtype: torch.dtype) -> Decod
         def get(name: str) -> torch.Tensor:
             if name not in files:
                 raise CheckpointError(f"{folder} has no tensor {name}")
-            return files[name].get_tensor(name).to(dtype)
+            tensor: torch.Tensor = files[name].get_tensor(name)
+            return tensor.to(dtype)
 
         return _assemble(config, get)
 
@@ -77,7 +78,8 @@ def dummy_decoder(config: ModelConfig, dtype: torch.dtype, seed: int = 0) -> Dec
         shape = shapes[name]
         if name.endswith("norm.weight"):
             return torch.ones(shape, dtype=dtype)
-        return (torch.randn(shape, generator=generator) * shape[-1] ** -0.5).to(dtype)
+        scale: float = shape[-1] ** -0.5
+        return (torch.randn(shape, generator=generator) * scale).to(dtype)
 
     return _assemble(config, get)
 

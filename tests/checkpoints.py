@@ -50,7 +50,7 @@ FAMILIES = {
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per printable ASCII character, ChatML specials, <think> tags that are not special."""
+    """A token per printable ASCII character, ChatML specials, <think> tags that are not special."""
     chars = [*map(chr, range(32, 127)), "\n"]
     vocab = {token: index for index, token in enumerate([*SPECIAL, *ADDED, *chars])}
     raw = RawTokenizer(models.WordLevel(vocab, unk_token="?"))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test reaches for the network, nor waits for its time-out
 
-import pytest  # noqa: E402
+import pytest
 
-from tests.checkpoints import FAMILIES, make_checkpoint  # noqa: E402
+from tests.checkpoints import FAMILIES, make_checkpoint
 
 
 @pytest.fixture(scope="session")

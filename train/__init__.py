@@ -1,0 +1,1 @@
+"""Data building and the trainer; runs from a checkout."""

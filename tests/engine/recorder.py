@@ -1,0 +1,31 @@
+"""Drives an engine with forced tokens and records the logits that it drew them from."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from gsr_engine.sequence import Sequence
+
+
+class Recorder:
+    """Stands in for `draw_tokens`: any token, but every row of logits kept per stream."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, vocab: range, seed: int = 0) -> None:
+        self.logits: dict[Sequence, list[torch.Tensor]] = {}
+        self._vocab = vocab
+        self._random = random.Random(seed)
+        monkeypatch.setattr("gsr_engine.runner.draw_tokens", self._draw)
+
+    def _draw(
+        self, logits: torch.Tensor, draw_rows: list[int], sequences: list[Sequence]
+    ) -> tuple[list[int], list[float]]:
+        for row, sequence in zip(draw_rows, sequences, strict=True):
+            self.logits.setdefault(sequence, []).append(logits[row].clone())
+        return [self._random.choice(self._vocab) for _ in sequences], [0.0] * len(sequences)
+
+    def of(self, sequence: Sequence) -> torch.Tensor:
+        """Logits [generated tokens, vocabulary] of a stream."""
+        return torch.stack(self.logits[sequence])

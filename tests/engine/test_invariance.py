@@ -1,0 +1,91 @@
+"""In fp32 the tokens of a request do not depend on what else is in the batch, nor on the order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gsr_engine import Completion, Engine, SamplingParams, SelfRefineParams
+
+PROMPTS = ["a", "what else", "x" * 15, "y" * 16, "z" * 40, "some more words in between"]
+PARAMS = SamplingParams(n=3, temperature=1.0, max_tokens=40, seed=11, ignore_eos=True)
+
+
+def run(engine: Engine, order: list[int], together: bool) -> dict[int, list[Completion]]:
+    """Completions by prompt; `order` is the order of submission."""
+    requests = {i: engine.new_generate(PROMPTS[i], PARAMS, index=i) for i in order}
+    for request in requests.values():
+        engine.submit(request)
+        while not together and engine.has_work:
+            engine.step()
+    while engine.has_work:
+        engine.step()
+    return {i: request.result.completions for i, request in requests.items() if request.result}
+
+
+@given(order=st.permutations(range(len(PROMPTS))), keep=st.integers(1, len(PROMPTS)))
+@settings(
+    deadline=None, max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_tokens_do_not_depend_on_the_batch(qwen2: Path, order: list[int], keep: int) -> None:
+    with Engine.from_pretrained(qwen2) as engine:
+        alone = run(engine, list(range(len(PROMPTS))), together=False)
+        crowded = run(engine, order[:keep], together=True)
+    for index, completions in crowded.items():
+        for mine, other in zip(completions, alone[index], strict=True):
+            assert mine.token_ids == other.token_ids
+            # Not only the tokens: the last bit, too.
+            assert mine.logprobs == other.logprobs
+
+
+def test_siblings_and_prompts_differ_and_seeds_repeat(qwen2: Path) -> None:
+    params = SamplingParams(n=4, max_tokens=30, seed=3, ignore_eos=True)
+    with Engine.from_pretrained(qwen2) as engine:
+        first, second = engine.generate(["same", "same"], params)
+        again = engine.generate(["same", "same"], params)
+        other = engine.generate(["same"], SamplingParams(n=4, max_tokens=30, seed=4, ignore_eos=True))
+    streams = [tuple(c.token_ids) for c in (*first.completions, *second.completions)]
+    assert len(set(streams)) == 8
+    assert [r.completions for r in again] == [first.completions, second.completions]
+    assert not set(streams) & {tuple(c.token_ids) for c in other[0].completions}
+
+
+def test_self_refine_repeats_from_its_seed_in_company(qwen2: Path) -> None:
+    params = SelfRefineParams(
+        k=3,
+        seed=9,
+        candidate=SamplingParams(max_tokens=30),
+        refine=SamplingParams(temperature=1.0, max_tokens=30),
+    )
+    problems = ["1+1", "2+2", "what is six times seven?"]
+    with Engine.from_pretrained(qwen2) as engine:
+        together = engine.self_refine(problems, params)
+        alone = engine.self_refine(problems[:1], params)[0]
+    assert alone.refinement == together[0].refinement
+    assert alone.candidates == together[0].candidates
+    assert alone.used == together[0].used
+
+
+def test_bfloat16_agreement_is_what_the_readme_says(qwen2: Path) -> None:
+    """bf16 products of this CPU do not depend on the batch size either: all tokens agree."""
+    params = SamplingParams(n=2, max_tokens=24, seed=2, ignore_eos=True)
+    with Engine.from_pretrained(qwen2, dtype="bfloat16") as engine:
+        together = engine.generate(PROMPTS, params)
+        pairs = agreeing = 0
+        for index, prompt in enumerate(PROMPTS):
+            request = engine.new_generate(prompt, params, index=index)
+            engine.submit(request)
+            while engine.has_work:
+                engine.step()
+            assert request.result
+            for mine, other in zip(
+                request.result.completions, together[index].completions, strict=True
+            ):
+                same = torch.tensor(mine.token_ids) == torch.tensor(other.token_ids)
+                pairs += len(same)
+                agreeing += int(same.sum())
+    assert agreeing / pairs >= 0.5, f"{agreeing} of {pairs} bf16 tokens agree"
+    print(f"bf16: {agreeing} of {pairs} tokens agree alone and in a batch")
