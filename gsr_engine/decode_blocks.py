@@ -84,18 +84,26 @@ class _Bucket:
         self.blocks.pop()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Layout:
-    """Index tensors of one bucket for one step; G blocks of n rows, T = context + own length."""
+    """Index tensors of one bucket: G blocks of n rows, R of them alive."""
 
     bucket: _Bucket
-    context_len: int  # both lengths are the longest in the bucket, rounded up
-    own_len: int
-    grid_rows: torch.Tensor  # [G * n] batch row of every block row (any row for an empty one)
+    context_len: int  # the longest in the bucket, rounded up
+    longest: int  # own tokens of the longest row
+    grid_rows: torch.Tensor | None  # [G * n] batch row of every block row; None: the same, in order
     alive: torch.Tensor  # [R] flat block rows that are not empty
     rows: torch.Tensor  # [R] their batch rows
-    write_index: torch.Tensor  # [R * num_kv_heads] where their new token goes in `own`
-    mask: torch.Tensor  # [G, 1, n, 1, T] 0 or -inf
+    write_index: torch.Tensor  # [R, 2, num_kv_heads] where their new keys and values go in `own`
+    mask: torch.Tensor  # [G, 1, n, 1, context_len + own capacity] 0 or -inf
+    mask_index: torch.Tensor  # [R] where in the mask their newest token is
+
+    def advance(self) -> None:
+        """Every living row has one token more."""
+        self.longest += 1
+        self.write_index += 1
+        self.mask_index += 1
+        self.mask.view(-1)[self.mask_index] = 0.0
 
 
 class DecodeBlocks:
@@ -111,6 +119,7 @@ class DecodeBlocks:
         self._buckets: dict[tuple[int, int, int], _Bucket] = {}
         self._place: dict[Segment, tuple[_Bucket, _Block]] = {}
         self._segments: list[Segment] = []
+        self._stops: IntArray = np.empty(0, dtype=np.int64)
         self._layouts: list[_Layout] = []
 
     def emptied(self) -> DecodeBlocks:
@@ -119,20 +128,25 @@ class DecodeBlocks:
 
     def begin(self, batch: Batch) -> None:
         """Bring the blocks in line with the streams of this step and lay out their indices."""
-        chunks = [
-            (chunk, row)
-            for chunk, row in zip(batch.chunks, batch.rows, strict=True)
+        decodes = [
+            (row, chunk)
+            for row, chunk in zip(batch.rows, batch.chunks, strict=True)
             if chunk.decode
         ]
-        segments = [chunk.segment for chunk, _ in chunks]
-        lengths = {chunk.segment: (row, chunk.stop) for chunk, row in chunks}
-        if segments != self._segments:
+        segments = [chunk.segment for _, chunk in decodes]
+        stops = np.array([chunk.stop for _, chunk in decodes], dtype=np.int64)
+        roomy = all(layout.longest < layout.bucket.own_capacity for layout in self._layouts)
+        if segments == self._segments and roomy and np.array_equal(stops, self._stops + 1):
+            for layout in self._layouts:
+                layout.advance()
+        else:
+            lengths = {chunk.segment: (row, chunk.stop) for row, chunk in decodes}
             self._drop_ended(lengths)
-            self._segments = segments
-        self._remake(segments, lengths)
-        self._layouts = [
-            self._layout(bucket, lengths) for bucket in self._buckets.values() if bucket.blocks
-        ]
+            self._remake(segments, lengths)
+            self._layouts = [
+                self._layout(bucket, lengths) for bucket in self._buckets.values() if bucket.blocks
+            ]
+        self._segments, self._stops = segments, stops
 
     def _drop_ended(self, lengths: dict[Segment, tuple[int, int]]) -> None:
         for segment in self._place.keys() - lengths.keys():
@@ -150,9 +164,7 @@ class DecodeBlocks:
         for bucket in list(self._buckets.values()):
             for block in list(bucket.blocks):
                 living = [s for s in block.segments if s is not None]
-                full = lengths[living[0]][1] > bucket.own_capacity or any(
-                    lengths[s][1] > bucket.own_capacity for s in living
-                )
+                full = max(lengths[s][1] for s in living) > bucket.own_capacity
                 sparse = bucket.rows > self._least_rows and 2 * len(living) <= bucket.rows
                 joined = id(block.context) in homeless
                 if full or sparse or joined:
@@ -175,7 +187,7 @@ class DecodeBlocks:
     def _bucket(self, shape: tuple[int, int, int]) -> _Bucket:
         if shape not in self._buckets:
             rows, context_capacity, own_capacity = shape
-            cache, heads = self._cache.keys, self._model.num_kv_heads
+            cache, heads = self._cache.pages, self._model.num_kv_heads
             head = (self._model.num_layers, 2, 0, heads)
             self._buckets[shape] = _Bucket(
                 contexts=cache.new_zeros((*head, context_capacity, self._model.head_dim)),
@@ -203,93 +215,92 @@ class DecodeBlocks:
     def _copy(self, target: torch.Tensor, where: IntArray) -> None:
         """Target [num_layers, 2, num_kv_heads, capacity, head_dim] takes the KV at some slots."""
         index = torch.from_numpy(where)
-        for part, pages in enumerate((self._cache.keys, self._cache.values)):
-            target[:, part, :, : len(where)] = pages.flatten(1, 2)[:, index].transpose(1, 2)
+        slots_kv = self._cache.pages.flatten(2, 3)[:, :, index]
+        target[:, :, :, : len(where)] = slots_kv.transpose(2, 3)
 
     def _layout(self, bucket: _Bucket, lengths: dict[Segment, tuple[int, int]]) -> _Layout:
-        count, n = len(bucket.blocks), bucket.rows
+        count, n, capacity = len(bucket.blocks), bucket.rows, bucket.own_capacity
         placed = [
             lengths[segment] if segment is not None else (-1, 0)
             for block in bucket.blocks
             for segment in block.segments
         ]
-        table = np.array(placed, dtype=np.int64)
-        rows, own_lens = table[:, 0], table[:, 1]
+        rows, own_lens = np.array(placed, dtype=np.int64).T
         context_lens = np.array([block.context_len for block in bucket.blocks])
-        alive = np.flatnonzero(own_lens)
-        own_len = -(-int(own_lens.max()) // _TAIL) * _TAIL
         context_len = -(-int(context_lens.max()) // _TAIL) * _TAIL
-        visible = np.concatenate(
-            [
-                np.broadcast_to(
-                    (np.arange(context_len) < context_lens[:, None])[:, None],
-                    (count, n, context_len),
-                ),
-                (np.arange(own_len) < own_lens[:, None]).reshape(count, n, own_len),
-            ],
-            axis=2,
-        )
-        mask = np.where(visible, np.float32(0), np.float32(-np.inf))
-        heads = np.arange(self._model.num_kv_heads)
-        line = ((alive // n)[:, None] * len(heads) + heads) * n + (alive % n)[:, None]
-        write = line * bucket.own_capacity + (own_lens[alive] - 1)[:, None]
+        mask = np.full((count, 1, n, 1, context_len + capacity), -np.inf, dtype=np.float32)
+        mask[..., :context_len][
+            np.broadcast_to(
+                np.arange(context_len) < context_lens[:, None, None, None, None],
+                (count, 1, n, 1, context_len),
+            )
+        ] = 0.0
+        own_mask = mask.reshape(count * n, -1)[:, context_len:]
+        own_mask[np.arange(capacity) < own_lens[:, None]] = 0.0
+        alive = np.flatnonzero(own_lens)
+        ordered = len(alive) == count * n and np.array_equal(rows, np.arange(len(rows)))
+        newest = own_lens[alive] - 1
         return _Layout(
             bucket=bucket,
             context_len=context_len,
-            own_len=own_len,
-            grid_rows=torch.from_numpy(np.where(rows < 0, rows[alive[0]], rows)),
+            longest=int(own_lens.max()),
+            grid_rows=None
+            if ordered
+            else torch.from_numpy(np.where(rows < 0, rows[alive[0]], rows)),
             alive=torch.from_numpy(alive),
             rows=torch.from_numpy(rows[alive]),
-            write_index=torch.from_numpy(write.reshape(-1)),
-            mask=torch.from_numpy(mask).view(count, 1, n, 1, context_len + own_len),
+            write_index=torch.from_numpy(self._write_index(bucket, alive) + newest[:, None, None]),
+            mask=torch.from_numpy(mask),
+            mask_index=torch.from_numpy(alive * mask.shape[-1] + context_len + newest),
         )
 
-    def attend(
-        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor
-    ) -> None:
-        """Append the new tokens of a layer and write the attention of decoding rows to `out`."""
+    def _write_index(self, bucket: _Bucket, alive: IntArray) -> IntArray:
+        """[R, 2, num_kv_heads]: first token line of each living row in a layer of `own`."""
+        n, heads = bucket.rows, np.arange(self._model.num_kv_heads)
+        block, row = alive // n, alive % n
+        line = (block[:, None] * len(heads) + heads) * n + row[:, None]
+        half = bucket.own.shape[2] * len(heads) * n
+        both = np.stack([line, line + half], axis=1)
+        return both * bucket.own_capacity
+
+    def attend(self, layer: int, q: torch.Tensor, kv: torch.Tensor, out: torch.Tensor) -> None:
+        """Append the new tokens of a layer and write the attention of decoding rows to `out`.
+
+        q and out are [N, num_heads, head_dim], kv is [N, 2, num_kv_heads, head_dim].
+        """
         for layout in self._layouts:
-            self._attend_bucket(layout, layer, q, k, v, out)
+            new = kv[: len(layout.rows)] if layout.grid_rows is None else kv[layout.rows]
+            lines = layout.bucket.own[layer].view(-1, kv.shape[-1])
+            lines.index_copy_(0, layout.write_index.view(-1), new.view(-1, kv.shape[-1]))
+            if layout.grid_rows is None:
+                out[: len(layout.rows)] = self._mix(layout, layer, q[: len(layout.rows)])
+            else:
+                mixed = self._mix(layout, layer, q[layout.grid_rows])
+                out.index_copy_(0, layout.rows, mixed[layout.alive])
 
-    def _attend_bucket(
-        self,
-        layout: _Layout,
-        layer: int,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        out: torch.Tensor,
-    ) -> None:
-        bucket, groups = layout.bucket, self._groups
-        count, n = len(bucket.blocks), bucket.rows
-        heads, dim = k.shape[1:]
-        for part, new in enumerate((k, v)):
-            lines = bucket.own[layer, part].view(-1, dim)
-            lines.index_copy_(0, layout.write_index, new[layout.rows].view(-1, dim))
-        grid = q[layout.grid_rows].view(count, n, heads, groups, dim).transpose(1, 2)
-        grid = grid * dim**-0.5  # [G, heads, n, groups, dim], contiguous
-        own = bucket.own[layer, :, :count, :, :, : layout.own_len]
-        own_k, own_v = own.reshape(2, count * heads * n, layout.own_len, dim)
-        context = bucket.contexts[layer, :, :count, :, : layout.context_len]
-        context_k, context_v = context.reshape(2, count * heads, layout.context_len, dim)
+    def _mix(self, layout: _Layout, layer: int, q: torch.Tensor) -> torch.Tensor:
+        """Attention of every block row, empty ones too: q and result [G * n, num_heads, head_dim].
 
+        Shared context and own tokens are two products into one softmax: no merging is needed.
+        """
+        bucket, groups, dim = layout.bucket, self._groups, q.shape[-1]
+        count, n, heads = len(bucket.blocks), bucket.rows, self._model.num_kv_heads
+        seen, tail = layout.context_len, -(-layout.longest // _TAIL) * _TAIL
+        grid = q.reshape(count, n, heads, groups, dim).transpose(1, 2) * dim**-0.5
+        grid = grid.contiguous()  # [G, heads, n, groups, dim]
+        context = bucket.contexts[layer, :, :count, :, :seen].reshape(2, -1, seen, dim)
+        own = bucket.own[layer, :, :count, :, :, :tail].reshape(2, -1, tail, dim)
+        shape = (count, heads, n, groups)
         scores = torch.cat(
             [
-                torch.bmm(grid.reshape(count * heads, n * groups, dim), context_k.mT).view(
-                    count, heads, n, groups, -1
-                ),
-                torch.bmm(grid.reshape(-1, groups, dim), own_k.mT).view(
-                    count, heads, n, groups, -1
-                ),
+                torch.bmm(grid.view(-1, n * groups, dim), context[0].mT).view(*shape, seen),
+                torch.bmm(grid.view(-1, groups, dim), own[0].mT).view(*shape, tail),
             ],
             dim=-1,
         ).float()
-        scores += layout.mask
+        scores += layout.mask[..., : seen + tail]
         weights = torch.softmax(scores, dim=-1).to(q.dtype)
-        seen, tail = weights.tensor_split([layout.context_len], dim=-1)
-        mixed = torch.bmm(seen.reshape(count * heads, n * groups, -1), context_v)
-        mixed = mixed.view(-1, groups, dim) + torch.bmm(
-            tail.reshape(-1, groups, layout.own_len), own_v
-        )
-        flat = mixed.view(count, heads, n, groups, dim).transpose(1, 2).reshape(count * n, -1, dim)
-        out.index_copy_(0, layout.rows, flat[layout.alive])
+        mixed = torch.bmm(weights[..., :seen].reshape(-1, n * groups, seen), context[1])
+        mixed = mixed.view(-1, groups, dim)
+        mixed = torch.baddbmm(mixed, weights[..., seen:].reshape(-1, groups, tail), own[1])
+        return mixed.view(count, heads, n, groups, dim).transpose(1, 2).reshape(q.shape)

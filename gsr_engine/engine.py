@@ -60,7 +60,8 @@ class Engine:
         self._pool = PagePool(pages)
         self._scheduler = Scheduler(config, self._pool)
         cache = KVCache(model, pages, decoder.dtype)
-        self._runner: Runner | None = Runner(decoder, TorchAttention(model, cache, length))
+        attention = TorchAttention(model, cache, length)
+        self._runner: Runner | None = Runner(decoder, attention, cache.padding_slot)
         self._checkpoint = Checkpoint(tokenizer, Prompts(tokenizer, self.gsr), self.gsr)
         self._metrics = Metrics()
 

@@ -22,9 +22,11 @@ class Template:
     """The texts around a problem and its candidates; each is tokenised apart.
 
     direct   = chat([user: problem + direct])
-    linear   = chat([user: problem + preamble + (separator + candidate) * k + linear
-                     + (restate + problem, unless restate is None)])
-    branched = chat([user: problem + direct, assistant: candidate (k in parallel), user: branched])
+    linear   = chat([user: problem + preamble + (separator + candidate) * k + linear + again])
+    branched = chat([user: problem + direct, assistant: candidate (k in parallel),
+                     user: branched + again])
+
+    where again = restate + problem, or nothing where restate is None.
     """
 
     direct: str

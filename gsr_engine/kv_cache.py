@@ -21,16 +21,16 @@ def num_pages(config: EngineConfig, model: ModelConfig, dtype: torch.dtype) -> i
 
 
 class KVCache:
-    """Keys and values, `[num_layers, num_pages, PAGE_SIZE, num_kv_heads, head_dim]` each.
+    """Keys and values of all layers: `pages` is
+    `[num_layers, 2, num_pages, PAGE_SIZE, num_kv_heads, head_dim]`, keys at 0, values at 1.
 
     Keys are stored rotated. A *slot* is `page * PAGE_SIZE + offset`. One page more than the pool
     hands out takes the writes of padding rows, at `padding_slot`.
     """
 
     def __init__(self, model: ModelConfig, pages: int, dtype: torch.dtype) -> None:
-        shape = (model.num_layers, pages + 1, PAGE_SIZE, model.num_kv_heads, model.head_dim)
-        self.keys = torch.zeros(shape, dtype=dtype)
-        self.values = torch.zeros(shape, dtype=dtype)
+        shape = (model.num_layers, 2, pages + 1, PAGE_SIZE, model.num_kv_heads, model.head_dim)
+        self.pages = torch.zeros(shape, dtype=dtype)
         self.padding_slot = pages * PAGE_SIZE
 
 

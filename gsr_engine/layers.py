@@ -52,7 +52,8 @@ def _llama3_frequencies(frequencies: torch.Tensor, rope: dict[str, Any]) -> torc
     turns = rope["original_max_position_embeddings"] * frequencies / (2 * math.pi)
     smooth = ((turns - low) / (high - low)).clamp(0.0, 1.0)
     factor: float = rope["factor"]
-    return (1 - smooth) * frequencies / factor + smooth * frequencies
+    banded: torch.Tensor = (1 - smooth) * frequencies / factor + smooth * frequencies
+    return banded
 
 
 def _yarn_frequencies(

@@ -45,15 +45,13 @@ class Decoder:
     def forward(
         self,
         token_ids: torch.Tensor,
-        positions: torch.Tensor,
-        slot_mapping: torch.Tensor,
         attention: AttentionBackend,
         logit_rows: torch.Tensor,
     ) -> torch.Tensor:
         """Logits, fp32 [M, vocab_size], of `logit_rows` [M].
 
-        Rows are N tokens of any number of segments, int64 [N] each; `attention` was told of the
-        same rows by `begin` and writes their KV to `slot_mapping`.
+        `token_ids`, int64 [N], are the rows that `attention` was told by `begin`, with their
+        positions and the slots of their KV.
         """
         eps = self.config.rms_norm_eps
         residual = self.embedding[token_ids]
@@ -61,22 +59,20 @@ class Decoder:
         for index, layer in enumerate(self.layers):
             if index:
                 hidden, residual = rms_norm(hidden, layer.input_norm, eps, residual)
-            q, k, v = self._project(layer, hidden)
-            attended = attention.forward(index, q, k, v, positions, slot_mapping)
+            attended = attention.forward(index, self._project(layer, hidden))
             hidden = layer.output(attended.flatten(1))
             hidden, residual = rms_norm(hidden, layer.post_norm, eps, residual)
             hidden = layer.down(swiglu(layer.gate_up(hidden)))
         hidden, _ = rms_norm(hidden[logit_rows], self.final_norm, eps, residual[logit_rows])
         return self.head(hidden).float()
 
-    def _project(
-        self, layer: Layer, hidden: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _project(self, layer: Layer, hidden: torch.Tensor) -> torch.Tensor:
         config = self.config
         qkv = layer.qkv(hidden).view(hidden.shape[0], -1, config.head_dim)
-        values = config.num_heads + config.num_kv_heads
-        q, k, v = qkv.tensor_split([config.num_heads, values], dim=1)
         if layer.q_norm is not None and layer.k_norm is not None:
+            bounds = [config.num_heads, config.num_heads + config.num_kv_heads]
+            q, k, v = qkv.tensor_split(bounds, dim=1)
             q = rms_norm(q, layer.q_norm, config.rms_norm_eps)
             k = rms_norm(k, layer.k_norm, config.rms_norm_eps)
-        return q, k, v
+            qkv = torch.cat([q, k, v], dim=1)
+        return qkv

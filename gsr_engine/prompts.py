@@ -82,18 +82,19 @@ class Prompts:
         for summary in summaries:
             ids += self._piece(template.separator)
             ids += summary
-        ids += self._piece(template.linear)
-        if template.restate is not None:
-            ids += self._piece(template.restate)
-            ids += problem
-        return ids + footer
+        return [*ids, *self._piece(template.linear), *self._again(problem), *footer]
 
-    def branched_glue(self) -> list[int]:
+    def branched_glue(self, problem: list[int]) -> list[int]:
         """What follows the candidates in the branched layout: it closes the assistant's turn,
         says the instruction and opens the next turn.
         """
         *_, close, footer = self._frame("user", "assistant", "user")
-        return [*close, *self._piece(self._gsr.template.branched), *footer]
+        instruction = self._piece(self._gsr.template.branched)
+        return [*close, *instruction, *self._again(problem), *footer]
+
+    def _again(self, problem: list[int]) -> list[int]:
+        restate = self._gsr.template.restate
+        return [] if restate is None else [*self._piece(restate), *problem]
 
     def branched_position(self, fork: int, glue: int, longest: int) -> int:
         """Position of the first glue token.

@@ -51,7 +51,7 @@ def plan_budget(
         summary_room = (limits.max_model_len - refine_room - fixed) // params.k
         candidate = limits.bound(params.candidate, direct, share)
     else:
-        fixed = len(prompts.branched_glue())
+        fixed = len(prompts.branched_glue(problem))
         summary_room = limits.max_model_len - refine_room - fixed - direct
         candidate = limits.bound(params.candidate, direct + fixed + refine_room, share)
     if summary_room < 1:

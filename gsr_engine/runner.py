@@ -7,34 +7,30 @@ import torch
 from gsr_engine.attention import AttentionBackend
 from gsr_engine.batch import build_batch
 from gsr_engine.model import Decoder
-from gsr_engine.sampler import draw_tokens
+from gsr_engine.sampler import Sampler
 from gsr_engine.scheduler import StepPlan
 
 
 class Runner:
-    """Executes step plans; holds no state of any request."""
+    """Executes step plans; keeps nothing of a request but working copies."""
 
-    def __init__(self, decoder: Decoder, attention: AttentionBackend) -> None:
+    def __init__(self, decoder: Decoder, attention: AttentionBackend, padding_slot: int) -> None:
         self._decoder = decoder
         self._attention = attention
+        self._padding_slot = padding_slot
+        self._sampler = Sampler()
         # fp32 products give a row the same bits whatever the other rows are once every thread has
         # at least 4 of them; bf16 products do so at any size (both measured, on 1 and 2 threads).
         self._row_multiple = 4 * torch.get_num_threads() if decoder.dtype == torch.float32 else 1
 
     def execute(self, plan: StepPlan) -> tuple[list[int], list[float]]:
         """Compute the plan's chunks; a token and its log-probability for each of its draws."""
-        batch = build_batch(plan, self._row_multiple, self._attention.padding_slot)
+        batch = build_batch(plan, self._row_multiple, self._padding_slot)
         self._attention.begin(batch)
-        logits = self._decoder.forward(
-            batch.token_ids,
-            batch.positions,
-            batch.slot_mapping,
-            self._attention,
-            batch.logit_rows,
-        )
+        logits = self._decoder.forward(batch.token_ids, self._attention, batch.logit_rows)
         if not plan.draws:
             return [], []
-        return draw_tokens(logits, batch.draw_rows, [sequence for _, sequence in plan.draws])
+        return self._sampler.draw(logits, batch.draw_rows, [sequence for _, sequence in plan.draws])
 
     def reset(self) -> None:
         """Drop what the attention kept between steps (working copies of streams that ended)."""

@@ -146,7 +146,7 @@ class SelfRefineRequest(Request[RefineResult]):
                 rereads.append(Group(self, segment, _REFINE))
                 span = Span(segment, 0, len(segment))
             spans.append(span)
-        glue = self._checkpoint.prompts.branched_glue()
+        glue = self._checkpoint.prompts.branched_glue(self._problem)
         longest = max(span.segment.position + span.stop for span in spans)
         position = self._checkpoint.prompts.branched_position(fork, len(glue), longest)
         return rereads, Segment(glue, position, context=(problem, *spans))

@@ -32,9 +32,7 @@ class Tokenizer:
         """
         # tokenizer.json is the truth where there is one: for some model types AutoTokenizer of
         # transformers 5 rebuilds the pre-tokenizer from the class and drops the file's own.
-        loader = (
-            PreTrainedTokenizerFast if (folder / "tokenizer.json").exists() else AutoTokenizer
-        )
+        loader = PreTrainedTokenizerFast if (folder / "tokenizer.json").exists() else AutoTokenizer
         try:
             tokenizer = loader.from_pretrained(str(folder), trust_remote_code=False)
         except Exception as error:

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from csrc_triton import rope_and_cache
 from gsr_engine.batch import Batch
 from gsr_engine.config import ModelConfig
 from gsr_engine.decode_blocks import DecodeBlocks
 from gsr_engine.kv_cache import KVCache, slots
 from gsr_engine.layers import rope_table
 from gsr_engine.scheduler import Chunk
+from gsr_engine.segments import PAGE_SIZE, context_length
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +35,16 @@ class TorchAttention:
     """
 
     def __init__(self, model: ModelConfig, cache: KVCache, length: int) -> None:
+        self._model = model
         self._cache = cache
-        self._cos_sin = rope_table(model.rope, model.head_dim, length)
+        cos, sin = rope_table(model.rope, model.head_dim, length).chunk(2, dim=1)
+        # (x1, x2) rotates to (x1, x2) * (cos, cos) + (x2, x1) * (-sin, sin).
+        self._cos = torch.cat([cos, cos], dim=1).unsqueeze(1)
+        self._sin = torch.cat([-sin, sin], dim=1).unsqueeze(1)
         self._blocks = DecodeBlocks(model, cache)
         self._prefills: list[_PrefillBucket] = []
-
-    @property
-    def padding_slot(self) -> int:
-        """The slot that takes the KV of padding rows."""
-        return self._cache.padding_slot
+        self._step_cos = self._step_sin = self._cos[:0]
+        self._kv_slots = torch.empty(0, dtype=torch.int64)
 
     def reset(self) -> None:
         """Forget everything that was kept between steps."""
@@ -51,32 +52,36 @@ class TorchAttention:
 
     def begin(self, batch: Batch) -> None:
         """Sort the step's chunks into decode blocks and prefill buckets."""
+        self._step_cos = self._cos[batch.positions]
+        self._step_sin = self._sin[batch.positions]
+        # Keys and values of a row go to the same slot of two halves of one tensor.
+        num_slots = self._cache.padding_slot + PAGE_SIZE
+        self._kv_slots = (batch.slot_mapping[:, None] + torch.tensor([0, num_slots])).view(-1)
         self._blocks.begin(batch)
         buckets: dict[tuple[int, int], list[tuple[Chunk, int]]] = {}
         for chunk, row in zip(batch.chunks, batch.rows, strict=True):
             if not chunk.decode:
-                keys = sum(map(len, chunk.segment.context)) + chunk.stop
+                keys = context_length(chunk.segment.context) + chunk.stop
                 shape = (_size_class(len(chunk)), _size_class(keys))
                 buckets.setdefault(shape, []).append((chunk, row))
         self._prefills = [_prefill_bucket(members) for members in buckets.values()]
 
-    def forward(
-        self,
-        layer: int,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        positions: torch.Tensor,
-        slot_mapping: torch.Tensor,
-    ) -> torch.Tensor:
+    def forward(self, layer: int, qkv: torch.Tensor) -> torch.Tensor:
         """Rotate, write and attend; see `AttentionBackend.forward`."""
-        keys, values = self._cache.keys[layer], self._cache.values[layer]
-        q, k = rope_and_cache(q, k, v, self._cos_sin, positions, keys, values, slot_mapping)
+        heads, kv_heads = self._model.num_heads, self._model.num_kv_heads
+        self._rotate(qkv[:, : heads + kv_heads])
+        q, kv = qkv[:, :heads], qkv[:, heads:].reshape(-1, kv_heads, self._model.head_dim)
+        self._cache.pages[layer].view(-1, *kv.shape[1:]).index_copy_(0, self._kv_slots, kv)
         out = torch.zeros_like(q)
-        self._blocks.attend(layer, q, k, v, out)
+        self._blocks.attend(layer, q, kv.view(-1, 2, *kv.shape[1:]), out)
         for bucket in self._prefills:
-            _attend_prefill(bucket, q, keys.flatten(0, 1), values.flatten(0, 1), out)
+            _attend_prefill(bucket, q, self._cache.pages[layer].flatten(1, 2), out)
         return out
+
+    def _rotate(self, qk: torch.Tensor) -> None:
+        wide = qk.float()
+        swapped = wide.roll(wide.shape[-1] // 2, dims=-1)
+        qk.copy_(torch.addcmul(wide * self._step_cos, swapped, self._step_sin))
 
 
 def _size_class(n: int) -> int:
@@ -118,14 +123,14 @@ def _prefill_bucket(members: list[tuple[Chunk, int]]) -> _PrefillBucket:
 def _attend_prefill(
     bucket: _PrefillBucket,
     q: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
+    slots_kv: torch.Tensor,
     out: torch.Tensor,
 ) -> None:
+    keys, values = slots_kv[:, bucket.key_slots].transpose(2, 3)
     attended = F.scaled_dot_product_attention(
         q[bucket.rows].transpose(1, 2),
-        keys[bucket.key_slots].transpose(1, 2),
-        values[bucket.key_slots].transpose(1, 2),
+        keys,
+        values,
         attn_mask=bucket.mask,
         enable_gqa=True,
     )

@@ -11,13 +11,13 @@ from gsr_engine.sequence import Sequence
 
 
 class Recorder:
-    """Stands in for `draw_tokens`: any token, but every row of logits kept per stream."""
+    """Stands in for the sampler: any token, but every row of logits kept per stream."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, vocab: range, seed: int = 0) -> None:
         self.logits: dict[Sequence, list[torch.Tensor]] = {}
         self._vocab = vocab
         self._random = random.Random(seed)
-        monkeypatch.setattr("gsr_engine.runner.draw_tokens", self._draw)
+        monkeypatch.setattr("gsr_engine.sampler.Sampler.draw", self._draw)
 
     def _draw(
         self, logits: torch.Tensor, draw_rows: list[int], sequences: list[Sequence]

@@ -94,7 +94,7 @@ def test_branched_equals_a_forward_under_the_block_mask(
             begin = refinement.segment.position
             spans = refinement.segment.context[1:-1]
             reach = max(span.segment.position + span.stop for span in spans)
-            glue = len(engine._checkpoint.prompts.branched_glue())
+            glue = len(engine._checkpoint.prompts.branched_glue(request._problem))
             assert begin == (max(fork, glue) if position == "fork" else reach + glue)
             rereads = sum(len(span) for span in spans if span.segment not in candidates(request))
             usage = result.usage.phases["refine_prefill"]
@@ -183,7 +183,7 @@ def test_the_layouts_share_header_and_problem(qwen2: Path) -> None:
         direct = prompts.direct(problem)
         linear = prompts.linear(problem, [[50, 51]])
         assert direct.token_ids[: direct.problem_stop] == linear[: direct.problem_stop]
-        glue = prompts.branched_glue()
+        glue = prompts.branched_glue(problem)
         end, newline = engine.tokenizer.encode_markup("<|im_end|>\n")
         assert glue[:2] == [end, newline]
         assert glue[-len(engine.tokenizer.encode_markup("<|im_start|>assistant\n")) :] == (
