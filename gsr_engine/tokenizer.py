@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from gsr_engine.errors import CheckpointError, InvalidRequest
 
@@ -28,13 +28,14 @@ class Tokenizer:
         """Load from a checkpoint folder.
 
         Raises:
-            CheckpointError: the tokenizer's files are missing or unreadable.
+            CheckpointError: there is no usable tokenizer.json.
         """
-        # tokenizer.json is the truth where there is one: for some model types AutoTokenizer of
-        # transformers 5 rebuilds the pre-tokenizer from the class and drops the file's own.
-        loader = PreTrainedTokenizerFast if (folder / "tokenizer.json").exists() else AutoTokenizer
+        if not (folder / "tokenizer.json").exists():
+            raise CheckpointError(f"{folder} has no tokenizer.json")
+        # Not AutoTokenizer: for some model types that of transformers 5 rebuilds the pre-tokenizer
+        # from a class and drops the file's own.
         try:
-            tokenizer = loader.from_pretrained(str(folder), trust_remote_code=False)
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
         except Exception as error:
             raise CheckpointError(f"{folder} has no usable tokenizer: {error}") from None
         eos = generation_config.get("eos_token_id")

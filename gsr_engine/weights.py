@@ -35,7 +35,7 @@ def find_checkpoint(path_or_id: str | Path, revision: str | None = None) -> Path
             snapshot_download(
                 str(path_or_id),
                 revision=revision,
-                allow_patterns=["*.json", "*.safetensors", "*.jinja", "tokenizer.model"],
+                allow_patterns=["*.json", "*.safetensors", "*.jinja"],
             )
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:

@@ -46,7 +46,9 @@ def test_siblings_and_prompts_differ_and_seeds_repeat(qwen2: Path) -> None:
     with Engine.from_pretrained(qwen2) as engine:
         first, second = engine.generate(["same", "same"], params)
         again = engine.generate(["same", "same"], params)
-        other = engine.generate(["same"], SamplingParams(n=4, max_tokens=30, seed=4, ignore_eos=True))
+        other = engine.generate(
+            ["same"], SamplingParams(n=4, max_tokens=30, seed=4, ignore_eos=True)
+        )
     streams = [tuple(c.token_ids) for c in (*first.completions, *second.completions)]
     assert len(set(streams)) == 8
     assert [r.completions for r in again] == [first.completions, second.completions]

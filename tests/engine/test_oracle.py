@@ -46,7 +46,10 @@ def worst_difference(
 @pytest.mark.parametrize("options", [WHOLE, CHUNKED], ids=["whole", "chunked"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits_equal_transformers(
-    family: str, options: dict[str, int], checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    family: str,
+    options: dict[str, int],
+    checkpoints: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Prefill and decode, whole and chunk by chunk, ragged and batched, siblings of one prompt."""
     oracle = load_oracle(checkpoints[family])

@@ -59,9 +59,7 @@ def test_linear_equals_a_fresh_prefill(qwen2: Path, monkeypatch: pytest.MonkeyPa
             assert request.refinement is not None
             generated = request.refinement.segment.token_ids
             expected = causal_logits(oracle, prompt + generated)[len(prompt) - 1 : -1]
-            torch.testing.assert_close(
-                recorder.of(request.refinement), expected, atol=1e-4, rtol=0
-            )
+            torch.testing.assert_close(recorder.of(request.refinement), expected, atol=1e-4, rtol=0)
             usage = result.usage.phases["refine_prefill"]
             assert usage.tokens_computed + usage.tokens_reused == len(prompt)
 
@@ -186,8 +184,9 @@ def test_the_layouts_share_header_and_problem(qwen2: Path) -> None:
         glue = prompts.branched_glue(problem)
         end, newline = engine.tokenizer.encode_markup("<|im_end|>\n")
         assert glue[:2] == [end, newline]
-        assert glue[-len(engine.tokenizer.encode_markup("<|im_start|>assistant\n")) :] == (
-            direct.token_ids[-len(engine.tokenizer.encode_markup("<|im_start|>assistant\n")) :]
+        assert (
+            glue[-len(engine.tokenizer.encode_markup("<|im_start|>assistant\n")) :]
+            == (direct.token_ids[-len(engine.tokenizer.encode_markup("<|im_start|>assistant\n")) :])
         )
 
 

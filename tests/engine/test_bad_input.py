@@ -1,0 +1,254 @@
+"""Bad input: a typed error that names the field and the limit, and nothing else is disturbed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gsr_engine import (
+    CheckpointError,
+    Engine,
+    EngineClosed,
+    InvalidRequest,
+    SamplingParams,
+    SelfRefineParams,
+    UnsupportedModel,
+)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field", "message"),
+    [
+        ({"n": 0}, "n", "from 1 to 256, got 0"),
+        ({"n": 10**9}, "n", "from 1 to 256, got 1000000000"),
+        ({"n": True}, "n", "got True"),
+        ({"temperature": -1.0}, "temperature", "from 0 to 100, got -1.0"),
+        ({"temperature": float("nan")}, "temperature", "got nan"),
+        ({"top_p": 0.0}, "top_p", "above 0"),
+        ({"top_p": 1.5}, "top_p", "from 0 to 1, got 1.5"),
+        ({"min_p": -0.1}, "min_p", "from 0 to 1"),
+        ({"top_k": -1}, "top_k", "got -1"),
+        ({"max_tokens": 0}, "max_tokens", "got 0"),
+        ({"seed": -1}, "seed", "got -1"),
+        ({"seed": 2**63}, "seed", "from 0 to"),
+        ({"stop_token_ids": (-5,)}, "stop_token_ids", "got -5"),
+    ],
+)
+def test_sampling_params(arguments: dict[str, Any], field: str, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message) as caught:
+        SamplingParams(**arguments)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field", "message"),
+    [
+        ({"k": 0}, "k", "from 1 to 256, got 0"),
+        ({"k": 1000}, "k", "got 1000"),
+        ({"layout": "diagonal"}, "layout", "one of linear, branched, got 'diagonal'"),
+        ({"min_candidates": 5}, "min_candidates", "from 1 to 4, got 5"),
+        ({"summary_tokens": 0}, "summary_tokens", "got 0"),
+        ({"candidate": SamplingParams(n=2)}, "candidate.n", "must be 1"),
+        ({"refine": SamplingParams(seed=1)}, "refine.seed", "SelfRefineParams.seed derives it"),
+    ],
+)
+def test_self_refine_params(arguments: dict[str, Any], field: str, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message) as caught:
+        SelfRefineParams(**arguments)
+    assert caught.value.field == field
+
+
+def test_requests_that_cannot_be_served(qwen2: Path) -> None:
+    with Engine.from_pretrained(qwen2, max_model_len=64) as engine:
+        cases: list[tuple[Any, Any, str, str]] = [
+            (engine.generate, [""], "prompt", "is empty"),
+            (engine.generate, [[]], "prompt", "is empty"),
+            (engine.generate, [[1] * 64], "prompt", "has 64 tokens: 1 too many"),
+            (engine.generate, [[1] * 100], "prompt", "37 too many"),
+            (engine.generate, [[5, 100000]], "prompt", "token id 100000 is outside 0..100"),
+            (engine.generate, [[-1]], "prompt", "token id -1"),
+            (engine.generate, "not a list", "prompts", "must be a list"),
+            (engine.self_refine, [""], "problem", "is empty"),
+            (engine.self_refine, ["   \n"], "problem", "is empty"),
+            (engine.self_refine, ["x" * 500], "problem", "too many"),
+            (engine.self_refine, [5], "problem", "must be text, got int"),
+            (engine.chat, [[{"role": "user"}]], "messages", "need role and content"),
+        ]
+        for call, argument, field, message in cases:
+            with pytest.raises(InvalidRequest, match=message) as caught:
+                call(argument)
+            assert caught.value.field == field
+        with pytest.raises(InvalidRequest, match=r"2 of them for 1 prompts"):
+            engine.generate(["a"], [SamplingParams(), SamplingParams()])
+        assert not engine.has_work  # nothing of the refused calls was queued
+        assert engine.generate([[5, 6]], SamplingParams(max_tokens=3))[0].completions
+
+
+def test_one_bad_prompt_refuses_the_call_and_leaves_others_alone(qwen2: Path) -> None:
+    with Engine.from_pretrained(qwen2) as engine:
+        running = engine.new_generate("hello", SamplingParams(max_tokens=20, ignore_eos=True))
+        engine.submit(running)
+        engine.step()
+        with pytest.raises(InvalidRequest):
+            engine.generate(["fine", ""])
+        while engine.has_work:
+            engine.step()
+        assert running.result is not None
+        assert len(running.result.completions[0].token_ids) == 20
+        assert engine.stats()["requests_finished"] == 1
+
+
+def test_layout_that_the_checkpoint_was_not_trained_for(qwen2: Path) -> None:
+    with Engine.from_pretrained(qwen2) as engine:
+        with pytest.raises(InvalidRequest, match=r"not trained for 'branched'.*force_layout"):
+            engine.self_refine(["1+1"], SelfRefineParams(layout="branched"))
+        short = SamplingParams(max_tokens=5)
+        forced = SelfRefineParams(
+            layout="branched", force_layout=True, candidate=short, refine=short
+        )
+        assert engine.self_refine(["1+1"], forced)[0].candidates
+
+
+def test_a_request_that_the_pool_can_never_hold(qwen2: Path) -> None:
+    with Engine.from_pretrained(qwen2, kv_cache_gib=0.001, max_num_seqs=8) as engine:
+        pages = engine.limits.num_pages
+        with pytest.raises(InvalidRequest, match=f"pages .* the engine has {pages}") as caught:
+            engine.generate(["hello"], SamplingParams(n=8, max_tokens=900))
+        assert caught.value.field == "max_tokens"
+        # Left open, max_tokens takes what the pool holds.
+        assert engine.generate(["hello"], SamplingParams(n=8))[0].completions
+
+
+def test_more_work_than_the_pool_holds_waits_its_turn(qwen2: Path) -> None:
+    """Requests queue for pages; each gets the tokens that it would get alone."""
+    params = SelfRefineParams(
+        k=4,
+        seed=1,
+        candidate=SamplingParams(max_tokens=40),
+        refine=SamplingParams(temperature=0.0, max_tokens=40),
+    )
+    problems = [f"{i}+{i}" for i in range(6)]
+    with Engine.from_pretrained(qwen2) as roomy:
+        expected = roomy.self_refine(problems, params)
+    with Engine.from_pretrained(qwen2, kv_cache_gib=0.0005) as tight:
+        assert tight.limits.num_pages < 2 * 30
+        results = tight.self_refine(problems, params)
+        assert tight.stats()["pages_peak"] <= tight.limits.num_pages
+    assert [r.refinement for r in results] == [r.refinement for r in expected]
+
+
+def test_closed_engine(qwen2: Path) -> None:
+    with Engine.from_pretrained(qwen2) as engine:
+        pass
+    with pytest.raises(EngineClosed):
+        engine.generate(["a"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "int4"}, "dtype: must be auto, float32 or bfloat16, got 'int4'"),
+        ({"device": "tpu"}, "device: must be"),
+        ({"max_model_len": 10**6}, "max_model_len: 1000000 is above the checkpoint's 1024"),
+        ({"kv_cache_gib": 0}, "kv_cache_gib"),
+        ({"max_batch_tokens": 8}, "max_batch_tokens: 8 is below max_num_seqs 512"),
+        ({"no_such_option": 1}, "no_such_option"),
+    ],
+)
+def test_engine_options(options: dict[str, Any], message: str, qwen2: Path) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        Engine.from_pretrained(qwen2, **options)
+
+
+@pytest.fixture
+def broken(qwen2: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(qwen2, tmp_path / "broken"))
+
+
+def edit(file: Path, **changes: object) -> None:
+    raw = json.loads(file.read_text())
+    file.write_text(json.dumps(raw | changes))
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("config.json", "has no config.json"),
+        ("model.safetensors", "lacks model.safetensors"),
+        ("tokenizer.json", "has no tokenizer.json"),
+    ],
+)
+def test_missing_files(file: str, message: str, broken: Path) -> None:
+    (broken / file).unlink()
+    with pytest.raises(CheckpointError, match=message):
+        Engine.from_pretrained(broken)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel is not supported; supported are"),
+        ({"architectures": None}, "none named"),
+        ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
+        ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}}, "rope type 'longrope'"),
+        ({"use_sliding_window": True, "sliding_window": 128}, "window of 128.*max_model_len=128"),
+    ],
+)
+def test_unsupported_models(changes: dict[str, object], message: str, broken: Path) -> None:
+    edit(broken / "config.json", **changes)
+    with pytest.raises(UnsupportedModel, match=message):
+        Engine.from_pretrained(broken)
+
+
+def test_a_sliding_window_longer_than_the_context_in_use_runs(broken: Path) -> None:
+    edit(broken / "config.json", use_sliding_window=True, sliding_window=128)
+    with Engine.from_pretrained(broken, max_model_len=128) as engine:
+        assert engine.generate(["a"], SamplingParams(max_tokens=2))
+
+
+def test_broken_contents(broken: Path) -> None:
+    config = (broken / "config.json").read_text()
+    for text, message in (("{", "cannot be read as JSON"), ("[]", "must hold a JSON object")):
+        (broken / "config.json").write_text(text)
+        with pytest.raises(CheckpointError, match=message):
+            Engine.from_pretrained(broken)
+    (broken / "config.json").write_text(config)
+    edit(broken / "config.json", num_attention_heads=3)
+    with pytest.raises(CheckpointError, match="no multiple"):
+        Engine.from_pretrained(broken)
+    (broken / "config.json").write_text(config)
+    edit(broken / "config.json", intermediate_size=64)
+    with pytest.raises(CheckpointError, match=r"mlp.gate_proj.weight has shape"):
+        Engine.from_pretrained(broken)
+    (broken / "config.json").write_text(config)
+    (broken / "model.safetensors").write_bytes(b"not safetensors at all")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        Engine.from_pretrained(broken)
+
+
+@pytest.mark.parametrize(
+    "gsr",
+    [
+        {"layouts": ["spiral"]},
+        {"unknown": 1},
+        {"answer_pattern": "("},
+        {"answer_pattern": "no group"},
+        {"refine_position": "middle"},
+        {"template": "no-such-template"},
+        {"template": {"direct": ""}},
+    ],
+)
+def test_bad_gsr_json(gsr: dict[str, object], broken: Path) -> None:
+    (broken / "gsr.json").write_text(json.dumps(gsr))
+    with pytest.raises(CheckpointError, match=r"gsr\.json"):
+        Engine.from_pretrained(broken)
+
+
+def test_no_such_checkpoint(tmp_path: Path) -> None:
+    for name in (str(tmp_path / "nowhere"), "./nowhere", "no-one/no-such-model"):
+        with pytest.raises(CheckpointError):
+            Engine.from_pretrained(name)
