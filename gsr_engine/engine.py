@@ -5,12 +5,14 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import torch
 
+from gsr_engine.answers import find_answer
 from gsr_engine.config import EngineConfig, ModelConfig, read_json
 from gsr_engine.errors import EngineClosed, InvalidRequest
 from gsr_engine.generate import GenerateRequest
@@ -119,17 +121,37 @@ class Engine:
         return GenerateRequest(list(prompt), params, seed, self.tokenizer, self.limits)
 
     def new_self_refine(
-        self, problem: str, params: SelfRefineParams, *, index: int = 0
+        self,
+        problem: str,
+        params: SelfRefineParams,
+        *,
+        candidates: Sequence[str | list[int]] | None = None,
+        index: int = 0,
     ) -> SelfRefineRequest:
         """A request for selfRef@k of one problem; `index` as in `new_generate`.
+
+        With `candidates` (text or token ids) only the refinement is generated; there are as many
+        as they are, whatever `params.k` says.
 
         Raises:
             InvalidRequest: it cannot be served.
         """
         if not isinstance(problem, str):
             raise InvalidRequest("problem", f"must be text, got {type(problem).__name__}")
+        given = None
+        if candidates is not None:
+            given = [self._candidate_ids(candidate) for candidate in candidates]
+            if not given:
+                raise InvalidRequest("candidates", "is empty")
+            params = replace(params, k=len(given))
         seed = _seed(params.seed, index)
-        return SelfRefineRequest(problem, params, seed, self._checkpoint, self.limits)
+        return SelfRefineRequest(problem, params, seed, self._checkpoint, self.limits, given)
+
+    def _candidate_ids(self, candidate: str | list[int]) -> list[int]:
+        if isinstance(candidate, str):
+            candidate = self.tokenizer.encode_text(candidate)
+        self.limits.check_tokens("candidates", candidate)
+        return list(candidate)
 
     def step(self) -> list[AnyRequest]:
         """Compute one step; returns the requests that it finished, nothing when idle."""
@@ -200,16 +222,35 @@ class Engine:
         self,
         problems: Sequence[str],
         params: SelfRefineParams | Sequence[SelfRefineParams] | None = None,
+        candidates: Sequence[Sequence[str | list[int]]] | None = None,
     ) -> list[RefineResult]:
         """selfRef@k of every problem: one result each, in order.
+
+        With `candidates`, a list of texts or token ids for each problem, these are refined and
+        none is generated.
 
         Raises:
             InvalidRequest: a problem or its parameters; none of the problems was run then.
         """
         every = _one_each("problems", problems, params or SelfRefineParams())
+        given = candidates if candidates is not None else [None] * len(problems)
+        if len(given) != len(problems):
+            raise InvalidRequest("candidates", f"{len(given)} for {len(problems)} problems")
         return self._run(
-            [self.new_self_refine(text, mine, index=i) for i, (text, mine) in enumerate(every)]
+            [
+                self.new_self_refine(text, mine, candidates=own, index=i)
+                for i, ((text, mine), own) in enumerate(zip(every, given, strict=True))
+            ]
         )
+
+    def direct_prompt(self, problem: str) -> list[int]:
+        """Token ids of the prompt that the candidates of a problem continue."""
+        prompts = self._checkpoint.prompts
+        return prompts.direct(prompts.problem(problem)).token_ids
+
+    def find_answer(self, text: str) -> str | None:
+        """The final answer in a text, as the checkpoint states it."""
+        return find_answer(text, self.gsr.answer_pattern)
 
     def stats(self) -> dict[str, Any]:
         """Counters since the start, and the pages and requests of this moment."""

@@ -29,6 +29,10 @@ class Limits:
                 f"has {length} tokens: {excess} too many for one generated token to fit into a "
                 f"context of {self.max_model_len}",
             )
+        self.check_tokens(field, token_ids)
+
+    def check_tokens(self, field: str, token_ids: list[int]) -> None:
+        """Raise InvalidRequest for a token id that the model does not know."""
         for token in token_ids:
             if not 0 <= token < self.vocab_size:
                 raise InvalidRequest(field, f"token id {token} is outside 0..{self.vocab_size - 1}")

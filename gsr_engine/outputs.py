@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-FinishReason = Literal["stop", "length", "error"]
+FinishReason = Literal["stop", "length", "error", "given"]
 Phase = Literal["candidate_prefill", "candidate_decode", "refine_prefill", "refine_decode"]
 
 
@@ -55,7 +55,7 @@ class Completion:
         token_ids: everything that was drawn, the end token included.
         logprobs: log-probability of each token under the model at temperature 1, untruncated.
         finish_reason: "stop" at an end token, "length" at max_tokens, "error" when its request
-            failed.
+            failed, "given" for a candidate that the caller brought.
     """
 
     index: int

@@ -44,7 +44,8 @@ class SelfRefineRequest(Request[RefineResult]):
     """One problem on its way to a refined answer.
 
     `candidates` and `refinement` are the live streams: a caller that steps the engine itself can
-    read what they hold so far.
+    read what they hold so far. Candidates may be `given` as token ids, k of them; then none is
+    generated, and in the branched layout they are read right behind the problem.
 
     Raises:
         InvalidRequest: the problem is empty or too long, the pool is too small, or the checkpoint
@@ -58,6 +59,7 @@ class SelfRefineRequest(Request[RefineResult]):
         seed: int,
         checkpoint: Checkpoint,
         limits: Limits,
+        given: list[list[int]] | None = None,
     ) -> None:
         trained = checkpoint.gsr.layouts
         if params.layout not in trained and not params.force_layout:
@@ -71,6 +73,9 @@ class SelfRefineRequest(Request[RefineResult]):
             raise InvalidRequest("problem", "is empty")
         self._direct = checkpoint.prompts.direct(self._problem)
         limits.check_prompt("problem", self._direct.token_ids)
+        if given is not None:
+            longest = max(1, *map(len, given))
+            params = replace(params, candidate=replace(params.candidate, max_tokens=longest))
         self._budget = plan_budget(params, self._problem, checkpoint.prompts, limits)
         super().__init__(self._budget.pages, params.k)
         self._params = params
@@ -78,30 +83,40 @@ class SelfRefineRequest(Request[RefineResult]):
         self._checkpoint = checkpoint
         self._limits = limits
         self._prompt = Segment(self._direct.token_ids)
+        self._given = given
         self._used: list[int] = []
         self.candidates: list[Sequence] = []
         self.refinement: Sequence | None = None
 
     def start(self) -> list[Group]:
-        """One group: the direct prompt and the k candidates."""
+        """One group: the direct prompt and the k candidates, unless these were given."""
         group = Group(self, self._prompt, _CANDIDATE, keep=self._params.layout == "branched")
+        if self._given is not None:
+            self.candidates = [self._given_candidate(i, ids) for i, ids in enumerate(self._given)]
+            return [group]
         seeds = [derive_seed(self._seed, _CANDIDATE_SEED, i) for i in range(self._params.k)]
         params = self._budget.candidate
         group.fork(params, seeds, stop_ids(params, self._checkpoint.tokenizer))
         self.candidates = group.sequences
         return [group]
 
+    def _given_candidate(self, index: int, token_ids: list[int]) -> Sequence:
+        segment = Segment(token_ids, computed=len(token_ids))
+        params = self._budget.candidate
+        return Sequence(index, params, 0, frozenset(), segment, finish_reason="given")
+
     def group_finished(self, group: Group) -> list[Group]:
         """From the candidates to the refinement, from the refinement to the result."""
-        if group.sequences is self.candidates:
+        if group.prompt is self._prompt:
             return self._refine()
         if group.sequences:
             self._finish(error=None)
         return []
 
     def _refine(self) -> list[Group]:
-        reused = (self._params.k - 1) * len(self._prompt)
-        self.usage.phase("candidate_prefill").tokens_reused = reused
+        if self._given is None:
+            reused = (self._params.k - 1) * len(self._prompt)
+            self.usage.phase("candidate_prefill").tokens_reused = reused
         summaries: dict[int, Summary] = {}
         for sequence in self.candidates:
             # The last drawn token was never fed: it has no KV and is no part of any span.
@@ -139,7 +154,7 @@ class SelfRefineRequest(Request[RefineResult]):
         rereads, spans = [], []
         for index, summary in summaries.items():
             whole = summary.start == 0 or self._checkpoint.gsr.candidate_kv == "as_generated"
-            if summary.verbatim and whole:
+            if summary.verbatim and whole and self._given is None:
                 span = Span(self.candidates[index].segment, summary.start, summary.stop)
             else:
                 segment = Segment(summary.token_ids, position=fork, context=(problem,))
@@ -171,7 +186,9 @@ class SelfRefineRequest(Request[RefineResult]):
             content = self.refinement.segment.token_ids[: self.refinement.content_length]
             summary = self._checkpoint.prompts.summary(content, len(content))
             text = tokenizer.decode(summary.token_ids) if summary else ""
-        streams = [*self.candidates, *([self.refinement] if self.refinement else [])]
+        streams = [] if self._given is not None else list(self.candidates)
+        if self.refinement is not None:
+            streams.append(self.refinement)
         self.usage.prompt_tokens = len(self._prompt)
         self.usage.completion_tokens = sum(len(stream.segment) for stream in streams)
         self.result = RefineResult(

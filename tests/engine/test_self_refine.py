@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gsr_engine import Engine, RefineResult, SamplingParams, SelfRefineParams
+from gsr_engine import Engine, InvalidRequest, RefineResult, SamplingParams, SelfRefineParams
 from gsr_engine.gsr_config import GsrConfig
 from gsr_engine.self_refine import SelfRefineRequest
 from tests.checkpoints import load_oracle
@@ -200,3 +200,34 @@ def test_template_hash_must_fit(qwen2: Path, tmp_path: Path) -> None:
     (folder / "gsr.json").write_text(json.dumps(raw))
     with pytest.raises(CheckpointError, match="template_hash"):
         GsrConfig.from_folder(folder)
+
+
+@pytest.mark.parametrize("layout", ["linear", "branched"])
+def test_given_candidates_refine_like_generated_ones(layout: str, qwen2: Path) -> None:
+    """A given candidate is read again; the refinement is the one of its own candidates."""
+    params = params_of(layout, force_layout=True)
+    with Engine.from_pretrained(qwen2) as engine:
+        for request, result in run(engine, params):
+            kept = [c.segment.token_ids[: c.segment.computed] for c in request.candidates]
+            given = engine.new_self_refine(
+                PROBLEMS[PROBLEMS.index(engine.tokenizer.decode(request._problem))],
+                params,
+                candidates=kept,  # type: ignore[arg-type]
+                index=PROBLEMS.index(engine.tokenizer.decode(request._problem)),
+            )
+            engine.submit(given)
+            while engine.has_work:
+                engine.step()
+            assert given.result
+            assert given.result.refinement
+            assert result.refinement
+            assert given.result.refinement.token_ids == result.refinement.token_ids
+            assert [c.finish_reason for c in given.result.candidates] == ["given"] * 3
+            assert given.usage.completion_tokens == len(result.refinement.token_ids)
+        text = engine.self_refine(["1+1"], params, candidates=[["two", "three<|im_end|>"]])
+        assert text[0].k_effective == 2
+        with pytest.raises(InvalidRequest, match="candidates: is empty"):
+            engine.self_refine(["1+1"], params, candidates=[[]])
+        with pytest.raises(InvalidRequest, match="1 for 2 problems"):
+            engine.self_refine(["1+1", "2"], params, candidates=[["two"]])
+        assert engine.stats()["pages_used"] == 0
