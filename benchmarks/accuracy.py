@@ -1,0 +1,235 @@
+"""python -m benchmarks.accuracy: how often each method is right, and what it costs.
+
+One run draws max(k) candidates per problem once; pass@k, maj@k, best-of-k and selfRef@k at every k
+read the same first k of them, so all comparisons are paired. A separate cost run refines a share of
+the problems end to end in each layout. Everything goes into one samples file, from which
+`--samples FILE` prints the table again without a model.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from benchmarks.accuracy_table import show_table
+from benchmarks.environment import describe_machine
+from benchmarks.grading import Grader
+from benchmarks.problems import Problem, load_problems, puzzle_problems
+from benchmarks.samples import Refinement, Sample, Stream, read_samples, write_samples
+from gsr_engine import (
+    Completion,
+    Engine,
+    InvalidRequest,
+    RefineResult,
+    SamplingParams,
+    SelfRefineParams,
+)
+from gsr_engine.demo.report import NANO
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccuracyConfig:
+    """Settings of a run.
+
+    Attributes:
+        ks: candidate counts to report; the largest is drawn.
+        layouts: refinement layouts.
+        headline: the k of the cost run, of T=1 refinement and of the table's main row.
+        max_tokens: of a candidate and of a refinement; None leaves it to the engine.
+        cost_problems: problems of the end-to-end cost run.
+    """
+
+    ks: tuple[int, ...] = (1, 2, 4, 8)
+    layouts: tuple[str, ...] = ("linear", "branched")
+    headline: int = 4
+    temperature: float = 1.0
+    max_tokens: int | None = None
+    seed: int = 0
+    cost_problems: int = 256
+
+
+class AccuracyRun:
+    """Runs every method over the same problems and candidates."""
+
+    def __init__(
+        self, engine: Engine, problems: Sequence[Problem], grader: Grader, config: AccuracyConfig
+    ) -> None:
+        self._engine = engine
+        self._problems = problems
+        self._grader = grader
+        self._config = config
+        self._console = Console(stderr=True)
+
+    def run(self) -> tuple[dict[str, Any], list[Sample]]:
+        """The run's facts and one sample per problem."""
+        config, start = self._config, time.perf_counter()
+        drawn = self._draw(config.temperature, max(config.ks), config.seed)
+        samples = [
+            Sample(p.id, p.text, p.gold, p.size, [self._stream(c, p) for c in completions])
+            for p, completions in zip(self._problems, drawn, strict=True)
+        ]
+        for sample, problem, (completion,) in zip(
+            samples, self._problems, self._draw(0.0, 1, config.seed), strict=True
+        ):
+            sample.greedy = self._stream(completion, problem)
+        token_ids = [[c.token_ids for c in completions] for completions in drawn]
+        for layout in config.layouts:
+            for k in config.ks:
+                given = [ids[:k] for ids in token_ids]
+                self.refine(samples, f"{layout}@{k}", layout, given)
+            given = [ids[: config.headline] for ids in token_ids]
+            self.refine(samples, f"{layout}@{config.headline} T=1", layout, given, temperature=1.0)
+        facts = {
+            "config": {
+                "ks": list(config.ks),
+                "layouts": list(config.layouts),
+                "headline": config.headline,
+                "temperature": config.temperature,
+                "seed": config.seed,
+            },
+            "machine": describe_machine(),
+            "cost": {layout: self._cost(layout) for layout in config.layouts},
+        }
+        facts["seconds"] = time.perf_counter() - start
+        return facts, samples
+
+    def _draw(self, temperature: float, n: int, seed: int) -> list[list[Completion]]:
+        """Direct solutions of every problem."""
+        params = SamplingParams(
+            n=n, temperature=temperature, max_tokens=self._config.max_tokens, seed=seed
+        )
+        self._say(f"{n} direct solutions each at T={temperature:g}")
+        prompts = [self._engine.direct_prompt(problem.text) for problem in self._problems]
+        return [result.completions for result in self._engine.generate(prompts, params)]
+
+    def refine(
+        self,
+        samples: Sequence[Sample],
+        method: str,
+        layout: str,
+        candidates: Sequence[Sequence[list[int]]],
+        temperature: float = 0.0,
+    ) -> None:
+        """Refine given candidates of every problem; the answers go into the samples."""
+        self._say(f"selfRef {method}")
+        params = self._params(layout, temperature)
+        results = self._engine.self_refine(
+            [problem.text for problem in self._problems], params, candidates=candidates
+        )
+        for sample, problem, result in zip(samples, self._problems, results, strict=True):
+            sample.refinements[method] = self._refinement(result, problem)
+
+    def _params(self, layout: str, temperature: float) -> SelfRefineParams:
+        config = self._config
+        return SelfRefineParams(
+            k=config.headline,
+            layout=layout,  # type: ignore[arg-type]
+            candidate=SamplingParams(temperature=config.temperature, max_tokens=config.max_tokens),
+            refine=SamplingParams(temperature=temperature, max_tokens=config.max_tokens),
+            seed=config.seed,
+        )
+
+    def _cost(self, layout: str) -> dict[str, Any]:
+        """selfRef@headline end to end, candidates generated: tokens and seconds by phase."""
+        problems = [problem.text for problem in self._problems[: self._config.cost_problems]]
+        self._say(f"cost of {layout} over {len(problems)} problems")
+        before = self._engine.stats()
+        start = time.perf_counter()
+        results = self._engine.self_refine(problems, self._params(layout, 0.0))
+        seconds = time.perf_counter() - start
+        phases: dict[str, dict[str, float]] = {}
+        for result in results:
+            for name, usage in result.usage.as_dict().items():
+                total = phases.setdefault(name, dict.fromkeys(usage, 0))
+                for key, value in usage.items():
+                    total[key] += value
+        tokens = self._engine.stats()["completion_tokens"] - before["completion_tokens"]
+        return {
+            "problems": len(problems),
+            "seconds": seconds,
+            "generated_tokens": tokens,
+            "peak_pages": self._engine.stats()["pages_peak"],
+            "phases": phases,
+        }
+
+    def _stream(self, completion: Completion, problem: Problem) -> Stream:
+        answer = self._engine.find_answer(completion.text)
+        return Stream(
+            text=completion.text,
+            answer=answer,
+            correct=self._grader.correct(answer, problem.gold),
+            tokens=len(completion.token_ids),
+            logprob=completion.logprob,
+            finish_reason=completion.finish_reason,
+        )
+
+    def _refinement(self, result: RefineResult, problem: Problem) -> Refinement:
+        drawn = result.refinement
+        return Refinement(
+            text=result.text,
+            answer=result.answer,
+            correct=self._grader.correct(result.answer, problem.gold),
+            tokens=len(drawn.token_ids) if drawn else 0,
+            logprob=drawn.logprob if drawn else 0.0,
+            finish_reason=drawn.finish_reason if drawn else "error",
+            used=result.used,
+        )
+
+    def _say(self, text: str) -> None:
+        self._console.print(f"[dim]{text}[/]")
+
+
+def main(
+    model: Annotated[str, typer.Option(help="Checkpoint folder or hub id.")] = str(NANO),
+    data: Annotated[Path | None, typer.Option(help="JSONL with problem and answer.")] = None,
+    size_field: Annotated[str | None, typer.Option(help="Field of --data to group by.")] = None,
+    puzzles: Annotated[int, typer.Option(help="Held-out puzzles, when no --data is given.")] = 1000,
+    limit: Annotated[int | None, typer.Option(help="Only the first problems of --data.")] = None,
+    k: Annotated[str, typer.Option(help="Candidate counts, comma separated.")] = "1,2,4,8",
+    layouts: Annotated[str | None, typer.Option(help="Default: what the model claims.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Per candidate and refinement.")] = None,
+    seed: Annotated[int, typer.Option(help="Of puzzles and streams.")] = 1,
+    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    out: Annotated[Path, typer.Option(help="Samples file to write.")] = Path("runs/accuracy.jsonl"),
+    samples: Annotated[
+        Path | None, typer.Option(help="Print the table of an earlier samples file, no model.")
+    ] = None,
+) -> None:
+    """Measure pass@1, maj@k, best-of-k, selfRef@k, by number of right candidates, and the cost."""
+    console = Console()
+    if samples is not None:
+        show_table(console, *read_samples(samples))
+        return
+    ks = tuple(sorted({int(part) for part in k.split(",")}))
+    problems = (
+        puzzle_problems("test", seed, puzzles) if data is None else load_problems(data, size_field)
+    )[:limit]
+    with (
+        Engine.from_pretrained(model, dtype=dtype) as engine,
+        Grader(symbolic=data is not None) as grader,
+    ):
+        config = AccuracyConfig(
+            ks=ks,
+            headline=4 if 4 in ks else ks[-1],
+            layouts=tuple(layouts.split(",")) if layouts else engine.gsr.layouts,
+            max_tokens=max_tokens,
+            seed=seed,
+        )
+        run, rows = AccuracyRun(engine, problems, grader, config).run()
+    run |= {"model": model, "data": str(data or f"{puzzles} puzzles of test stream {seed}")}
+    write_samples(out, run, rows)
+    show_table(console, run, rows)
+    console.print(f"samples: {out}")
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except InvalidRequest as error:
+        raise SystemExit(f"accuracy: {error}") from None

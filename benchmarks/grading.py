@@ -1,0 +1,96 @@
+"""Is an answer right? Exact where that decides, math-verify where it does not.
+
+math-verify may hang in C-level arithmetic on hostile input, where no timeout of its own reaches
+it, so it runs in a worker process that is killed when it takes too long.
+"""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Self
+
+from gsr_engine.answers import normalise, same_answer
+
+_LONGEST = 2000
+"""Longer answers than this are wrong: no gold answer is near it."""
+
+
+def _serve(connection: Connection) -> None:
+    from math_verify import parse, verify  # noqa: PLC0415  # seconds to import, workers only
+
+    while True:
+        gold, answer = connection.recv()
+        try:
+            # Both are wrapped alike; the order (gold, answer) matters to verify.
+            sides = [parse(f"\\boxed{{{side}}}", parsing_timeout=None) for side in (gold, answer)]
+            connection.send(bool(verify(*sides, timeout_seconds=None)))
+        except Exception:  # whatever sympy trips over is not a right answer
+            connection.send(False)
+
+
+class Grader:
+    """Compares answers with gold ones; remembers what it compared. Use it as a context manager.
+
+    Args:
+        symbolic: whether math-verify is asked where the normalised texts differ.
+        timeout: seconds for one comparison, then the worker is killed and the answer is wrong.
+    """
+
+    def __init__(self, *, symbolic: bool, timeout: float = 5.0) -> None:
+        self._symbolic = symbolic
+        self._timeout = timeout
+        self._known: dict[tuple[str, str], bool] = {}
+        self._worker: mp.process.BaseProcess | None = None
+        self._connection: Connection | None = None
+
+    def correct(self, answer: str | None, gold: str) -> bool:
+        """Whether an answer is the gold one."""
+        if answer is None or len(answer) > _LONGEST:
+            return False
+        if same_answer(answer, gold):
+            return True
+        if not self._symbolic or _both_numbers(answer, gold):
+            return False
+        pair = (gold, answer)
+        if pair not in self._known:
+            self._known[pair] = self._ask(pair)
+        return self._known[pair]
+
+    def _ask(self, pair: tuple[str, str]) -> bool:
+        fresh = self._connection is None
+        if self._connection is None:
+            context = mp.get_context("spawn")
+            self._connection, theirs = context.Pipe()
+            self._worker = context.Process(target=_serve, args=(theirs,), daemon=True)
+            self._worker.start()
+        self._connection.send(pair)
+        # A fresh worker first imports sympy.
+        if self._connection.poll(self._timeout + (60.0 if fresh else 0.0)):
+            return bool(self._connection.recv())
+        self.close()
+        return False
+
+    def close(self) -> None:
+        """Kill the worker."""
+        if self._worker is not None:
+            self._worker.kill()
+            self._worker.join(timeout=10)
+        self._worker = self._connection = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _both_numbers(left: str, right: str) -> bool:
+    """Two plain numbers that differ need no algebra."""
+    return all(normalise(side).lstrip("-").replace("/", "").isdigit() for side in (left, right))

@@ -1,0 +1,77 @@
+"""The samples file of a run: everything from which its table is computed again, without a model.
+
+JSON lines. The first holds {"run": {...}} (settings, environment, cost); each other line is one
+problem: its gold answer, every candidate, and what each method answered.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(slots=True)
+class Stream:
+    """One generated solution: its answer, and whether that is right."""
+
+    text: str
+    answer: str | None
+    correct: bool
+    tokens: int
+    logprob: float = 0.0
+    finish_reason: str = "stop"
+
+
+@dataclass(slots=True)
+class Refinement(Stream):
+    """A refined solution, and the candidates that it read in the order it read them."""
+
+    used: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Sample:
+    """One problem.
+
+    Attributes:
+        size: what results are grouped by (puzzle length, number of people, level), if anything.
+        candidates: drawn at the candidate temperature; a method at k uses the first k.
+        greedy: the direct solution at temperature 0.
+        refinements: method name (`linear@4`, `branched@4 T=1`, ...) to its solution.
+    """
+
+    id: str
+    problem: str
+    gold: str
+    size: str
+    candidates: list[Stream]
+    greedy: Stream | None = None
+    refinements: dict[str, Refinement] = field(default_factory=dict)
+
+
+def write_samples(path: Path, run: dict[str, Any], samples: Iterable[Sample]) -> None:
+    """Write a samples file whole, under another name first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(json.dumps({"run": run}, ensure_ascii=False) + "\n")
+        for sample in samples:
+            file.write(json.dumps(asdict(sample), ensure_ascii=False) + "\n")
+    partial.replace(path)
+
+
+def read_samples(path: Path) -> tuple[dict[str, Any], list[Sample]]:
+    """The run's settings and its samples."""
+    with path.open(encoding="utf-8") as file:
+        run = json.loads(next(file))["run"]
+        return run, [_sample(json.loads(line)) for line in file]
+
+
+def _sample(raw: dict[str, Any]) -> Sample:
+    raw["candidates"] = [Stream(**stream) for stream in raw["candidates"]]
+    raw["greedy"] = Stream(**raw["greedy"]) if raw["greedy"] else None
+    raw["refinements"] = {name: Refinement(**r) for name, r in raw["refinements"].items()}
+    return Sample(**raw)

@@ -1,0 +1,246 @@
+"""Kernels as pure functions on tensors: Triton on a GPU, plain torch elsewhere.
+
+Every function looks at where its tensors are: CUDA tensors go to the Triton kernel, others to the
+plain-torch reference that the kernel is tested against. Triton is imported at the first CUDA call,
+so the package works where triton is absent. Shapes use N rows (query tokens), Hq query heads, Hkv
+kv heads (Hq a multiple of Hkv) and D, the head dim. A kernel takes fp32, fp16 and bf16, computes
+in fp32, rounds as the reference does, and raises ValueError on what a GPU would refuse.
+
+Keys and values live in pages: `k_cache` and `v_cache` are [num_pages, page_size, Hkv, D],
+contiguous, and the flat slot of a token is `page * page_size + offset`. How attention is told
+which tokens to read is in `csrc_triton.worklist`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+
+from csrc_triton import reference
+from csrc_triton.checks import check_heads, require
+from csrc_triton.reference import merge_states as merge_states
+from csrc_triton.reference import uniform as uniform
+from csrc_triton.worklist import PagedSpan, PrefillPlan, WorkList
+
+__all__ = [
+    "PagedSpan",
+    "PrefillPlan",
+    "WorkList",
+    "decode_attention",
+    "decode_attention_partials",
+    "merge_states",
+    "prefill_attention",
+    "reduce_partials",
+    "rms_norm",
+    "rope_and_cache",
+    "sample",
+    "swiglu",
+    "uniform",
+]
+
+
+@overload
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor: ...
+@overload
+def rms_norm(x: Tensor, weight: Tensor, eps: float, residual: Tensor) -> tuple[Tensor, Tensor]: ...
+def rms_norm(
+    x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Normalise the last dim by its root mean square, optionally after adding a residual.
+
+    Args:
+        x: [..., D]; over [N, H, D] it is the qk-norm of Qwen3.
+        weight: [D], of x's dtype.
+        eps: added to the mean square.
+        residual: shaped like x.
+
+    Returns:
+        y like x; with a residual `(y, x + residual)`, the sum rounded to x's dtype before it is
+        normalised. The statistics are fp32, and y is rounded before it meets the weight: the
+        arithmetic of transformers' Qwen2RMSNorm.
+
+    Raises:
+        ValueError: shapes disagree.
+    """
+    require(weight.shape == x.shape[-1:], f"weight {weight.shape} for x {x.shape}")
+    require(residual is None or residual.shape == x.shape, "residual must be shaped like x")
+    normed: Tensor | tuple[Tensor, Tensor]
+    normed = _backend(x, "norm").rms_norm(x, weight, eps, residual)
+    return normed
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    """silu(gate) * up for gate_up [..., 2F], whose first half is the gate -> [..., F].
+
+    Raises:
+        ValueError: the last dim is odd.
+    """
+    require(gate_up.shape[-1] % 2 == 0, f"gate_up must have an even last dim: {gate_up.shape}")
+    activated: Tensor = _backend(gate_up, "activation").swiglu(gate_up)
+    return activated
+
+
+def rope_and_cache(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cos_sin: Tensor,
+    positions: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    slot_mapping: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Rotate q and k to their positions and store the rotated k, and v, in their pages.
+
+    Args:
+        q: [N, Hq, D]. The rotation pairs dim i with dim i + D/2 (GPT-NeoX, Hugging Face), in fp32.
+        k: [N, Hkv, D].
+        v: [N, Hkv, D].
+        cos_sin: fp32 [P, D], row p holds the cosines of position p's D/2 angles, then the sines
+            (scaled already where the rope scaling says so).
+        positions: int64 [N], 0 <= position < P.
+        k_cache: written at `slot_mapping`.
+        v_cache: likewise.
+        slot_mapping: int64 [N], flat slots, no slot twice; -1 stores nothing (padding rows).
+
+    Returns:
+        (rotated q, rotated k), new tensors of the dtype of q and k.
+
+    Raises:
+        ValueError: shapes disagree.
+    """
+    check_heads(q, k_cache, v_cache)
+    rows, head_dim = q.shape[0], q.shape[2]
+    stored = (rows, *k_cache.shape[2:])
+    require(k.shape == stored == v.shape, f"k {k.shape} and v {v.shape} must be {stored}")
+    require(cos_sin.shape[1:] == (head_dim,), f"cos_sin {cos_sin.shape} for head dim {head_dim}")
+    require(
+        positions.shape == slot_mapping.shape == (rows,), f"positions and slots for {rows} rows"
+    )
+    rotated: tuple[Tensor, Tensor] = _backend(q, "rope").rope_and_cache(
+        q, k, v, cos_sin, positions, k_cache, v_cache, slot_mapping
+    )
+    return rotated
+
+
+def decode_attention(
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, work: WorkList, scale: float
+) -> Tensor:
+    """Attention of one query token per sequence over all its spans: [N, Hq, D] like q.
+
+    `decode_attention_partials`, then `reduce_partials`; two launches whatever is shared.
+    """
+    partials = decode_attention_partials(q, k_cache, v_cache, work, scale)
+    return reduce_partials(*partials, work, q.dtype)
+
+
+def decode_attention_partials(
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, work: WorkList, scale: float
+) -> tuple[Tensor, Tensor]:
+    """What each entry of the work list attends to, before entries are merged.
+
+    Args:
+        q: [N, Hq, D], N = work.num_rows.
+        k_cache: q's dtype; the tokens of this step are stored already.
+        v_cache: likewise.
+        work: which rows attend to which tokens.
+        scale: multiplies q·k, usually D ** -0.5.
+
+    Returns:
+        fp32 (out [max_entries, Hq, D], lse [max_entries, Hq]): softmax attention over the item's
+        tokens, and the natural log of its denominator. An item without tokens gives 0 and -inf;
+        entries outside every item are unspecified.
+
+    Raises:
+        ValueError: shapes disagree.
+    """
+    check_heads(q, k_cache, v_cache)
+    require(q.shape[0] == work.num_rows, f"q has {q.shape[0]} rows, the work list {work.num_rows}")
+    partials: tuple[Tensor, Tensor] = _backend(q, "decode").decode_attention_partials(
+        q, k_cache, v_cache, work, scale
+    )
+    return partials
+
+
+def reduce_partials(
+    partial_out: Tensor, partial_lse: Tensor, work: WorkList, dtype: torch.dtype
+) -> Tensor:
+    """Merge each row's partials, in the work list's order -> [work.num_rows, Hq, D] of `dtype`.
+
+    Takes what `decode_attention_partials` returns. Empty partials change nothing; a row without
+    partials is zero.
+    """
+    out: Tensor = _backend(partial_out, "decode").reduce_partials(
+        partial_out, partial_lse, work, dtype
+    )
+    return out
+
+
+def prefill_attention(
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: PrefillPlan, scale: float
+) -> Tensor:
+    """Attention of several segments' chunks over their contexts and, causally, themselves.
+
+    Args:
+        q: [N, Hq, D], the rows of all chunks, one chunk behind the other.
+        k_cache: q's dtype; the chunks' own tokens are stored already.
+        v_cache: likewise.
+        plan: which rows belong to which segment, and what it attends to.
+        scale: multiplies q·k, usually D ** -0.5.
+
+    Returns:
+        [N, Hq, D] like q.
+
+    Raises:
+        ValueError: shapes disagree.
+    """
+    check_heads(q, k_cache, v_cache)
+    out: Tensor = _backend(q, "prefill").prefill_attention(q, k_cache, v_cache, plan, scale)
+    return out
+
+
+def sample(
+    logits: Tensor,
+    temperature: Tensor,
+    top_k: Tensor,
+    top_p: Tensor,
+    min_p: Tensor,
+    seeds: Tensor,
+    indices: Tensor,
+) -> Tensor:
+    """Draw one token per row. A row's token depends on that row's arguments alone.
+
+    softmax(logits / temperature) is truncated by top-k, then top-p (within what top-k kept), then
+    min-p; then one number, `uniform(seed, index)`, goes through the inverse CDF in the order of
+    token ids. A token tied with the last one kept is kept as well. The token drawn always has a
+    probability above zero; a token whose logit is -inf is never drawn.
+
+    Args:
+        logits: [N, V], any float dtype; computed in fp32.
+        temperature: fp32 [N]; 0 takes the highest logit, the lowest id among equals. Less than
+            1e-6 counts as 1e-6.
+        top_k: int64 [N]; only the k most probable tokens. 0: off.
+        top_p: fp32 [N], above 0; the most probable tokens until they hold this mass. 1: off.
+        min_p: fp32 [N]; tokens at least this times as probable as the most probable. 0: off.
+        seeds: int64 [N], one per stream.
+        indices: int64 [N], which generated token of its stream this is.
+
+    Returns:
+        int64 [N] token ids.
+
+    Raises:
+        ValueError: shapes disagree.
+    """
+    require(logits.dim() == 2 and logits.shape[1] > 0, f"logits must be [N, V]: {logits.shape}")
+    per_row = (temperature, top_k, top_p, min_p, seeds, indices)
+    require(all(x.shape == logits.shape[:1] for x in per_row), "one parameter of each kind per row")
+    ids: Tensor = _backend(logits, "sampling").sample(logits, *per_row)
+    return ids
+
+
+def _backend(tensor: Tensor, module: str) -> Any:
+    """The reference, or the module with the kernel where the tensor is on a GPU."""
+    return import_module(f"{__name__}.{module}") if tensor.is_cuda else reference

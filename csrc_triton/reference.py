@@ -1,0 +1,296 @@
+"""Plain-torch references: what the kernels must compute, and what the engine runs on a CPU.
+
+Contracts (shapes, dtypes, errors) stand with the functions of the same names in `csrc_triton`; here
+are the formulas. `merge_states` and `uniform` have no kernel of their own and are public as they
+are. Nothing but attention loops over rows in Python.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from csrc_triton.worklist import PrefillPlan, WorkList
+
+
+def rms_norm(
+    x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The product x / sqrt(mean(x²) + eps) * weight, rounded where Qwen2RMSNorm rounds."""
+    if residual is not None:
+        x = x + residual
+    wide = x.float()
+    wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    y = weight * wide.to(x.dtype)
+    return y if residual is None else (y, x)
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    """silu(gate) * up; silu is rounded to the dtype before the product, as in transformers."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate) * up
+
+
+def rope_and_cache(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cos_sin: Tensor,
+    positions: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    slot_mapping: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Half rotation of GPT-NeoX: (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin); then the store."""
+    cos, sin = cos_sin[positions].unsqueeze(1).chunk(2, dim=-1)
+    cos, sin = torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
+    q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
+    slots, keys, values = slot_mapping, k, v
+    stored = slots >= 0
+    if not bool(stored.all()):
+        slots, keys, values = slots[stored], k[stored], v[stored]
+    k_cache.view(-1, *k.shape[1:]).index_copy_(0, slots, keys)
+    v_cache.view(-1, *v.shape[1:]).index_copy_(0, slots, values)
+    return q, k
+
+
+def _rotate(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
+    wide = x.float()
+    swapped = wide.roll(wide.shape[-1] // 2, dims=-1)
+    return torch.addcmul(wide * cos, swapped, signed_sin).to(x.dtype)
+
+
+def merge_states(
+    out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Merge attention over two disjoint sets of tokens into attention over both.
+
+    out = (e^lse_a out_a + e^lse_b out_b) / e^lse with lse = logaddexp(lse_a, lse_b): the merge of
+    online softmax (Milakov and Gimelshein, arXiv 1805.02867). A side without tokens (lse = -inf)
+    leaves the other bit for bit as it was; two such sides give zero and -inf.
+
+    Args:
+        out_a: fp32 [..., D].
+        lse_a: fp32 [...], the natural log of the softmax denominator.
+        out_b: like out_a.
+        lse_b: like lse_a.
+
+    Returns:
+        (out, lse), shaped likewise.
+    """
+    lse = torch.logaddexp(lse_a, lse_b)
+    finite = torch.where(lse.isneginf(), 0.0, lse)  # -inf - (-inf) would be nan
+    weight_a = torch.exp(lse_a - finite).unsqueeze(-1)
+    weight_b = torch.exp(lse_b - finite).unsqueeze(-1)
+    return weight_a * out_a + weight_b * out_b, lse
+
+
+def decode_attention_partials(
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, work: WorkList, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Softmax attention of each item's rows over its tokens, with the log of its denominator."""
+    entries = work.row_ids.shape[0]
+    out = q.new_zeros((entries, *q.shape[1:]), dtype=torch.float32)
+    lse = q.new_full((entries, q.shape[1]), -math.inf, dtype=torch.float32)
+    for begin, end, page_begin, kv_begin, kv_end in work.items[: int(work.num_items)].tolist():
+        rows = work.row_ids[begin:end]
+        slots = _slots(work.page_table, page_begin, kv_begin, kv_end, k_cache.shape[1])
+        out[begin:end], lse[begin:end] = _attend(q[rows], k_cache, v_cache, slots, scale)
+    return out, lse
+
+
+def reduce_partials(
+    partial_out: Tensor, partial_lse: Tensor, work: WorkList, dtype: torch.dtype
+) -> Tensor:
+    """Fold `merge_states` over each row's partials in their order, all rows side by side."""
+    begins, counts = work.partial_offsets[:-1], work.partial_offsets.diff()
+    out = partial_out.new_zeros((work.num_rows, *partial_out.shape[1:]))
+    lse = partial_lse.new_full((work.num_rows, *partial_lse.shape[1:]), -math.inf)
+    for i in range(max(counts.tolist(), default=0)):
+        has_more = i < counts
+        entry = work.partial_ids[torch.where(has_more, begins + i, 0)]
+        lse_i = torch.where(has_more.unsqueeze(-1), partial_lse[entry], -math.inf)
+        out, lse = merge_states(out, lse, partial_out[entry], lse_i)
+    return out.to(dtype)
+
+
+def prefill_attention(
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: PrefillPlan, scale: float
+) -> Tensor:
+    """Per segment: its context's spans without a mask, then itself causally, merged one by one."""
+    out = torch.empty_like(q)
+    q_offsets, span_offsets = plan.cu_seqlens_q.tolist(), plan.span_offsets.tolist()
+    page_size = k_cache.shape[1]
+    for s, (page_begin, computed) in enumerate(plan.own.tolist()):
+        begin, end = q_offsets[s : s + 2]
+        total = computed + end - begin
+        slots = _slots(plan.page_table, page_begin, 0, total, page_size)
+        tokens = torch.arange(total, device=q.device)
+        hidden = tokens > tokens[computed:].unsqueeze(-1)
+        state = _attend(q[begin:end], k_cache, v_cache, slots, scale, hidden)
+        context = plan.spans[span_offsets[s] : span_offsets[s + 1]]
+        for span_pages, start, stop in context.tolist():
+            slots = _slots(plan.page_table, span_pages, start, stop, page_size)
+            state = merge_states(*state, *_attend(q[begin:end], k_cache, v_cache, slots, scale))
+        out[begin:end] = state[0].to(q.dtype)
+    return out
+
+
+def _slots(page_table: Tensor, page_begin: int, start: int, stop: int, page_size: int) -> Tensor:
+    """Flat cache slots page * page_size + offset of tokens start <= t < stop."""
+    tokens = torch.arange(start, stop, device=page_table.device)
+    pages = page_table[page_begin + tokens // page_size].long()
+    return pages * page_size + tokens % page_size
+
+
+def _attend(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    slots: Tensor,
+    scale: float,
+    hidden: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Rows q[n, Hq, D] over the tokens at `slots`, but not where hidden[n, tokens]; fp32."""
+    rows, num_q_heads, head_dim = q.shape
+    k = k_cache.view(-1, *k_cache.shape[2:])[slots].float()
+    v = v_cache.view(-1, *v_cache.shape[2:])[slots].float()
+    grouped = q.float().view(rows, k.shape[1], -1, head_dim)
+    scores = torch.einsum("nhgd,thd->nhgt", grouped, k) * scale
+    if hidden is not None:
+        scores = scores.masked_fill(hidden[:, None, None], -math.inf)
+    out = torch.einsum("nhgt,thd->nhgd", scores.softmax(-1), v)
+    lse = scores.logsumexp(-1)
+    return out.reshape(rows, num_q_heads, head_dim), lse.reshape(rows, num_q_heads)
+
+
+# The constants of splitmix64 as signed integers, which are all that torch multiplies.
+_GOLDEN = 0x9E3779B97F4A7C15 - 2**64
+_MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
+_MIX_2 = 0x94D049BB133111EB - 2**64
+
+
+def uniform(seeds: Tensor, indices: Tensor) -> Tensor:
+    """One number per row in [0, 1) that depends on (seed, index) alone; no state, any device.
+
+    u = (h >> 40) / 2**24 with h = mix(mix(seed + golden) + (index + 1) * golden) in 64-bit
+    arithmetic that wraps: number `index` of the splitmix64 generator that starts at mix(seed +
+    golden), where golden = 0x9E3779B97F4A7C15 and mix(z) is, with logical shifts,
+
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9
+        z = (z ^ z >> 27) * 0x94D049BB133111EB
+        z ^ z >> 31
+
+    (Steele, Lea and Flood, OOPSLA 2014; the constants are Stafford's variant 13). The seed is
+    mixed on its own first: seeds a multiple of golden apart would else draw the same numbers,
+    shifted.
+
+    Args:
+        seeds: int64 [N], any value.
+        indices: int64 [N].
+
+    Returns:
+        fp32 [N].
+    """
+    hashed = _mix(_mix(seeds + _GOLDEN) + (indices + 1) * _GOLDEN)
+    return _shift(hashed, 40).float() * 2.0**-24
+
+
+def _mix(z: Tensor) -> Tensor:
+    z = (z ^ _shift(z, 30)) * _MIX_1
+    z = (z ^ _shift(z, 27)) * _MIX_2
+    return z ^ _shift(z, 31)
+
+
+def _shift(z: Tensor, bits: int) -> Tensor:
+    """Logical right shift: torch's own copies the sign."""
+    return (z >> bits) & ((1 << (64 - bits)) - 1)
+
+
+# The tokens that truncation looks at before it sorts a whole row, and the block of the inverse CDF.
+_HEAD = 512
+_CDF_BLOCK = 512
+# Keeps logits / temperature finite; nobody can tell a lower temperature from greedy.
+_MIN_TEMPERATURE = 1e-6
+
+
+def sample(
+    logits: Tensor,
+    temperature: Tensor,
+    top_k: Tensor,
+    top_p: Tensor,
+    min_p: Tensor,
+    seeds: Tensor,
+    indices: Tensor,
+) -> Tensor:
+    """Softmax, truncate the rows that ask for it, then one uniform through the inverse CDF."""
+    greedy = temperature == 0
+    if bool(greedy.all()):
+        return logits.argmax(-1)
+    divisor = torch.where(greedy, 1.0, temperature.clamp_min(_MIN_TEMPERATURE))
+    scaled = logits.float() / divisor.unsqueeze(-1)
+    probs = torch.softmax(scaled, -1, out=scaled)  # in place: fresh memory costs as much as softmax
+    truncated = ~greedy & ((top_k > 0) | (top_p < 1) | (min_p > 0))
+    if bool(truncated.any()):
+        rows = truncated.nonzero().squeeze(1)
+        floor = torch.zeros_like(probs[:, 0])
+        floor[rows] = _floor(probs[rows], top_k[rows], top_p[rows], min_p[rows], _HEAD)
+        probs.mul_(probs >= floor.unsqueeze(-1))
+    ids = _inverse_cdf(probs, uniform(seeds, indices))
+    return torch.where(greedy, logits.argmax(-1), ids) if bool(greedy.any()) else ids
+
+
+def _floor(probs: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, depth: int) -> Tensor:
+    """The least probability that each row keeps, from its `depth` highest.
+
+    Every rule keeps the tokens at or above some probability, so together they keep the highest. A
+    row whose floor may lie deeper is looked at again, whole: real nuclei are small, and sorting a
+    vocabulary of 150k costs twenty times more than finding its 512 highest.
+    """
+    vocab = probs.shape[-1]
+    depth = min(depth, vocab)
+    values = probs.topk(depth).values
+    mass = values.cumsum(-1)
+    k = torch.where(top_k > 0, top_k, vocab).clamp_max(vocab)
+    kth = torch.where(k <= depth, _pick(values, k.clamp_max(depth)), 0.0)
+    # top-p counts within what top-k kept, ties with the k-th among it.
+    kept_mass = torch.where(k < vocab, _pick(mass, (values >= kth[:, None]).sum(-1)), 1.0)
+    # A token stays while the tokens before it hold less than top_p; the first one always does.
+    stays = mass[:, :-1] < (top_p * kept_mass)[:, None]
+    nucleus = torch.where(top_p < 1, _pick(values, 1 + stays.sum(-1)), 0.0)
+    floor = torch.maximum(torch.maximum(kth, nucleus), min_p * values[:, 0])
+    deeper = (k > depth) & (k < vocab) | (floor > 0) & (floor <= values[:, -1])
+    if depth < vocab and bool(deeper.any()):
+        floor[deeper] = _floor(probs[deeper], top_k[deeper], top_p[deeper], min_p[deeper], vocab)
+    return floor
+
+
+def _pick(rows: Tensor, count: Tensor) -> Tensor:
+    """The count-th value of each row, from 1."""
+    return rows.gather(1, count.unsqueeze(1) - 1).squeeze(1)
+
+
+def _inverse_cdf(weights: Tensor, u: Tensor) -> Tensor:
+    """The token at which each row's running sum passes u * total: its block, then inside it."""
+    rows, vocab = weights.shape
+    size = min(_CDF_BLOCK, vocab)
+    whole = vocab - vocab % size
+    blocks = weights[:, :whole].view(rows, -1, size).sum(-1)
+    sums = torch.cat((blocks, weights[:, whole:].sum(-1, keepdim=True)), 1).cumsum(-1)
+    target = u * sums[:, -1]
+    block = _first_above(sums, target)
+    before = torch.where(block > 0, _pick(sums, block.clamp_min(1)), 0.0)
+    lanes = block.unsqueeze(1) * size + torch.arange(size, device=weights.device)
+    inside = weights.gather(1, lanes.clamp_max(vocab - 1)).masked_fill(lanes >= vocab, 0.0)
+    return block * size + _first_above(inside.cumsum(-1), target - before)
+
+
+def _first_above(sums: Tensor, target: Tensor) -> Tensor:
+    """First place where ascending sums exceed the target, or else reach their final value.
+
+    Either way the sum rises there, so the place has weight: rounding can select no empty one.
+    """
+    return ((sums <= target[:, None]) & (sums < sums[:, -1:])).sum(-1)

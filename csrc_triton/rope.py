@@ -1,0 +1,133 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
+"""Rotary positions fused with the store into pages: one program per row."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from csrc_triton.checks import check_kernel_inputs
+
+
+def rope_and_cache(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cos_sin: Tensor,
+    positions: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    slot_mapping: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Launch the kernel; see `csrc_triton.rope_and_cache`."""
+    rows, num_q_heads, head_dim = q.shape
+    num_kv_heads = k.shape[1]
+    check_kernel_inputs(head_dim, q, k, v, k_cache, v_cache)
+    q_out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    k_out = torch.empty(k.shape, dtype=k.dtype, device=k.device)
+    _rope_and_cache_kernel[(rows,)](
+        q_out,
+        k_out,
+        q,
+        k,
+        v,
+        cos_sin.contiguous(),
+        positions,
+        k_cache,
+        v_cache,
+        slot_mapping,
+        q.stride(0),
+        q.stride(1),
+        k.stride(0),
+        k.stride(1),
+        v.stride(0),
+        v.stride(1),
+        num_q_heads=num_q_heads,
+        num_kv_heads=num_kv_heads,
+        half=head_dim // 2,
+        block_q=triton.next_power_of_2(num_q_heads),
+        block_kv=triton.next_power_of_2(num_kv_heads),
+        block_half=triton.next_power_of_2(head_dim // 2),
+    )
+    return q_out, k_out
+
+
+@triton.jit
+def _rope_and_cache_kernel(
+    q_out_ptr,
+    k_out_ptr,
+    q_ptr,
+    k_ptr,
+    v_ptr,
+    cos_sin_ptr,
+    positions_ptr,
+    k_cache_ptr,
+    v_cache_ptr,
+    slots_ptr,
+    q_row_stride,
+    q_head_stride,
+    k_row_stride,
+    k_head_stride,
+    v_row_stride,
+    v_head_stride,
+    num_q_heads: tl.constexpr,
+    num_kv_heads: tl.constexpr,
+    half: tl.constexpr,
+    block_q: tl.constexpr,
+    block_kv: tl.constexpr,
+    block_half: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    dims = tl.arange(0, block_half)
+    angles = cos_sin_ptr + tl.load(positions_ptr + row).to(tl.int64) * 2 * half + dims
+    cos = tl.load(angles, mask=dims < half, other=0.0)[None, :]
+    sin = tl.load(angles + half, mask=dims < half, other=0.0)[None, :]
+
+    heads = tl.arange(0, block_q)
+    inside = (heads < num_q_heads)[:, None] & (dims < half)[None, :]
+    first, second = _rotate(
+        q_ptr + row * q_row_stride + heads[:, None] * q_head_stride + dims[None, :],
+        cos,
+        sin,
+        inside,
+        half,
+    )
+    place = (row * num_q_heads + heads[:, None]) * 2 * half + dims[None, :]
+    _store_halves(q_out_ptr + place, first, second, inside, half)
+
+    heads = tl.arange(0, block_kv)
+    inside = (heads < num_kv_heads)[:, None] & (dims < half)[None, :]
+    first, second = _rotate(
+        k_ptr + row * k_row_stride + heads[:, None] * k_head_stride + dims[None, :],
+        cos,
+        sin,
+        inside,
+        half,
+    )
+    place = (row * num_kv_heads + heads[:, None]) * 2 * half + dims[None, :]
+    _store_halves(k_out_ptr + place, first, second, inside, half)
+
+    slot = tl.load(slots_ptr + row).to(tl.int64)
+    if slot >= 0:
+        place = (slot * num_kv_heads + heads[:, None]) * 2 * half + dims[None, :]
+        _store_halves(k_cache_ptr + place, first, second, inside, half)
+        v = v_ptr + row * v_row_stride + heads[:, None] * v_head_stride + dims[None, :]
+        v_first = tl.load(v, mask=inside, other=0.0)
+        v_second = tl.load(v + half, mask=inside, other=0.0)
+        _store_halves(v_cache_ptr + place, v_first, v_second, inside, half)
+
+
+@triton.jit
+def _rotate(x, cos, sin, inside, half: tl.constexpr):
+    """The two rotated halves of the heads at x, in fp32."""
+    first = tl.load(x, mask=inside, other=0.0).to(tl.float32)
+    second = tl.load(x + half, mask=inside, other=0.0).to(tl.float32)
+    return first * cos - second * sin, second * cos + first * sin
+
+
+@triton.jit
+def _store_halves(place, first, second, inside, half: tl.constexpr):
+    tl.store(place, first.to(place.dtype.element_ty), mask=inside)
+    tl.store(place + half, second.to(place.dtype.element_ty), mask=inside)

@@ -1,0 +1,190 @@
+"""What the attention kernels read: work lists over token spans of paged KV.
+
+The vocabulary, shared by decode and prefill:
+
+- A **page list** names the pages of one segment, first token first. All page lists lie one
+  behind the other in a flat `page_table`; `page_begin` is where one begins. Token t of that
+  segment lives in page `page_table[page_begin + t // page_size]`, at offset `t % page_size`.
+- A **span** is a page list and a token range `[start, stop)` in it. It may start and end inside
+  a page; nothing is aligned to anything.
+- A **row** is a query token. Row r has `num_q_heads` query heads; the G = num_q_heads /
+  num_kv_heads heads of one kv head always attend together.
+
+Tensors may be longer than what they hold (the fixed maxima of a CUDA graph): only `num_items`
+and the offsets say what is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class PagedSpan(NamedTuple):
+    """Tokens start <= t < stop of the segment whose pages are `pages` (from its token 0 on)."""
+
+    pages: Sequence[int]
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, eq=False)
+class WorkList:
+    """Decode attention as one list of items; every tensor is int32 and on q's device.
+
+    An item lets some rows attend to one span, or to a piece of one: a span that n sequences share
+    is one item with n rows, so its keys and values are read once; a private span is an item with
+    one row; a long span is cut into several items until the chip is full. An item stands for
+    **all** kv heads (the kernel's second grid axis): every head would be cut in the same places,
+    so naming them would only make the list longer.
+
+    The rows of all items lie one behind the other in `row_ids`. A place in that list is an
+    **entry**, and is also the partial slot: entry e holds what row `row_ids[e]` got from its item.
+
+    Attributes:
+        items: [max_items, 5], each `(entry_begin, entry_end, page_begin, kv_begin, kv_end)`.
+            The token offsets kv_begin <= t < kv_end count from the page list's first token.
+            kv_begin = kv_end is allowed and contributes nothing.
+        num_items: [1], how many items there are; the rest of `items` is not read.
+        row_ids: [max_entries], the row of each entry.
+        page_table: [max_pages], all page lists.
+        partial_offsets: [num_rows + 1], row r merges the entries
+            `partial_ids[partial_offsets[r] : partial_offsets[r + 1]]`, in this order.
+            A row without entries (padding) gets zeros.
+        partial_ids: [max_entries].
+        max_rows_per_item: no item has more rows. It shapes the launch, so keep it the same for
+            all lists that one captured graph will see.
+    """
+
+    items: Tensor
+    num_items: Tensor
+    row_ids: Tensor
+    page_table: Tensor
+    partial_offsets: Tensor
+    partial_ids: Tensor
+    max_rows_per_item: int
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows q must have."""
+        return self.partial_offsets.shape[0] - 1
+
+    @classmethod
+    def from_spans(
+        cls,
+        spans: Sequence[tuple[Sequence[int], PagedSpan]],
+        num_rows: int,
+        split: int,
+        device: torch.device | str = "cpu",
+    ) -> WorkList:
+        """Build a list of exact size from `(rows, span)` pairs.
+
+        A span is cut every `split` tokens, counted from its own start: where it is cut, and hence
+        the last bit of a row's result, does not depend on what else is in the batch. Each row
+        merges its partials in the order of `spans`. An empty span makes no item.
+
+        Raises:
+            ValueError: split < 1, a negative start, or a row outside [0, num_rows).
+        """
+        if split < 1:
+            raise ValueError(f"split must be at least 1, got {split}")
+        items: list[tuple[int, int, int, int, int]] = []
+        row_ids: list[int] = []
+        page_table: list[int] = []
+        row_partials: list[list[int]] = [[] for _ in range(num_rows)]
+        for rows, span in spans:
+            if span.start < 0 or not all(0 <= row < num_rows for row in rows):
+                raise ValueError(f"rows {list(rows)} of {num_rows}, span start {span.start}")
+            page_begin = len(page_table)
+            page_table.extend(span.pages)
+            for begin in range(span.start, span.stop, split):
+                entry = len(row_ids)
+                end = min(begin + split, span.stop)
+                items.append((entry, entry + len(rows), page_begin, begin, end))
+                row_ids.extend(rows)
+                for partial, row in enumerate(rows, start=entry):
+                    row_partials[row].append(partial)
+        return cls(
+            items=_int32(items, device).view(-1, 5),
+            num_items=_int32([len(items)], device),
+            row_ids=_int32(row_ids, device),
+            page_table=_int32(page_table, device),
+            partial_offsets=_int32(_offsets([len(p) for p in row_partials]), device),
+            partial_ids=_int32([p for partials in row_partials for p in partials], device),
+            max_rows_per_item=max((len(rows) for rows, _ in spans), default=1),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class PrefillPlan:
+    """Prefill attention over the chunks of several segments; every tensor is int32.
+
+    Attributes:
+        cu_seqlens_q: [num_segments + 1], segment s has the rows
+            `q[cu_seqlens_q[s] : cu_seqlens_q[s + 1]]`, at least one; together they are all of q.
+        own: [num_segments, 2], each `(page_begin, computed)`: the segment's own page list, and how
+            many of its tokens came before this chunk. Row i of the chunk is its token
+            computed + i and sees its tokens 0 .. computed + i.
+        span_offsets: [num_segments + 1], the context of segment s is
+            `spans[span_offsets[s] : span_offsets[s + 1]]`; its rows see all of it.
+        spans: [num_spans, 3], each `(page_begin, start, stop)`.
+        page_table: [max_pages], all page lists.
+        max_seqlen_q: the longest chunk's number of rows.
+    """
+
+    cu_seqlens_q: Tensor
+    own: Tensor
+    span_offsets: Tensor
+    spans: Tensor
+    page_table: Tensor
+    max_seqlen_q: int
+
+    @classmethod
+    def from_segments(
+        cls,
+        segments: Sequence[tuple[PagedSpan, Sequence[PagedSpan]]],
+        device: torch.device | str = "cpu",
+    ) -> PrefillPlan:
+        """Build a plan from `(chunk, context)` pairs.
+
+        `chunk` is the span of the segment's own tokens that q's rows are: it starts where the
+        segment's computed tokens end.
+
+        Raises:
+            ValueError: a chunk without a token (it would be an empty step) or a negative start.
+        """
+        page_table: list[int] = []
+        own: list[tuple[int, int]] = []
+        spans: list[tuple[int, int, int]] = []
+        for chunk, context in segments:
+            if not 0 <= chunk.start < chunk.stop:
+                raise ValueError(f"a chunk needs tokens, got [{chunk.start}, {chunk.stop})")
+            own.append((len(page_table), chunk.start))
+            page_table.extend(chunk.pages)
+            for span in context:
+                spans.append((len(page_table), span.start, span.stop))
+                page_table.extend(span.pages)
+        lengths = [chunk.stop - chunk.start for chunk, _ in segments]
+        return cls(
+            cu_seqlens_q=_int32(_offsets(lengths), device),
+            own=_int32(own, device).view(-1, 2),
+            span_offsets=_int32(_offsets([len(context) for _, context in segments]), device),
+            spans=_int32(spans, device).view(-1, 3),
+            page_table=_int32(page_table, device),
+            max_seqlen_q=max(lengths, default=0),
+        )
+
+
+def _int32(values: Sequence[object], device: torch.device | str) -> Tensor:
+    return torch.tensor(values, dtype=torch.int32, device=device)
+
+
+def _offsets(counts: Sequence[int]) -> list[int]:
+    offsets = [0]
+    for count in counts:
+        offsets.append(offsets[-1] + count)
+    return offsets

@@ -1,0 +1,171 @@
+"""The attention references against a dense oracle over random ragged spans."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import csrc_triton
+from csrc_triton import PagedSpan, PrefillPlan, WorkList
+from tests.csrc_triton.worlds import (
+    POISON,
+    World,
+    decode_worlds,
+    dense_decode,
+    make_prefill,
+    prefill_worlds,
+)
+
+prove = settings(deadline=None, derandomize=True)
+CLOSE = {"atol": 2e-6, "rtol": 2e-5}
+
+
+def decode(world: World, work: WorkList) -> torch.Tensor:
+    return csrc_triton.decode_attention(world.q, world.k_cache, world.v_cache, work, world.scale)
+
+
+@prove
+@given(decode_worlds(), st.integers(1, 50))
+def test_decode_equals_dense_attention_however_it_is_shared_and_split(world, split):
+    expected = dense_decode(world)
+    for work in (world.private_work(), world.shared_work(), world.shared_work(split)):
+        torch.testing.assert_close(decode(world, work), expected, **CLOSE)
+
+
+@prove
+@given(decode_worlds(), st.randoms(use_true_random=False))
+def test_spans_may_be_visited_in_any_order(world, rng):
+    shuffled = replace(world, contexts=[rng.sample(c, len(c)) for c in world.contexts])
+    torch.testing.assert_close(
+        decode(shuffled, shuffled.private_work(7)), decode(world, world.private_work(7)), **CLOSE
+    )
+
+
+@prove
+@given(decode_worlds())
+def test_a_row_does_not_depend_on_the_others_bit_for_bit(world):
+    together = decode(world, world.private_work(8))
+    for row, context in enumerate(world.contexts):
+        alone = replace(world, q=world.q[row : row + 1], contexts=[context])
+        assert torch.equal(decode(alone, alone.private_work(8))[0], together[row])
+
+
+@prove
+@given(decode_worlds())
+def test_items_without_tokens_and_buffers_with_room_to_spare_change_nothing(world):
+    work = world.shared_work(16)
+    assert torch.equal(decode(world, roomy(work)), decode(world, work))
+    emptied = work.items.clone()
+    emptied[:, 4] = emptied[:, 3]
+    nothing = replace(work, items=emptied)
+    out, lse = csrc_triton.decode_attention_partials(
+        world.q, world.k_cache, world.v_cache, nothing, world.scale
+    )
+    assert not out.any()
+    assert bool(lse.isneginf().all())
+    assert not decode(world, nothing).any()
+
+
+def roomy(work: WorkList) -> WorkList:
+    """The same work in longer tensors, as a CUDA graph's fixed buffers are: garbage behind."""
+
+    def longer(x: torch.Tensor) -> torch.Tensor:
+        return torch.cat((x, torch.full((3, *x.shape[1:]), 10**6, dtype=x.dtype)))
+
+    names = ("items", "row_ids", "page_table", "partial_ids")
+    return replace(work, **{name: longer(getattr(work, name)) for name in names})
+
+
+@prove
+@given(decode_worlds())
+def test_huge_logits_do_not_overflow(world):
+    # Scores reach tens of thousands, where an fp32 LSE has steps of 1/256: ties across a split
+    # are weighed no finer than that.
+    sharp = world.sharpened()
+    out = decode(sharp, sharp.shared_work(5))
+    torch.testing.assert_close(out, dense_decode(sharp), atol=2e-2, rtol=0)
+
+
+def test_partials_carry_the_natural_log_of_their_denominator():
+    k_cache, q = torch.randn(1, 16, 1, 16), torch.randn(1, 1, 16)
+    work = WorkList.from_spans([([0], PagedSpan([0], 2, 9))], 1, split=16)
+    out, lse = csrc_triton.decode_attention_partials(q, k_cache, k_cache, work, 0.5)
+    scores = k_cache[0, 2:9, 0] @ q[0, 0] * 0.5
+    torch.testing.assert_close(lse[0, 0], scores.exp().sum().log(), **CLOSE)
+    torch.testing.assert_close(out[0, 0], scores.softmax(0) @ k_cache[0, 2:9, 0], **CLOSE)
+
+
+@prove
+@given(prefill_worlds())
+def test_prefill_equals_dense_attention(case):
+    world, computed = case
+    plan, expected = make_prefill(world, computed)
+    out = csrc_triton.prefill_attention(world.q, world.k_cache, world.v_cache, plan, world.scale)
+    torch.testing.assert_close(out, expected, **CLOSE)
+
+
+def test_decode_is_prefill_of_one_token():
+    q, cache = torch.randn(1, 4, 16), torch.randn(3, 4, 2, 16)
+    context, own = PagedSpan([2], 1, 3), PagedSpan([0, 1], 5, 6)
+    plan = PrefillPlan.from_segments([(own, [context])])
+    work = WorkList.from_spans([([0], own._replace(start=0)), ([0], context)], 1, split=64)
+    torch.testing.assert_close(
+        csrc_triton.decode_attention(q, cache, cache, work, 0.25),
+        csrc_triton.prefill_attention(q, cache, cache, plan, 0.25),
+        **CLOSE,
+    )
+
+
+def test_merge_states_leaves_the_other_side_of_an_empty_one_as_it_was():
+    out, lse = torch.randn(3, 16), torch.randn(3)
+    empty, nothing = torch.zeros(3, 16), torch.full((3,), -torch.inf)
+    for merged in (
+        csrc_triton.merge_states(out, lse, empty, nothing),
+        csrc_triton.merge_states(empty, nothing, out, lse),
+    ):
+        assert torch.equal(merged[0], out)
+        assert torch.equal(merged[1], lse)
+    zero, still_nothing = csrc_triton.merge_states(empty, nothing, empty, nothing)
+    assert not zero.any()
+    assert bool(still_nothing.isneginf().all())
+
+
+def test_a_long_span_is_cut_from_its_own_start():
+    work = WorkList.from_spans([([1, 0], PagedSpan([5, 6, 7], 3, 40))], 2, split=16)
+    assert work.items[:, 3:].tolist() == [[3, 19], [19, 35], [35, 40]]
+    assert work.items[:, 0].tolist() == [0, 2, 4]
+    assert work.row_ids.tolist() == [1, 0] * 3
+    assert work.partial_ids.tolist() == [1, 3, 5, 0, 2, 4]
+    assert work.partial_offsets.tolist() == [0, 3, 6]
+    assert (work.num_rows, work.max_rows_per_item) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("rows", "span", "split"),
+    [
+        ([0], PagedSpan([0], 0, 1), 0),
+        ([1], PagedSpan([0], 0, 1), 4),
+        ([0], PagedSpan([], -1, 1), 4),
+    ],
+)
+def test_a_bad_work_list_is_refused(rows, span, split):
+    with pytest.raises(ValueError, match=r"split|rows"):
+        WorkList.from_spans([(rows, span)], 1, split)
+
+
+def test_a_chunk_without_tokens_is_refused():
+    with pytest.raises(ValueError, match="chunk"):
+        PrefillPlan.from_segments([(PagedSpan([0], 3, 3), [])])
+
+
+def test_attention_refuses_shapes_that_do_not_fit():
+    work = WorkList.from_spans([([0], PagedSpan([0], 0, 1))], 1, split=4)
+    q, cache = torch.zeros(1, 3, 16), torch.full((1, 4, 2, 16), POISON)
+    with pytest.raises(ValueError, match="do not fit"):
+        csrc_triton.decode_attention(q, cache, cache, work, 1.0)
+    with pytest.raises(ValueError, match="rows"):
+        csrc_triton.decode_attention(q[:, :2].repeat(2, 1, 1), cache, cache, work, 1.0)
+    with pytest.raises(ValueError, match="contiguous"):
+        csrc_triton.decode_attention(q[:, :2], cache, cache.repeat(1, 2, 1, 1)[:, ::2], work, 1.0)

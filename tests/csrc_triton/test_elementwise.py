@@ -1,0 +1,93 @@
+"""RMSNorm, SwiGLU and rope against transformers, whose checkpoints the engine runs."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm, apply_rotary_pos_emb
+
+import csrc_triton
+
+both_dtypes = pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16], ids=str)
+
+
+@both_dtypes
+@pytest.mark.parametrize("shape", [(5, 48), (3, 4, 16), (0, 16)])
+def test_rms_norm_is_qwen2s_bit_for_bit(shape, kind):
+    theirs = Qwen2RMSNorm(shape[-1], eps=1e-5).to(kind)
+    torch.nn.init.normal_(theirs.weight)
+    x, residual = torch.randn(2, *shape).to(kind)
+    assert torch.equal(csrc_triton.rms_norm(x, theirs.weight, 1e-5), theirs(x))
+    y, total = csrc_triton.rms_norm(x, theirs.weight, 1e-5, residual)
+    assert torch.equal(total, x + residual)
+    assert torch.equal(y, theirs(x + residual))
+
+
+@both_dtypes
+def test_swiglu_gates_with_the_first_half(kind):
+    gate, up = torch.randn(2, 3, 5, 24).to(kind)
+    out = csrc_triton.swiglu(torch.cat((gate, up), -1))
+    torch.testing.assert_close(out, F.silu(gate) * up)
+
+
+def rope_case(rows, num_q_heads, num_kv_heads, head_dim):
+    q = torch.randn(rows, num_q_heads, head_dim)
+    k, v = torch.randn(2, rows, num_kv_heads, head_dim)
+    angles = torch.arange(64)[:, None] * 10000.0 ** (-torch.arange(0, head_dim, 2) / head_dim)
+    cos_sin = torch.cat((angles.cos(), angles.sin()), -1)
+    caches = torch.randn(2, 3, 16, num_kv_heads, head_dim)
+    return q, k, v, cos_sin, torch.randint(0, 64, (rows,)), *caches
+
+
+@pytest.mark.parametrize("heads", [(4, 2, 16), (3, 1, 80)])
+def test_rope_is_transformers(heads):
+    q, k, v, cos_sin, positions, k_cache, v_cache = rope_case(7, *heads)
+    slots = torch.randperm(48)[:7]
+    ours = csrc_triton.rope_and_cache(q, k, v, cos_sin, positions, k_cache, v_cache, slots)
+    cos, sin = cos_sin[positions].chunk(2, -1)
+    cos, sin = torch.cat((cos, cos), -1)[None], torch.cat((sin, sin), -1)[None]
+    theirs = apply_rotary_pos_emb(q[None].transpose(1, 2), k[None].transpose(1, 2), cos, sin)
+    for our, their in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(our, their.squeeze(0).transpose(0, 1))
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.lists(st.integers(-1, 47), max_size=9, unique_by=lambda s: (s, object())[s < 0]))
+def test_cache_holds_the_rotated_keys_at_their_slots_and_nothing_else_changes(slots):
+    q, k, v, cos_sin, positions, k_cache, v_cache = rope_case(len(slots), 2, 1, 16)
+    before = k_cache.clone(), v_cache.clone()
+    _, rotated = csrc_triton.rope_and_cache(
+        q, k, v, cos_sin, positions, k_cache, v_cache, torch.tensor(slots, dtype=torch.int64)
+    )
+    for cache, old, new in ((k_cache, before[0], rotated), (v_cache, before[1], v)):
+        expected = old.clone()
+        for row, slot in enumerate(slots):
+            if slot >= 0:
+                expected[slot // 16, slot % 16] = new[row]
+        assert torch.equal(cache, expected)
+
+
+def test_bf16_rope_rotates_in_fp32():
+    q, k, v, cos_sin, positions, k_cache, v_cache = rope_case(5, 2, 1, 16)
+    rest = cos_sin, positions
+    q, k, v, k_cache, v_cache = (x.bfloat16() for x in (q, k, v, k_cache, v_cache))
+    slots = torch.arange(5)
+    narrow = csrc_triton.rope_and_cache(q, k, v, *rest, k_cache, v_cache, slots)
+    wide = csrc_triton.rope_and_cache(
+        q.float(), k.float(), v.float(), *rest, k_cache.float(), v_cache.float(), slots
+    )
+    assert torch.equal(narrow[0], wide[0].bfloat16())
+    assert torch.equal(narrow[1], wide[1].bfloat16())
+
+
+def test_shapes_that_disagree_are_refused():
+    with pytest.raises(ValueError, match="weight"):
+        csrc_triton.rms_norm(torch.ones(2, 8), torch.ones(4), 1e-6)
+    with pytest.raises(ValueError, match="residual"):
+        csrc_triton.rms_norm(torch.ones(2, 8), torch.ones(8), 1e-6, torch.ones(1, 8))
+    with pytest.raises(ValueError, match="even"):
+        csrc_triton.swiglu(torch.ones(2, 7))
+    case = rope_case(3, 2, 1, 16)
+    with pytest.raises(ValueError, match="3 rows"):
+        csrc_triton.rope_and_cache(*case, torch.arange(2))

@@ -1,0 +1,148 @@
+"""Attention kernels against their references, over random ragged spans."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from csrc_triton import PagedSpan, WorkList, decode, prefill, reference
+from tests.csrc_triton.worlds import build_world, decode_worlds, make_prefill, on, prefill_worlds
+
+prove = settings(
+    max_examples=10,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+TOLERANCE = {torch.float32: 5e-6, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+HEAD_DIMS = (16, 32, 64, 80, 96, 128, 256)
+
+
+def close(actual, expected, dtype):
+    tolerance = TOLERANCE[dtype]
+    torch.testing.assert_close(
+        actual.float().cpu(), expected.float().cpu(), atol=tolerance, rtol=tolerance
+    )
+
+
+def run_decode(module, world, work):
+    partials = module.decode_attention_partials(
+        world.q, world.k_cache, world.v_cache, work, world.scale
+    )
+    return *partials, module.reduce_partials(*partials, work, world.q.dtype)
+
+
+def check_decode(world, work, dtype, device):
+    here, there = world.to(dtype, "cpu"), world.to(dtype, device)
+    expected, actual = (
+        run_decode(reference, here, work),
+        run_decode(decode, there, on(work, device)),
+    )
+    for one, other in zip(actual, expected, strict=True):
+        close(one, other, dtype)
+
+
+@prove
+@given(world=decode_worlds(), split=st.sampled_from([3, 16, 100]))
+def test_decode_over_any_work_list(world, split, dtype, device):
+    check_decode(world, world.shared_work(split), dtype, device)
+    check_decode(world, world.private_work(split), dtype, device)
+
+
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
+def test_decode_at_every_head_dim(head_dim, dtype, device):
+    problem, candidate, tail = (0, 0, 37), (1, 3, 20), (2, 0, 5)
+    contexts = [[problem, candidate], [problem, tail], [tail]]
+    world = build_world([37, 30, 5], contexts, 3, head_dim=head_dim)
+    check_decode(world, world.shared_work(20), dtype, device)
+
+
+@prove
+@given(world=decode_worlds())
+def test_shared_and_private_lists_agree(world, device):
+    world = world.to(torch.float32, device)
+    shared = run_decode(decode, world, on(world.shared_work(16), device))[-1]
+    private = run_decode(decode, world, on(world.private_work(16), device))[-1]
+    close(shared, private, torch.float32)
+
+
+@prove
+@given(world=decode_worlds())
+def test_huge_logits(world, device):
+    sharp = world.sharpened().to(torch.float32, device)
+    work = world.shared_work(5)
+    actual = run_decode(decode, sharp, on(work, device))[-1]
+    expected = run_decode(reference, sharp.to(torch.float32, "cpu"), work)[-1]
+    torch.testing.assert_close(actual.cpu(), expected, atol=2e-2, rtol=0)  # fp32 steps of the LSE
+
+
+def test_an_item_with_more_lanes_than_a_tile(dtype, device):
+    """13 siblings of 7 heads: 91 lanes, so that a row's heads fall into two tiles."""
+    torch.manual_seed(0)
+    q, cache = torch.randn(13, 14, 32), torch.randn(3, 16, 2, 32)
+    work = WorkList.from_spans([(range(13), PagedSpan([2, 0], 3, 20))], 13, split=64)
+    q, cache = q.to(dtype), cache.to(dtype)
+    expected = reference.decode_attention_partials(q, cache, cache, work, 0.2)
+    actual = decode.decode_attention_partials(
+        q.to(device), cache.to(device), cache.to(device), on(work, device), 0.2
+    )
+    for one, other in zip(actual, expected, strict=True):
+        close(one, other, dtype)
+
+
+def test_items_without_tokens_and_room_to_spare(device):
+    torch.manual_seed(0)
+    q, cache = torch.randn(2, 2, 16).to(device), torch.randn(2, 16, 1, 16).to(device)
+    work = WorkList.from_spans([([0, 1], PagedSpan([1], 4, 10)), ([1], PagedSpan([0], 0, 4))], 2, 4)
+    items = torch.cat((work.items, work.items))
+    items[1, 3] = items[1, 4]  # the second piece of the shared span reads nothing
+    items[3:, 4] -= 1  # behind num_items: would spoil the first entries
+    work = on(replace(work, items=items), device)
+    out, lse = decode.decode_attention_partials(q, cache, cache, work, 0.25)
+    expected = reference.decode_attention_partials(q, cache, cache, work, 0.25)
+    close(out, expected[0], torch.float32)
+    close(lse, expected[1], torch.float32)
+    assert bool(lse[2:4].isneginf().all())
+    nothing = torch.full_like(lse, -torch.inf)
+    assert not decode.reduce_partials(out, nothing, work, torch.float32).any()
+
+
+@prove
+@given(case=prefill_worlds())
+def test_prefill_over_any_context(case, dtype, device):
+    check_prefill(*case, dtype, device)
+
+
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
+def test_prefill_at_every_head_dim(head_dim, dtype, device):
+    """The longer chunk has 37 * 3 lanes: a row's heads fall into two tiles."""
+    world = build_world([41, 9], [[(1, 2, 9)], []], 37 + 9, head_dim=head_dim)
+    check_prefill(world, [4, 0], dtype, device)
+
+
+def check_prefill(world, computed, dtype, device):
+    def run(module, world, plan):
+        return module.prefill_attention(world.q, world.k_cache, world.v_cache, plan, world.scale)
+
+    plan, _ = make_prefill(world, computed)
+    actual = run(prefill, world.to(dtype, device), on(plan, device))
+    close(actual, run(reference, world.to(dtype, "cpu"), plan), dtype)
+
+
+@pytest.mark.parametrize("run", [decode.decode_attention_partials, prefill.prefill_attention])
+def test_launchers_refuse_what_a_gpu_would(run, device):
+    plan = WorkList.from_spans([([0], PagedSpan([0], 0, 1))], 1, split=4)
+
+    def call(q, cache):
+        run(q.to(device), cache.to(device), cache.to(device), plan, 1.0)
+
+    with pytest.raises(ValueError, match="head dim 8"):  # tl.dot takes no side below 16
+        call(torch.zeros(1, 1, 8), torch.zeros(1, 16, 1, 8))
+    with pytest.raises(ValueError, match="one dtype"):
+        call(torch.zeros(1, 1, 16), torch.zeros(1, 16, 1, 16).half())
+    with pytest.raises(ValueError, match="float64"):
+        call(torch.zeros(1, 1, 16).double(), torch.zeros(1, 16, 1, 16).double())
+    with pytest.raises(ValueError, match="contiguous"):
+        call(torch.zeros(1, 1, 32)[..., ::2], torch.zeros(1, 16, 1, 16))

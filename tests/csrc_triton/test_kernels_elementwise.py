@@ -1,0 +1,67 @@
+"""Norm, activation and rope kernels against their references."""
+
+import pytest
+import torch
+
+from csrc_triton import activation, norm, reference, rope
+
+TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2}
+
+
+def close(actual, expected):
+    tolerance = TOLERANCE[expected.dtype]
+    torch.testing.assert_close(actual.cpu(), expected, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("shape", [(3, 48), (2, 3, 80), (4, 1)])
+def test_rms_norm(shape, dtype, device):
+    x, residual = torch.randn(2, *shape).to(dtype)
+    weight = torch.randn(shape[-1]).to(dtype)
+    args = [t.to(device) for t in (x, weight, residual)]
+    close(norm.rms_norm(*args[:2], 1e-5), reference.rms_norm(x, weight, 1e-5))
+    y, total = norm.rms_norm(*args[:2], 1e-5, args[2])
+    expected = reference.rms_norm(x, weight, 1e-5, residual)
+    close(y, expected[0])
+    assert torch.equal(total.cpu(), expected[1])
+
+
+def test_rms_norm_refuses_what_it_cannot_hold(device):
+    with pytest.raises(ValueError, match="wider"):
+        norm.rms_norm(torch.ones(1, 40_000, device=device), torch.ones(40_000), 1e-6)
+    with pytest.raises(ValueError, match="weight"):
+        norm.rms_norm(torch.ones(1, 8, device=device), torch.ones(8).half(), 1e-6)
+
+
+@pytest.mark.parametrize("shape", [(3, 48), (2, 1, 2100), (1, 2)])
+def test_swiglu(shape, dtype, device):
+    gate_up = torch.randn(shape).to(dtype)
+    close(activation.swiglu(gate_up.to(device)), reference.swiglu(gate_up))
+
+
+@pytest.mark.parametrize("heads", [(4, 2, 16), (6, 3, 80), (7, 1, 96), (2, 2, 256)])
+def test_rope_and_cache(heads, dtype, device):
+    num_q_heads, num_kv_heads, head_dim = heads
+    width = num_q_heads + 2 * num_kv_heads
+    # q, k and v are views of one fused projection, as the engine has them.
+    fused = torch.randn(5, width, head_dim).to(dtype)
+    caches = torch.randn(2, 3, 16, num_kv_heads, head_dim).to(dtype)
+    cos_sin, positions = torch.randn(40, head_dim), torch.tensor([3, 0, 39, 7, 7])
+    slots = torch.tensor([47, -1, 0, 16, -1])
+
+    def run(module, where):
+        kv = caches.to(where, copy=True)
+        q, k, v = fused.to(where).split([num_q_heads, num_kv_heads, num_kv_heads], dim=1)
+        tables = cos_sin.to(where), positions.to(where)
+        rotated = module.rope_and_cache(q, k, v, *tables, kv[0], kv[1], slots.to(where))
+        return *rotated, kv
+
+    for actual, expected in zip(run(rope, device), run(reference, "cpu"), strict=True):
+        close(actual, expected)
+
+
+def test_rope_refuses_what_a_gpu_would(device):
+    q = torch.zeros(1, 1, 48, device=device)
+    cache = torch.zeros(1, 16, 1, 48, device=device)
+    args = (torch.zeros(4, 48), torch.zeros(1, dtype=torch.int64), cache, cache, torch.tensor([0]))
+    with pytest.raises(ValueError, match="head dim 48"):
+        rope.rope_and_cache(q, q, q, *args)
