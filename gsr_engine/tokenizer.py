@@ -16,12 +16,14 @@ class Tokenizer:
     Attributes:
         special_ids: ids that text from outside can never produce (`encode_text`).
         stop_ids: the checkpoint's end tokens, from `generation_config.json` and the tokenizer.
+        end_id: the one of them that closes a trained target, None where the tokenizer names none.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop_ids: frozenset[int]) -> None:
         self._tokenizer = tokenizer
         self.special_ids = frozenset(tokenizer.all_special_ids)
         self.stop_ids = stop_ids
+        self.end_id: int | None = tokenizer.eos_token_id
 
     @classmethod
     def from_folder(cls, folder: Path, generation_config: dict[str, Any]) -> Tokenizer:

@@ -1,0 +1,175 @@
+"""Hybrid SFT: L = L_direct + L_selfR, each the mean over its own target tokens of a step.
+
+    python -m train.sft --model FOLDER --data hybrid.jsonl --out FOLDER
+
+Every step is a pure function of (seed, step), so a run that was interrupted goes on where its last
+checkpoint stands, and ends with the weights that it would have had.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from safetensors.torch import save_file
+from transformers import PreTrainedModel
+
+from gsr_engine.errors import InvalidRequest
+from train.batches import OBJECTIVES, micro_batches
+from train.checkpoint import load_state, save_state
+from train.data import Mixture, Rows
+from train.model import objective_losses
+from train.rows import Row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SftConfig:
+    """Settings of a run.
+
+    Attributes:
+        steps: optimizer steps.
+        lr: peak learning rate; warms up linearly, then falls along a cosine to lr * final_lr.
+        decay: weight decay of matrices (vectors have none).
+        clip: largest gradient norm.
+        dtype: of the forward's products, "float32" or "bfloat16"; parameters stay fp32.
+        micro_tokens: padded tokens of one forward.
+        log_every, save_every: steps between log lines and between checkpoints.
+    """
+
+    steps: int
+    lr: float
+    warmup: int = 100
+    final_lr: float = 0.1
+    decay: float = 0.05
+    clip: float = 1.0
+    dtype: str = "bfloat16"
+    micro_tokens: int = 4096
+    log_every: int = 50
+    save_every: int = 200
+    seed: int = 0
+
+
+def learning_rate(config: SftConfig, step: int) -> float:
+    """The rate of a step, a pure function of it."""
+    if step < config.warmup:
+        return config.lr * (step + 1) / config.warmup
+    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
+    cosine = 0.5 * (1 + math.cos(math.pi * progress))
+    return config.lr * (config.final_lr + (1 - config.final_lr) * cosine)
+
+
+def step_losses(
+    model: PreTrainedModel, rows: Sequence[Row], config: SftConfig, *, backward: bool
+) -> torch.Tensor:
+    """Mean loss per objective over the rows, fp32 [objectives]; gradients of their sum if asked.
+
+    Each objective is divided by its own number of targets in the whole step before the backward,
+    so micro-batches of any size give the same gradients.
+    """
+    counts = torch.zeros(len(OBJECTIVES))
+    for row in rows:
+        counts[OBJECTIVES.index(row.objective)] += row.num_targets
+    totals = torch.zeros(len(OBJECTIVES))
+    for batch in micro_batches(rows, config.micro_tokens):
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.dtype == "bfloat16"):
+            losses = objective_losses(model, batch) / counts.clamp_min(1)
+        if backward:
+            losses.sum().backward()
+        totals += losses.detach()
+    return totals
+
+
+class Trainer:
+    """Trains a model on the rows of each step, with checkpoints under `out`."""
+
+    def __init__(
+        self, model: PreTrainedModel, rows: Rows, config: SftConfig, out: Path, name: str = "sft"
+    ) -> None:
+        self.model = model
+        self._rows = rows
+        self._config = config
+        self._out = out
+        self._name = name
+        self._step = 0
+        matrices = [p for p in model.parameters() if p.dim() > 1]
+        vectors = [p for p in model.parameters() if p.dim() <= 1]
+        self._optimizer = torch.optim.AdamW(
+            [
+                {"params": matrices, "weight_decay": config.decay},
+                {"params": vectors, "weight_decay": 0.0},
+            ],
+            lr=config.lr,
+            betas=(0.9, 0.98),
+            fused=True,
+        )
+
+    def run(self, say: Callable[[str], None] = print) -> None:
+        """Train to the end, from the last checkpoint if there is one."""
+        self._step = load_state(self._out, self.model, self._optimizer, asdict(self._config))
+        self._out.mkdir(parents=True, exist_ok=True)
+        if self._step:
+            say(f"{self._name}: goes on from step {self._step}")
+        self.model.train()
+        start, first, tokens = time.perf_counter(), self._step, 0
+        recent: list[torch.Tensor] = []
+        try:
+            while self._step < self._config.steps:
+                rows = self._rows.step(self._step)
+                recent.append(self._train_step(rows))
+                tokens += sum(map(len, rows))
+                self._step += 1
+                if self._step % self._config.log_every == 0 or self._step == self._config.steps:
+                    elapsed = time.perf_counter() - start
+                    self._log(say, recent, tokens / elapsed, elapsed / (self._step - first))
+                    recent.clear()
+                if self._step % self._config.save_every == 0:
+                    self._save()
+        except KeyboardInterrupt:
+            say(f"{self._name}: interrupted, step {self._step} is saved under {self._out}")
+            raise
+        finally:
+            self._save()
+        self.model.eval()
+
+    def _train_step(self, rows: Sequence[Row]) -> torch.Tensor:
+        rate = learning_rate(self._config, self._step)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        losses = step_losses(self.model, rows, self._config, backward=True)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._config.clip)
+        if torch.isfinite(norm):
+            self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return losses
+
+    def _log(
+        self, say: Callable[[str], None], recent: list[torch.Tensor], rate: float, each: float
+    ) -> None:
+        means = torch.stack(recent).mean(dim=0).tolist()
+        entry = {
+            "step": self._step,
+            **{f"loss_{name}": round(value, 5) for name, value in zip(OBJECTIVES, means, strict=True)},
+            "lr": learning_rate(self._config, self._step - 1),
+            "tokens_per_second": round(rate),
+        }
+        with (self._out / "log.jsonl").open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+        left = each * (self._config.steps - self._step)
+        losses = "  ".join(
+            f"{name} {value:.4f}" for name, value in zip(OBJECTIVES, means, strict=True)
+        )
+        say(
+            f"{self._name} {self._step:>5}/{self._config.steps}  {losses}  "
+            f"{rate:,.0f} tok/s  {left:.0f} s left"
+        )
+
+    def _save(self) -> None:
+        save_state(self._out, self.model, self._optimizer, self._step, asdict(self._config))
