@@ -73,7 +73,7 @@ def collate(rows: Sequence[Row]) -> MicroBatch:
 
 
 def branch_mask(branches: torch.Tensor) -> torch.Tensor:
-    """bool [B, 1, L, L]: token i sees token j <= i of branch 0, of its own branch, or if it joins."""
+    """Bool [B, 1, L, L]: i sees j <= i if j is of branch 0 or i's own, or if i joins all."""
     reader, writer = branches[:, :, None], branches[:, None, :]
     length = branches.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool).tril()

@@ -108,8 +108,8 @@ def load_records(
         for number, line in enumerate(file, start=1):
             try:
                 raw = json.loads(line)
-                problem = prompts.problem(raw["problem"])
-                solution = tokenizer.encode_text(raw["solution"])
+                problem = prompts.problem(str(raw["problem"]))
+                solution = tokenizer.encode_text(str(raw["solution"]))
                 candidates = [
                     tokenizer.encode_text(one) if isinstance(one, str) else list(one)
                     for one in raw.get("candidates", [])

@@ -10,22 +10,17 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
 
 import torch
-import typer
-from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from gsr_engine.errors import InvalidRequest
 from train.batches import OBJECTIVES, micro_batches
 from train.checkpoint import load_state, save_state
-from train.data import Mixture, Rows
+from train.data import Rows
 from train.model import objective_losses
 from train.rows import Row
 
@@ -156,7 +151,10 @@ class Trainer:
         means = torch.stack(recent).mean(dim=0).tolist()
         entry = {
             "step": self._step,
-            **{f"loss_{name}": round(value, 5) for name, value in zip(OBJECTIVES, means, strict=True)},
+            **{
+                f"loss_{name}": round(value, 5)
+                for name, value in zip(OBJECTIVES, means, strict=True)
+            },
             "lr": learning_rate(self._config, self._step - 1),
             "tokens_per_second": round(rate),
         }

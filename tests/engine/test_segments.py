@@ -15,44 +15,59 @@ OPERATIONS = st.lists(
 )
 
 
+class History:
+    """A pool, the segments that own pages, and the contexts that were acquired."""
+
+    def __init__(self, num_pages: int) -> None:
+        self.pool = PagePool(num_pages)
+        self.owned: list[Segment] = []
+        self.contexts: list[Context] = []
+
+    def new(self, number: int) -> None:
+        self.owned.append(Segment([0] * (number % 70)))
+
+    def grow(self, number: int) -> None:
+        segment = self.owned[number % len(self.owned)]
+        before = list(segment.pages)
+        wanted = len(segment) + number % 40
+        try:
+            self.pool.grow(segment, wanted)
+            segment.token_ids = [0] * wanted
+        except OutOfPages:
+            assert pages_for(wanted) - len(before) > self.pool.num_free
+            assert segment.pages == before
+
+    def share(self, number: int) -> None:
+        segment = self.owned[number % len(self.owned)]
+        room = len(segment.pages) * PAGE_SIZE
+        start, stop = sorted((number % (room + 1), number // 7 % (room + 1)))
+        if start < stop:
+            context = (Span(segment, start, stop),)
+            self.pool.acquire(context)
+            self.contexts.append(context)
+
+    def release(self, number: int) -> None:
+        if self.contexts:
+            self.pool.release(self.contexts.pop(number % len(self.contexts)))
+
+    def free(self, number: int) -> None:
+        self.pool.free(self.owned.pop(number % len(self.owned)))
+
+
 @given(operations=OPERATIONS, num_pages=st.integers(1, 40))
 @settings(deadline=None, max_examples=200)
 def test_any_history_conserves_pages(operations: list[tuple[str, int]], num_pages: int) -> None:
-    pool = PagePool(num_pages)
-    owned: list[Segment] = []
-    contexts: list[Context] = []
+    history = History(num_pages)
     for operation, number in operations:
-        if operation == "new":
-            owned.append(Segment([0] * (number % 70)))
-        elif operation == "grow" and owned:
-            segment = owned[number % len(owned)]
-            segment.token_ids += [0] * (number % 40)
-            before = list(segment.pages)
-            try:
-                pool.grow(segment, len(segment))
-            except OutOfPages:
-                assert pages_for(len(segment)) - len(before) > pool.num_free
-                assert segment.pages == before
-                segment.token_ids = segment.token_ids[: len(before) * PAGE_SIZE]
-        elif operation == "share" and owned:
-            segment = owned[number % len(owned)]
-            room = len(segment.pages) * PAGE_SIZE
-            start, stop = sorted((number % (room + 1), number // 7 % (room + 1)))
-            if start < stop:
-                context = (Span(segment, start, stop),)
-                pool.acquire(context)
-                contexts.append(context)
-        elif operation == "release" and contexts:
-            pool.release(contexts.pop(number % len(contexts)))
-        elif operation == "free" and owned:
-            pool.free(owned.pop(number % len(owned)))
-        pool.check(owned, contexts)
-    for context in contexts:
-        pool.release(context)
-    for segment in owned:
-        pool.free(segment)
-    pool.check([], [])
-    assert pool.num_free == num_pages
+        if history.owned or operation in ("new", "release"):
+            getattr(history, operation)(number)
+        history.pool.check(history.owned, history.contexts)
+    for context in history.contexts:
+        history.pool.release(context)
+    for segment in history.owned:
+        history.pool.free(segment)
+    history.pool.check([], [])
+    assert history.pool.num_free == num_pages
 
 
 def test_a_freed_page_cannot_be_shared_or_freed_again() -> None:
