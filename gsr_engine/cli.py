@@ -39,13 +39,13 @@ def demo(
 ) -> None:
     """Watch the model in the box write k candidates at once and refine them."""
     from gsr_engine.demo import view
-    from gsr_engine.demo.puzzles import TEST_STREAM, sample_puzzles
+    from gsr_engine.demo.puzzles import sample_puzzles
     from gsr_engine.demo.report import NANO
     from gsr_engine.engine import Engine
 
     console = Console(quiet=as_json)
     with Engine.from_pretrained(NANO) as engine:
-        chosen = sample_puzzles(TEST_STREAM, seed, puzzles)
+        chosen = sample_puzzles("test", seed, puzzles)
         layout = engine.gsr.layouts[-1]
         view.watch(console, engine, chosen[0], view.demo_params(k, layout, seed))
         report = view.run_all(console, engine, chosen, k, seed)

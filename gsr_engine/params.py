@@ -11,7 +11,7 @@ MAX_CANDIDATES = 256
 """Cap of `n` and `k`: a request copies itself that many times, so it must be bounded."""
 
 Layout = Literal["linear", "branched"]
-LAYOUTS: tuple[str, ...] = get_args(Layout)
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 
 def _check_int(name: str, value: object, low: int, high: int) -> None:

@@ -7,13 +7,15 @@ import torch
 from csrc_triton import sample
 from gsr_engine.sequence import Sequence
 
+_Params = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+
 
 class Sampler:
     """Keeps the parameters of the streams as tensors while the same streams go on."""
 
     def __init__(self) -> None:
         self._sequences: list[Sequence] = []
-        self._params: tuple[torch.Tensor, ...] = ()
+        self._params: _Params | None = None
 
     @torch.inference_mode()
     def draw(
@@ -26,7 +28,7 @@ class Sampler:
             draw_rows: for each sequence the row that it draws from; siblings share their first.
             sequences: who draws; the index of a draw is the number of tokens generated so far.
         """
-        if sequences != self._sequences:
+        if self._params is None or sequences != self._sequences:
             self._sequences = sequences
             self._params = _tensors(sequences, logits.device)
         rows = torch.tensor(draw_rows, device=logits.device)
@@ -38,14 +40,20 @@ class Sampler:
         return tokens.tolist(), logprobs.tolist()
 
 
-def _tensors(sequences: list[Sequence], device: torch.device) -> tuple[torch.Tensor, ...]:
+def _tensors(sequences: list[Sequence], device: torch.device) -> _Params:
     """temperature, top_k, top_p, min_p and seed of each stream, as `sample` takes them."""
     params = [sequence.params for sequence in sequences]
-    columns = (
-        ([p.temperature for p in params], torch.float32),
-        ([p.top_k for p in params], torch.int64),
-        ([p.top_p for p in params], torch.float32),
-        ([p.min_p for p in params], torch.float32),
-        ([sequence.seed for sequence in sequences], torch.int64),
+
+    def floats(values: list[float]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=device)
+
+    def integers(values: list[int]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.int64, device=device)
+
+    return (
+        floats([p.temperature for p in params]),
+        integers([p.top_k for p in params]),
+        floats([p.top_p for p in params]),
+        floats([p.min_p for p in params]),
+        integers([sequence.seed for sequence in sequences]),
     )
-    return tuple(torch.tensor(values, dtype=dtype, device=device) for values, dtype in columns)

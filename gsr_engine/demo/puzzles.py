@@ -29,7 +29,7 @@ ANSWER_PATTERN = r"×[₁-₄]\d([^×\n]+)$"
 """Finds the final answer: the digits of the last line, with their labels."""
 
 Stream = Literal["train", "validation", "test"]
-_STREAM_OF_BUCKET: tuple[Stream, ...] = ("test", "validation", *["train"] * 14)  # type: ignore[assignment]
+_BUCKETS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,8 @@ def sample_puzzles(stream: Stream, seed: int, count: int, mix: Mix | None = None
 def stream_of(puzzle: Puzzle) -> Stream:
     """The stream that a puzzle belongs to."""
     text = f"{puzzle.digits}{puzzle.factors}"
-    return _STREAM_OF_BUCKET[hashlib.sha256(text.encode()).digest()[0] % len(_STREAM_OF_BUCKET)]
+    bucket = hashlib.sha256(text.encode()).digest()[0] % _BUCKETS
+    return "test" if bucket == 0 else "validation" if bucket == 1 else "train"
 
 
 def _draw(rng: random.Random, mix: Mix) -> Puzzle:

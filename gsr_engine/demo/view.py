@@ -75,10 +75,10 @@ def run_all(
         for layout in LAYOUTS:
             if layout in engine.gsr.layouts:
                 task = progress.add_task(f"selfRef@{k} {layout}", total=len(puzzles))
-                report.layouts[layout] = run_layout(  # type: ignore[index]
+                report.layouts[layout] = run_layout(
                     engine,
                     puzzles,
-                    demo_params(k, layout, seed),  # type: ignore[arg-type]
+                    demo_params(k, layout, seed),
                     lambda finished, task=task: progress.advance(task, finished),  # type: ignore[misc]
                 )
     return report
