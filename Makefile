@@ -40,7 +40,8 @@ lock: ## write requirements/lock.txt anew, from a fresh environment
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install --quiet $(TORCH) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 	build/lock/bin/python -m pip install --quiet -r requirements/pins.txt -e '.[dev]'
-	build/lock/bin/python -m pip freeze --exclude-editable --exclude torch > requirements/lock.txt
+	build/lock/bin/python -m pip freeze --exclude-editable --exclude torch | \
+		sed "s/^triton==.*/&; platform_system == 'Linux'/" > requirements/lock.txt
 
 clean: ## remove the environment and everything built
 	rm -rf $(VENV) build dist runs *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
