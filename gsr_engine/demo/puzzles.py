@@ -1,18 +1,19 @@
 """The puzzles of the demo: chains of multiplications, written most significant digit first.
 
 A number of several digits is multiplied by one digit after another; every line keeps as many
-digits as the number has (the product modulo 10^digits). Writing the leftmost digit first needs a
-carry from all digits to its right, none of which is written yet: solving directly is guessing
-ahead, while a draft, even a wrong one, shows what stands to the right. That is the gap between
-generating and verifying which refinement can use.
+digits as the number has (the product modulo base^digits). Each digit is written behind the carry
+that comes into it, and the leftmost first: that carry depends on all digits to the right, none of
+which is written yet. Solving directly is guessing ahead, while a draft, even a wrong one, shows
+what stands to the right. That is the gap between generating and verifying which refinement uses.
 
-    problem     d4c0b7a3×₁8×₂3                     4073, times 8, times 3; a = units, b = tens, ...
-    solution    ×₁8d₁d₁2c₁c₁5b₁b₁8a₁a₁4            4073 · 8 = 32584 -> 2584
-                ×₂3d₂d₂7c₂c₂7b₂b₂5a₂a₂2            2584 · 3 =  7752 -> 7752
+    problem     e0d3c0b2a3×₁4×₂2               3023 (base 5), times 4, times 2
+    solution    ×₁4e₁0d₁⁰d₁2c₁²c₁2b₁²b₁0a₁⁰a₁2   3023 · 4 = 22202, kept: 2202
+                ×₂2e₂0d₂⁰d₂4c₂⁰c₂4b₂⁰b₂0a₂⁰a₂4   2202 · 2 =  4404
 
-In a solution each digit follows its label, place and line ("d₁"), and is itself written with it
-("d₁2"), so that a token says where it belongs. In the second form of the puzzle the factors are
-given as sums, `×₁(5+3)`, and a solution first works them out between <think> and </think>.
+Every token of a solution says where it belongs: "d₁2" is a 2 in place d (a = units, b = the next,
+...) of line 1, "d₁⁰" the carry into that place; a line opens with a 0 above its highest place. In
+the second form of the puzzle the factors are given as sums, `×₁(3+1)`, and a solution first works
+them out between <think> and </think>.
 """
 
 from __future__ import annotations
@@ -20,13 +21,16 @@ from __future__ import annotations
 import hashlib
 import random
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-PLACES = "abcdefghij"
+BASE = 5
+PLACES = "abcdefghijk"
 LINES = "₁₂₃₄"
+CARRIES = "⁰¹²³"
 ANSWER_PATTERN = r"×[₁-₄]\d([^×\n]+)$"
-"""Finds the final answer: the digits of the last line, with their labels."""
+"""Finds the final answer: the last line behind its factor."""
 
 Stream = Literal["train", "validation", "test"]
 _BUCKETS = 16
@@ -43,62 +47,70 @@ class Puzzle:
     @property
     def problem(self) -> str:
         """The problem's text."""
-        places = PLACES[: len(self.digits)][::-1]
-        number = "".join(
-            f"{place}{digit}" for place, digit in zip(places, self.digits, strict=True)
-        )
         if self.sums is None:
             written = [str(factor) for factor in self.factors]
         else:
             written = [f"({left}+{right})" for left, right in self.sums]
-        return number + "".join(
-            f"×{line}{factor}" for line, factor in zip(LINES, written, strict=False)
-        )
+        factors = zip(LINES, written, strict=False)
+        return _cells(self.digits, "") + "".join(f"×{line}{factor}" for line, factor in factors)
 
     @property
     def solution(self) -> str:
         """The exact solution: thinking where the factors are sums, then one line per factor."""
-        lines = [
-            f"×{line}{factor}{_cells(digits, line)}"
-            for line, factor, digits in zip(LINES, self.factors, self._products(), strict=False)
-        ]
-        thinking = ""
-        if self.sums is not None:
-            steps = [f"{left}+{right}={left + right}" for left, right in self.sums]
-            thinking = f"<think>{';'.join(steps)}</think>"
-        return thinking + "\n".join(lines)
+        return self.thinking + self.trace()
+
+    @property
+    def thinking(self) -> str:
+        """The sums worked out, between its tags; empty where the factors are plain."""
+        if self.sums is None:
+            return ""
+        steps = [f"{left}+{right}={left + right}" for left, right in self.sums]
+        return f"<think>{';'.join(steps)}</think>"
+
+    def trace(self, slip: Callable[[int, int], int] = lambda carry, _: carry) -> str:
+        """The lines of a solution.
+
+        `slip(carry, factor)` may return another carry than the right one: the digit behind it is
+        then as wrong, and so is what later lines make of it.
+        """
+        digits, lines = self.digits, []
+        for line, factor in zip(LINES, self.factors, strict=False):
+            carry, carries, products = 0, [], []
+            for digit in reversed(digits):
+                carries.append(slip(carry, factor) if products else 0)
+                products.append((digit * factor + carries[-1]) % BASE)
+                carry = (digit * factor + carry) // BASE
+            digits = tuple(reversed(products))
+            written = _cells(digits, line, tuple(reversed(carries)))
+            lines.append(f"×{line}{factor}{written}")
+        return "\n".join(lines)
 
     @property
     def answer(self) -> str:
-        """The last line's digits as `ANSWER_PATTERN` finds them."""
-        return _cells(self._products()[-1], LINES[len(self.factors) - 1])
+        """The last line as `ANSWER_PATTERN` finds it."""
+        last = self.trace().rpartition("×")[2]
+        return last[2:]
 
     @property
     def size(self) -> str:
         """Digits x factors, "+" where it thinks: what results are grouped by."""
         return f"{len(self.digits)}x{len(self.factors)}{'' if self.sums is None else '+'}"
 
-    def _products(self) -> list[tuple[int, ...]]:
-        modulus, value = 10 ** len(self.digits), int("".join(map(str, self.digits)))
-        products = []
-        for factor in self.factors:
-            value = value * factor % modulus
-            products.append(tuple(map(int, str(value).zfill(len(self.digits)))))
-        return products
 
-
-def _cells(digits: tuple[int, ...], line: str) -> str:
-    places = PLACES[: len(digits)][::-1]
-    return "".join(
-        f"{place}{line}{place}{line}{digit}" for place, digit in zip(places, digits, strict=True)
-    )
+def _cells(digits: tuple[int, ...], line: str, carries: tuple[int, ...] | None = None) -> str:
+    top, *places = PLACES[: len(digits) + 1][::-1]
+    text = f"{top}{line}0"
+    for index, (place, digit) in enumerate(zip(places, digits, strict=True)):
+        carry = "" if carries is None else f"{place}{line}{CARRIES[carries[index]]}"
+        text += f"{carry}{place}{line}{digit}"
+    return text
 
 
 @dataclass(frozen=True, slots=True)
 class Mix:
     """The distribution that puzzles are drawn from: sizes evenly, a share of them as sums."""
 
-    digits: tuple[int, ...] = (5, 6, 7, 8)
+    digits: tuple[int, ...] = (6, 7, 8, 9, 10)
     factors: tuple[int, ...] = (2, 3, 4)
     share_of_sums: float = 0.3
 
@@ -127,8 +139,8 @@ def stream_of(puzzle: Puzzle) -> Stream:
 
 def _draw(rng: random.Random, mix: Mix) -> Puzzle:
     size = rng.choice(mix.digits)
-    digits = (rng.randint(1, 9), *(rng.randint(0, 9) for _ in range(size - 1)))
-    factors = tuple(rng.randint(2, 9) for _ in range(rng.choice(mix.factors)))
+    digits = (rng.randrange(1, BASE), *(rng.randrange(BASE) for _ in range(size - 1)))
+    factors = tuple(rng.randrange(2, BASE) for _ in range(rng.choice(mix.factors)))
     if rng.random() >= mix.share_of_sums:
         return Puzzle(digits, factors)
     lefts = [rng.randint(1, factor - 1) for factor in factors]
@@ -136,13 +148,14 @@ def _draw(rng: random.Random, mix: Mix) -> Puzzle:
     return Puzzle(digits, factors, sums)
 
 
+_GUARD = re.compile(rf"(^|×[{LINES}]\d)[{PLACES}][{LINES}]?0", re.MULTILINE)
+_CARRY = re.compile(rf"[{PLACES}][{LINES}][{CARRIES}]")
 _CELL = re.compile(rf"[{PLACES}][{LINES}]?(?=\d)")
-_LABEL = re.compile(rf"[{PLACES}][{LINES}]")
 
 
 def readable(text: str) -> str:
-    """A problem, solution or answer without its labels, one line per factor."""
-    plain = _LABEL.sub("", _CELL.sub("", text)).replace("</think>", "</think>\n")
-    plain = re.sub(rf"×[{LINES}]", " × ", plain)
-    lines = [line.strip() for line in plain.split("\n")]
-    return "\n".join(re.sub(r"^(× \d) ?(\d)", r"\1 → \2", line) for line in lines)
+    """A problem, solution or answer without labels and carries, one line per factor."""
+    text = _CELL.sub("", _CARRY.sub("", _GUARD.sub(r"\1 ", text.replace("</think>", "</think>\n"))))
+    text = re.sub(rf"×[{LINES}]", " × ", text)
+    lines = (" ".join(line.split()) for line in text.split("\n"))
+    return "\n".join(re.sub(r"^(× \d) (?=\d)", r"\1 → ", line) for line in lines)

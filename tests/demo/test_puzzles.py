@@ -8,12 +8,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gsr_engine.answers import find_answer
-from gsr_engine.demo.puzzles import ANSWER_PATTERN, Mix, Puzzle, readable, sample_puzzles, stream_of
+from gsr_engine.demo.puzzles import (
+    ANSWER_PATTERN,
+    BASE,
+    Mix,
+    Puzzle,
+    readable,
+    sample_puzzles,
+    stream_of,
+)
 
 PUZZLES = st.builds(
     Puzzle,
-    digits=st.lists(st.integers(0, 9), min_size=1, max_size=10).map(tuple),
-    factors=st.lists(st.integers(2, 9), min_size=1, max_size=4).map(tuple),
+    digits=st.lists(st.integers(0, BASE - 1), min_size=1, max_size=10).map(tuple),
+    factors=st.lists(st.integers(2, BASE - 1), min_size=1, max_size=4).map(tuple),
 )
 
 
@@ -22,20 +30,31 @@ def test_the_solution_is_the_arithmetic(puzzle: Puzzle, thinks: bool) -> None:
     if thinks:
         sums = tuple((1, factor - 1) for factor in puzzle.factors)
         puzzle = Puzzle(puzzle.digits, puzzle.factors, sums)
-    value = int("".join(map(str, puzzle.digits)))
+    value = int("".join(map(str, puzzle.digits)), BASE)
     size = len(puzzle.digits)
     lines = readable(puzzle.solution).split("\n")[thinks:]
     assert len(lines) == len(puzzle.factors)
     for line, factor in zip(lines, puzzle.factors, strict=True):
-        value = value * factor % 10**size
-        assert line == f"× {factor} → {value:0{size}d}"
+        value = value * factor % BASE**size
+        assert line == f"× {factor} → {in_base(value, size)}"
     assert find_answer(puzzle.solution, ANSWER_PATTERN) == puzzle.answer
-    assert readable(puzzle.answer) == f"{value:0{size}d}"
+    assert readable(puzzle.answer) == in_base(value, size)
     assert ("<think>" in puzzle.solution) == thinks == puzzle.size.endswith("+")
 
 
+def in_base(value: int, size: int) -> str:
+    return "".join(str(value // BASE**place % BASE) for place in reversed(range(size)))
+
+
+def test_a_slip_is_wrong_where_it_happens_and_after() -> None:
+    puzzle = Puzzle((3, 0, 2, 3), (4, 2))
+    slipped = puzzle.trace(lambda carry, factor: min(carry + 1, factor - 1))
+    assert readable(puzzle.trace()) == "× 4 → 2202\n× 2 → 4404"
+    assert readable(slipped) == "× 4 → 3312\n× 2 → 2234"
+
+
 def test_an_unfinished_or_malformed_solution_has_no_right_answer() -> None:
-    puzzle = Puzzle((4, 0, 7, 3), (8, 3))
+    puzzle = Puzzle((4, 0, 2, 3), (4, 3))
     first = puzzle.solution.split("\n")[0]
     assert find_answer(first, ANSWER_PATTERN) != puzzle.answer
     assert find_answer("", ANSWER_PATTERN) is None
@@ -44,7 +63,9 @@ def test_an_unfinished_or_malformed_solution_has_no_right_answer() -> None:
 
 def test_streams_share_no_puzzle_and_seeds_repeat() -> None:
     drawn = {
-        stream: {(p.digits, p.factors) for seed in (0, 1) for p in sample_puzzles(stream, seed, 400)}
+        stream: {
+            (p.digits, p.factors) for seed in (0, 1) for p in sample_puzzles(stream, seed, 400)
+        }
         for stream in ("train", "validation", "test")
     }
     assert not drawn["train"] & drawn["test"]
@@ -64,7 +85,8 @@ def test_sizes_vary_within_the_mix() -> None:
 
 
 def test_readable_drops_labels_only() -> None:
-    puzzle = Puzzle((4, 0, 7, 3), (8, 3), ((5, 3), (1, 2)))
-    assert readable(puzzle.problem) == "4073 × (5+3) × (1+2)"
-    assert readable(puzzle.solution) == "<think>5+3=8;1+2=3</think>\n× 8 → 2584\n× 3 → 7752"
+    puzzle = Puzzle((3, 0, 2, 3), (4, 2), ((3, 1), (1, 1)))
+    assert readable(puzzle.problem) == "3023 × (3+1) × (1+1)"
+    assert readable(puzzle.solution) == "<think>3+1=4;1+1=2</think>\n× 4 → 2202\n× 2 → 4404"
+    assert readable(puzzle.answer) == "4404"
     assert not re.search("[₁₂₃₄]", readable(puzzle.solution))
