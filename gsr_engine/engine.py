@@ -64,7 +64,8 @@ class Engine:
         cache = KVCache(model, pages, decoder.dtype)
         attention = TorchAttention(model, cache, length)
         self._runner: Runner | None = Runner(decoder, attention, cache.padding_slot)
-        self._checkpoint = Checkpoint(tokenizer, Prompts(tokenizer, self.gsr), self.gsr)
+        self.prompts = Prompts(tokenizer, self.gsr)
+        self._checkpoint = Checkpoint(tokenizer, self.prompts, self.gsr)
         self._metrics = Metrics()
 
     @classmethod
@@ -245,8 +246,7 @@ class Engine:
 
     def direct_prompt(self, problem: str) -> list[int]:
         """Token ids of the prompt that the candidates of a problem continue."""
-        prompts = self._checkpoint.prompts
-        return prompts.direct(prompts.problem(problem)).token_ids
+        return self.prompts.direct(self.prompts.problem(problem)).token_ids
 
     def find_answer(self, text: str) -> str | None:
         """The final answer in a text, as the checkpoint states it."""

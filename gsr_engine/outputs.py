@@ -65,6 +65,11 @@ class Completion:
     finish_reason: FinishReason
 
     @property
+    def content_ids(self) -> list[int]:
+        """The tokens without the end token."""
+        return self.token_ids[:-1] if self.finish_reason == "stop" else self.token_ids
+
+    @property
     def logprob(self) -> float:
         """Log-probability of the whole stream."""
         return sum(self.logprobs)

@@ -47,7 +47,7 @@ def test_a_training_forward_equals_the_engines_decode(
             engine.step()
         assert request.result
         assert request.refinement
-        prompts = engine._checkpoint.prompts
+        prompts = engine.prompts
         summaries = [
             prompts.summary(c.segment.token_ids[: c.segment.computed], 1000).token_ids
             for i in request.result.used
@@ -84,7 +84,7 @@ def rows(qwen2: Path) -> list[Row]:
 
 def tools(folder: Path) -> tuple[Tokenizer, Prompts]:
     with Engine.from_pretrained(folder) as engine:
-        return engine.tokenizer, engine._checkpoint.prompts
+        return engine.tokenizer, engine.prompts
 
 
 def test_only_the_target_is_learnt(rows: list[Row], qwen2: Path) -> None:

@@ -1,0 +1,108 @@
+"""python -m benchmarks.nano: what the model in the box must show, on puzzles it never saw.
+
+Runs the accuracy benchmark over held-out puzzles, checks every promise with paired 95 % bootstrap
+intervals, writes samples, a report and a plot, and exits non-zero when a promise is missed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import scores
+from benchmarks.accuracy import AccuracyConfig, AccuracyRun
+from benchmarks.accuracy_table import method_scores, show_table
+from benchmarks.grading import Grader
+from benchmarks.nano_plot import plot_report
+from benchmarks.problems import puzzle_problems
+from benchmarks.samples import Sample, read_samples, write_samples
+from benchmarks.scores import Interval, bootstrap
+from gsr_engine import Engine
+
+K = 4
+TEST_SEED = 90210
+"""Seed of the held-out puzzles; nothing was trained or chosen on them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """One thing that must hold: the measured interval and whether it does."""
+
+    text: str
+    interval: Interval
+    kept: bool
+
+
+def check_promises(run: dict[str, Any], samples: Sequence[Sample]) -> list[Promise]:
+    """Every promise, from the samples alone."""
+    table = method_scores(run, samples)
+    share = bootstrap(table["pass@1"])
+    promises = [Promise("pass@1 between 0.4 and 0.7", share, 0.4 <= share.mean <= 0.7)]
+    right = scores.num_correct(samples, K)
+    for layout in ("linear", "branched"):
+        ours = f"selfRef {layout}@{K}"
+        others = ["pass@1", "greedy", f"maj@{K}", f"best-of-{K} (logprob)", f"pass@{K} (oracle)"]
+        for other in (*others, f"selfRef {layout}@1"):
+            difference = bootstrap(table[ours] - table[other])
+            promises.append(Promise(f"{ours} above {other}", difference, difference.low > 0))
+        repaired = bootstrap(table[ours][right == 0])
+        promises.append(
+            Promise(f"{ours} repairs half of the all-wrong sets", repaired, repaired.mean >= 0.5)
+        )
+    lead = bootstrap(table[f"selfRef linear@{K}"] - table[f"selfRef branched@{K}"])
+    promises.append(Promise("branched at most 1.5 points behind linear", lead, lead.high <= 0.015))
+    return promises
+
+
+def show_promises(console: Console, promises: Sequence[Promise]) -> None:
+    """The table of promises."""
+    table = Table(title="promises", title_justify="left")
+    table.add_column("")
+    table.add_column("promise")
+    table.add_column("measured [95 %]", justify="right")
+    for promise in promises:
+        mark = "[green]kept[/]" if promise.kept else "[bold red]missed[/]"
+        one = promise.interval
+        table.add_row(mark, promise.text, f"{one.mean:+.3f} [{one.low:+.3f}, {one.high:+.3f}]")
+    console.print(table)
+
+
+def evaluate(model: Path, count: int, out: Path) -> tuple[dict[str, Any], list[Sample]]:
+    """Run every method over the held-out puzzles; the samples file is written to `out`."""
+    problems = puzzle_problems("test", TEST_SEED, count)
+    with Engine.from_pretrained(model, dtype="float32") as engine, Grader(symbolic=False) as grader:
+        config = AccuracyConfig(ks=(1, 2, 4, 8), headline=K, seed=TEST_SEED)
+        run, samples = AccuracyRun(engine, problems, grader, config).run()
+    run |= {"model": str(model), "data": f"{count} puzzles of the test stream, seed {TEST_SEED}"}
+    write_samples(out / "samples.jsonl", run, samples)
+    return run, samples
+
+
+def main(
+    model: Annotated[Path, typer.Option(help="Checkpoint folder.")] = Path("runs/nano/model"),
+    puzzles: Annotated[int, typer.Option(help="Held-out puzzles.")] = 2000,
+    out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("runs/nano/report"),
+    samples: Annotated[Path | None, typer.Option(help="Judge an earlier samples file.")] = None,
+) -> None:
+    """Evaluate, report, and exit 1 when a promise is missed."""
+    run, rows = read_samples(samples) if samples else evaluate(model, puzzles, out)
+    promises = check_promises(run, rows)
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "report.txt").open("w") as file:
+        for console in (Console(), Console(file=file, width=140)):
+            show_table(console, run, rows)
+            show_promises(console, promises)
+    plot_report(run, rows, out / "report.png")
+    print(f"report: {out / 'report.txt'}, {out / 'report.png'}")
+    if not all(promise.kept for promise in promises):
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,151 @@
+"""python -m train.nano: the model in the box, from nothing, in minutes on a CPU.
+
+    1. read      direct solving, and refining drafts of a solver that slips, from scratch
+    2. own       candidates of its own, by the engine; hybrid training on them
+    3. own again candidates of the better model; hybrid training to the end
+
+Every stage leaves its state under --out and is not repeated: an interrupted run goes on where it
+was. The result is a Hugging Face folder, `<out>/model`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gsr_engine import Engine
+from gsr_engine.demo.puzzles import sample_puzzles
+from train.checkpoint import export_model
+from train.data import Mixture, Record, Rows
+from train.model import load_model
+from train.nano_data import own_records, synthetic_records
+from train.nano_init import write_initial_checkpoint
+from train.sft import SftConfig, Trainer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One stage: candidates of its own for `own_puzzles` (0: synthetic drafts), then training."""
+
+    name: str
+    sft: SftConfig
+    mixture: Mixture
+    own_puzzles: int = 0
+    candidates: int = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How nano is made; the ablations of the study are recipes with other mixtures.
+
+    Attributes:
+        synthetic_puzzles: puzzles of the first stage; later stages draw their direct rows there.
+        slip_rate: highest share of carries that a synthetic draft gets wrong.
+    """
+
+    stages: tuple[Stage, ...]
+    synthetic_puzzles: int = 8000
+    slip_rate: float = 0.1
+    seed: int = 0
+
+
+def default_recipe(seed: int = 0) -> Recipe:
+    """The recipe of the shipped model."""
+    own = Mixture(
+        direct=6, refine=10, candidate_weights=(0.15, 0.15, 0.15, 0.4, 0.05, 0.04, 0.03, 0.03)
+    )
+    return Recipe(
+        stages=(
+            Stage(
+                name="read",
+                sft=SftConfig(steps=500, lr=3e-3, warmup=60, seed=seed),
+                mixture=Mixture(direct=8, refine=8, candidate_weights=(0.3, 0.25, 0.2, 0.25)),
+            ),
+            Stage(
+                name="own",
+                sft=SftConfig(steps=300, lr=1.5e-3, final_lr=0.5, seed=seed + 1),
+                mixture=own,
+                own_puzzles=1500,
+            ),
+            Stage(
+                name="own-again",
+                sft=SftConfig(steps=300, lr=7.5e-4, warmup=10, final_lr=0.05, seed=seed + 2),
+                mixture=own,
+                own_puzzles=1500,
+            ),
+        ),
+        seed=seed,
+    )
+
+
+def run_recipe(recipe: Recipe, out: Path, say: Callable[[str], None] = print) -> Path:
+    """Run the stages that are not done yet; returns the folder of the finished model."""
+    start = time.perf_counter()
+    out.mkdir(parents=True, exist_ok=True)
+    source = out / "initial"
+    if not (source / "gsr.json").exists():
+        write_initial_checkpoint(source, recipe.seed)
+    for index, stage in enumerate(recipe.stages):
+        target = out / stage.name
+        if not (target / "model.safetensors").exists():
+            records = _records(recipe, stage, index, source, say)
+            run_stage(stage, records, source, target, say)
+        source = target
+    model = out / "model"
+    shutil.rmtree(model, ignore_errors=True)
+    shutil.copytree(source, model, ignore=shutil.ignore_patterns("state.*", "log.jsonl"))
+    say(f"nano: {model} after {time.perf_counter() - start:.0f} s")
+    return model
+
+
+def _records(
+    recipe: Recipe, stage: Stage, index: int, source: Path, say: Callable[[str], None]
+) -> list[Record]:
+    """Synthetic records, or the model's own in front of the puzzles for direct rows."""
+    puzzles = sample_puzzles("train", recipe.seed, recipe.synthetic_puzzles)
+    with Engine.from_pretrained(source, dtype="float32") as engine:
+        drafts = 0 if stage.own_puzzles else len(stage.mixture.candidate_weights)
+        synthetic = synthetic_records(
+            puzzles, engine.tokenizer, engine.prompts, drafts, recipe.slip_rate, recipe.seed
+        )
+        if not stage.own_puzzles:
+            return synthetic
+        start = time.perf_counter()
+        seed = 1000 * (index + 1) + recipe.seed
+        asked = sample_puzzles("train", seed, stage.own_puzzles)
+        own, right = own_records(engine, asked, stage.candidates, seed)
+        share = sum(map(sum, right)) / sum(map(len, right))
+        say(
+            f"{stage.name}: {len(asked)} puzzles x {stage.candidates} candidates, "
+            f"pass@1 {share:.3f}, {time.perf_counter() - start:.0f} s"
+        )
+        return [*own, *synthetic]
+
+
+def run_stage(
+    stage: Stage, records: list[Record], source: Path, target: Path, say: Callable[[str], None]
+) -> None:
+    """Train one stage and export it."""
+    with Engine.from_pretrained(source, dtype="float32") as engine:
+        rows = Rows(engine.prompts, records, stage.mixture, stage.sft.seed)
+    trainer = Trainer(load_model(source), rows, stage.sft, target, stage.name)
+    trainer.run(say)
+    export_model(trainer.model, target, source)
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/nano"),
+    seed: Annotated[int, typer.Option(help="Of weights, puzzles and streams.")] = 0,
+) -> None:
+    """Make nano from nothing; goes on where an interrupted run was."""
+    run_recipe(default_recipe(seed), out)
+
+
+if __name__ == "__main__":
+    typer.run(main)
