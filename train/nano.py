@@ -13,7 +13,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -21,11 +21,12 @@ import typer
 
 from gsr_engine import Engine
 from gsr_engine.demo.puzzles import sample_puzzles
+from gsr_engine.gsr_config import GsrConfig
 from train.checkpoint import export_model
 from train.data import Mixture, Record, Rows
 from train.model import load_model
 from train.nano_data import own_records, synthetic_records
-from train.nano_init import write_initial_checkpoint
+from train.nano_init import nano_gsr_config, write_initial_checkpoint
 from train.sft import SftConfig, Trainer
 
 
@@ -47,11 +48,13 @@ class Recipe:
     Attributes:
         synthetic_puzzles: puzzles of the first stage; later stages draw their direct rows there.
         slip_rate: highest share of carries that a synthetic draft gets wrong.
+        gsr: the prompts and layouts that it is trained for.
     """
 
     stages: tuple[Stage, ...]
     synthetic_puzzles: int = 8000
     slip_rate: float = 0.1
+    gsr: GsrConfig = field(default_factory=nano_gsr_config)
     seed: int = 0
 
 
@@ -90,7 +93,7 @@ def run_recipe(recipe: Recipe, out: Path, say: Callable[[str], None] = print) ->
     out.mkdir(parents=True, exist_ok=True)
     source = out / "initial"
     if not (source / "gsr.json").exists():
-        write_initial_checkpoint(source, recipe.seed)
+        write_initial_checkpoint(source, recipe.gsr, recipe.seed)
     for index, stage in enumerate(recipe.stages):
         target = out / stage.name
         if not (target / "model.safetensors").exists():

@@ -111,7 +111,7 @@ def nano_config(vocab_size: int) -> LlamaConfig:
     )
 
 
-def write_initial_checkpoint(folder: Path, seed: int) -> None:
+def write_initial_checkpoint(folder: Path, gsr: GsrConfig, seed: int) -> None:
     """An untrained nano as a Hugging Face folder with its tokenizer and gsr.json."""
     tokenizer = make_tokenizer()
     model = LlamaForCausalLM(nano_config(len(tokenizer)))
@@ -130,7 +130,7 @@ def write_initial_checkpoint(folder: Path, seed: int) -> None:
             _begin_by_reading(layer.self_attn, model.config.head_dim, words)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    nano_gsr_config().save(folder)
+    gsr.save(folder)
 
 
 class _Words:
