@@ -1,0 +1,73 @@
+"""The accuracy run on any checkpoint and any JSONL, small."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.accuracy import main
+from benchmarks.problems import load_problems, puzzle_problems
+from benchmarks.samples import read_samples
+from gsr_engine import InvalidRequest
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    file = tmp_path / "data.jsonl"
+    rows = [{"id": f"p{i}", "problem": f"{i}+{i}", "answer": str(2 * i)} for i in range(3)]
+    file.write_text("\n".join(json.dumps(row) for row in rows))
+    return file
+
+
+def run(model: Path, data: Path, out: Path) -> None:
+    main(
+        model=str(model),
+        data=data,
+        size_field=None,
+        limit=2,
+        k="1,3",
+        layouts=None,
+        max_tokens=12,
+        seed=3,
+        dtype="auto",
+        out=out,
+        samples=None,
+    )
+
+
+def test_a_run_on_any_checkpoint(
+    qwen2: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(qwen2, data, tmp_path / "one.jsonl")
+    printed = capsys.readouterr().out
+    facts, samples = read_samples(tmp_path / "one.jsonl")
+    assert [sample.id for sample in samples] == ["p0", "p1"]
+    assert all(len(sample.candidates) == 3 for sample in samples)
+    assert set(samples[0].refinements) == {"linear@1", "linear@3", "linear@3 T=1"}
+    assert sorted(samples[0].refinements["linear@3"].used) == [0, 1, 2]
+    phases = facts["cost"]["linear"]["phases"]
+    assert phases["refine_prefill"]["tokens_reused"] > 0
+    run(qwen2, data, tmp_path / "two.jsonl")
+    assert read_samples(tmp_path / "two.jsonl")[1] == samples  # the seed repeats everything
+    capsys.readouterr()
+    main(samples=tmp_path / "one.jsonl")
+    assert "selfRef linear@3" in printed
+    assert capsys.readouterr().out in printed
+
+
+def test_bad_data_names_the_line(tmp_path: Path) -> None:
+    file = tmp_path / "bad.jsonl"
+    file.write_text('{"problem": "1+1", "answer": "2"}\n{"problem": "no answer"}\n')
+    with pytest.raises(InvalidRequest, match="line 2"):
+        load_problems(file)
+    file.write_text("\n")
+    with pytest.raises(InvalidRequest, match="no problems"):
+        load_problems(file)
+
+
+def test_puzzles_carry_their_size() -> None:
+    problems = puzzle_problems("validation", 0, 20)
+    assert len({problem.id for problem in problems}) == 20
+    assert all("x" in problem.size for problem in problems)

@@ -1,0 +1,39 @@
+"""The grader: exact where that decides, math-verify elsewhere, killed when it hangs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from benchmarks.grading import Grader
+
+
+@pytest.fixture(scope="module")
+def grader() -> Iterator[Grader]:
+    with Grader(symbolic=True, timeout=5.0) as one:
+        yield one
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "right"),
+    [
+        ("42", "42", True),
+        ("1 + x", "x+1", True),
+        (r"\frac{\sqrt{2}}{2}", r"\frac{1}{\sqrt{2}}", True),
+        ("x+2", "x+1", False),
+        ("109891", "109890", False),
+        (None, "1", False),
+        ("1" * 3000, "1", False),
+    ],
+)
+def test_answers(grader: Grader, answer: str | None, gold: str, right: bool) -> None:
+    assert grader.correct(answer, gold) is right
+
+
+def test_a_hang_is_a_wrong_answer_and_the_next_one_is_graded() -> None:
+    with Grader(symbolic=True, timeout=1.0) as grader:
+        assert grader.correct("1 + x", "x+1")
+        tower = r"\dfrac{5^{(5^{(5^{(5^5)})}-4)}-5}{16}"
+        assert not grader.correct(tower, "1 + x^2")
+        assert grader.correct("2 + x", "x+2")

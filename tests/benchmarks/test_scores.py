@@ -1,0 +1,100 @@
+"""Scores from samples: by hand on a small case, and the file gives the same table again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from benchmarks import scores
+from benchmarks.accuracy_table import show_table
+from benchmarks.nano import check_promises
+from benchmarks.samples import Refinement, Sample, Stream, read_samples, write_samples
+
+
+def stream(answer: str | None, gold: str, logprob: float = 0.0) -> Stream:
+    return Stream(f"it is {answer}", answer, answer == gold, 3, logprob)
+
+
+def sample(name: str, answers: list[str | None], refined: str, greedy: str) -> Sample:
+    gold = "7"
+    candidates = [stream(answer, gold, -float(i)) for i, answer in enumerate(answers)]
+    one = Sample(name, "3+4", gold, "small", candidates, stream(greedy, gold))
+    for layout in ("linear", "branched"):
+        for k in (1, 2, 4, 8):
+            one.refinements[f"{layout}@{k}"] = Refinement(
+                refined, refined, refined == gold, 3, used=list(range(min(k, 4)))
+            )
+    return one
+
+
+@pytest.fixture
+def samples() -> list[Sample]:
+    return [
+        sample("majority", ["7", "7", "1", "2"], "7", "7"),
+        sample("outvoted", ["1", "1", "7", None], "7", "1"),
+        sample("all wrong", ["1", "2", "3", "4"], "7", "1"),
+        sample("spoilt", ["7", "7", "7", "7"], "5", "7"),
+    ]
+
+
+RUN = {
+    "model": "m",
+    "config": {
+        "ks": [1, 2, 4, 8],
+        "layouts": ["linear", "branched"],
+        "headline": 4,
+        "temperature": 1.0,
+    },
+    "cost": {},
+}
+
+
+def test_by_hand(samples: list[Sample]) -> None:
+    assert scores.pass_at_1(samples, 4).tolist() == [0.5, 0.25, 0.0, 1.0]
+    assert scores.oracle(samples, 4).tolist() == [1, 1, 0, 1]
+    assert scores.oracle(samples, 2).tolist() == [1, 0, 0, 1]
+    assert scores.majority_at(samples, 4).tolist() == [1, 0, 0, 1]
+    assert scores.best_of(samples, 4).tolist() == [1, 0, 0, 1]  # the first has the best logprob
+    assert scores.greedy(samples).tolist() == [1, 0, 0, 1]
+    assert scores.refined(samples, "linear@4").tolist() == [1, 1, 1, 0]
+    assert scores.refined(samples, "no such method").tolist() == [0, 0, 0, 0]
+    assert scores.num_correct(samples, 4).tolist() == [2, 1, 0, 4]
+
+
+def test_bootstrap_covers_and_is_paired() -> None:
+    rng = np.random.default_rng(0)
+    better = (rng.random(2000) < 0.8).astype(float)
+    worse = better * (rng.random(2000) < 0.95)
+    interval = scores.bootstrap(better)
+    assert interval.low < 0.8 < interval.high
+    assert interval.high - interval.low == pytest.approx(2 * 1.96 * (0.16 / 2000) ** 0.5, rel=0.1)
+    paired = scores.bootstrap(better - worse)
+    assert paired.low > 0
+    assert paired.high - paired.low < interval.high - interval.low
+    assert scores.bootstrap(better - better) == scores.Interval(0.0, 0.0, 0.0)
+
+
+def test_the_file_gives_the_same_table(samples: list[Sample], tmp_path: Path) -> None:
+    write_samples(tmp_path / "s.jsonl", RUN, samples)
+    run, again = read_samples(tmp_path / "s.jsonl")
+    assert (run, again) == (RUN, samples)
+    texts = []
+    for rows in (samples, again):
+        console = Console(width=140, record=True, file=(tmp_path / "out").open("w"))
+        show_table(console, run, rows)
+        texts.append(console.export_text())
+    assert texts[0] == texts[1]
+    assert "majority wrong → refined right 2, right → wrong 1" in texts[0]
+
+
+def test_promises_are_judged(samples: list[Sample]) -> None:
+    judged = {promise.text: promise.kept for promise in check_promises(RUN, samples * 50)}
+    assert judged["pass@1 between 0.4 and 0.7"]
+    assert judged["selfRef linear@4 above maj@4"]
+    assert not judged["selfRef linear@4 above pass@4 (oracle)"]
+    assert judged["selfRef branched@4 repairs half of the all-wrong sets"]
+    assert judged["branched at most 1.5 points behind linear"]
+    assert not judged["selfRef linear@4 above selfRef linear@1"]
