@@ -1,8 +1,7 @@
 """python -m train.nano: the model in the box, from nothing, in minutes on a CPU.
 
-    1. read      direct solving, and refining drafts of a solver that slips, from scratch
-    2. own       candidates of its own, by the engine; hybrid training on them
-    3. own again candidates of the better model; hybrid training to the end
+    read      direct solving, and refining drafts of a solver that slips, from scratch
+    own-1..3  candidates of its own, drawn anew by the engine, and hybrid training on them
 
 Every stage leaves its state under --out and is not repeated: an interrupted run goes on where it
 was. The result is a Hugging Face folder, `<out>/model`.
@@ -22,6 +21,7 @@ import typer
 from gsr_engine import Engine
 from gsr_engine.demo.puzzles import sample_puzzles
 from gsr_engine.gsr_config import GsrConfig
+from gsr_engine.sequence import derive_seed
 from train.checkpoint import export_model
 from train.data import Mixture, Record, Rows
 from train.model import load_model
@@ -60,28 +60,29 @@ class Recipe:
 
 def default_recipe(seed: int = 0) -> Recipe:
     """The recipe of the shipped model."""
+    read = Mixture(direct=8, refine=8, candidate_weights=(0.3, 0.25, 0.2, 0.25))
     own = Mixture(
-        direct=6, refine=10, candidate_weights=(0.15, 0.15, 0.15, 0.4, 0.05, 0.04, 0.03, 0.03)
+        direct=5, refine=11, candidate_weights=(0.12, 0.12, 0.14, 0.42, 0.06, 0.05, 0.04, 0.05)
     )
+
+    def stage(name: str, steps: int, lr: float, end: float, own_puzzles: int = 1500) -> Stage:
+        sft = SftConfig(
+            steps=steps,
+            lr=lr,
+            warmup=20 if own_puzzles else 60,
+            final_lr=end / lr,
+            seed=derive_seed(seed, *name.encode()),
+        )
+        mixture = own if own_puzzles else read
+        return Stage(name=name, sft=sft, mixture=mixture, own_puzzles=own_puzzles)
+
+    # One long decay of the learning rate over all stages; the candidates are renewed in between.
     return Recipe(
         stages=(
-            Stage(
-                name="read",
-                sft=SftConfig(steps=500, lr=3e-3, warmup=60, seed=seed),
-                mixture=Mixture(direct=8, refine=8, candidate_weights=(0.3, 0.25, 0.2, 0.25)),
-            ),
-            Stage(
-                name="own",
-                sft=SftConfig(steps=300, lr=1.5e-3, final_lr=0.5, seed=seed + 1),
-                mixture=own,
-                own_puzzles=1500,
-            ),
-            Stage(
-                name="own-again",
-                sft=SftConfig(steps=300, lr=7.5e-4, warmup=10, final_lr=0.05, seed=seed + 2),
-                mixture=own,
-                own_puzzles=1500,
-            ),
+            stage("read", 600, 3e-3, 1.5e-3, own_puzzles=0),
+            stage("own-1", 500, 1.5e-3, 1.2e-3),
+            stage("own-2", 500, 1.2e-3, 8e-4),
+            stage("own-3", 600, 8e-4, 4e-5),
         ),
         seed=seed,
     )

@@ -28,7 +28,9 @@ from typing import Literal
 BASE = 5
 PLACES = "abcdefghijk"
 LINES = "₁₂₃₄"
-CARRIES = "⁰¹²³"
+CARRIES = "⁰¹²³⁴⁵"
+HIGHEST_FACTOR = len(CARRIES)
+"""A carry is below its factor, so this many signs are enough."""
 ANSWER_PATTERN = r"×[₁-₄]\d([^×\n]+)$"
 """Finds the final answer: the last line behind its factor."""
 
@@ -110,7 +112,7 @@ def _cells(digits: tuple[int, ...], line: str, carries: tuple[int, ...] | None =
 class Mix:
     """The distribution that puzzles are drawn from: sizes evenly, a share of them as sums."""
 
-    digits: tuple[int, ...] = (6, 7, 8, 9, 10)
+    digits: tuple[int, ...] = (7, 8, 9, 10)
     factors: tuple[int, ...] = (2, 3, 4)
     share_of_sums: float = 0.3
 
@@ -140,7 +142,7 @@ def stream_of(puzzle: Puzzle) -> Stream:
 def _draw(rng: random.Random, mix: Mix) -> Puzzle:
     size = rng.choice(mix.digits)
     digits = (rng.randrange(1, BASE), *(rng.randrange(BASE) for _ in range(size - 1)))
-    factors = tuple(rng.randrange(2, BASE) for _ in range(rng.choice(mix.factors)))
+    factors = tuple(rng.randint(2, HIGHEST_FACTOR) for _ in range(rng.choice(mix.factors)))
     if rng.random() >= mix.share_of_sums:
         return Puzzle(digits, factors)
     lefts = [rng.randint(1, factor - 1) for factor in factors]

@@ -11,6 +11,7 @@ from gsr_engine.answers import find_answer
 from gsr_engine.demo.puzzles import (
     ANSWER_PATTERN,
     BASE,
+    HIGHEST_FACTOR,
     Mix,
     Puzzle,
     readable,
@@ -21,7 +22,7 @@ from gsr_engine.demo.puzzles import (
 PUZZLES = st.builds(
     Puzzle,
     digits=st.lists(st.integers(0, BASE - 1), min_size=1, max_size=10).map(tuple),
-    factors=st.lists(st.integers(2, BASE - 1), min_size=1, max_size=4).map(tuple),
+    factors=st.lists(st.integers(2, HIGHEST_FACTOR), min_size=1, max_size=4).map(tuple),
 )
 
 
