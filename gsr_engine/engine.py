@@ -58,7 +58,7 @@ class Engine:
         pages = num_pages(config, model, decoder.dtype)
         self.gsr = gsr or GsrConfig(trained=False)
         self.tokenizer = tokenizer
-        self.limits = Limits(length, model.vocab_size, pages)
+        self.limits = Limits(length, model.vocab_size, pages, config.max_num_seqs)
         self._pool = PagePool(pages)
         self._scheduler = Scheduler(config, self._pool)
         cache = KVCache(model, pages, decoder.dtype)
@@ -251,6 +251,14 @@ class Engine:
     def find_answer(self, text: str) -> str | None:
         """The final answer in a text, as the checkpoint states it."""
         return find_answer(text, self.gsr.answer_pattern)
+
+    def check(self) -> None:
+        """Prove that no KV page is lost, held twice over or used after it was freed.
+
+        Raises:
+            PoolCorrupted: one is; a bug of the engine.
+        """
+        self._scheduler.check()
 
     def stats(self) -> dict[str, Any]:
         """Counters since the start, and the pages and requests of this moment."""

@@ -43,6 +43,7 @@ class GenerateRequest(Request[GenerateResult]):
         tokenizer: Tokenizer,
         limits: Limits,
     ) -> None:
+        limits.check_streams("n", params.n)
         limits.check_prompt("prompt", prompt)
         prompt_pages = pages_for(len(prompt))
         free_pages = (limits.num_pages - prompt_pages) // params.n

@@ -11,11 +11,12 @@ from gsr_engine.segments import PAGE_SIZE
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Longest context in tokens, size of the vocabulary, and pages of the pool."""
+    """Longest context in tokens, size of the vocabulary, pages of the pool, streams at a time."""
 
     max_model_len: int
     vocab_size: int
     num_pages: int
+    max_num_seqs: int
 
     def check_prompt(self, field: str, token_ids: list[int]) -> None:
         """Raise InvalidRequest unless a prompt has tokens, all known, and leaves room for one."""
@@ -36,6 +37,13 @@ class Limits:
         for token in token_ids:
             if not 0 <= token < self.vocab_size:
                 raise InvalidRequest(field, f"token id {token} is outside 0..{self.vocab_size - 1}")
+
+    def check_streams(self, field: str, count: int) -> None:
+        """Raise InvalidRequest for more streams than decode at a time."""
+        if count > self.max_num_seqs:
+            raise InvalidRequest(
+                field, f"{count} streams are more than max_num_seqs {self.max_num_seqs}"
+            )
 
     def bound(self, params: SamplingParams, prompt_tokens: int, free_pages: int) -> SamplingParams:
         """The parameters with `max_tokens` given, and no more than the context leaves.

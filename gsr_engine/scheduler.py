@@ -79,6 +79,17 @@ class Scheduler:
         """Requests that are admitted and not finished."""
         return len(self._running)
 
+    def check(self) -> None:
+        """Prove that every page is accounted for by the groups that run.
+
+        Raises:
+            PoolCorrupted: it is not.
+        """
+        owners = [group.prompt for group in self._groups]
+        for group in self._groups:
+            owners += [s.segment for s in group.sequences if group.keep or not s.finished]
+        self._pool.check(owners, [group.prompt.context for group in self._groups])
+
     def add(self, request: AnyRequest) -> None:
         """Queue a request; its size was checked against the whole pool before."""
         self._waiting.append(request)

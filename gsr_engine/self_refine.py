@@ -68,6 +68,8 @@ class SelfRefineRequest(Request[RefineResult]):
                 f"the checkpoint was not trained for {params.layout!r} (gsr.json claims "
                 f"{', '.join(trained)}); force_layout=True tries it all the same",
             )
+        if given is None:
+            limits.check_streams("k", params.k)
         self._problem = checkpoint.prompts.problem(problem)
         if not self._problem:
             raise InvalidRequest("problem", "is empty")

@@ -77,7 +77,7 @@ class Puzzle:
         """
         digits, lines = self.digits, []
         for line, factor in zip(LINES, self.factors, strict=False):
-            carry, carries, products = 0, [], []
+            carry, carries, products = 0, list[int](), list[int]()
             for digit in reversed(digits):
                 carries.append(slip(carry, factor) if products else 0)
                 products.append((digit * factor + carries[-1]) % BASE)
@@ -100,7 +100,7 @@ class Puzzle:
 
 
 def _cells(digits: tuple[int, ...], line: str, carries: tuple[int, ...] | None = None) -> str:
-    top, *places = PLACES[: len(digits) + 1][::-1]
+    top, *places = reversed(PLACES[: len(digits) + 1])
     text = f"{top}{line}0"
     for index, (place, digit) in enumerate(zip(places, digits, strict=True)):
         carry = "" if carries is None else f"{place}{line}{CARRIES[carries[index]]}"

@@ -141,6 +141,14 @@ def test_more_work_than_the_pool_holds_waits_its_turn(qwen2: Path) -> None:
     assert [r.refinement for r in results] == [r.refinement for r in expected]
 
 
+def test_more_streams_than_decode_at_a_time(qwen2: Path) -> None:
+    with Engine.from_pretrained(qwen2, max_num_seqs=4) as engine:
+        with pytest.raises(InvalidRequest, match="n: 5 streams are more than max_num_seqs 4"):
+            engine.generate(["a"], SamplingParams(n=5))
+        with pytest.raises(InvalidRequest, match="k: 6 streams"):
+            engine.self_refine(["a"], SelfRefineParams(k=6))
+
+
 def test_closed_engine(qwen2: Path) -> None:
     with Engine.from_pretrained(qwen2) as engine:
         pass

@@ -23,6 +23,7 @@ def run(engine: Engine, order: list[int], together: bool) -> dict[int, list[Comp
             engine.step()
     while engine.has_work:
         engine.step()
+        engine.check()
     return {i: request.result.completions for i, request in requests.items() if request.result}
 
 

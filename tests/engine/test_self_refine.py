@@ -24,6 +24,7 @@ def run(engine: Engine, params: SelfRefineParams) -> list[tuple[SelfRefineReques
         engine.submit(request)
     while engine.has_work:
         engine.step()
+        engine.check()
     return [(request, request.result) for request in requests if request.result]
 
 
@@ -116,7 +117,6 @@ def test_every_page_comes_back_and_usage_adds_up(qwen2: Path) -> None:
         ]
         stats = engine.stats()
         assert stats["pages_used"] == 0 < stats["pages_peak"]
-        engine._pool.check([], [])
         for name, total in stats["phases"].items():
             for key in ("tokens_computed", "tokens_reused", "seconds"):
                 parts = sum(getattr(result.usage.phases[name], key) for result in results)
