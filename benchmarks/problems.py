@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gsr_engine.demo.puzzles import sample_puzzles
-
 from gsr_engine.errors import InvalidRequest
 
 

@@ -182,7 +182,7 @@ class DecodeBlocks:
             block.segments.extend([None] * (shape[0] - len(siblings)))
             by_shape.setdefault(shape, []).append(block)
         for shape, blocks in by_shape.items():
-            self._fill(self._bucket(shape), blocks, lengths)
+            self._fill(self._bucket(shape), blocks)
 
     def _bucket(self, shape: tuple[int, int, int]) -> _Bucket:
         if shape not in self._buckets:
@@ -195,14 +195,14 @@ class DecodeBlocks:
             )
         return self._buckets[shape]
 
-    def _fill(
-        self, bucket: _Bucket, blocks: list[_Block], lengths: dict[Segment, tuple[int, int]]
-    ) -> None:
+    def _fill(self, bucket: _Bucket, blocks: list[_Block]) -> None:
         """Gather the pages of new blocks into a bucket."""
         first = len(bucket.blocks)
         bucket.reserve(first + len(blocks))
         for index, block in enumerate(blocks, start=first):
             bucket.blocks.append(block)
+            bucket.contexts[:, :, index] = 0.0  # what a weight of 0 meets must be finite
+            bucket.own[:, :, index] = 0.0
             where = np.concatenate([slots(s.segment, s.start, s.stop) for s in block.context])
             self._copy(bucket.contexts[:, :, index], where)
             for row, segment in enumerate(block.segments):
@@ -228,15 +228,14 @@ class DecodeBlocks:
         rows, own_lens = np.array(placed, dtype=np.int64).T
         context_lens = np.array([block.context_len for block in bucket.blocks])
         context_len = -(-int(context_lens.max()) // _TAIL) * _TAIL
-        mask = np.full((count, 1, n, 1, context_len + capacity), -np.inf, dtype=np.float32)
-        mask[..., :context_len][
-            np.broadcast_to(
-                np.arange(context_len) < context_lens[:, None, None, None, None],
-                (count, 1, n, 1, context_len),
-            )
-        ] = 0.0
-        own_mask = mask.reshape(count * n, -1)[:, context_len:]
-        own_mask[np.arange(capacity) < own_lens[:, None]] = 0.0
+        visible = np.concatenate(
+            [
+                np.repeat(np.arange(context_len) < context_lens[:, None], n, axis=0),
+                np.arange(capacity) < own_lens[:, None],
+            ],
+            axis=1,
+        )
+        mask = np.where(visible, np.float32(0), np.float32(-np.inf))
         alive = np.flatnonzero(own_lens)
         ordered = len(alive) == count * n and np.array_equal(rows, np.arange(len(rows)))
         newest = own_lens[alive] - 1
@@ -250,7 +249,7 @@ class DecodeBlocks:
             alive=torch.from_numpy(alive),
             rows=torch.from_numpy(rows[alive]),
             write_index=torch.from_numpy(self._write_index(bucket, alive) + newest[:, None, None]),
-            mask=torch.from_numpy(mask),
+            mask=torch.from_numpy(mask).view(count, 1, n, 1, -1),
             mask_index=torch.from_numpy(alive * mask.shape[-1] + context_len + newest),
         )
 

@@ -13,10 +13,12 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from transformers.utils.logging import disable_progress_bar
 
 from gsr_engine import Engine
 from gsr_engine.demo.puzzles import sample_puzzles
@@ -71,6 +73,7 @@ def default_recipe(seed: int = 0) -> Recipe:
             lr=lr,
             warmup=20 if own_puzzles else 60,
             final_lr=end / lr,
+            micro_tokens=1024,  # the activations of one layer stay in a CPU's cache
             seed=derive_seed(seed, *name.encode()),
         )
         mixture = own if own_puzzles else read
@@ -148,7 +151,8 @@ def main(
     seed: Annotated[int, typer.Option(help="Of weights, puzzles and streams.")] = 0,
 ) -> None:
     """Make nano from nothing; goes on where an interrupted run was."""
-    run_recipe(default_recipe(seed), out)
+    disable_progress_bar()  # of transformers, which draws one for every file
+    run_recipe(default_recipe(seed), out, say=partial(print, flush=True))
 
 
 if __name__ == "__main__":
