@@ -32,6 +32,7 @@ wheel: $(INSTALLED) ## build the wheel and run its demo outside the checkout
 
 nano: $(INSTALLED) ## train the model in the box from nothing and prove it (<= 30 minutes on 2 cores)
 	$(BIN)/python -m train.nano
+	$(BIN)/python -m benchmarks.nano
 
 nano-study: $(INSTALLED) ## two more seeds, the ablations and the controls (hours)
 	$(BIN)/python -m benchmarks.nano_study

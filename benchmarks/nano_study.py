@@ -6,17 +6,24 @@
     controls    the shipped model given one candidate four times, candidates of another puzzle,
                 and weaker candidates (of the first stage's model)
 
-Every part leaves its folder under --out and is not repeated, so the study can be interrupted.
+The models are trained side by side, one per core. Every part leaves its folder under --out and is
+not repeated, so the study can be interrupted.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing as mp
+import os
+import shutil
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -30,6 +37,7 @@ from benchmarks.problems import Problem, puzzle_problems
 from benchmarks.samples import Sample, read_samples
 from benchmarks.scores import bootstrap
 from gsr_engine import Engine, SamplingParams
+from gsr_engine.gsr_config import RefinePosition
 from train.nano import Recipe, default_recipe, run_recipe
 
 Row = dict[str, str]
@@ -38,14 +46,23 @@ Row = dict[str, str]
 def main(
     out: Annotated[Path, typer.Option(help="Folder of the study.")] = Path("runs/nano-study"),
     nano: Annotated[Path, typer.Option(help="Run of `make nano`, for seed 0.")] = Path("runs/nano"),
-    puzzles: Annotated[int, typer.Option(help="Held-out puzzles.")] = 2000,
+    puzzles: Annotated[int, typer.Option(help="Held-out puzzles.")] = 1000,
 ) -> None:
     """Run what is missing, then print and write the tables."""
-    tables = {"seeds": _seeds(out, nano, puzzles), "ablations": _ablations(out, nano, puzzles)}
-    tables["controls"] = _controls(out, nano, puzzles)
+    seeds = {f"seed {seed}": default_recipe(seed) for seed in (0, 1, 2)}
+    ablations = {"hybrid": seeds["seed 0"], **_ablations(seeds["seed 0"])}
+    folders = {name: out / name.replace(" ", "-") for name in (*seeds, *ablations)}
+    folders |= {"seed 0": nano, "hybrid": nano}
+    samples = _evaluate_all(seeds | ablations, folders, nano, puzzles)
+    tables = {
+        "seeds": [_main_row(name, samples[name]) for name in seeds],
+        "ablations": [_main_row(name, samples[name]) for name in ablations],
+        "controls": _controls(nano, puzzles),
+    }
     (out / "study.json").write_text(json.dumps({"machine": describe_machine(), **tables}, indent=1))
     with (out / "study.txt").open("w") as file:
-        for console in (Console(), Console(file=file, width=150)):
+        for console in (Console(), Console(file=file, width=160)):
+            console.print(f"{puzzles} held-out puzzles; ± half the 95 % bootstrap interval")
             for title, rows in tables.items():
                 _show(console, title, rows)
 
@@ -59,13 +76,46 @@ def _show(console: Console, title: str, rows: Sequence[Row]) -> None:
     console.print(table)
 
 
-def _evaluated(recipe: Recipe, folder: Path, puzzles: int) -> list[Sample]:
-    """Train (or find) a model, evaluate it (or find its samples)."""
-    samples = folder / "report" / "samples.jsonl"
-    if not samples.exists():
-        model = run_recipe(recipe, folder)
-        evaluate(model, puzzles, folder / "report")
-    return read_samples(samples)[1]
+def _evaluate_all(
+    recipes: dict[str, Recipe], folders: dict[str, Path], nano: Path, puzzles: int
+) -> dict[str, list[Sample]]:
+    """Train (or find) every model, evaluate it (or find its samples), one model per core."""
+    # Seed 0 first and with all cores: the ablations begin from its first stage.
+    _evaluate_one("seed 0", recipes["seed 0"], nano, puzzles)
+    others = [name for name, folder in folders.items() if folder != nano]
+    for name in others:
+        _reuse_first_stage(recipes[name], folders[name], recipes["seed 0"], nano)
+    with ProcessPoolExecutor(
+        max_workers=os.cpu_count(),
+        mp_context=mp.get_context("spawn"),
+        initializer=torch.set_num_threads,
+        initargs=(1,),
+    ) as pool:
+        waiting = [
+            pool.submit(_evaluate_one, name, recipes[name], folders[name], puzzles)
+            for name in others
+        ]
+        for done in waiting:
+            done.result()
+    return {
+        name: read_samples(folder / "report" / "samples.jsonl")[1][:puzzles]
+        for name, folder in folders.items()
+    }
+
+
+def _evaluate_one(name: str, recipe: Recipe, folder: Path, puzzles: int) -> None:
+    if not (folder / "report" / "samples.jsonl").exists():
+        say = partial(print, f"{name}:", flush=True)
+        evaluate(run_recipe(recipe, folder, say), puzzles, folder / "report")
+
+
+def _reuse_first_stage(recipe: Recipe, folder: Path, base: Recipe, nano: Path) -> None:
+    """Start where the base recipe stood after its first stage, if that is the same."""
+    first = base.stages[0]
+    same = (recipe.stages[0], recipe.gsr, recipe.seed) == (first, base.gsr, base.seed)
+    if same and not folder.exists():
+        for part in ("initial", first.name):
+            shutil.copytree(nano / part, folder / part)
 
 
 def _main_row(name: str, samples: Sequence[Sample]) -> Row:
@@ -93,30 +143,17 @@ def _cell(values: scores.Hits) -> str:
     return f"{interval.mean:.3f} ±{(interval.high - interval.low) / 2:.3f}"
 
 
-def _seeds(out: Path, nano: Path, puzzles: int) -> list[Row]:
-    folders = {0: nano, 1: out / "seed-1", 2: out / "seed-2"}
-    return [
-        _main_row(f"seed {seed}", _evaluated(default_recipe(seed), folder, puzzles))
-        for seed, folder in folders.items()
-    ]
-
-
-def _ablations(out: Path, nano: Path, puzzles: int) -> list[Row]:
-    recipe = default_recipe(0)
-    variants: dict[str, Recipe] = {
-        "hybrid": recipe,
+def _ablations(recipe: Recipe) -> dict[str, Recipe]:
+    not_restated = replace(recipe.gsr, template=replace(recipe.gsr.template, restate=None))
+    other: RefinePosition = "fork" if recipe.gsr.refine_position == "after" else "after"
+    return {
         "direct only": _with_rows(recipe, lambda direct, refine: (direct + 5 * refine, 0)),
         "refine only": _with_rows(recipe, lambda direct, refine: (0, refine + direct // 5)),
-        "not restated": replace(
-            recipe, gsr=replace(recipe.gsr, template=replace(recipe.gsr.template, restate=None))
+        "not restated": replace(recipe, gsr=not_restated),
+        f"refine position {other}": replace(
+            recipe, gsr=replace(recipe.gsr, refine_position=other)
         ),
-        "refine position fork": replace(recipe, gsr=replace(recipe.gsr, refine_position="fork")),
     }
-    rows = []
-    for name, variant in variants.items():
-        folder = nano if name == "hybrid" else out / name.replace(" ", "-")
-        rows.append(_main_row(name, _evaluated(variant, folder, puzzles)))
-    return rows
 
 
 def _with_rows(recipe: Recipe, change: Callable[[int, int], tuple[int, int]]) -> Recipe:
@@ -132,7 +169,7 @@ def _with_rows(recipe: Recipe, change: Callable[[int, int], tuple[int, int]]) ->
     return replace(recipe, stages=(first, *changed))
 
 
-def _controls(out: Path, nano: Path, puzzles: int) -> list[Row]:
+def _controls(nano: Path, puzzles: int) -> list[Row]:
     """selfRef@4 of the shipped model over candidates that are not its own four."""
     problems = puzzle_problems("test", TEST_SEED, puzzles)
     own = _drawn(nano / "model", problems)

@@ -21,14 +21,31 @@ from gsr_engine.kv_cache import KVCache, slots
 from gsr_engine.segments import Context, Segment, context_length
 
 _MIN_SIZE = 32
-# A masked tail leaves no trace in the last bit as long as the padded length is a multiple of 16.
-_TAIL = 16
+# Lengths are padded to those of others, and yet a stream keeps its last bit in any company:
+# lengths are multiples of 16, so that masked tails fill whole vectors; no product is so small that
+# torch.bmm takes its plain loop; and none sums over more keys at a time than MKL leaves in one
+# block (it cuts more of them at places that depend on their number; from 208 keys on with AVX2).
+VECTOR = 16
+_SMALLEST_PRODUCT = 400
+_SPLIT = 128
 
 IntArray = npt.NDArray[np.int64]
 
 
 def _power_of_two(n: int, least: int) -> int:
     return max(least, 1 << (n - 1).bit_length())
+
+
+def multiple(n: int, of: int) -> int:
+    """The least multiple of `of` from n on."""
+    return -(-n // of) * of
+
+
+def _add_products(total: torch.Tensor, weights: torch.Tensor, values: torch.Tensor) -> None:
+    """Add weights [B, M, K] x values [B, K, D] to `total`, in the same splits of K always."""
+    for start in range(0, weights.shape[2], _SPLIT):
+        split = slice(start, start + _SPLIT)
+        total.baddbmm_(weights[:, :, split], values[:, split])
 
 
 @dataclass(eq=False, slots=True)
@@ -116,6 +133,9 @@ class DecodeBlocks:
         # Fewer than 4 query rows against one key would take another product kernel, whose last
         # bit differs; with at least 4 a stream's bits do not depend on how many siblings live.
         self._least_rows = _power_of_two(-(-4 // self._groups), 1)
+        one_key = self._groups * model.head_dim
+        self._grain = _power_of_two(-(-_SMALLEST_PRODUCT // one_key), VECTOR)
+        self._least_capacity = max(_MIN_SIZE, self._grain)
         self._buckets: dict[tuple[int, int, int], _Bucket] = {}
         self._place: dict[Segment, tuple[_Bucket, _Block]] = {}
         self._segments: list[Segment] = []
@@ -176,8 +196,8 @@ class DecodeBlocks:
             block = _Block(context, context_length(context), list(siblings))
             shape = (
                 _power_of_two(len(siblings), self._least_rows),
-                _power_of_two(block.context_len, _MIN_SIZE),
-                _power_of_two(max(lengths[s][1] for s in siblings), _MIN_SIZE),
+                _power_of_two(block.context_len, self._least_capacity),
+                _power_of_two(max(lengths[s][1] for s in siblings), self._least_capacity),
             )
             block.segments.extend([None] * (shape[0] - len(siblings)))
             by_shape.setdefault(shape, []).append(block)
@@ -227,7 +247,7 @@ class DecodeBlocks:
         ]
         rows, own_lens = np.array(placed, dtype=np.int64).T
         context_lens = np.array([block.context_len for block in bucket.blocks])
-        context_len = -(-int(context_lens.max()) // _TAIL) * _TAIL
+        context_len = multiple(int(context_lens.max()), self._grain)
         visible = np.concatenate(
             [
                 np.repeat(np.arange(context_len) < context_lens[:, None], n, axis=0),
@@ -284,7 +304,7 @@ class DecodeBlocks:
         """
         bucket, groups, dim = layout.bucket, self._groups, q.shape[-1]
         count, n, heads = len(bucket.blocks), bucket.rows, self._model.num_kv_heads
-        seen, tail = layout.context_len, -(-layout.longest // _TAIL) * _TAIL
+        seen, tail = layout.context_len, multiple(layout.longest, self._grain)
         grid = q.reshape(count, n, heads, groups, dim).transpose(1, 2) * dim**-0.5
         grid = grid.contiguous()  # [G, heads, n, groups, dim]
         context = bucket.contexts[layer, :, :count, :, :seen].reshape(2, -1, seen, dim)
@@ -299,7 +319,10 @@ class DecodeBlocks:
         ).float()
         scores += layout.mask[..., : seen + tail]
         weights = torch.softmax(scores, dim=-1).to(q.dtype)
-        mixed = torch.bmm(weights[..., :seen].reshape(-1, n * groups, seen), context[1])
-        mixed = mixed.view(-1, groups, dim)
-        mixed = torch.baddbmm(mixed, weights[..., seen:].reshape(-1, groups, tail), own[1])
+        mixed = torch.zeros_like(grid)
+        shared = weights[..., :seen].reshape(-1, n * groups, seen)
+        _add_products(mixed.view(-1, n * groups, dim), shared, context[1])
+        _add_products(
+            mixed.view(-1, groups, dim), weights[..., seen:].reshape(-1, groups, tail), own[1]
+        )
         return mixed.view(count, heads, n, groups, dim).transpose(1, 2).reshape(q.shape)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from gsr_engine.batch import Batch
 from gsr_engine.config import ModelConfig
-from gsr_engine.decode_blocks import DecodeBlocks
+from gsr_engine.decode_blocks import VECTOR, DecodeBlocks, multiple
 from gsr_engine.kv_cache import KVCache, slots
 from gsr_engine.layers import rope_table
 from gsr_engine.scheduler import Chunk
@@ -62,9 +62,9 @@ class TorchAttention:
         for chunk, row in zip(batch.chunks, batch.rows, strict=True):
             if not chunk.decode:
                 keys = context_length(chunk.segment.context) + chunk.stop
-                shape = (_size_class(len(chunk)), _size_class(keys))
+                shape = (_size_class(len(chunk)), _padded_keys(keys))
                 buckets.setdefault(shape, []).append((chunk, row))
-        self._prefills = [_prefill_bucket(members) for members in buckets.values()]
+        self._prefills = [_prefill_bucket(m, shape[1]) for shape, m in buckets.items()]
 
     def forward(self, layer: int, qkv: torch.Tensor) -> torch.Tensor:
         """Rotate, write and attend; see `AttentionBackend.forward`."""
@@ -90,12 +90,19 @@ def _size_class(n: int) -> int:
     return octave * 3 // 2 if n <= octave * 3 // 2 else octave * 2
 
 
-def _padded(longest: int) -> int:
-    """Up to a multiple of 16: a row keeps its bits then, whatever longer rows it is padded to."""
-    return -(-int(longest) // 16) * 16
+_KEY_BLOCK = 512
+"""Keys that scaled_dot_product_attention sums over at a time on a CPU."""
 
 
-def _prefill_bucket(members: list[tuple[Chunk, int]]) -> _PrefillBucket:
+def _padded_keys(keys: int) -> int:
+    """Key length to compute with, from a chunk's own length alone: the order in which the last
+    block is summed depends on it, so a row keeps its bits whatever shares its bucket.
+    """
+    size = _size_class(keys) if keys <= _KEY_BLOCK else keys
+    return multiple(size, _KEY_BLOCK if keys > _KEY_BLOCK else VECTOR)
+
+
+def _prefill_bucket(members: list[tuple[Chunk, int]], num_keys: int) -> _PrefillBucket:
     gathered = []
     for chunk, _ in members:
         spans = [(span.segment, span.start, span.stop) for span in chunk.segment.context]
@@ -103,10 +110,10 @@ def _prefill_bucket(members: list[tuple[Chunk, int]]) -> _PrefillBucket:
         gathered.append(np.concatenate([slots(*span) for span in spans]))
     queries = np.array([len(chunk) for chunk, _ in members])
     totals = np.array([len(keys) for keys in gathered])
-    key_slots = np.zeros((len(members), _padded(totals.max())), dtype=np.int64)
+    key_slots = np.zeros((len(members), num_keys), dtype=np.int64)
     for row, keys in zip(key_slots, gathered, strict=True):
         row[: len(keys)] = keys
-    offsets = np.arange(_padded(queries.max()))
+    offsets = np.arange(multiple(int(queries.max()), VECTOR))
     real = offsets < queries[:, None]
     rows = np.array([row for _, row in members])[:, None] + offsets * real
     # Query i of a chunk sees everything before the chunk and the chunk up to itself.

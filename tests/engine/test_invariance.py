@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from gsr_engine import Completion, Engine, SamplingParams, SelfRefineParams
 
-PROMPTS = ["a", "what else", "x" * 15, "y" * 16, "z" * 40, "some more words in between"]
+# Around pages, around the blocks in which products are summed (128, 192, 512), and between.
+LENGTHS = (15, 16, 40, 120, 150, 200, 260, 600)
+PROMPTS = ["a", "what else", *(c * n for c, n in zip("stuvwxyz", LENGTHS, strict=True))]
 PARAMS = SamplingParams(n=3, temperature=1.0, max_tokens=40, seed=11, ignore_eos=True)
 
 
