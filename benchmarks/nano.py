@@ -24,6 +24,7 @@ from benchmarks.problems import puzzle_problems
 from benchmarks.samples import Sample, read_samples, write_samples
 from benchmarks.scores import Interval, bootstrap
 from gsr_engine import Engine
+from gsr_engine.demo.puzzles import Stream
 
 K = 4
 TEST_SEED = 90210
@@ -73,13 +74,15 @@ def show_promises(console: Console, promises: Sequence[Promise]) -> None:
     console.print(table)
 
 
-def evaluate(model: Path, count: int, out: Path) -> tuple[dict[str, Any], list[Sample]]:
+def evaluate(
+    model: Path, count: int, out: Path, stream: Stream = "test"
+) -> tuple[dict[str, Any], list[Sample]]:
     """Run every method over the held-out puzzles; the samples file is written to `out`."""
-    problems = puzzle_problems("test", TEST_SEED, count)
+    problems = puzzle_problems(stream, TEST_SEED, count)
     with Engine.from_pretrained(model, dtype="float32") as engine, Grader(symbolic=False) as grader:
         config = AccuracyConfig(ks=(1, 2, 4, 8), headline=K, seed=TEST_SEED)
         run, samples = AccuracyRun(engine, problems, grader, config).run()
-    run |= {"model": str(model), "data": f"{count} puzzles of the test stream, seed {TEST_SEED}"}
+    run |= {"model": str(model), "data": f"{count} puzzles, {stream} stream, seed {TEST_SEED}"}
     write_samples(out / "samples.jsonl", run, samples)
     return run, samples
 
@@ -88,10 +91,11 @@ def main(
     model: Annotated[Path, typer.Option(help="Checkpoint folder.")] = Path("runs/nano/model"),
     puzzles: Annotated[int, typer.Option(help="Held-out puzzles.")] = 2000,
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("runs/nano/report"),
+    stream: Annotated[Stream, typer.Option(help="validation: puzzles to choose by.")] = "test",
     samples: Annotated[Path | None, typer.Option(help="Judge an earlier samples file.")] = None,
 ) -> None:
     """Evaluate, report, and exit 1 when a promise is missed."""
-    run, rows = read_samples(samples) if samples else evaluate(model, puzzles, out)
+    run, rows = read_samples(samples) if samples else evaluate(model, puzzles, out, stream)
     promises = check_promises(run, rows)
     out.mkdir(parents=True, exist_ok=True)
     with (out / "report.txt").open("w") as file:

@@ -150,9 +150,7 @@ def _ablations(recipe: Recipe) -> dict[str, Recipe]:
         "direct only": _with_rows(recipe, lambda direct, refine: (direct + 5 * refine, 0)),
         "refine only": _with_rows(recipe, lambda direct, refine: (0, refine + direct // 5)),
         "not restated": replace(recipe, gsr=not_restated),
-        f"refine position {other}": replace(
-            recipe, gsr=replace(recipe.gsr, refine_position=other)
-        ),
+        f"refine position {other}": replace(recipe, gsr=replace(recipe.gsr, refine_position=other)),
     }
 
 

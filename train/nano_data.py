@@ -13,12 +13,12 @@ from train.data import Record
 
 
 def slipped_draft(puzzle: Puzzle, rate: float, rng: random.Random) -> str:
-    """A solution in which each carry is off by one with some probability."""
+    """A solution in which carries are off by one, twice as often with every further factor."""
 
-    def slip(carry: int, factor: int) -> int:
-        if rng.random() >= rate:
+    def slip(line: int, carry: int) -> int:
+        if rng.random() >= rate * 2**line:
             return carry
-        return min(factor - 1, max(0, carry + rng.choice((-1, 1))))
+        return min(puzzle.factors[line] - 1, max(0, carry + rng.choice((-1, 1))))
 
     return puzzle.trace(slip)
 

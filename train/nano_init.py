@@ -2,9 +2,8 @@
 
 A token of a solution names its place and line ("d₁2", "d₁⁰"). Embeddings of such tokens begin as
 the sum of what they name, and half of the queries begin as the keys of the *next* place of the same
-line, the other half as those of the same place: from the first step on a token attends to what
-every candidate wrote next. Without that the model learns to solve before it learns to read, and
-then never reads (measured: refinement stays as good as greedy solving).
+product, the other half as those of the next place of the next product: from the first step on a
+token attends to what it follows from in every candidate.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from gsr_engine.gsr_config import GsrConfig, Template
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<user>", "<assistant>", "<unk>")
 THINKING = ("<think>", "</think>")
 PROMPT_WORDS = ("Drafts:", "•", "Refine:")
-SIGNS = tuple("()+=;×\n")
+SIGNS = tuple("()+=;×")
 DIGITS = tuple("0123456789")
 
 CHAT_TEMPLATE = (
@@ -100,7 +99,7 @@ def nano_config(vocab_size: int) -> LlamaConfig:
         num_hidden_layers=3,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=1024,
+        max_position_embeddings=2048,
         rms_norm_eps=1e-6,
         tie_word_embeddings=True,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
@@ -140,7 +139,7 @@ class _Words:
         table: [vocabulary, width], rows of norm about 0.1 sqrt(width).
         next_place: [width, width]; an embedding times it is that of the next place to the right,
             same line, digit and carry forgotten.
-        same_place: [width, width]; the same place and line, digit and carry forgotten.
+        next_product: [width, width]; that of the next place, in the product of the next factor.
     """
 
     def __init__(self, width: int, generator: torch.Generator) -> None:
@@ -157,8 +156,9 @@ class _Words:
         self.next_place = _linear_map(
             torch.cat([places[1:], lines, values]), torch.cat([places[:-1], lines, forgotten])
         )
-        self.same_place = _linear_map(
-            torch.cat([places, lines, values]), torch.cat([places, lines, forgotten])
+        self.next_product = _linear_map(
+            torch.cat([places[1:], lines[:-1], values]),
+            torch.cat([places[:-1], lines[1:], forgotten]),
         )
         is_carry = noise(1)[0]
         index = {token: row for row, token in enumerate(vocabulary())}
@@ -183,12 +183,12 @@ def _linear_map(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
 
 
 def _begin_by_reading(attention: torch.nn.Module, head_dim: int, words: _Words) -> None:
-    """Queries begin as 0.7 keys, of the next or the same place by turns, and the rest noise."""
+    """Queries begin as 0.7 keys, of the next place in this or the next product, the rest noise."""
     query, key = attention.q_proj.weight, attention.k_proj.weight
     keys = key.view(-1, head_dim, key.shape[1])
     queries = query.view(keys.shape[0], -1, head_dim, key.shape[1])
     for turn in range(queries.shape[1]):
-        wanted = keys @ (words.same_place if turn % 2 else words.next_place).T
+        wanted = keys @ (words.next_product if turn % 2 else words.next_place).T
         wanted = wanted * (keys.norm() / wanted.norm())
         queries[:, turn] = 0.7 * wanted + math.sqrt(1 - 0.7**2) * queries[:, turn]
 

@@ -1,24 +1,31 @@
-"""The puzzles of the demo: chains of multiplications, written most significant digit first.
+"""The puzzles of the demo: a number times one factor after another, written column by column.
 
-A number of several digits is multiplied by one digit after another; every line keeps as many
-digits as the number has (the product modulo base^digits). Each digit is written behind the carry
-that comes into it, and the leftmost first: that carry depends on all digits to the right, none of
-which is written yet. Solving directly is guessing ahead, while a draft, even a wrong one, shows
-what stands to the right. That is the gap between generating and verifying which refinement uses.
+A number of several digits is multiplied by one factor after another, and every product keeps as
+many digits as the number has (it is taken modulo base^digits). A solution goes through the number's
+places, the highest first, and writes for each place its digit, and behind it, for every factor, the
+carry that comes into the place and the product's digit.
 
-    problem     e0d3c0b2a3×₁4×₂2               3023 (base 5), times 4, times 2
-    solution    ×₁4e₁0d₁⁰d₁2c₁²c₁2b₁²b₁0a₁⁰a₁2   3023 · 4 = 22202, kept: 2202
-                ×₂2e₂0d₂⁰d₂4c₂⁰c₂4b₂⁰b₂0a₂⁰a₂4   2202 · 2 =  4404
+    problem     d3c0b2a3×₁4×₂2                    3023 (base 5), times 4, times 2
+    solution    ×₁4×₂2
+                d3d₁⁰d₁2d₂⁰d₂4 c0c₁²c₁2c₂⁰c₂4     3023 · 4 = 22202, kept: 2202
+                b2b₁²b₁0b₂⁰b₂0 a3a₁⁰a₁2a₂⁰a₂4     2202 · 2 =  4404
+                =d₂4c₂4b₂0a₂4                     (the blanks are not written)
 
-Every token of a solution says where it belongs: "d₁2" is a 2 in place d (a = units, b = the next,
-...) of line 1, "d₁⁰" the carry into that place; a line opens with a 0 above its highest place. In
-the second form of the puzzle the factors are given as sums, `×₁(3+1)`, and a solution first works
-them out between <think> and </think>.
+The carry into a place depends on all places to its right, and none of them is written yet. For the
+second factor it depends on products that are not written either, for the third on products of
+products: solving directly is guessing ahead, and gets harder with every factor. Checking is equally
+easy for all: with a draft at hand, even a wrong one, a carry follows from three tokens of the next
+column. That is the gap between generating and verifying which refinement uses.
+
+Every token says where it belongs: "d₁2" is a 2 in place d (a = units, b = the next, ...) of the
+first product, "d₁⁰" the carry into that place. In the second form of the puzzle the factors are
+given as sums, `×₁(3+1)`, and a solution first works them out between <think> and </think>.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 import re
 from collections.abc import Callable
@@ -26,13 +33,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 BASE = 5
-PLACES = "abcdefghijk"
+PLACES = "abcdefghij"
 LINES = "₁₂₃₄"
-CARRIES = "⁰¹²³⁴⁵"
+CARRIES = "⁰¹²³"
 HIGHEST_FACTOR = len(CARRIES)
 """A carry is below its factor, so this many signs are enough."""
-ANSWER_PATTERN = r"×[₁-₄]\d([^×\n]+)$"
-"""Finds the final answer: the last line behind its factor."""
+ANSWER_PATTERN = rf"=((?:[{PLACES}][{LINES}]\d)+)$"
+"""Finds the final answer: the last product, after the columns."""
 
 Stream = Literal["train", "validation", "test"]
 _BUCKETS = 16
@@ -49,16 +56,17 @@ class Puzzle:
     @property
     def problem(self) -> str:
         """The problem's text."""
+        places = reversed(PLACES[: len(self.digits)])
+        number = "".join(
+            f"{place}{digit}" for place, digit in zip(places, self.digits, strict=True)
+        )
         if self.sums is None:
-            written = [str(factor) for factor in self.factors]
-        else:
-            written = [f"({left}+{right})" for left, right in self.sums]
-        factors = zip(LINES, written, strict=False)
-        return _cells(self.digits, "") + "".join(f"×{line}{factor}" for line, factor in factors)
+            return number + self._written([str(factor) for factor in self.factors])
+        return number + self._written([f"({left}+{right})" for left, right in self.sums])
 
     @property
     def solution(self) -> str:
-        """The exact solution: thinking where the factors are sums, then one line per factor."""
+        """The exact solution: thinking where the factors are sums, then the columns, the answer."""
         return self.thinking + self.trace()
 
     @property
@@ -69,29 +77,43 @@ class Puzzle:
         steps = [f"{left}+{right}={left + right}" for left, right in self.sums]
         return f"<think>{';'.join(steps)}</think>"
 
-    def trace(self, slip: Callable[[int, int], int] = lambda carry, _: carry) -> str:
-        """The lines of a solution.
+    def carries(self) -> list[list[int]]:
+        """For every factor the carry into each place, the highest place first."""
+        digits, carries = list(self.digits), []
+        for factor in self.factors:
+            carry, into = 0, list[int]()
+            for place in reversed(range(len(digits))):
+                into.append(carry)
+                carry, digits[place] = divmod(digits[place] * factor + carry, BASE)
+            carries.append(into[::-1])
+        return carries
 
-        `slip(carry, factor)` may return another carry than the right one: the digit behind it is
-        then as wrong, and so is what later lines make of it.
+    def trace(self, slip: Callable[[int, int], int] = lambda line, carry: carry) -> str:
+        """The factors, the columns and the answer.
+
+        `slip(line, carry)` may return another carry than the right one (line 0 is the first
+        factor's): the digits behind it, down to the last product, are then as wrong. Other columns
+        are not: whoever guesses ahead guesses each of them anew.
         """
-        digits, lines = self.digits, []
-        for line, factor in zip(LINES, self.factors, strict=False):
-            carry, carries, products = 0, list[int](), list[int]()
-            for digit in reversed(digits):
-                carries.append(slip(carry, factor) if products else 0)
-                products.append((digit * factor + carries[-1]) % BASE)
-                carry = (digit * factor + carry) // BASE
-            digits = tuple(reversed(products))
-            written = _cells(digits, line, tuple(reversed(carries)))
-            lines.append(f"×{line}{factor}{written}")
-        return "\n".join(lines)
+        carries, columns, answer = self.carries(), "", ""
+        for index, digit in enumerate(self.digits):
+            place = PLACES[len(self.digits) - 1 - index]
+            columns += f"{place}{digit}"
+            for line, factor in enumerate(self.factors):
+                carry = slip(line, carries[line][index])
+                digit = (digit * factor + carry) % BASE
+                columns += f"{place}{LINES[line]}{CARRIES[carry]}{place}{LINES[line]}{digit}"
+            answer += f"{place}{LINES[len(self.factors) - 1]}{digit}"
+        return f"{self._written([str(factor) for factor in self.factors])}{columns}={answer}"
+
+    @staticmethod
+    def _written(factors: list[str]) -> str:
+        return "".join(f"×{line}{factor}" for line, factor in zip(LINES, factors, strict=False))
 
     @property
     def answer(self) -> str:
-        """The last line as `ANSWER_PATTERN` finds it."""
-        last = self.trace().rpartition("×")[2]
-        return last[2:]
+        """The last product as `ANSWER_PATTERN` finds it."""
+        return self.trace().rpartition("=")[2]
 
     @property
     def size(self) -> str:
@@ -99,21 +121,19 @@ class Puzzle:
         return f"{len(self.digits)}x{len(self.factors)}{'' if self.sums is None else '+'}"
 
 
-def _cells(digits: tuple[int, ...], line: str, carries: tuple[int, ...] | None = None) -> str:
-    top, *places = reversed(PLACES[: len(digits) + 1])
-    text = f"{top}{line}0"
-    for index, (place, digit) in enumerate(zip(places, digits, strict=True)):
-        carry = "" if carries is None else f"{place}{line}{CARRIES[carries[index]]}"
-        text += f"{carry}{place}{line}{digit}"
-    return text
-
-
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """The distribution that puzzles are drawn from: sizes evenly, a share of them as sums."""
+    """The distribution that puzzles are drawn from: sizes evenly, a share of them as sums.
 
-    digits: tuple[int, ...] = (7, 8, 9, 10)
-    factors: tuple[int, ...] = (2, 3, 4)
+    Attributes:
+        digits: how many digits, factors: how many factors.
+        products: least and largest product of the factors, which is what makes guessing hard.
+        share_of_sums: how many of the puzzles give their factors as sums.
+    """
+
+    digits: tuple[int, ...] = (6, 7, 8, 9, 10)
+    factors: tuple[int, ...] = (2, 3)
+    products: tuple[int, int] = (6, 12)
     share_of_sums: float = 0.3
 
 
@@ -142,7 +162,10 @@ def stream_of(puzzle: Puzzle) -> Stream:
 def _draw(rng: random.Random, mix: Mix) -> Puzzle:
     size = rng.choice(mix.digits)
     digits = (rng.randrange(1, BASE), *(rng.randrange(BASE) for _ in range(size - 1)))
-    factors = tuple(rng.randint(2, HIGHEST_FACTOR) for _ in range(rng.choice(mix.factors)))
+    count, factors = rng.choice(mix.factors), tuple[int, ...]()
+    least, largest = mix.products
+    while not least <= math.prod(factors) <= largest:
+        factors = tuple(rng.randint(2, HIGHEST_FACTOR) for _ in range(count))
     if rng.random() >= mix.share_of_sums:
         return Puzzle(digits, factors)
     lefts = [rng.randint(1, factor - 1) for factor in factors]
@@ -150,14 +173,21 @@ def _draw(rng: random.Random, mix: Mix) -> Puzzle:
     return Puzzle(digits, factors, sums)
 
 
-_GUARD = re.compile(rf"(^|×[{LINES}]\d)[{PLACES}][{LINES}]?0", re.MULTILINE)
-_CARRY = re.compile(rf"[{PLACES}][{LINES}][{CARRIES}]")
-_CELL = re.compile(rf"[{PLACES}][{LINES}]?(?=\d)")
+_FACTOR = re.compile(rf"×([{LINES}])(\d|\([^)]*\)?)")
+_CELL = re.compile(rf"[{PLACES}]([{LINES}]?)(\d)")
 
 
 def readable(text: str) -> str:
-    """A problem, solution or answer without labels and carries, one line per factor."""
-    text = _CELL.sub("", _CARRY.sub("", _GUARD.sub(r"\1 ", text.replace("</think>", "</think>\n"))))
-    text = re.sub(rf"×[{LINES}]", " × ", text)
-    lines = (" ".join(line.split()) for line in text.split("\n"))
-    return "\n".join(re.sub(r"^(× \d) (?=\d)", r"\1 → ", line) for line in lines)
+    """A problem, solution or answer, whole or begun, as people write it: one line per product."""
+    thinking, tag, rest = text.rpartition("</think>")
+    body, _, answer = rest.partition("=")
+    factors = _FACTOR.findall(body)
+    digits: dict[str, str] = {}
+    for line, digit in _CELL.findall(_FACTOR.sub("", body)):
+        digits[line] = digits.get(line, "") + digit
+    if not body.startswith("×"):  # a problem, or an answer
+        return " × ".join([*digits.values(), *(factor for _, factor in factors)])
+    lines = [f"× {factor} → {digits.get(line, '')}" for line, factor in factors]
+    if answer:
+        lines.append("= " + "".join(digit for _, digit in _CELL.findall(answer)))
+    return "\n".join([thinking + tag, *lines] if tag else lines)
