@@ -75,12 +75,16 @@ def show_promises(console: Console, promises: Sequence[Promise]) -> None:
 
 
 def evaluate(
-    model: Path, count: int, out: Path, stream: Stream = "test"
+    model: Path,
+    count: int,
+    out: Path,
+    stream: Stream = "test",
+    ks: tuple[int, ...] = (1, 2, K, 8),
 ) -> tuple[dict[str, Any], list[Sample]]:
     """Run every method over the held-out puzzles; the samples file is written to `out`."""
     problems = puzzle_problems(stream, TEST_SEED, count)
     with Engine.from_pretrained(model, dtype="float32") as engine, Grader(symbolic=False) as grader:
-        config = AccuracyConfig(ks=(1, 2, 4, 8), headline=K, seed=TEST_SEED)
+        config = AccuracyConfig(ks=ks, headline=K, seed=TEST_SEED)
         run, samples = AccuracyRun(engine, problems, grader, config).run()
     run |= {"model": str(model), "data": f"{count} puzzles, {stream} stream, seed {TEST_SEED}"}
     write_samples(out / "samples.jsonl", run, samples)

@@ -106,7 +106,7 @@ def _evaluate_all(
 def _evaluate_one(name: str, recipe: Recipe, folder: Path, puzzles: int) -> None:
     if not (folder / "report" / "samples.jsonl").exists():
         say = partial(print, f"{name}:", flush=True)
-        evaluate(run_recipe(recipe, folder, say), puzzles, folder / "report")
+        evaluate(run_recipe(recipe, folder, say), puzzles, folder / "report", ks=(1, K))
 
 
 def _reuse_first_stage(recipe: Recipe, folder: Path, base: Recipe, nano: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar
 import torch
 
 from gsr_engine.answers import find_answer
-from gsr_engine.config import EngineConfig, ModelConfig, read_json
+from gsr_engine.config import EngineConfig, ModelConfig
 from gsr_engine.errors import EngineClosed, InvalidRequest
 from gsr_engine.generate import GenerateRequest
 from gsr_engine.gsr_config import GsrConfig
@@ -91,10 +91,7 @@ class Engine:
         folder = find_checkpoint(path_or_id, revision)
         model = ModelConfig.from_folder(folder)
         config.model_length(model)
-        generation = folder / "generation_config.json"
-        tokenizer = Tokenizer.from_folder(
-            folder, read_json(generation) if generation.exists() else {}
-        )
+        tokenizer = Tokenizer.from_folder(folder)
         gsr = GsrConfig.from_folder(folder)
         dtype = getattr(torch, model.dtype if config.dtype == "auto" else config.dtype)
         return cls(load_decoder(folder, model, dtype), tokenizer, gsr, config)

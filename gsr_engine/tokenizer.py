@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from gsr_engine.config import read_json
 from gsr_engine.errors import CheckpointError, InvalidRequest
 
 
@@ -26,8 +26,8 @@ class Tokenizer:
         self.end_id: int | None = tokenizer.eos_token_id
 
     @classmethod
-    def from_folder(cls, folder: Path, generation_config: dict[str, Any]) -> Tokenizer:
-        """Load from a checkpoint folder.
+    def from_folder(cls, folder: Path) -> Tokenizer:
+        """Load from a checkpoint folder, with the end tokens of its `generation_config.json`.
 
         Raises:
             CheckpointError: there is no usable tokenizer.json.
@@ -40,7 +40,8 @@ class Tokenizer:
             tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
         except Exception as error:
             raise CheckpointError(f"{folder} has no usable tokenizer: {error}") from None
-        eos = generation_config.get("eos_token_id")
+        generation = folder / "generation_config.json"
+        eos = read_json(generation).get("eos_token_id") if generation.exists() else None
         ids = [] if eos is None else eos if isinstance(eos, list) else [eos]
         if tokenizer.eos_token_id is not None:
             ids = [*ids, tokenizer.eos_token_id]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gsr_engine.errors import InvalidRequest
-from gsr_engine.params import Layout
+from gsr_engine.params import LAYOUTS, Layout
 from gsr_engine.prompts import Prompts
 from gsr_engine.sequence import derive_seed
 from gsr_engine.tokenizer import Tokenizer
@@ -38,7 +38,36 @@ class Mixture:
     direct: int
     refine: int
     candidate_weights: tuple[float, ...] = (0, 0, 0, 1.0)
-    layouts: tuple[Layout, ...] = ("linear", "branched")
+    layouts: tuple[Layout, ...] = LAYOUTS
+
+    @classmethod
+    def uniform(cls, direct: int, refine: int, k: str, layouts: Sequence[str]) -> Mixture:
+        """From settings: `k` is "least-most", every count between equally likely.
+
+        Raises:
+            InvalidRequest: a setting is out of range.
+        """
+        least, _, most = k.partition("-")
+        if not (least.isdigit() and (most or least).isdigit() and int(least) >= 1):
+            raise InvalidRequest("k", f"must be least-most, e.g. 4-6, got {k!r}")
+        if int(most or least) < int(least):
+            raise InvalidRequest("k", f"least is above most in {k!r}")
+        if direct + refine < 1:
+            raise InvalidRequest("direct", "and refine are both 0: nothing to learn")
+        if unknown := set(layouts) - set(LAYOUTS):
+            raise InvalidRequest("layouts", f"must be of {', '.join(LAYOUTS)}, got {unknown}")
+        weights = [float(n >= int(least)) for n in range(1, int(most or least) + 1)]
+        return cls(direct, refine, tuple(weights), tuple(one for one in LAYOUTS if one in layouts))
+
+    @property
+    def num_candidates(self) -> tuple[int, int]:
+        """Least and most candidates of a refinement row."""
+        counts = [n for n, weight in enumerate(self.candidate_weights, start=1) if weight]
+        return counts[0], counts[-1]
+
+    def once_each(self, count: int) -> Mixture:
+        """The same mixture with `count` rows of each kind that it has."""
+        return replace(self, direct=count if self.direct else 0, refine=count if self.refine else 0)
 
 
 class Rows:

@@ -195,6 +195,34 @@ def test_training_lowers_both_losses_and_exports(qwen2: Path, tmp_path: Path) ->
         assert engine.generate([[5, 6, 7]], SamplingParams(max_tokens=3))
 
 
+def test_the_command_trains_evaluates_and_says_what_for(qwen2: Path, tmp_path: Path) -> None:
+    from gsr_engine import InvalidRequest
+    from gsr_engine.gsr_config import GsrConfig
+    from train.sft import main
+
+    data = tmp_path / "data.jsonl"
+    rows = [
+        {
+            "problem": f"{i}+{i}",
+            "solution": str(2 * i),
+            "candidates": [str(2 * i + j) for j in range(3)],
+        }
+        for i in range(6)
+    ]
+    data.write_text("\n".join(json.dumps(row) for row in rows))
+    settings = {"direct": 1, "refine": 2, "k": "2-3", "layouts": "branched", "held_out": 2}
+    main(qwen2, data, tmp_path / "out", steps=3, **settings)  # type: ignore[arg-type]
+    log = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    assert set(log[-1]) == {"step", "held_out_direct", "held_out_refine"}
+    gsr = GsrConfig.from_folder(tmp_path / "out")
+    assert (gsr.layouts, gsr.num_candidates) == (("branched",), (2, 3))
+    with Engine.from_pretrained(tmp_path / "out") as engine:
+        assert engine.self_refine(["1+1"], SelfRefineParams(k=2, layout="branched", seed=0))
+    for bad in ({"k": "3-2"}, {"layouts": "spiral"}, {"direct": 0, "refine": 0}, {"lr": -1.0}):
+        with pytest.raises(InvalidRequest, match=next(iter(bad))):
+            main(qwen2, data, tmp_path / "bad", **bad)  # type: ignore[arg-type]
+
+
 def test_rows_are_a_pure_function_of_seed_and_step(qwen2: Path) -> None:
     tokenizer, prompts = tools(qwen2)
     records = [
