@@ -44,8 +44,8 @@ lock: ## write requirements/lock.txt anew, from a fresh environment
 	build/lock/bin/python -m pip freeze --exclude-editable --exclude torch | \
 		sed "s/^triton==.*/&; platform_system == 'Linux'/" > requirements/lock.txt
 
-clean: ## remove the environment and everything built
-	rm -rf $(VENV) build dist runs *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+clean: ## remove the environment and everything built (runs/ stays)
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 # Torch goes first and alone, so that its index is used for nothing else.
 $(INSTALLED): requirements/lock.txt pyproject.toml

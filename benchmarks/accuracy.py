@@ -25,6 +25,7 @@ from benchmarks.samples import Refinement, Sample, Stream, read_samples, write_s
 from gsr_engine import (
     Completion,
     Engine,
+    GsrError,
     InvalidRequest,
     RefineResult,
     SamplingParams,
@@ -154,12 +155,11 @@ class AccuracyRun:
             "problems": len(problems),
             "seconds": seconds,
             "generated_tokens": tokens,
-            "peak_pages": self._engine.stats()["pages_peak"],
             "phases": phases,
         }
 
     def _stream(self, completion: Completion, problem: Problem) -> Stream:
-        answer = self._engine.find_answer(completion.text)
+        answer = self._engine.find_answer(completion)
         return Stream(
             text=completion.text,
             answer=answer,
@@ -189,8 +189,12 @@ def main(
     model: Annotated[str, typer.Option(help="Checkpoint folder or hub id.")] = str(NANO),
     data: Annotated[Path | None, typer.Option(help="JSONL with problem and answer.")] = None,
     size_field: Annotated[str | None, typer.Option(help="Field of --data to group by.")] = None,
-    puzzles: Annotated[int, typer.Option(help="Held-out puzzles, when no --data is given.")] = 1000,
-    limit: Annotated[int | None, typer.Option(help="Only the first problems of --data.")] = None,
+    puzzles: Annotated[
+        int, typer.Option(min=1, help="Held-out puzzles, when no --data is given.")
+    ] = 1000,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only the first problems of --data.")
+    ] = None,
     k: Annotated[str, typer.Option(help="Candidate counts, comma separated.")] = "1,2,4,8",
     layouts: Annotated[str | None, typer.Option(help="Default: what the model claims.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Per candidate and refinement.")] = None,
@@ -206,6 +210,8 @@ def main(
     if samples is not None:
         show_table(console, *read_samples(samples))
         return
+    if not all(part.isdigit() and int(part) for part in k.split(",")):
+        raise InvalidRequest("k", f"must be candidate counts, comma separated, got {k!r}")
     ks = tuple(sorted({int(part) for part in k.split(",")}))
     problems = (
         puzzle_problems("test", seed, puzzles) if data is None else load_problems(data, size_field)
@@ -221,6 +227,8 @@ def main(
             max_tokens=max_tokens,
             seed=seed,
         )
+        for layout in config.layouts:  # before hours of candidates are drawn
+            SelfRefineParams(layout=layout)  # type: ignore[arg-type]
         run, rows = AccuracyRun(engine, problems, grader, config).run()
     run |= {"model": model, "data": str(data or f"{puzzles} puzzles of test stream {seed}")}
     write_samples(out, run, rows)
@@ -231,5 +239,5 @@ def main(
 if __name__ == "__main__":
     try:
         typer.run(main)
-    except InvalidRequest as error:
+    except (GsrError, OSError) as error:
         raise SystemExit(f"accuracy: {error}") from None

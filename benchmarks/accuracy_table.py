@@ -15,15 +15,13 @@ from benchmarks.scores import Hits, bootstrap
 
 
 def method_scores(run: dict[str, Any], samples: Sequence[Sample]) -> dict[str, Hits]:
-    """Hits of every method at the headline k, in the order of the table, then of the k curve."""
+    """Hits of every method at every k, in the order of the table; pass@1 over the headline k."""
     k = run["config"]["headline"]
-    table = {
-        "pass@1": scores.pass_at_1(samples, k),
-        "greedy": scores.greedy(samples),
-        f"maj@{k}": scores.majority_at(samples, k),
-        f"best-of-{k} (logprob)": scores.best_of(samples, k),
-        f"pass@{k} (oracle)": scores.oracle(samples, k),
-    }
+    table = {"pass@1": scores.pass_at_1(samples, k), "greedy": scores.greedy(samples)}
+    for n in sorted({k, *run["config"]["ks"]} - {1}):
+        table[f"maj@{n}"] = scores.majority_at(samples, n)
+        table[f"best-of-{n} (logprob)"] = scores.best_of(samples, n)
+        table[f"pass@{n} (oracle)"] = scores.oracle(samples, n)
     for method in samples[0].refinements:
         table[f"selfRef {method}"] = scores.refined(samples, method)
     return table

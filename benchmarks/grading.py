@@ -7,11 +7,13 @@ it, so it runs in a worker process that is killed when it takes too long.
 from __future__ import annotations
 
 import multiprocessing as mp
+from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Self
 
 from gsr_engine.answers import normalise, same_answer
+from gsr_engine.errors import InvalidRequest
 
 _LONGEST = 2000
 """Longer answers than this are wrong: no gold answer is near it."""
@@ -39,6 +41,8 @@ class Grader:
     """
 
     def __init__(self, *, symbolic: bool, timeout: float = 5.0) -> None:
+        if symbolic and find_spec("math_verify") is None:
+            raise InvalidRequest("grading", "needs math-verify: pip install 'gsr-engine[bench]'")
         self._symbolic = symbolic
         self._timeout = timeout
         self._known: dict[tuple[str, str], bool] = {}
@@ -65,10 +69,14 @@ class Grader:
             self._connection, theirs = context.Pipe()
             self._worker = context.Process(target=_serve, args=(theirs,), daemon=True)
             self._worker.start()
-        self._connection.send(pair)
-        # A fresh worker first imports sympy.
-        if self._connection.poll(self._timeout + (60.0 if fresh else 0.0)):
-            return bool(self._connection.recv())
+            theirs.close()
+        try:
+            self._connection.send(pair)
+            # A fresh worker first imports sympy.
+            if self._connection.poll(self._timeout + (60.0 if fresh else 0.0)):
+                return bool(self._connection.recv())
+        except (EOFError, OSError):  # the worker died
+            pass
         self.close()
         return False
 

@@ -25,8 +25,11 @@ from benchmarks.samples import Sample, read_samples, write_samples
 from benchmarks.scores import Interval, bootstrap
 from gsr_engine import Engine
 from gsr_engine.demo.puzzles import Stream
+from gsr_engine.errors import GsrError
 
 K = 4
+MAX_TOKENS = 200
+"""More than twice the longest solution."""
 TEST_SEED = 90210
 """Seed of the held-out puzzles; nothing was trained or chosen on them."""
 
@@ -84,9 +87,9 @@ def evaluate(
     """Run every method over the held-out puzzles; the samples file is written to `out`."""
     problems = puzzle_problems(stream, TEST_SEED, count)
     with Engine.from_pretrained(model, dtype="float32") as engine, Grader(symbolic=False) as grader:
-        config = AccuracyConfig(ks=ks, headline=K, seed=TEST_SEED)
+        config = AccuracyConfig(ks=ks, headline=K, seed=TEST_SEED, max_tokens=MAX_TOKENS)
         run, samples = AccuracyRun(engine, problems, grader, config).run()
-    run |= {"model": str(model), "data": f"{count} puzzles, {stream} stream, seed {TEST_SEED}"}
+    run |= {"model": str(model), "data": f"{stream} stream of puzzles, seed {TEST_SEED}"}
     write_samples(out / "samples.jsonl", run, samples)
     return run, samples
 
@@ -113,4 +116,7 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    try:
+        typer.run(main)
+    except (GsrError, OSError) as error:
+        raise SystemExit(f"nano: {error}") from None

@@ -1,8 +1,8 @@
 """python -m benchmarks.nano_study: what nano's recipe owes to each of its parts.
 
     seeds       the recipe with three seeds, the shipped one among them
-    ablations   from the same first stage and at the same number of tokens: direct rows only,
-                refinement rows only, the problem not restated, the other refine position
+    ablations   direct rows only and refinement rows only, from the same first stage on and at the
+                same number of tokens; the problem not restated; the other refine position
     controls    the shipped model given one candidate four times, candidates of another puzzle,
                 and weaker candidates (of the first stage's model)
 
@@ -37,6 +37,7 @@ from benchmarks.problems import Problem, puzzle_problems
 from benchmarks.samples import Sample, read_samples
 from benchmarks.scores import bootstrap
 from gsr_engine import Engine, SamplingParams
+from gsr_engine.errors import InvalidRequest
 from gsr_engine.gsr_config import RefinePosition
 from train.nano import Recipe, default_recipe, run_recipe
 
@@ -97,10 +98,16 @@ def _evaluate_all(
         ]
         for done in waiting:
             done.result()
-    return {
-        name: read_samples(folder / "report" / "samples.jsonl")[1][:puzzles]
-        for name, folder in folders.items()
-    }
+    return {name: _held_out(folder, puzzles) for name, folder in folders.items()}
+
+
+def _held_out(folder: Path, puzzles: int) -> list[Sample]:
+    """The first samples of a report, which must be of the test stream."""
+    file = folder / "report" / "samples.jsonl"
+    run, samples = read_samples(file)
+    if not run["data"].startswith("test ") or len(samples) < puzzles:
+        raise InvalidRequest("puzzles", f"{file} holds {len(samples)} of the {run['data']}")
+    return samples[:puzzles]
 
 
 def _evaluate_one(name: str, recipe: Recipe, folder: Path, puzzles: int) -> None:
@@ -147,15 +154,15 @@ def _ablations(recipe: Recipe) -> dict[str, Recipe]:
     not_restated = replace(recipe.gsr, template=replace(recipe.gsr.template, restate=None))
     other: RefinePosition = "fork" if recipe.gsr.refine_position == "after" else "after"
     return {
-        "direct only": _with_rows(recipe, lambda direct, refine: (direct + 5 * refine, 0)),
-        "refine only": _with_rows(recipe, lambda direct, refine: (0, refine + direct // 5)),
+        "direct only": _with_rows(recipe, lambda direct, refine: (direct + 4 * refine, 0)),
+        "refine only": _with_rows(recipe, lambda direct, refine: (0, refine + direct // 4)),
         "not restated": replace(recipe, gsr=not_restated),
         f"refine position {other}": replace(recipe, gsr=replace(recipe.gsr, refine_position=other)),
     }
 
 
 def _with_rows(recipe: Recipe, change: Callable[[int, int], tuple[int, int]]) -> Recipe:
-    """The recipe with other rows per step after its first stage; a refinement row is about five
+    """The recipe with other rows per step after its first stage; a refinement row is about four
     direct rows long.
     """
     first, *later = recipe.stages

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gsr_engine.errors import InvalidRequest
+
 
 @dataclass(slots=True)
 class Stream:
@@ -64,10 +66,17 @@ def write_samples(path: Path, run: dict[str, Any], samples: Iterable[Sample]) ->
 
 
 def read_samples(path: Path) -> tuple[dict[str, Any], list[Sample]]:
-    """The run's settings and its samples."""
+    """The run's settings and its samples.
+
+    Raises:
+        InvalidRequest: the file is none that `write_samples` wrote.
+    """
     with path.open(encoding="utf-8") as file:
-        run = json.loads(next(file))["run"]
-        return run, [_sample(json.loads(line)) for line in file]
+        try:
+            run = json.loads(next(file))["run"]
+            return run, [_sample(json.loads(line)) for line in file]
+        except (StopIteration, ValueError, KeyError, TypeError) as error:
+            raise InvalidRequest("samples", f"{path} is no samples file: {error!r}") from None
 
 
 def _sample(raw: dict[str, Any]) -> Sample:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +11,11 @@ import numpy.typing as npt
 from benchmarks.samples import Sample
 from gsr_engine.answers import majority
 
+_BLOCK = 2_000_000
+"""Draws of the bootstrap that are held in memory at a time."""
+
 Hits = npt.NDArray[np.float64]
 """One number per problem: 1 where the method is right, 0 where not (pass@1: the share of k)."""
-
-Equal = Callable[[str | None, str | None], bool]
 
 
 def pass_at_1(samples: Sequence[Sample], k: int) -> Hits:
@@ -77,7 +78,7 @@ def bootstrap(values: Hits, resamples: int = 10_000, seed: int = 0) -> Interval:
     """Percentile bootstrap of a mean; give it the difference of two methods for a paired one."""
     rng = np.random.default_rng(seed)
     means = np.empty(resamples)
-    for index in range(resamples):
-        means[index] = values[rng.integers(len(values), size=len(values))].mean()
+    for block in np.array_split(means, -(-resamples * len(values) // _BLOCK)):
+        block[:] = values[rng.integers(len(values), size=(len(block), len(values)))].mean(axis=1)
     low, high = np.quantile(means, [0.025, 0.975])
     return Interval(float(values.mean()), float(low), float(high))

@@ -16,6 +16,11 @@ SUPPORTED_ARCHITECTURES = (
     "Qwen3ForCausalLM",
 )
 SUPPORTED_ROPE = ("default", "llama3", "yarn")
+_ROPE_NUMBERS = {
+    "default": ("rope_theta",),
+    "llama3": ("rope_theta", "factor", "low_freq_factor", "high_freq_factor"),
+    "yarn": ("rope_theta", "factor"),
+}
 SUPPORTED_DTYPES = ("float32", "bfloat16")
 
 
@@ -74,7 +79,8 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> ModelConfig:
         """The same from the parsed `config.json`."""
-        architecture = (raw.get("architectures") or ["(none named)"])[0]
+        named = raw.get("architectures") or ["(none named)"]
+        architecture = named[0] if isinstance(named, list) else named
         if architecture not in SUPPORTED_ARCHITECTURES:
             raise UnsupportedModel(
                 f"architecture {architecture} is not supported; "
@@ -84,9 +90,9 @@ class ModelConfig:
             raise UnsupportedModel(
                 f"hidden_act {raw['hidden_act']!r} is not supported, only 'silu'"
             )
-        for name in ("mlp_bias", "attention_bias"):
+        for name in ("mlp_bias", "attention_bias", "quantization_config"):
             if raw.get(name):
-                raise UnsupportedModel(f"{name}=true is not supported")
+                raise UnsupportedModel(f"{name} is set, which is not supported")
         try:
             num_heads = int(raw["num_attention_heads"])
             config = cls(
@@ -109,14 +115,23 @@ class ModelConfig:
             )
         except KeyError as error:
             raise CheckpointError(f"config.json lacks {error}") from None
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, ArithmeticError) as error:
             raise CheckpointError(f"config.json: {error}") from None
-        if config.num_heads % config.num_kv_heads:
-            raise CheckpointError(
-                f"config.json: num_attention_heads {config.num_heads} is no multiple of "
-                f"num_key_value_heads {config.num_kv_heads}"
-            )
+        config._check()
         return config
+
+    def _check(self) -> None:
+        sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads")
+        for name in (*sizes, "num_kv_heads", "head_dim", "max_position", "rms_norm_eps"):
+            if not getattr(self, name) > 0:
+                raise CheckpointError(f"config.json: {name} is {getattr(self, name)}")
+        if self.head_dim % 2:
+            raise CheckpointError(f"config.json: head_dim {self.head_dim} is odd")
+        if self.num_heads % self.num_kv_heads:
+            raise CheckpointError(
+                f"config.json: num_attention_heads {self.num_heads} is no multiple of "
+                f"num_key_value_heads {self.num_kv_heads}"
+            )
 
 
 def _checkpoint_dtype(raw: dict[str, Any]) -> str:
@@ -147,6 +162,8 @@ def _rope(raw: dict[str, Any]) -> dict[str, Any]:
             f"rope type {rope['rope_type']!r} is not supported; "
             f"supported are {', '.join(SUPPORTED_ROPE)}"
         )
+    for name in _ROPE_NUMBERS[rope["rope_type"]]:
+        rope[name] = float(rope[name])
     if rope["rope_type"] != "default":
         rope.setdefault(
             "original_max_position_embeddings",
@@ -186,10 +203,14 @@ class EngineConfig:
             raise InvalidRequest("device", f"must be 'auto' or 'cpu', got {self.device!r}")
         for name in ("max_model_len", "max_num_seqs", "max_batch_tokens"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
+            if name == "max_model_len" and value is None:
+                continue
+            if not isinstance(value, int) or value < 1:
                 raise InvalidRequest(name, f"must be a positive integer, got {value!r}")
-        if not self.kv_cache_gib > 0:
-            raise InvalidRequest("kv_cache_gib", f"must be above 0, got {self.kv_cache_gib!r}")
+        if not isinstance(self.kv_cache_gib, int | float) or not 0 < self.kv_cache_gib < 1e6:
+            raise InvalidRequest(
+                "kv_cache_gib", f"must be a number above 0, got {self.kv_cache_gib!r}"
+            )
         if self.max_batch_tokens < self.max_num_seqs:
             raise InvalidRequest(
                 "max_batch_tokens",

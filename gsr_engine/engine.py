@@ -12,7 +12,6 @@ from typing import Any, Self, TypeVar
 
 import torch
 
-from gsr_engine.answers import find_answer
 from gsr_engine.config import EngineConfig, ModelConfig
 from gsr_engine.errors import EngineClosed, InvalidRequest
 from gsr_engine.generate import GenerateRequest
@@ -21,7 +20,7 @@ from gsr_engine.kv_cache import KVCache, num_pages
 from gsr_engine.limits import Limits
 from gsr_engine.metrics import Metrics
 from gsr_engine.model import Decoder
-from gsr_engine.outputs import GenerateResult, RefineResult
+from gsr_engine.outputs import Completion, GenerateResult, RefineResult
 from gsr_engine.params import SamplingParams, SelfRefineParams
 from gsr_engine.prompts import Prompts
 from gsr_engine.runner import Runner
@@ -115,6 +114,8 @@ class Engine:
         """
         if isinstance(prompt, str):
             prompt = self.tokenizer.encode_prompt(prompt)
+        elif not isinstance(prompt, list):
+            raise InvalidRequest("prompt", f"must be text or token ids, got {prompt!r}")
         seed = _seed(params.seed, index)
         return GenerateRequest(list(prompt), params, seed, self.tokenizer, self.limits)
 
@@ -137,6 +138,8 @@ class Engine:
         if not isinstance(problem, str):
             raise InvalidRequest("problem", f"must be text, got {type(problem).__name__}")
         given = None
+        if isinstance(candidates, str):
+            raise InvalidRequest("candidates", "must be a list for each problem, got one text")
         if candidates is not None:
             given = [self._candidate_ids(candidate) for candidate in candidates]
             if not given:
@@ -148,6 +151,8 @@ class Engine:
     def _candidate_ids(self, candidate: str | list[int]) -> list[int]:
         if isinstance(candidate, str):
             candidate = self.tokenizer.encode_text(candidate)
+        elif not isinstance(candidate, list):
+            raise InvalidRequest("candidates", f"must be text or token ids, got {candidate!r}")
         self.limits.check_tokens("candidates", candidate)
         return list(candidate)
 
@@ -191,7 +196,7 @@ class Engine:
         Raises:
             InvalidRequest: a prompt or its parameters; none of the prompts was run then.
         """
-        every = _one_each("prompts", prompts, params or SamplingParams())
+        every = _one_each("prompts", prompts, params, SamplingParams)
         return self._run(
             [self.new_generate(prompt, mine, index=i) for i, (prompt, mine) in enumerate(every)]
         )
@@ -208,8 +213,8 @@ class Engine:
         try:
             roles = [message["role"] for message in messages]
             contents = [self.tokenizer.encode_text(message["content"]) for message in messages]
-        except (KeyError, TypeError) as error:
-            raise InvalidRequest("messages", f"need role and content as text: {error!r}") from None
+        except (KeyError, TypeError, InvalidRequest) as error:
+            raise InvalidRequest("messages", f"need role and content as text: {error}") from None
         first, *rest = self.tokenizer.chat_frame(roles)
         token_ids = list(first)
         for content, markup in zip(contents, rest, strict=True):
@@ -230,7 +235,7 @@ class Engine:
         Raises:
             InvalidRequest: a problem or its parameters; none of the problems was run then.
         """
-        every = _one_each("problems", problems, params or SelfRefineParams())
+        every = _one_each("problems", problems, params, SelfRefineParams)
         given = candidates if candidates is not None else [None] * len(problems)
         if len(given) != len(problems):
             raise InvalidRequest("candidates", f"{len(given)} for {len(problems)} problems")
@@ -245,9 +250,10 @@ class Engine:
         """Token ids of the prompt that the candidates of a problem continue."""
         return self.prompts.direct(self.prompts.problem(problem)).token_ids
 
-    def find_answer(self, text: str) -> str | None:
-        """The final answer in a text, as the checkpoint states it."""
-        return find_answer(text, self.gsr.answer_pattern)
+    def find_answer(self, completion: Completion) -> str | None:
+        """The final answer of a solution, as the checkpoint states it, thinking left out."""
+        content = completion.content_ids
+        return self._checkpoint.text_and_answer(content)[1]
 
     def check(self) -> None:
         """Prove that no KV page is lost, held twice over or used after it was freed.
@@ -289,13 +295,18 @@ def _seed(seed: int | None, index: int) -> int:
 
 
 def _one_each(
-    field: str, items: Sequence[ItemT], params: ParamsT | Sequence[ParamsT]
+    field: str,
+    items: Sequence[ItemT],
+    params: ParamsT | Sequence[ParamsT] | None,
+    kind: type[ParamsT],
 ) -> list[tuple[ItemT, ParamsT]]:
-    """Pair every item with its parameters: one for all, or a list of the same length."""
+    """Pair every item with its parameters: one for all (the default if None), or one for each."""
     if isinstance(items, str):
         raise InvalidRequest(field, "must be a list; for a single one pass [text]")
-    if not isinstance(params, Sequence):
-        return [(item, params) for item in items]
+    if params is None or isinstance(params, kind):
+        params = [kind() if params is None else params] * len(items)
+    if not isinstance(params, Sequence) or not all(isinstance(one, kind) for one in params):
+        raise InvalidRequest("params", f"must be {kind.__name__} or a list of them, got {params!r}")
     if len(params) != len(items):
         raise InvalidRequest("params", f"{len(params)} of them for {len(items)} {field}")
     return list(zip(items, params, strict=True))

@@ -131,6 +131,13 @@ class GsrConfig:
             raise ValueError(f"unknown refine_position {self.refine_position!r}")
         if self.candidate_kv not in get_args(CandidateKV):
             raise ValueError(f"unknown candidate_kv {self.candidate_kv!r}")
+        if self.thinking is not None and not (
+            len(self.thinking) == 2 and all(isinstance(tag, str) and tag for tag in self.thinking)
+        ):
+            raise ValueError(f"thinking must be two tags, got {self.thinking!r}")
+        for name, text in asdict(self.template).items():
+            if not (isinstance(text, str) or (name == "restate" and text is None)):
+                raise ValueError(f"template.{name} must be text, got {text!r}")
         if self.answer_pattern is not None and re.compile(self.answer_pattern).groups != 1:
             raise ValueError("answer_pattern must have exactly one group")
         if stated_hash not in (None, self.template.hash):

@@ -35,8 +35,10 @@ class Limits:
     def check_tokens(self, field: str, token_ids: list[int]) -> None:
         """Raise InvalidRequest for a token id that the model does not know."""
         for token in token_ids:
-            if not 0 <= token < self.vocab_size:
-                raise InvalidRequest(field, f"token id {token} is outside 0..{self.vocab_size - 1}")
+            if not isinstance(token, int) or not 0 <= token < self.vocab_size:
+                raise InvalidRequest(
+                    field, f"token id {token!r} is outside 0..{self.vocab_size - 1}"
+                )
 
     def check_streams(self, field: str, count: int) -> None:
         """Raise InvalidRequest for more streams than decode at a time."""

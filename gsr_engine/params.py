@@ -21,8 +21,13 @@ def _check_int(name: str, value: object, low: int, high: int) -> None:
 
 def _check_float(name: str, value: object, low: float, high: float) -> None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not low <= float(value) <= high:  # type: ignore[arg-type]  # nan fails too
+    if not is_number or not low <= value <= high:  # type: ignore[operator]  # nan fails too
         raise InvalidRequest(name, f"must be a number from {low:g} to {high:g}, got {value!r}")
+
+
+def _check_bool(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise InvalidRequest(name, f"must be True or False, got {value!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +69,11 @@ class SamplingParams:
             _check_int("max_tokens", self.max_tokens, 1, 2**31 - 1)
         if self.seed is not None:
             _check_int("seed", self.seed, 0, 2**63 - 1)
+        _check_bool("ignore_eos", self.ignore_eos)
+        if not isinstance(self.stop_token_ids, tuple | list | set | frozenset):
+            raise InvalidRequest(
+                "stop_token_ids", f"must be a tuple of token ids, got {self.stop_token_ids!r}"
+            )
         for token in self.stop_token_ids:
             _check_int("stop_token_ids", token, 0, 2**31 - 1)
 
@@ -105,7 +115,10 @@ class SelfRefineParams:
             _check_int("seed", self.seed, 0, 2**63 - 1)
         _check_int("summary_tokens", self.summary_tokens, 1, 2**31 - 1)
         _check_int("min_candidates", self.min_candidates, 1, self.k)
+        _check_bool("force_layout", self.force_layout)
         for name, params in (("candidate", self.candidate), ("refine", self.refine)):
+            if not isinstance(params, SamplingParams):
+                raise InvalidRequest(name, f"must be SamplingParams, got {params!r}")
             if params.n != 1:
                 raise InvalidRequest(
                     f"{name}.n", f"must be 1 (k says how many candidates), got {params.n}"

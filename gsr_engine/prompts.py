@@ -7,7 +7,9 @@ trainer builds its rows with the same functions.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
+from itertools import accumulate
 
 from gsr_engine.gsr_config import GsrConfig
 from gsr_engine.tokenizer import Tokenizer
@@ -51,8 +53,7 @@ class Prompts:
         self._gsr = gsr
         self._markup: dict[str, list[int]] = {}
         self._frames: dict[tuple[str, ...], list[list[int]]] = {}
-        tags = gsr.thinking or ()
-        self._thinking = [tokenizer.encode_markup(tag) for tag in tags]
+        self._thinking = gsr.thinking
 
     def _piece(self, text: str) -> list[int]:
         if text not in self._markup:
@@ -126,15 +127,24 @@ class Prompts:
         if not self._thinking:
             return 0
         begin_tag, end_tag = self._thinking
-        end = _find_last(token_ids, end_tag)
-        if end is not None:
-            return end + len(end_tag)
-        thinks = _find_last(self._frame("user")[1], begin_tag) is not None
-        return None if thinks or _find_last(token_ids, begin_tag) is not None else 0
+        stop = self._last_stop(token_ids, end_tag)
+        if stop is not None:
+            return stop
+        opening = self._frame("user")[1]  # a template may begin the thinking, or begin and end it
+        begun = self._last_stop(opening, begin_tag) or 0
+        thinks = begun > (self._last_stop(opening, end_tag) or 0)
+        return None if thinks or self._last_stop(token_ids, begin_tag) is not None else 0
 
-
-def _find_last(token_ids: list[int], wanted: list[int]) -> int | None:
-    for start in range(len(token_ids) - len(wanted), -1, -1):
-        if token_ids[start : start + len(wanted)] == wanted:
-            return start
-    return None
+    def _last_stop(self, token_ids: list[int], tag: str) -> int | None:
+        """Index of the token behind the last occurrence of a tag."""
+        ids = self._piece(tag)
+        if len(ids) == 1:
+            places = [index for index, token in enumerate(token_ids) if token == ids[0]]
+            return places[-1] + 1 if places else None
+        # A tag of several tokens may be cut in other ways within a text, and share one with it.
+        pieces = self._tokenizer.pieces(token_ids)
+        begin = "".join(pieces).rfind(tag)
+        if begin < 0:
+            return None
+        stops = list(accumulate(map(len, pieces)))
+        return bisect_left(stops, begin + len(tag)) + 1

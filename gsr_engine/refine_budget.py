@@ -49,17 +49,18 @@ def plan_budget(
     if params.layout == "linear":
         fixed = len(prompts.linear(problem, [[]] * params.k))
         summary_room = (limits.max_model_len - refine_room - fixed) // params.k
-        candidate = limits.bound(params.candidate, direct, share)
+        behind = direct
     else:
         fixed = len(prompts.branched_glue(problem))
         summary_room = limits.max_model_len - refine_room - fixed - direct
-        candidate = limits.bound(params.candidate, direct + fixed + refine_room, share)
+        behind = direct + fixed + refine_room
     if summary_room < 1:
         raise InvalidRequest(
             "k",
             f"{params.k} candidates of a problem of {len(problem)} tokens do not fit into a "
             f"context of {limits.max_model_len}",
         )
+    candidate = limits.bound(params.candidate, behind, share)
     longest = candidate.max_tokens or 1
     summary_tokens = min(params.summary_tokens, summary_room)
     shown = min(summary_tokens, longest)

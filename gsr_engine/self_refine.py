@@ -39,6 +39,12 @@ class Checkpoint:
     prompts: Prompts
     gsr: GsrConfig
 
+    def text_and_answer(self, content: list[int]) -> tuple[str, str | None]:
+        """A solution's text without its thinking ("" if that has no end), and its answer."""
+        summary = self.prompts.summary(content, max(1, len(content)))
+        text = self.tokenizer.decode(summary.token_ids) if summary else ""
+        return text, find_answer(text, self.gsr.answer_pattern)
+
 
 class SelfRefineRequest(Request[RefineResult]):
     """One problem on its way to a refined answer.
@@ -180,14 +186,12 @@ class SelfRefineRequest(Request[RefineResult]):
         return group
 
     def _finish(self, error: str | None) -> None:
-        tokenizer, gsr = self._checkpoint.tokenizer, self._checkpoint.gsr
+        tokenizer = self._checkpoint.tokenizer
         candidates = [completion(sequence, tokenizer) for sequence in self.candidates]
-        text, refinement = "", None
+        text, answer, refinement = "", None, None
         if self.refinement is not None:
             refinement = completion(self.refinement, tokenizer)
-            content = self.refinement.segment.token_ids[: self.refinement.content_length]
-            summary = self._checkpoint.prompts.summary(content, len(content))
-            text = tokenizer.decode(summary.token_ids) if summary else ""
+            text, answer = self._checkpoint.text_and_answer(refinement.content_ids)
         streams = [] if self._given is not None else list(self.candidates)
         if self.refinement is not None:
             streams.append(self.refinement)
@@ -195,7 +199,7 @@ class SelfRefineRequest(Request[RefineResult]):
         self.usage.completion_tokens = sum(len(stream.segment) for stream in streams)
         self.result = RefineResult(
             text=text,
-            answer=find_answer(text, gsr.answer_pattern),
+            answer=answer,
             refinement=refinement,
             candidates=candidates,
             used=self._used,

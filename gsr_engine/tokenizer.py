@@ -21,7 +21,9 @@ class Tokenizer:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop_ids: frozenset[int]) -> None:
         self._tokenizer = tokenizer
-        self.special_ids = frozenset(tokenizer.all_special_ids)
+        # Not all of a tokenizer's special tokens need have a role (bos, eos, ...) in its config.
+        added = tokenizer.added_tokens_decoder.items()
+        self.special_ids = frozenset(tokenizer.all_special_ids) | {i for i, t in added if t.special}
         self.stop_ids = stop_ids
         self.end_id: int | None = tokenizer.eos_token_id
 
@@ -43,12 +45,19 @@ class Tokenizer:
         generation = folder / "generation_config.json"
         eos = read_json(generation).get("eos_token_id") if generation.exists() else None
         ids = [] if eos is None else eos if isinstance(eos, list) else [eos]
+        if not all(isinstance(one, int) for one in ids):
+            raise CheckpointError(f"{generation}: eos_token_id must be token ids, got {eos!r}")
         if tokenizer.eos_token_id is not None:
             ids = [*ids, tokenizer.eos_token_id]
         return cls(tokenizer, frozenset(ids))
 
     def encode_text(self, text: str) -> list[int]:
-        """Ids of text from outside: what spells a special token stays plain text."""
+        """Ids of text from outside: what spells a special token stays plain text.
+
+        Raises:
+            InvalidRequest: it is no text, or holds a lone surrogate.
+        """
+        _check_text(text)
         ids: list[int] = self._tokenizer.encode(
             text, add_special_tokens=False, split_special_tokens=True
         )
@@ -60,7 +69,12 @@ class Tokenizer:
         return ids
 
     def encode_prompt(self, text: str) -> list[int]:
-        """Ids of a raw prompt, with the start token where the tokenizer adds one."""
+        """Ids of a raw prompt, with the start token where the tokenizer adds one.
+
+        Raises:
+            InvalidRequest: as `encode_text`.
+        """
+        _check_text(text)
         ids: list[int] = self._tokenizer.encode(text, split_special_tokens=True)
         return ids
 
@@ -68,6 +82,10 @@ class Tokenizer:
         """Text of generated ids, without special tokens."""
         text: str = self._tokenizer.decode(token_ids, skip_special_tokens=True)
         return text
+
+    def pieces(self, token_ids: list[int]) -> list[str]:
+        """The text of each id by itself, special tokens included."""
+        return [str(self._tokenizer.decode([one])) for one in token_ids]
 
     def chat_frame(self, roles: list[str]) -> list[list[int]]:
         """What the chat template writes around the contents of messages with these roles.
@@ -98,3 +116,12 @@ class Tokenizer:
                 raise InvalidRequest("messages", "the chat template drops or reorders a message")
             pieces.append(before)
         return [self.encode_markup(piece) for piece in (*pieces, rest)]
+
+
+def _check_text(text: object) -> None:
+    if not isinstance(text, str):
+        raise InvalidRequest("text", f"must be text, got {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest("text", f"is no valid Unicode: {error}") from None

@@ -12,9 +12,11 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors import SafetensorError, safe_open
 
 from gsr_engine.config import ModelConfig, read_json
-from gsr_engine.errors import CheckpointError
+from gsr_engine.errors import CheckpointError, UnsupportedModel
 from gsr_engine.layers import Linear
 from gsr_engine.model import Decoder, Layer
+
+_STORED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 GetTensor = Callable[[str], torch.Tensor]
 
@@ -64,6 +66,8 @@ def load_decoder(folder: Path, config: ModelConfig, dtype: torch.dtype) -> Decod
             if name not in files:
                 raise CheckpointError(f"{folder} has no tensor {name}")
             tensor: torch.Tensor = files[name].get_tensor(name)
+            if tensor.dtype not in _STORED_DTYPES:
+                raise UnsupportedModel(f"tensor {name} is stored as {tensor.dtype}, not a float")
             return tensor.to(dtype)
 
         return _assemble(config, get)

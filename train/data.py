@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from collections.abc import Sequence
@@ -86,8 +87,16 @@ class Rows:
         self._mixture = mixture
         self._seed = seed
         self._orders: dict[tuple[int, int], list[int]] = {}
+        if not records:
+            raise InvalidRequest("data", "holds no record to learn from")
         if mixture.refine and not self._refinable:
             raise InvalidRequest("data", "no record has candidates, but the mixture refines")
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with whatever changes a row: records, mixture and seed."""
+        text = repr((self._seed, self._mixture, self._records))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def step(self, step: int) -> list[Row]:
         """The rows of one step."""
@@ -140,10 +149,10 @@ def load_records(
                 problem = prompts.problem(str(raw["problem"]))
                 solution = tokenizer.encode_text(str(raw["solution"]))
                 candidates = [
-                    tokenizer.encode_text(one) if isinstance(one, str) else list(one)
+                    tokenizer.encode_text(one) if isinstance(one, str) else [int(t) for t in one]
                     for one in raw.get("candidates", [])
                 ]
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise InvalidRequest("data", f"{path} line {number}: {error!r}") from None
             summaries = [prompts.summary(ids, summary_tokens) for ids in candidates]
             shown = [summary.token_ids for summary in summaries if summary]

@@ -9,10 +9,11 @@ was. The result is a Hugging Face folder, `<out>/model`.
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from gsr_engine import Engine
 from gsr_engine.demo.puzzles import sample_puzzles
+from gsr_engine.errors import CheckpointError, GsrError
 from gsr_engine.gsr_config import GsrConfig
 from gsr_engine.sequence import derive_seed
 from train.checkpoint import export_model
@@ -94,6 +96,7 @@ def run_recipe(recipe: Recipe, out: Path, say: Callable[[str], None] = print) ->
     """Run the stages that are not done yet; returns the folder of the finished model."""
     start = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
+    _claim(out / "recipe.json", recipe)
     source = out / "initial"
     if not (source / "gsr.json").exists():
         write_initial_checkpoint(source, recipe.gsr, recipe.seed)
@@ -108,6 +111,17 @@ def run_recipe(recipe: Recipe, out: Path, say: Callable[[str], None] = print) ->
     shutil.copytree(source, model, ignore=shutil.ignore_patterns("state.*", "log.jsonl"))
     say(f"nano: {model} after {time.perf_counter() - start:.0f} s")
     return model
+
+
+def _claim(file: Path, recipe: Recipe) -> None:
+    """A folder belongs to one recipe: its finished stages are not those of another."""
+    text = json.dumps(asdict(recipe), indent=1, ensure_ascii=False)
+    if not file.exists():
+        file.write_text(text, encoding="utf-8")
+    elif file.read_text(encoding="utf-8") != text:
+        raise CheckpointError(
+            f"{file} is another recipe (or seed); remove it or choose another folder"
+        )
 
 
 def _records(
@@ -155,4 +169,7 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    try:
+        typer.run(main)
+    except (GsrError, OSError) as error:
+        raise SystemExit(f"nano: {error}") from None

@@ -59,7 +59,7 @@ def own_records(
         summaries = [prompts.summary(one, 1000) for one in ids]
         shown = [summary.token_ids for summary in summaries if summary]
         records.append(_record(puzzle, shown, tokenizer, prompts))
-        right.append([engine.find_answer(c.text) == puzzle.answer for c in result.completions])
+        right.append([engine.find_answer(c) == puzzle.answer for c in result.completions])
     return records, right
 
 

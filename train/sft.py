@@ -120,6 +120,8 @@ class Trainer:
         self._out = out
         self._name = name
         self._held_out = held_out
+        # What a state must have been written with to be gone on from.
+        self._settings = asdict(config) | {"rows": rows.fingerprint}
         self._step = 0
         matrices = [p for p in model.parameters() if p.dim() > 1]
         vectors = [p for p in model.parameters() if p.dim() <= 1]
@@ -135,7 +137,7 @@ class Trainer:
 
     def run(self, say: Callable[[str], None] = print) -> None:
         """Train to the end, from the last checkpoint if there is one."""
-        self._step = load_state(self._out, self.model, self._optimizer, asdict(self._config))
+        self._step = load_state(self._out, self.model, self._optimizer, self._settings)
         self._out.mkdir(parents=True, exist_ok=True)
         if self._step:
             say(f"{self._name}: goes on from step {self._step}")
@@ -206,7 +208,7 @@ class Trainer:
             file.write(json.dumps(entry) + "\n")
 
     def _save(self) -> None:
-        save_state(self._out, self.model, self._optimizer, self._step, asdict(self._config))
+        save_state(self._out, self.model, self._optimizer, self._step, self._settings)
 
 
 def main(
@@ -241,5 +243,5 @@ def main(
 if __name__ == "__main__":
     try:
         typer.run(main)
-    except GsrError as error:
+    except (GsrError, OSError) as error:
         raise SystemExit(f"sft: {error}") from None

@@ -25,6 +25,7 @@ given as sums, `×₁(3+1)`, and a solution first works them out between <think>
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import random
 import re
@@ -136,6 +137,14 @@ class Mix:
     products: tuple[int, int] = (6, 12)
     share_of_sums: float = 0.3
 
+    def __post_init__(self) -> None:
+        """Raise ValueError where some number of factors has no product within `products`."""
+        least, largest = self.products
+        for count in self.factors:
+            choices = itertools.product(range(2, HIGHEST_FACTOR + 1), repeat=count)
+            if not any(least <= math.prod(factors) <= largest for factors in choices):
+                raise ValueError(f"no {count} factors have a product within {self.products}")
+
 
 def sample_puzzles(stream: Stream, seed: int, count: int, mix: Mix | None = None) -> list[Puzzle]:
     """Distinct puzzles of a stream.
@@ -180,6 +189,8 @@ _CELL = re.compile(rf"[{PLACES}]([{LINES}]?)(\d)")
 def readable(text: str) -> str:
     """A problem, solution or answer, whole or begun, as people write it: one line per product."""
     thinking, tag, rest = text.rpartition("</think>")
+    if not tag and text.startswith("<think>"):
+        return text  # it still thinks
     body, _, answer = rest.partition("=")
     factors = _FACTOR.findall(body)
     digits: dict[str, str] = {}

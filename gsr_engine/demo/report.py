@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gsr_engine.answers import find_answer, majority, same_answer
+from gsr_engine.answers import majority, same_answer
 from gsr_engine.demo.puzzles import Puzzle
 from gsr_engine.engine import Engine
 from gsr_engine.outputs import RefineResult
@@ -97,9 +97,7 @@ class DemoReport:
 
 def judge(puzzle: Puzzle, result: RefineResult, engine: Engine) -> Judged:
     """Compare a result with the puzzle's exact solution."""
-    answers = [
-        find_answer(candidate.text, engine.gsr.answer_pattern) for candidate in result.candidates
-    ]
+    answers = [engine.find_answer(candidate) for candidate in result.candidates]
     winner = majority(answers)
     return Judged(
         puzzle=puzzle,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import abc
 
 from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
@@ -12,12 +12,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from gsr_engine.answers import find_answer, same_answer
-from gsr_engine.demo.puzzles import Puzzle, readable
+from gsr_engine.answers import same_answer
+from gsr_engine.demo.puzzles import BASE, Puzzle, readable
 from gsr_engine.demo.report import DemoReport, Judged, run_layout
 from gsr_engine.engine import Engine
+from gsr_engine.generate import completion
 from gsr_engine.params import LAYOUTS, Layout, SamplingParams, SelfRefineParams
 from gsr_engine.self_refine import SelfRefineRequest
+from gsr_engine.sequence import Sequence
 
 
 def demo_params(k: int, layout: Layout, seed: int) -> SelfRefineParams:
@@ -25,30 +27,28 @@ def demo_params(k: int, layout: Layout, seed: int) -> SelfRefineParams:
     return SelfRefineParams(k=k, layout=layout, seed=seed, refine=SamplingParams(temperature=0.0))
 
 
-def _mark(text: str, answer: str | None, puzzle: Puzzle, title: str) -> Panel:
-    right = same_answer(answer, puzzle.answer)
-    style = "dim" if answer is None else "green" if right else "red"
-    sign = "…" if answer is None else "✓" if right else "✗"
+def _mark(text: str, right: bool | None, title: str) -> Panel:
+    """A solution and whether it is right, None while it is being written."""
+    style = "dim" if right is None else "green" if right else "red"
+    sign = "…" if right is None else "✓" if right else "✗"
     return Panel(Text(readable(text)), title=f"{title} {sign}", border_style=style, expand=True)
 
 
 def _snapshot(engine: Engine, request: SelfRefineRequest, puzzle: Puzzle) -> RenderableType:
     """What the streams of a request hold right now."""
-    panels = []
-    for stream in request.candidates:
-        text = engine.tokenizer.decode(stream.segment.token_ids)
-        answer = find_answer(text, engine.gsr.answer_pattern) if stream.finished else None
-        panels.append(_mark(text, answer, puzzle, f"candidate {stream.index + 1}"))
+
+    def mark(stream: Sequence, title: str) -> Panel:
+        shown = completion(stream, engine.tokenizer)
+        right = same_answer(engine.find_answer(shown), puzzle.answer) if stream.finished else None
+        return _mark(shown.text, right, title)
+
+    panels = [mark(stream, f"candidate {stream.index + 1}") for stream in request.candidates]
     parts: list[RenderableType] = [
         Text(f"Problem: {readable(puzzle.problem)}", style="bold"),
         Columns(panels, equal=True, expand=True),
     ]
     if request.refinement is not None:
-        text = engine.tokenizer.decode(request.refinement.segment.token_ids)
-        answer = (
-            find_answer(text, engine.gsr.answer_pattern) if request.refinement.finished else None
-        )
-        parts.append(_mark(text, answer, puzzle, "refined"))
+        parts.append(mark(request.refinement, "refined"))
     return Group(*parts)
 
 
@@ -64,7 +64,7 @@ def watch(console: Console, engine: Engine, puzzle: Puzzle, params: SelfRefinePa
 
 
 def run_all(
-    console: Console, engine: Engine, puzzles: Sequence[Puzzle], k: int, seed: int
+    console: Console, engine: Engine, puzzles: abc.Sequence[Puzzle], k: int, seed: int
 ) -> DemoReport:
     """Every puzzle in every layout that the checkpoint was trained for, with a progress bar."""
     report = DemoReport(k)
@@ -84,8 +84,8 @@ def run_all(
     return report
 
 
-def pick_examples(judged: Sequence[Judged], count: int) -> list[Judged]:
-    """The telling cases first: all candidates wrong, then the majority wrong, then the rest."""
+def pick_examples(judged: abc.Sequence[Judged], count: int) -> list[Judged]:
+    """The telling cases first: all candidates wrong, then the majority wrong, then mixed sets."""
 
     def telling(one: Judged) -> tuple[bool, bool, bool]:
         return (
@@ -98,26 +98,29 @@ def pick_examples(judged: Sequence[Judged], count: int) -> list[Judged]:
     repaired = [one for one in ranked if telling(one)[0]][: count // 2]
     outvoted = [one for one in ranked if telling(one)[1] and one not in repaired]
     mixed = [one for one in ranked if one.majority_correct and telling(one)[2]]
-    return (repaired + outvoted[: count - len(repaired) - 1] + mixed)[:count]
+    telling_ones = repaired + outvoted[: count - len(repaired) - 1] + mixed
+    return (telling_ones + [one for one in ranked if one not in telling_ones])[:count]
 
 
 def show_example(console: Console, one: Judged) -> None:
     """One puzzle in full: the problem, the candidates, the majority's and the refined answer."""
     console.rule(f"[bold]{readable(one.puzzle.problem)}[/]  = {readable(one.puzzle.answer)}")
     panels = [
-        _mark(c.text, one.puzzle.answer if right else "", one.puzzle, f"candidate {c.index + 1}")
+        _mark(c.text, right, f"candidate {c.index + 1}")
         for c, right in zip(one.result.candidates, one.correct, strict=True)
     ]
     console.print(Columns(panels, equal=True, expand=True))
-    majority = readable(one.majority_answer or "none")
+    majority = readable(one.majority_answer) if one.majority_answer else "nothing"
     console.print(f"majority answers {majority} {'✓' if one.majority_correct else '✗'}")
-    console.print(_mark(one.result.text, one.result.answer or "", one.puzzle, "refined"))
+    console.print(_mark(one.result.text, one.refined_correct, "refined"))
 
 
 def show_report(console: Console, report: DemoReport) -> None:
     """The tables: accuracy, accuracy by number of right candidates, cost by phase."""
     figures, k = report.as_dict(), report.k
-    accuracy = Table(title=f"{figures['puzzles']} held-out puzzles", title_justify="left")
+    rules = f"base {BASE}, products keep the number's length"
+    title = f"{figures['puzzles']} held-out puzzles ({rules})"
+    accuracy = Table(title=title, title_justify="left")
     for column in ("pass@1", f"maj@{k}", f"pass@{k} (oracle)"):
         accuracy.add_column(column, justify="right")
     row = [figures["pass@1"], figures[f"maj@{k}"], figures[f"pass@{k}"]]

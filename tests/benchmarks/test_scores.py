@@ -20,7 +20,8 @@ def stream(answer: str | None, gold: str, logprob: float = 0.0) -> Stream:
 
 def sample(name: str, answers: list[str | None], refined: str, greedy: str) -> Sample:
     gold = "7"
-    candidates = [stream(answer, gold, -float(i)) for i, answer in enumerate(answers)]
+    logprobs = (-2.0, -1.0, -3.0, -4.0)
+    candidates = [stream(*pair[:1], gold, pair[1]) for pair in zip(answers, logprobs, strict=True)]
     one = Sample(name, "3+4", gold, "small", candidates, stream(greedy, gold))
     for layout in ("linear", "branched"):
         for k in (1, 2, 4, 8):
@@ -33,7 +34,7 @@ def sample(name: str, answers: list[str | None], refined: str, greedy: str) -> S
 @pytest.fixture
 def samples() -> list[Sample]:
     return [
-        sample("majority", ["7", "7", "1", "2"], "7", "7"),
+        sample("majority", ["7", "2", "1", "7"], "7", "7"),
         sample("outvoted", ["1", "1", "7", None], "7", "1"),
         sample("all wrong", ["1", "2", "3", "4"], "7", "1"),
         sample("spoilt", ["7", "7", "7", "7"], "5", "7"),
@@ -57,7 +58,8 @@ def test_by_hand(samples: list[Sample]) -> None:
     assert scores.oracle(samples, 4).tolist() == [1, 1, 0, 1]
     assert scores.oracle(samples, 2).tolist() == [1, 0, 0, 1]
     assert scores.majority_at(samples, 4).tolist() == [1, 0, 0, 1]
-    assert scores.best_of(samples, 4).tolist() == [1, 0, 0, 1]  # the first has the best logprob
+    assert scores.best_of(samples, 4).tolist() == [0, 0, 0, 1]  # the second is the likeliest
+    assert scores.best_of(samples, 1).tolist() == [1, 0, 0, 1]
     assert scores.greedy(samples).tolist() == [1, 0, 0, 1]
     assert scores.refined(samples, "linear@4").tolist() == [1, 1, 1, 0]
     assert scores.refined(samples, "no such method").tolist() == [0, 0, 0, 0]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -94,11 +96,14 @@ def test_streams_share_no_puzzle_and_seeds_repeat() -> None:
 
 
 def test_sizes_vary_within_the_mix() -> None:
-    mix = Mix(digits=(3, 5), factors=(2, 4), share_of_sums=0.5)
+    mix = Mix(digits=(3, 5), factors=(2, 4), products=(4, 40), share_of_sums=0.5)
     puzzles = sample_puzzles("train", 0, 300, mix)
     sizes = {puzzle.size for puzzle in puzzles}
     assert sizes == {f"{d}x{f}{plus}" for d in (3, 5) for f in (2, 4) for plus in ("", "+")}
     assert all(stream_of(puzzle) == "train" for puzzle in puzzles)
+    assert all(4 <= math.prod(puzzle.factors) <= 40 for puzzle in puzzles)
+    with pytest.raises(ValueError, match="no 4 factors"):
+        Mix(factors=(2, 4))
     assert len({puzzle.problem for puzzle in puzzles}) == 300
 
 

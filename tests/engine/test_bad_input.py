@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from gsr_engine import (
     CheckpointError,
@@ -36,6 +38,9 @@ from gsr_engine import (
         ({"seed": -1}, "seed", "got -1"),
         ({"seed": 2**63}, "seed", "from 0 to"),
         ({"stop_token_ids": (-5,)}, "stop_token_ids", "got -5"),
+        ({"stop_token_ids": 5}, "stop_token_ids", "must be a tuple of token ids, got 5"),
+        ({"temperature": 10**400}, "temperature", "from 0 to 100"),
+        ({"ignore_eos": "no"}, "ignore_eos", "must be True or False"),
     ],
 )
 def test_sampling_params(arguments: dict[str, Any], field: str, message: str) -> None:
@@ -54,6 +59,7 @@ def test_sampling_params(arguments: dict[str, Any], field: str, message: str) ->
         ({"summary_tokens": 0}, "summary_tokens", "got 0"),
         ({"candidate": SamplingParams(n=2)}, "candidate.n", "must be 1"),
         ({"refine": SamplingParams(seed=1)}, "refine.seed", "SelfRefineParams.seed derives it"),
+        ({"candidate": None}, "candidate", "must be SamplingParams, got None"),
     ],
 )
 def test_self_refine_params(arguments: dict[str, Any], field: str, message: str) -> None:
@@ -77,6 +83,13 @@ def test_requests_that_cannot_be_served(qwen2: Path) -> None:
             (engine.self_refine, ["x" * 500], "problem", "too many"),
             (engine.self_refine, [5], "problem", "must be text, got int"),
             (engine.chat, [[{"role": "user"}]], "messages", "need role and content"),
+            (engine.chat, [[{"role": "user", "content": None}]], "messages", "must be text"),
+            (engine.generate, [[5.7, 6]], "prompt", "token id 5.7"),
+            (engine.generate, [None], "prompt", "text or token ids, got None"),
+            (engine.generate, ["\ud800"], "text", "no valid Unicode"),
+            (lambda text: engine.generate(text, []), ["a"], "params", "0 of them for 1"),
+            (lambda text: engine.generate(text, {}), ["a"], "params", "must be SamplingParams"),
+            (lambda c: engine.self_refine(["1"], candidates=c), ["two"], "candidates", "one text"),
         ]
         for call, argument, field, message in cases:
             with pytest.raises(InvalidRequest, match=message) as caught:
@@ -163,6 +176,8 @@ def test_closed_engine(qwen2: Path) -> None:
         ({"device": "tpu"}, "device: must be"),
         ({"max_model_len": 10**6}, "max_model_len: 1000000 is above the checkpoint's 1024"),
         ({"kv_cache_gib": 0}, "kv_cache_gib"),
+        ({"kv_cache_gib": float("inf")}, "kv_cache_gib"),
+        ({"max_num_seqs": None}, "max_num_seqs: must be a positive integer"),
         ({"max_batch_tokens": 8}, "max_batch_tokens: 8 is below max_num_seqs 512"),
         ({"no_such_option": 1}, "no_such_option"),
     ],
@@ -202,6 +217,7 @@ def test_missing_files(file: str, message: str, broken: Path) -> None:
         ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel is not supported; supported are"),
         ({"architectures": None}, "none named"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "quantization_config is set"),
         ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}}, "rope type 'longrope'"),
         ({"use_sliding_window": True, "sliding_window": 128}, "window of 128.*max_model_len=128"),
     ],
@@ -209,6 +225,38 @@ def test_missing_files(file: str, message: str, broken: Path) -> None:
 def test_unsupported_models(changes: dict[str, object], message: str, broken: Path) -> None:
     edit(broken / "config.json", **changes)
     with pytest.raises(UnsupportedModel, match=message):
+        Engine.from_pretrained(broken)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_attention_heads": 0},
+        {"num_hidden_layers": 0},
+        {"num_hidden_layers": "many"},
+        {"architectures": 5},
+        {"max_position_embeddings": -5},
+        {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0}},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": "large"}},
+    ],
+)
+def test_nonsense_in_the_config(changes: dict[str, object], broken: Path) -> None:
+    edit(broken / "config.json", **changes)
+    with pytest.raises(CheckpointError):
+        Engine.from_pretrained(broken)
+
+
+def test_weights_that_are_no_floats(broken: Path) -> None:
+    tensors = load_file(broken / "model.safetensors")
+    name = "model.layers.0.mlp.up_proj.weight"
+    save_file(tensors | {name: tensors[name].to(torch.int8)}, broken / "model.safetensors")
+    with pytest.raises(UnsupportedModel, match=f"{name} is stored as torch.int8"):
+        Engine.from_pretrained(broken)
+
+
+def test_end_tokens_that_are_no_ids(broken: Path) -> None:
+    (broken / "generation_config.json").write_text('{"eos_token_id": "2"}')
+    with pytest.raises(CheckpointError, match="eos_token_id must be token ids"):
         Engine.from_pretrained(broken)
 
 
@@ -248,6 +296,7 @@ def test_broken_contents(broken: Path) -> None:
         {"refine_position": "middle"},
         {"template": "no-such-template"},
         {"template": {"direct": ""}},
+        {"thinking": ["<think>"]},
     ],
 )
 def test_bad_gsr_json(gsr: dict[str, object], broken: Path) -> None:

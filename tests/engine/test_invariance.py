@@ -74,8 +74,8 @@ def test_self_refine_repeats_from_its_seed_in_company(qwen2: Path) -> None:
     assert alone.used == together[0].used
 
 
-def test_bfloat16_agreement_is_what_the_readme_says(qwen2: Path) -> None:
-    """bf16 products of this CPU do not depend on the batch size either: all tokens agree."""
+def test_bfloat16_mostly_agrees(qwen2: Path) -> None:
+    """bf16 products may change with the batch size; the rate, printed, was 1 where measured."""
     params = SamplingParams(n=2, max_tokens=24, seed=2, ignore_eos=True)
     with Engine.from_pretrained(qwen2, dtype="bfloat16") as engine:
         together = engine.generate(PROMPTS, params)
@@ -92,5 +92,5 @@ def test_bfloat16_agreement_is_what_the_readme_says(qwen2: Path) -> None:
                 same = torch.tensor(mine.token_ids) == torch.tensor(other.token_ids)
                 pairs += len(same)
                 agreeing += int(same.sum())
-    assert agreeing / pairs >= 0.5, f"{agreeing} of {pairs} bf16 tokens agree"
+    assert agreeing / pairs >= 0.9, f"{agreeing} of {pairs} bf16 tokens agree"
     print(f"bf16: {agreeing} of {pairs} tokens agree alone and in a batch")

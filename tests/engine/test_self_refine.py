@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,46 @@ def test_unfinished_thinking_counts_as_absent(qwen2: Path) -> None:
         cleaned = prompts.summary([50, *special, 51], 100)
         assert cleaned.token_ids == [50, 51]
         assert not cleaned.verbatim
+
+
+def test_tags_of_several_tokens_are_found_in_the_text(qwen2: Path, tmp_path: Path) -> None:
+    """The tag need not be cut into the tokens that it is cut into by itself."""
+    folder = with_gsr(qwen2, tmp_path / "c", thinking=("[hm]", "[/hm]"))
+    with Engine.from_pretrained(folder) as engine:
+
+        def shown(text: str) -> str | None:
+            ids = engine.tokenizer.encode_text(text)
+            summary = engine.prompts.summary(ids, 100)
+            return engine.tokenizer.decode(summary.token_ids) if summary else None
+
+        assert shown("[hm]secret[/hm]4") == "4"
+        assert shown("[hm]secret[/hm][hm]more[/hm]42") == "42"
+        assert shown("[hm]secret") is None
+        assert shown("no [/h") == "no [/h"
+
+
+def test_a_template_that_ends_the_thinking_itself(qwen2: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(qwen2, tmp_path / "c")
+    template = folder / "chat_template.jinja"
+    closed = template.read_text().replace("assistant\n' }}", "assistant\n<think></think>' }}")
+    for text, usable in ((closed, True), (closed.replace("</think>", ""), False)):
+        template.write_text(text)
+        with Engine.from_pretrained(folder) as engine:
+            assert (engine.prompts.summary([50, 51], 100) is not None) == usable
+
+
+def test_special_tokens_without_a_role_are_special(qwen2: Path, tmp_path: Path) -> None:
+    """Not only those that tokenizer_config.json names: a candidate could open a turn with them."""
+    folder = shutil.copytree(qwen2, tmp_path / "c")
+    raw = json.loads((folder / "tokenizer.json").read_text())
+    (start,) = (t["id"] for t in raw["added_tokens"] if t["content"] == "<|im_start|>")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config = {k: v for k, v in config.items() if "<|im_start|>" not in json.dumps(v)}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    with Engine.from_pretrained(folder) as engine:
+        summary = engine.prompts.summary([50, start, 51], 100)
+        assert summary is not None
+        assert summary.token_ids == [50, 51]
 
 
 def test_too_few_candidates_is_said_in_the_result(

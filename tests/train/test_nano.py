@@ -1,0 +1,66 @@
+"""nano's recipe from nothing to a report, far too short to learn anything."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import typer
+
+from benchmarks.nano import evaluate
+from benchmarks.nano import main as judge
+from benchmarks.nano_study import _ablations
+from gsr_engine import CheckpointError
+from gsr_engine.demo.puzzles import sample_puzzles
+from train.nano import Recipe, default_recipe, run_recipe
+from train.nano_data import slipped_draft
+
+
+def tiny(seed: int = 0) -> Recipe:
+    recipe = default_recipe(seed)
+    stages = [
+        replace(stage, sft=replace(stage.sft, steps=2), own_puzzles=stage.own_puzzles and 3)
+        for stage in recipe.stages[:2]
+    ]
+    return replace(recipe, stages=tuple(stages), synthetic_puzzles=20)
+
+
+def test_from_nothing_to_a_report(tmp_path: Path) -> None:
+    said: list[str] = []
+    model = run_recipe(tiny(), tmp_path / "run", said.append)
+    assert any("candidates, pass@1" in line for line in said)
+    again: list[str] = []
+    run_recipe(tiny(), tmp_path / "run", again.append)
+    assert len(again) == 1  # every stage is done
+    with pytest.raises(CheckpointError, match="another recipe"):
+        run_recipe(tiny(seed=1), tmp_path / "run")
+    run, samples = evaluate(model, 4, tmp_path / "report", "validation", ks=(1, 4))
+    assert len(samples) == 4
+    assert run["data"].startswith("validation ")
+    with pytest.raises(typer.Exit):  # it promises nothing that it cannot keep
+        judge(model=model, out=tmp_path / "report", samples=tmp_path / "report" / "samples.jsonl")
+    assert (tmp_path / "report" / "report.png").stat().st_size > 10_000
+    assert "missed" in (tmp_path / "report" / "report.txt").read_text()
+
+
+def test_ablations_change_one_thing_each() -> None:
+    recipe = default_recipe()
+    variants = _ablations(recipe)
+    direct, refine = variants["direct only"], variants["refine only"]
+    assert direct.stages[0] == refine.stages[0] == recipe.stages[0]
+    assert all(stage.mixture.refine == 0 for stage in direct.stages[1:])
+    assert all(stage.mixture.direct == 0 for stage in refine.stages[1:])
+    assert variants["not restated"].gsr.template.restate is None
+    assert json.dumps(sorted(variants))
+
+
+def test_a_draft_slips_at_about_its_rate() -> None:
+    import random
+
+    rng = random.Random(0)
+    puzzles = sample_puzzles("train", 0, 100)
+    assert all(slipped_draft(puzzle, 0.0, rng) == puzzle.trace() for puzzle in puzzles)
+    wrong = sum(slipped_draft(puzzle, 0.1, rng) != puzzle.trace() for puzzle in puzzles)
+    assert wrong > 50
