@@ -68,7 +68,7 @@ def merge_states(
 ) -> tuple[Tensor, Tensor]:
     """Merge attention over two disjoint sets of tokens into attention over both.
 
-    out = (e^lse_a out_a + e^lse_b out_b) / e^lse with lse = logaddexp(lse_a, lse_b): the merge of
+    out = (e^lse_a out_a + e^lse_b out_b) / e^lse with lse = log(e^lse_a + e^lse_b): the merge of
     online softmax (Milakov and Gimelshein, arXiv 1805.02867). A side without tokens (lse = -inf)
     leaves the other bit for bit as it was; two such sides give zero and -inf.
 
@@ -81,7 +81,8 @@ def merge_states(
     Returns:
         (out, lse), shaped likewise.
     """
-    lse = torch.logaddexp(lse_a, lse_b)
+    # Not torch.logaddexp: on a CPU its last bit depends on the place in the tensor.
+    lse = torch.logsumexp(torch.stack((lse_a, lse_b), dim=-1), dim=-1)
     finite = torch.where(lse.isneginf(), 0.0, lse)  # -inf - (-inf) would be nan
     weight_a = torch.exp(lse_a - finite).unsqueeze(-1)
     weight_b = torch.exp(lse_b - finite).unsqueeze(-1)
