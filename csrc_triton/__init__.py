@@ -65,7 +65,7 @@ def rms_norm(
     Raises:
         ValueError: shapes disagree.
     """
-    require(weight.shape == x.shape[-1:], f"weight {weight.shape} for x {x.shape}")
+    require(weight.shape == x.shape[-1:], "weight {} for x {}", weight.shape, x.shape)
     require(residual is None or residual.shape == x.shape, "residual must be shaped like x")
     normed: Tensor | tuple[Tensor, Tensor]
     normed = _backend(x, "norm").rms_norm(x, weight, eps, residual)
@@ -78,7 +78,7 @@ def swiglu(gate_up: Tensor) -> Tensor:
     Raises:
         ValueError: the last dim is odd.
     """
-    require(gate_up.shape[-1] % 2 == 0, f"gate_up must have an even last dim: {gate_up.shape}")
+    require(gate_up.shape[-1] % 2 == 0, "gate_up must have an even last dim: {}", gate_up.shape)
     activated: Tensor = _backend(gate_up, "activation").swiglu(gate_up)
     return activated
 
@@ -115,10 +115,10 @@ def rope_and_cache(
     check_heads(q, k_cache, v_cache)
     rows, head_dim = q.shape[0], q.shape[2]
     stored = (rows, *k_cache.shape[2:])
-    require(k.shape == stored == v.shape, f"k {k.shape} and v {v.shape} must be {stored}")
-    require(cos_sin.shape[1:] == (head_dim,), f"cos_sin {cos_sin.shape} for head dim {head_dim}")
+    require(k.shape == stored == v.shape, "k {} and v {} must be {}", k.shape, v.shape, stored)
+    require(cos_sin.shape[1:] == (head_dim,), "cos_sin {} for head dim {}", cos_sin.shape, head_dim)
     require(
-        positions.shape == slot_mapping.shape == (rows,), f"positions and slots for {rows} rows"
+        positions.shape == slot_mapping.shape == (rows,), "positions and slots for {} rows", rows
     )
     rotated: tuple[Tensor, Tensor] = _backend(q, "rope").rope_and_cache(
         q, k, v, cos_sin, positions, k_cache, v_cache, slot_mapping
@@ -158,7 +158,9 @@ def decode_attention_partials(
         ValueError: shapes disagree.
     """
     check_heads(q, k_cache, v_cache)
-    require(q.shape[0] == work.num_rows, f"q has {q.shape[0]} rows, the work list {work.num_rows}")
+    require(
+        q.shape[0] == work.num_rows, "q has {} rows, the work list {}", q.shape[0], work.num_rows
+    )
     partials: tuple[Tensor, Tensor] = _backend(q, "decode").decode_attention_partials(
         q, k_cache, v_cache, work, scale
     )
@@ -234,7 +236,7 @@ def sample(
     Raises:
         ValueError: shapes disagree.
     """
-    require(logits.dim() == 2 and logits.shape[1] > 0, f"logits must be [N, V]: {logits.shape}")
+    require(logits.dim() == 2 and logits.shape[1] > 0, "logits must be [N, V]: {}", logits.shape)
     per_row = (temperature, top_k, top_p, min_p, seeds, indices)
     require(all(x.shape == logits.shape[:1] for x in per_row), "one parameter of each kind per row")
     ids: Tensor = _backend(logits, "sampling").sample(logits, *per_row)

@@ -11,25 +11,30 @@ HEAD_DIMS = (16, 32, 64, 80, 96, 128, 256)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def require(condition: bool, message: str) -> None:
-    """Raise ValueError with the message unless the condition holds."""
+def require(condition: bool, message: str, *values: object) -> None:
+    """Raise ValueError unless the condition holds; only then are the values put into the message.
+
+    (Printing a shape takes longer than most small operations do.)
+    """
     if not condition:
-        raise ValueError(message)
+        raise ValueError(message.format(*values))
 
 
 def check_heads(q: Tensor, k_cache: Tensor, v_cache: Tensor) -> None:
     """Check q [N, Hq, D] against caches [num_pages, page_size, Hkv, D], Hkv dividing Hq."""
     fits = q.dim() == 3 and k_cache.dim() == 4 and k_cache.shape == v_cache.shape
     fits = fits and q.shape[2] == k_cache.shape[3] and q.shape[1] % k_cache.shape[2] == 0
-    require(fits, f"q {q.shape}, k_cache {k_cache.shape} and v_cache {v_cache.shape} do not fit")
+    require(
+        fits, "q {}, k_cache {} and v_cache {} do not fit", q.shape, k_cache.shape, v_cache.shape
+    )
     require(k_cache.is_contiguous() and v_cache.is_contiguous(), "caches must be contiguous")
 
 
 def check_kernel_inputs(head_dim: int, *tensors: Tensor) -> None:
     """Check what the attention and rope kernels need of their tensors beyond matching shapes."""
-    require(head_dim in HEAD_DIMS, f"head dim {head_dim} is not one of {HEAD_DIMS}")
+    require(head_dim in HEAD_DIMS, "head dim {} is not one of {}", head_dim, HEAD_DIMS)
     dtype = tensors[0].dtype
-    require(dtype in DTYPES, f"{dtype} is not one of {DTYPES}")
+    require(dtype in DTYPES, "{} is not one of {}", dtype, DTYPES)
     for tensor in tensors:
-        require(tensor.dtype == dtype, f"one dtype for all: {dtype} and {tensor.dtype}")
-        require(tensor.stride(-1) == 1, f"the last dim must be contiguous: {tensor.stride()}")
+        require(tensor.dtype == dtype, "one dtype for all: {} and {}", dtype, tensor.dtype)
+        require(tensor.stride(-1) == 1, "the last dim must be contiguous: {}", tensor.stride())

@@ -19,8 +19,8 @@ def rms_norm(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Launch the kernel; see `csrc_triton.rms_norm`."""
     width = x.shape[-1]
-    require(width <= _MAX_WIDTH, f"rows of {width} are wider than {_MAX_WIDTH}")
-    require(weight.dtype == x.dtype, f"x is {x.dtype}, its weight {weight.dtype}")
+    require(width <= _MAX_WIDTH, "rows of {} are wider than {}", width, _MAX_WIDTH)
+    require(weight.dtype == x.dtype, "x is {}, its weight {}", x.dtype, weight.dtype)
     x = x.contiguous()
     y = torch.empty_like(x)
     total = x if residual is None else torch.empty_like(x)

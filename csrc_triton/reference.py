@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -168,14 +170,15 @@ def _attend(
     return out.reshape(rows, num_q_heads, head_dim), lse.reshape(rows, num_q_heads)
 
 
-# The constants of splitmix64 as signed integers, which are all that torch multiplies.
-_GOLDEN = 0x9E3779B97F4A7C15 - 2**64
-_MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
-_MIX_2 = 0x94D049BB133111EB - 2**64
+# The constants of splitmix64. numpy computes it: its words are unsigned, and wrap and shift as such.
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+Words = npt.NDArray[np.uint64]
 
 
 def uniform(seeds: Tensor, indices: Tensor) -> Tensor:
-    """One number per row in [0, 1) that depends on (seed, index) alone; no state, any device.
+    """One number per row in [0, 1) that depends on (seed, index) alone; no state.
 
     u = (h >> 40) / 2**24 with h = mix(mix(seed + golden) + (index + 1) * golden) in 64-bit
     arithmetic that wraps: number `index` of the splitmix64 generator that starts at mix(seed +
@@ -196,19 +199,21 @@ def uniform(seeds: Tensor, indices: Tensor) -> Tensor:
     Returns:
         fp32 [N].
     """
-    hashed = _mix(_mix(seeds + _GOLDEN) + (indices + 1) * _GOLDEN)
-    return _shift(hashed, 40).float() * 2.0**-24
+    keys = _mix(_words(seeds) + _GOLDEN)
+    hashed = _mix(keys + (_words(indices) + np.uint64(1)) * _GOLDEN)
+    numbers = torch.from_numpy((hashed >> np.uint64(40)).astype(np.float32))
+    return numbers.to(seeds.device) * 2.0**-24
 
 
-def _mix(z: Tensor) -> Tensor:
-    z = (z ^ _shift(z, 30)) * _MIX_1
-    z = (z ^ _shift(z, 27)) * _MIX_2
-    return z ^ _shift(z, 31)
+def _words(x: Tensor) -> Words:
+    return x.cpu().numpy().view(np.uint64)
 
 
-def _shift(z: Tensor, bits: int) -> Tensor:
-    """Logical right shift: torch's own copies the sign."""
-    return (z >> bits) & ((1 << (64 - bits)) - 1)
+def _mix(z: Words) -> Words:
+    z = (z ^ z >> np.uint64(30)) * _MIX_1
+    z = (z ^ z >> np.uint64(27)) * _MIX_2
+    mixed: Words = z ^ z >> np.uint64(31)
+    return mixed
 
 
 # The tokens that truncation looks at before it sorts a whole row, and the block of the inverse CDF.
@@ -277,16 +282,23 @@ def _pick(rows: Tensor, count: Tensor) -> Tensor:
 def _inverse_cdf(weights: Tensor, u: Tensor) -> Tensor:
     """The token at which each row's running sum passes u * total: its block, then inside it."""
     rows, vocab = weights.shape
-    size = min(_CDF_BLOCK, vocab)
+    size = _CDF_BLOCK
+    if vocab <= size:
+        sums = weights.cumsum(-1)
+        return _first_above(sums, u * sums[:, -1])
     whole = vocab - vocab % size
     blocks = weights[:, :whole].view(rows, -1, size).sum(-1)
     sums = torch.cat((blocks, weights[:, whole:].sum(-1, keepdim=True)), 1).cumsum(-1)
     target = u * sums[:, -1]
     block = _first_above(sums, target)
     before = torch.where(block > 0, _pick(sums, block.clamp_min(1)), 0.0)
-    lanes = block.unsqueeze(1) * size + torch.arange(size, device=weights.device)
-    inside = weights.gather(1, lanes.clamp_max(vocab - 1)).masked_fill(lanes >= vocab, 0.0)
-    return block * size + _first_above(inside.cumsum(-1), target - before)
+    # A window of one block's size; the last block is shorter and its window begins before it.
+    start = block * size
+    window = start.clamp_max(vocab - size).unsqueeze(1)
+    lanes = window + torch.arange(size, device=weights.device)
+    inside = weights.gather(1, lanes)
+    inside.masked_fill_(lanes < start.unsqueeze(1), 0.0)
+    return window.squeeze(1) + _first_above(inside.cumsum(-1), target - before)
 
 
 def _first_above(sums: Tensor, target: Tensor) -> Tensor:
@@ -294,4 +306,5 @@ def _first_above(sums: Tensor, target: Tensor) -> Tensor:
 
     Either way the sum rises there, so the place has weight: rounding can select no empty one.
     """
-    return ((sums <= target[:, None]) & (sums < sums[:, -1:])).sum(-1)
+    below_final = torch.nextafter(sums[:, -1], torch.zeros_like(target))
+    return torch.searchsorted(sums, target.minimum(below_final)[:, None], right=True).squeeze(1)

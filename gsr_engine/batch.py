@@ -21,8 +21,9 @@ class Batch:
         rows: first row of each chunk.
         token_ids, positions: int64 [N]; N is padded to the engine's row multiple.
         slot_mapping: int64 [N], where each row's KV goes.
-        logit_rows: int64 [M], rows that need logits: the last row of each chunk that draws.
-        draw_rows: for each draw of the plan, its row in `logit_rows`.
+        logit_rows: int64 [M], rows that need logits: the last row of each chunk that draws; None
+            where every row is.
+        draw_rows: for each draw of the plan, its row of the logits.
     """
 
     chunks: list[Chunk]
@@ -30,7 +31,7 @@ class Batch:
     token_ids: torch.Tensor
     positions: torch.Tensor
     slot_mapping: torch.Tensor
-    logit_rows: torch.Tensor
+    logit_rows: torch.Tensor | None
     draw_rows: list[int]
 
 
@@ -57,13 +58,14 @@ def build_batch(plan: StepPlan, row_multiple: int, padding_slot: int) -> Batch:
             slot_mapping.extend(slots(segment, start, chunk.stop).tolist())
     logit_rows, draw_rows = _logit_rows(plan, rows)
     padding = -len(token_ids) % row_multiple
+    all_rows = len(logit_rows) == len(token_ids)
     return Batch(
         chunks=plan.chunks,
         rows=rows,
         token_ids=_tensor(token_ids, padding, 0),
         positions=_tensor(positions, padding, 0),
         slot_mapping=_tensor(slot_mapping, padding, padding_slot),
-        logit_rows=_tensor(logit_rows, -len(logit_rows) % row_multiple, 0),
+        logit_rows=None if all_rows else _tensor(logit_rows, -len(logit_rows) % row_multiple, 0),
         draw_rows=draw_rows,
     )
 

@@ -20,7 +20,7 @@ from gsr_engine.config import ModelConfig
 from gsr_engine.kv_cache import KVCache, slots
 from gsr_engine.segments import Context, Segment, context_length
 
-_MIN_SIZE = 32
+_MIN_SIZE = 64
 # Lengths are padded to those of others, and yet a stream keeps its last bit in any company:
 # lengths are multiples of 16, so that masked tails fill whole vectors; no product is so small that
 # torch.bmm takes its plain loop; and none sums over more keys at a time than MKL leaves in one
@@ -36,16 +36,24 @@ def _power_of_two(n: int, least: int) -> int:
     return max(least, 1 << (n - 1).bit_length())
 
 
+def _computed_slots(segment: Segment | None) -> IntArray:
+    if segment is None or not segment.computed:
+        return np.empty(0, dtype=np.int64)
+    return slots(segment, 0, segment.computed)
+
+
 def multiple(n: int, of: int) -> int:
     """The least multiple of `of` from n on."""
     return -(-n // of) * of
 
 
-def _add_products(total: torch.Tensor, weights: torch.Tensor, values: torch.Tensor) -> None:
-    """Add weights [B, M, K] x values [B, K, D] to `total`, in the same splits of K always."""
-    for start in range(0, weights.shape[2], _SPLIT):
+def _product(weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Weights [B, M, K] x values [B, K, D], summed in the same splits of K always."""
+    total = torch.bmm(weights[:, :, :_SPLIT], values[:, :_SPLIT])
+    for start in range(_SPLIT, weights.shape[2], _SPLIT):
         split = slice(start, start + _SPLIT)
         total.baddbmm_(weights[:, :, split], values[:, split])
+    return total
 
 
 @dataclass(eq=False, slots=True)
@@ -88,8 +96,8 @@ class _Bucket:
             more = _power_of_two(count, 4) - capacity
             for name in ("contexts", "own"):
                 old = getattr(self, name)
-                extra = old.new_zeros((*old.shape[:2], more, *old.shape[3:]))
-                setattr(self, name, torch.cat([old, extra], dim=2))
+                extra = old.new_empty((*old.shape[:2], more, *old.shape[3:]))
+                setattr(self, name, torch.cat([old, extra], dim=2) if capacity else extra)
 
     def remove(self, index: int) -> None:
         """Drop a block; the last one takes its place."""
@@ -217,26 +225,37 @@ class DecodeBlocks:
 
     def _fill(self, bucket: _Bucket, blocks: list[_Block]) -> None:
         """Gather the pages of new blocks into a bucket."""
-        first = len(bucket.blocks)
-        bucket.reserve(first + len(blocks))
-        for index, block in enumerate(blocks, start=first):
-            bucket.blocks.append(block)
-            bucket.contexts[:, :, index] = 0.0  # what a weight of 0 meets must be finite
-            bucket.own[:, :, index] = 0.0
-            where = np.concatenate([slots(s.segment, s.start, s.stop) for s in block.context])
-            self._copy(bucket.contexts[:, :, index], where)
-            for row, segment in enumerate(block.segments):
-                if segment is None:
-                    continue
-                self._place[segment] = (bucket, block)
-                if segment.computed:
-                    self._copy(bucket.own[:, :, index, :, row], slots(segment, 0, segment.computed))
+        first, stop = len(bucket.blocks), len(bucket.blocks) + len(blocks)
+        bucket.reserve(stop)
+        bucket.blocks.extend(blocks)
+        contexts = [
+            np.concatenate([slots(s.segment, s.start, s.stop) for s in block.context])
+            for block in blocks
+        ]
+        self._gather(bucket.contexts[:, :, first:stop].unsqueeze(4), contexts)
+        own = []
+        for block in blocks:
+            for segment in block.segments:
+                own.append(_computed_slots(segment))
+                if segment is not None:
+                    self._place[segment] = (bucket, block)
+        self._gather(bucket.own[:, :, first:stop], own)
 
-    def _copy(self, target: torch.Tensor, where: IntArray) -> None:
-        """Target [num_layers, 2, num_kv_heads, capacity, head_dim] takes the KV at some slots."""
-        index = torch.from_numpy(where)
-        slots_kv = self._cache.pages.flatten(2, 3)[:, :, index]
-        target[:, :, :, : len(where)] = slots_kv.transpose(2, 3)
+    def _gather(self, target: torch.Tensor, runs: list[IntArray]) -> None:
+        """Target [num_layers, 2, blocks, num_kv_heads, rows, capacity, head_dim] takes the KV of
+        a run of slots per block row; behind a run stands something finite, as a weight of 0 needs.
+        """
+        blocks, _, rows, _ = target.shape[2:6]
+        longest = max(map(len, runs))
+        target[..., longest:, :] = 0.0
+        if not longest:
+            return
+        index = np.full((blocks * rows, longest), self._cache.padding_slot)
+        for row, run in zip(index, runs, strict=True):
+            row[: len(run)] = run
+        where = torch.from_numpy(index).view(blocks, rows, longest)
+        for layer, pages in zip(target, self._cache.pages.flatten(2, 3), strict=True):
+            layer[..., :longest, :] = pages[:, where].permute(0, 1, 4, 2, 3, 5)
 
     def _layout(self, bucket: _Bucket, lengths: dict[Segment, tuple[int, int]]) -> _Layout:
         count, n, capacity = len(bucket.blocks), bucket.rows, bucket.own_capacity
@@ -285,28 +304,29 @@ class DecodeBlocks:
     def attend(self, layer: int, q: torch.Tensor, kv: torch.Tensor, out: torch.Tensor) -> None:
         """Append the new tokens of a layer and write the attention of decoding rows to `out`.
 
-        q and out are [N, num_heads, head_dim], kv is [N, 2, num_kv_heads, head_dim].
+        q (scaled) and out are [N, num_heads, head_dim], kv is [N, 2, num_kv_heads, head_dim].
         """
         for layout in self._layouts:
             new = kv[: len(layout.rows)] if layout.grid_rows is None else kv[layout.rows]
             lines = layout.bucket.own[layer].view(-1, kv.shape[-1])
             lines.index_copy_(0, layout.write_index.view(-1), new.view(-1, kv.shape[-1]))
             if layout.grid_rows is None:
-                out[: len(layout.rows)] = self._mix(layout, layer, q[: len(layout.rows)])
+                self._mix(layout, layer, q[: len(layout.rows)], out[: len(layout.rows)])
             else:
-                mixed = self._mix(layout, layer, q[layout.grid_rows])
+                grid = q[layout.grid_rows]
+                mixed = torch.empty_like(grid)
+                self._mix(layout, layer, grid, mixed)
                 out.index_copy_(0, layout.rows, mixed[layout.alive])
 
-    def _mix(self, layout: _Layout, layer: int, q: torch.Tensor) -> torch.Tensor:
-        """Attention of every block row, empty ones too: q and result [G * n, num_heads, head_dim].
+    def _mix(self, layout: _Layout, layer: int, q: torch.Tensor, out: torch.Tensor) -> None:
+        """Attention of every block row, empty ones too: q and out are [G * n, num_heads, head_dim].
 
         Shared context and own tokens are two products into one softmax: no merging is needed.
         """
         bucket, groups, dim = layout.bucket, self._groups, q.shape[-1]
         count, n, heads = len(bucket.blocks), bucket.rows, self._model.num_kv_heads
         seen, tail = layout.context_len, multiple(layout.longest, self._grain)
-        grid = q.reshape(count, n, heads, groups, dim).transpose(1, 2) * dim**-0.5
-        grid = grid.contiguous()  # [G, heads, n, groups, dim]
+        grid = q.view(count, n, heads, groups, dim).transpose(1, 2).contiguous()
         context = bucket.contexts[layer, :, :count, :, :seen].reshape(2, -1, seen, dim)
         own = bucket.own[layer, :, :count, :, :, :tail].reshape(2, -1, tail, dim)
         shape = (count, heads, n, groups)
@@ -319,10 +339,9 @@ class DecodeBlocks:
         ).float()
         scores += layout.mask[..., : seen + tail]
         weights = torch.softmax(scores, dim=-1).to(q.dtype)
-        mixed = torch.zeros_like(grid)
-        shared = weights[..., :seen].reshape(-1, n * groups, seen)
-        _add_products(mixed.view(-1, n * groups, dim), shared, context[1])
-        _add_products(
-            mixed.view(-1, groups, dim), weights[..., seen:].reshape(-1, groups, tail), own[1]
+        mixed = _product(weights[..., :seen].reshape(-1, n * groups, seen), context[1])
+        private = _product(weights[..., seen:].reshape(-1, groups, tail), own[1])
+        mixed.view(-1).add_(private.view(-1))
+        out.view(count, n, heads, groups, dim).copy_(
+            mixed.view(count, heads, n, groups, dim).transpose(1, 2)
         )
-        return mixed.view(count, heads, n, groups, dim).transpose(1, 2).reshape(q.shape)

@@ -46,9 +46,9 @@ class Decoder:
         self,
         token_ids: torch.Tensor,
         attention: AttentionBackend,
-        logit_rows: torch.Tensor,
+        logit_rows: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Logits, fp32 [M, vocab_size], of `logit_rows` [M].
+        """Logits, fp32 [M, vocab_size], of `logit_rows` [M] (None: of all rows).
 
         `token_ids`, int64 [N], are the rows that `attention` was told by `begin`, with their
         positions and the slots of their KV.
@@ -63,7 +63,9 @@ class Decoder:
             hidden = layer.output(attended.flatten(1))
             hidden, residual = rms_norm(hidden, layer.post_norm, eps, residual)
             hidden = layer.down(swiglu(layer.gate_up(hidden)))
-        hidden, _ = rms_norm(hidden[logit_rows], self.final_norm, eps, residual[logit_rows])
+        if logit_rows is not None:
+            hidden, residual = hidden[logit_rows], residual[logit_rows]
+        hidden, _ = rms_norm(hidden, self.final_norm, eps, residual)
         return self.head(hidden).float()
 
     def _project(self, layer: Layer, hidden: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
 from csrc_triton import sample
 from gsr_engine.sequence import Sequence
@@ -31,12 +32,11 @@ class Sampler:
         if self._params is None or sequences != self._sequences:
             self._sequences = sequences
             self._params = _tensors(sequences, logits.device)
-        rows = torch.tensor(draw_rows, device=logits.device)
         indices = torch.tensor([len(s.segment.token_ids) for s in sequences], device=logits.device)
-        mine = logits[rows]
+        one_each = draw_rows == list(range(len(draw_rows)))
+        mine = logits[: len(draw_rows)] if one_each else logits[draw_rows]
         tokens = sample(mine, *self._params, indices)
-        chosen = mine.gather(1, tokens[:, None]).squeeze(1)
-        logprobs = chosen - logits.logsumexp(dim=1)[rows]
+        logprobs = -F.cross_entropy(mine, tokens, reduction="none")
         return tokens.tolist(), logprobs.tolist()
 
 

@@ -38,13 +38,20 @@ class TorchAttention:
         self._model = model
         self._cache = cache
         cos, sin = rope_table(model.rope, model.head_dim, length).chunk(2, dim=1)
-        # (x1, x2) rotates to (x1, x2) * (cos, cos) + (x2, x1) * (-sin, sin).
-        self._cos = torch.cat([cos, cos], dim=1).unsqueeze(1)
-        self._sin = torch.cat([-sin, sin], dim=1).unsqueeze(1)
+        # (x1, x2) rotates to (x1, x2) * (cos, cos) + (x2, x1) * (-sin, sin); a query is divided by
+        # the root of its length, as scores need it, in the same breath.
+        halves = torch.cat([cos, cos, -sin, sin], dim=1)
+        self._rope_table = halves.view(-1, 2, 1, model.head_dim)
+        head_scale = torch.ones(model.num_heads + model.num_kv_heads, 1)
+        head_scale[: model.num_heads] = model.head_dim**-0.5
+        self._head_scale = head_scale
+        # Keys and values of a row go to the same slot of two halves of one tensor.
+        self._halves = torch.tensor([0, cache.padding_slot + PAGE_SIZE])
         self._blocks = DecodeBlocks(model, cache)
         self._prefills: list[_PrefillBucket] = []
-        self._step_cos = self._step_sin = self._cos[:0]
+        self._cos = self._sin = halves[:0]
         self._kv_slots = torch.empty(0, dtype=torch.int64)
+        self._num_rows = 0  # without padding
 
     def reset(self) -> None:
         """Forget everything that was kept between steps."""
@@ -52,11 +59,10 @@ class TorchAttention:
 
     def begin(self, batch: Batch) -> None:
         """Sort the step's chunks into decode blocks and prefill buckets."""
-        self._step_cos = self._cos[batch.positions]
-        self._step_sin = self._sin[batch.positions]
-        # Keys and values of a row go to the same slot of two halves of one tensor.
-        num_slots = self._cache.padding_slot + PAGE_SIZE
-        self._kv_slots = (batch.slot_mapping[:, None] + torch.tensor([0, num_slots])).view(-1)
+        rope = self._rope_table[batch.positions] * self._head_scale
+        self._cos, self._sin = rope.unbind(1)
+        self._num_rows = sum(map(len, batch.chunks))
+        self._kv_slots = (batch.slot_mapping[:, None] + self._halves).view(-1)
         self._blocks.begin(batch)
         buckets: dict[tuple[int, int], list[tuple[Chunk, int]]] = {}
         for chunk, row in zip(batch.chunks, batch.rows, strict=True):
@@ -72,7 +78,9 @@ class TorchAttention:
         self._rotate(qkv[:, : heads + kv_heads])
         q, kv = qkv[:, :heads], qkv[:, heads:].reshape(-1, kv_heads, self._model.head_dim)
         self._cache.pages[layer].view(-1, *kv.shape[1:]).index_copy_(0, self._kv_slots, kv)
-        out = torch.zeros_like(q)
+        out = torch.empty_like(q)
+        if self._num_rows < len(out):
+            out[self._num_rows :] = 0.0
         self._blocks.attend(layer, q, kv.view(-1, 2, *kv.shape[1:]), out)
         for bucket in self._prefills:
             _attend_prefill(bucket, q, self._cache.pages[layer].flatten(1, 2), out)
@@ -81,7 +89,7 @@ class TorchAttention:
     def _rotate(self, qk: torch.Tensor) -> None:
         wide = qk.float()
         swapped = wide.roll(wide.shape[-1] // 2, dims=-1)
-        qk.copy_(torch.addcmul(wide * self._step_cos, swapped, self._step_sin))
+        torch.addcmul(wide * self._cos, swapped, self._sin, out=qk)
 
 
 def _size_class(n: int) -> int:
@@ -139,6 +147,7 @@ def _attend_prefill(
         keys,
         values,
         attn_mask=bucket.mask,
+        scale=1.0,
         enable_gqa=True,
     )
     flat = attended.transpose(1, 2).flatten(0, 1)
