@@ -170,7 +170,7 @@ def _attend(
     return out.reshape(rows, num_q_heads, head_dim), lse.reshape(rows, num_q_heads)
 
 
-# The constants of splitmix64. numpy computes it: its words are unsigned, and wrap and shift as such.
+# The constants of splitmix64, which numpy computes: its words are unsigned.
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
