@@ -66,7 +66,11 @@ def default_recipe(seed: int = 0) -> Recipe:
     """The recipe of the shipped model."""
     read = Mixture(direct=7, refine=9, candidate_weights=(0.3, 0.25, 0.2, 0.25))
     own = Mixture(
-        direct=6, refine=10, candidate_weights=(0.12, 0.1, 0.12, 0.46, 0.05, 0.05, 0.05, 0.05)
+        direct=6,
+        refine=10,
+        candidate_weights=(0.12, 0.1, 0.12, 0.46, 0.05, 0.05, 0.05, 0.05),
+        # Half and half, branched stays 1 to 2 points behind.
+        layouts=("linear", "branched", "branched"),
     )
 
     def stage(name: str, steps: int, lr: float, end: float, own_puzzles: int = 1500) -> Stage:
