@@ -30,7 +30,7 @@ from gsr_engine.errors import GsrError
 K = 4
 MAX_TOKENS = 200
 """More than twice the longest solution."""
-TEST_SEED = 90210
+TEST_SEED = 90211
 """Seed of the held-out puzzles; nothing was trained or chosen on them."""
 
 
