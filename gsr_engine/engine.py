@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from collections.abc import Sequence
@@ -18,20 +19,25 @@ from gsr_engine.generate import GenerateRequest
 from gsr_engine.gsr_config import GsrConfig
 from gsr_engine.kv_cache import KVCache, num_pages
 from gsr_engine.limits import Limits
+from gsr_engine.memory import Memory
 from gsr_engine.metrics import Metrics
 from gsr_engine.model import Decoder
 from gsr_engine.outputs import Completion, GenerateResult, RefineResult
 from gsr_engine.params import SamplingParams, SelfRefineParams
+from gsr_engine.plan import StepPlan
+from gsr_engine.prefix_cache import PrefixCache
 from gsr_engine.prompts import Prompts
 from gsr_engine.runner import Runner
-from gsr_engine.scheduler import AnyRequest, Scheduler
+from gsr_engine.scheduler import Scheduler
 from gsr_engine.segments import PagePool
 from gsr_engine.self_refine import Checkpoint, SelfRefineRequest
 from gsr_engine.sequence import Request, derive_seed
 from gsr_engine.tokenizer import Tokenizer
 from gsr_engine.torch_attention import TorchAttention
+from gsr_engine.waiting import AnyRequest
 from gsr_engine.weights import find_checkpoint, load_decoder
 
+_log = logging.getLogger(__name__)
 Message = dict[str, str]
 ItemT = TypeVar("ItemT")
 ParamsT = TypeVar("ParamsT")
@@ -59,10 +65,12 @@ class Engine:
         self.tokenizer = tokenizer
         self.limits = Limits(length, model.vocab_size, pages, config.max_num_seqs)
         self._pool = PagePool(pages)
-        self._scheduler = Scheduler(config, self._pool)
-        cache = KVCache(model, pages, decoder.dtype)
-        attention = TorchAttention(model, cache, length)
-        self._runner: Runner | None = Runner(decoder, attention, cache.padding_slot)
+        cache = PrefixCache(self._pool) if config.prefix_cache else None
+        self._memory = Memory(self._pool, cache)
+        self._scheduler = Scheduler(config, self._memory)
+        kv_cache = KVCache(model, pages, decoder.dtype)
+        attention = TorchAttention(model, kv_cache, length)
+        self._runner: Runner | None = Runner(decoder, attention, kv_cache.padding_slot)
         self.prompts = Prompts(tokenizer, self.gsr)
         self._checkpoint = Checkpoint(tokenizer, self.prompts, self.gsr)
         self._metrics = Metrics()
@@ -162,28 +170,53 @@ class Engine:
             raise EngineClosed("the engine is closed")
         start = time.perf_counter()
         plan = self._scheduler.plan()
-        if not plan.chunks:
-            return []
-        tokens, logprobs = self._runner.execute(plan)
-        finished = self._scheduler.commit(plan, tokens, logprobs)
-        self._metrics.record_step(plan, time.perf_counter() - start)
+        if plan.chunks:
+            try:
+                tokens, logprobs = self._runner.execute(plan)
+            except Exception as error:  # the requests of this step fail, nobody else
+                self._fail(plan, error)
+            else:
+                self._scheduler.commit(plan, tokens, logprobs)
+                self._metrics.record_step(plan, time.perf_counter() - start)
+        finished, self._scheduler.finished = self._scheduler.finished, []
         for request in finished:
             self._metrics.record_finished(request.usage)
         if not self.has_work:
             self._runner.reset()
         return finished
 
+    def _fail(self, plan: StepPlan, error: Exception) -> None:
+        _log.error("a step failed", exc_info=error)
+        for group, _, _ in plan.shares:
+            self._scheduler.end(group.request, f"{type(error).__name__}: {error}")
+        if self._runner is not None:
+            self._runner.reset()
+
+    def abort(self, request: AnyRequest) -> None:
+        """End a request at once, wherever it stands; its result holds what is there so far.
+
+        Its pages are free when this returns; `step` still reports it. A request that is finished,
+        or was never submitted, is left alone.
+        """
+        self._scheduler.end(request)
+
     @property
     def has_work(self) -> bool:
-        """Whether a submitted request is not finished."""
-        return bool(self._scheduler.num_waiting or self._scheduler.num_running)
+        """Whether a submitted request is not finished, or not reported by `step` yet."""
+        scheduler = self._scheduler
+        return bool(scheduler.num_waiting or scheduler.num_running or scheduler.finished)
 
     def _run(self, requests: Sequence[Request[ResultT]]) -> list[ResultT]:
         for request in requests:
             self.submit(request)
         waiting = {id(request) for request in requests}
-        while waiting:
-            waiting.difference_update(map(id, self.step()))
+        try:
+            while waiting:
+                waiting.difference_update(map(id, self.step()))
+        except BaseException:  # interrupted: nobody is left to take the results
+            for request in requests:
+                self.abort(request)
+            raise
         return [request.result for request in requests if request.result is not None]
 
     def generate(
@@ -272,6 +305,9 @@ class Engine:
             "pages_total": self._pool.num_pages,
             "pages_used": self._pool.num_used,
             "pages_peak": self._pool.peak_used,
+            "pages_cached": self._pool.num_idle,
+            "preemptions": self._scheduler.num_preemptions,
+            "prefix_cache": self._memory.cache.as_dict() if self._memory.cache else None,
         }
 
     def close(self) -> None:

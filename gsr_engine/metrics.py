@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gsr_engine.outputs import Usage
-from gsr_engine.scheduler import StepPlan
+from gsr_engine.plan import StepPlan
 
 
 @dataclass(slots=True)

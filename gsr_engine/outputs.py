@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-FinishReason = Literal["stop", "length", "error", "given"]
+FinishReason = Literal["stop", "length", "abort", "error", "given"]
 Phase = Literal["candidate_prefill", "candidate_decode", "refine_prefill", "refine_decode"]
 
 
@@ -27,9 +27,14 @@ class PhaseUsage:
 
 @dataclass(slots=True)
 class Usage:
-    """Cost of a request, by phase. `generate` uses the candidate phases only."""
+    """Cost of a request, by phase. `generate` uses the candidate phases only.
+
+    Attributes:
+        queue_seconds: from submission to admission; preempted, it does not count anew.
+    """
 
     phases: dict[Phase, PhaseUsage] = field(default_factory=dict)
+    queue_seconds: float = 0.0
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
@@ -54,8 +59,9 @@ class Completion:
         text: the decoded tokens without special tokens.
         token_ids: everything that was drawn, the end token included.
         logprobs: log-probability of each token under the model at temperature 1, untruncated.
-        finish_reason: "stop" at an end token, "length" at max_tokens, "error" when its request
-            failed, "given" for a candidate that the caller brought.
+        finish_reason: "stop" at an end token, "length" at max_tokens, "abort" when it was stopped
+            from outside, "error" when its request failed, "given" for a candidate that the caller
+            brought.
     """
 
     index: int
@@ -77,11 +83,12 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class GenerateResult:
-    """What `Engine.generate` and `Engine.chat` give for one prompt."""
+    """What `Engine.generate` and `Engine.chat` give for one prompt; `error` says why it failed."""
 
     prompt_token_ids: list[int]
     completions: list[Completion]
     usage: Usage
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,12 @@ def _check_bool(name: str, value: object) -> None:
         raise InvalidRequest(name, f"must be True or False, got {value!r}")
 
 
+def _check_queueing(priority: object, cache_salt: object) -> None:
+    _check_int("priority", priority, -1000, 1000)
+    if not isinstance(cache_salt, str):
+        raise InvalidRequest("cache_salt", f"must be text, got {cache_salt!r}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
     """How tokens are drawn and when a stream ends.
@@ -44,6 +50,8 @@ class SamplingParams:
         seed: the same seed gives the same tokens whatever else runs; None draws a fresh one.
         stop_token_ids: ends a stream besides the checkpoint's own end tokens.
         ignore_eos: run to `max_tokens` whatever is drawn.
+        priority: overtakes requests that arrived before, the more the higher.
+        cache_salt: the prefix cache is shared among requests with the same salt only.
     """
 
     n: int = 1
@@ -55,6 +63,8 @@ class SamplingParams:
     seed: int | None = None
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    priority: int = 0
+    cache_salt: str = ""
 
     def __post_init__(self) -> None:
         """Raise InvalidRequest for a value out of range."""
@@ -70,6 +80,7 @@ class SamplingParams:
         if self.seed is not None:
             _check_int("seed", self.seed, 0, 2**63 - 1)
         _check_bool("ignore_eos", self.ignore_eos)
+        _check_queueing(self.priority, self.cache_salt)
         if not isinstance(self.stop_token_ids, tuple | list | set | frozenset):
             raise InvalidRequest(
                 "stop_token_ids", f"must be a tuple of token ids, got {self.stop_token_ids!r}"
@@ -93,6 +104,7 @@ class SelfRefineParams:
         summary_tokens: a longer summary keeps its end, where the answer is.
         min_candidates: fewer usable candidates than this end the request with an error.
         force_layout: use a layout that the checkpoint was not trained for.
+        priority, cache_salt: as in `SamplingParams`; those of `candidate` and `refine` do nothing.
     """
 
     k: int = 4
@@ -103,6 +115,8 @@ class SelfRefineParams:
     summary_tokens: int = 1000
     min_candidates: int = 1
     force_layout: bool = False
+    priority: int = 0
+    cache_salt: str = ""
 
     def __post_init__(self) -> None:
         """Raise InvalidRequest for a value out of range or a contradiction."""
@@ -116,6 +130,7 @@ class SelfRefineParams:
         _check_int("summary_tokens", self.summary_tokens, 1, 2**31 - 1)
         _check_int("min_candidates", self.min_candidates, 1, self.k)
         _check_bool("force_layout", self.force_layout)
+        _check_queueing(self.priority, self.cache_salt)
         for name, params in (("candidate", self.candidate), ("refine", self.refine)):
             if not isinstance(params, SamplingParams):
                 raise InvalidRequest(name, f"must be SamplingParams, got {params!r}")

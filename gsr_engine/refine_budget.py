@@ -20,13 +20,11 @@ class RefineBudget:
         refine: sampling of the refinement, `max_tokens` given.
         summary_tokens: longest summary; what was asked for, cut so that k of them and the
             refinement fit into the context.
-        pages: the most that the request can hold at any time.
     """
 
     candidate: SamplingParams
     refine: SamplingParams
     summary_tokens: int
-    pages: int
 
 
 def plan_budget(
@@ -66,14 +64,16 @@ def plan_budget(
     shown = min(summary_tokens, longest)
     refine_prompt = fixed + (params.k * shown if params.layout == "linear" else 0)
     refine = limits.bound(params.refine, refine_prompt, share)
-    candidate_pages = params.k * pages_for(longest)
+    # Alone in an empty pool, the candidates that nothing keeps can run one after the other.
+    at_once = params.k if params.layout == "branched" else 1
+    candidate_pages = at_once * pages_for(longest)
     refine_pages = pages_for(refine_prompt) + pages_for(refine.max_tokens or 1)
     if params.layout == "branched":  # the candidates stay, and their summaries may be read again
         refine_pages += candidate_pages + params.k * pages_for(shown)
     pages = pages_for(direct) + max(candidate_pages, refine_pages)
     limits.check_pages(
         pages,
-        f"{pages_for(direct)} for the problem, {candidate_pages} for {params.k} candidates of "
+        f"{pages_for(direct)} for the problem, {candidate_pages} for {at_once} candidates of "
         f"{longest} tokens, {refine_pages} in the {params.layout} refinement",
     )
-    return RefineBudget(candidate, refine, summary_tokens, pages)
+    return RefineBudget(candidate, refine, summary_tokens)

@@ -7,8 +7,8 @@ import torch
 from gsr_engine.attention import AttentionBackend
 from gsr_engine.batch import build_batch
 from gsr_engine.model import Decoder
+from gsr_engine.plan import StepPlan
 from gsr_engine.sampler import Sampler
-from gsr_engine.scheduler import StepPlan
 
 
 class Runner:

@@ -17,12 +17,12 @@ from gsr_engine.errors import InvalidRequest
 from gsr_engine.generate import completion, stop_ids
 from gsr_engine.gsr_config import GsrConfig
 from gsr_engine.limits import Limits
-from gsr_engine.outputs import Phase, RefineResult
+from gsr_engine.outputs import FinishReason, Phase, RefineResult
 from gsr_engine.params import SelfRefineParams
 from gsr_engine.prompts import Prompts, Summary
 from gsr_engine.refine_budget import plan_budget
-from gsr_engine.segments import Segment, Span, context_length
-from gsr_engine.sequence import Group, Request, Sequence, derive_seed
+from gsr_engine.segments import Segment, Span, context_length, first_tokens
+from gsr_engine.sequence import Group, NewPrompt, Request, Sequence, derive_seed
 from gsr_engine.tokenizer import Tokenizer
 
 _CANDIDATE: tuple[Phase, Phase] = ("candidate_prefill", "candidate_decode")
@@ -85,50 +85,52 @@ class SelfRefineRequest(Request[RefineResult]):
             longest = max(1, *map(len, given))
             params = replace(params, candidate=replace(params.candidate, max_tokens=longest))
         self._budget = plan_budget(params, self._problem, checkpoint.prompts, limits)
-        super().__init__(self._budget.pages, params.k)
+        super().__init__(params.k, params.priority)
         self._params = params
         self._seed = seed
         self._checkpoint = checkpoint
         self._limits = limits
-        self._prompt = Segment(self._direct.token_ids)
         self._given = given
+        self._direct_group: Group | None = None
         self._used: list[int] = []
         self.candidates: list[Sequence] = []
         self.refinement: Sequence | None = None
 
-    def start(self) -> list[Group]:
+    def start(self, new_prompt: NewPrompt) -> list[Group]:
         """One group: the direct prompt and the k candidates, unless these were given."""
-        group = Group(self, self._prompt, _CANDIDATE, keep=self._params.layout == "branched")
+        salt = self._params.cache_salt
+        prompt = new_prompt(self._direct.token_ids, salt)
+        group = self._direct_group = Group(self, prompt, _CANDIDATE, salt=salt)
+        reused = context_length(prompt.context)
+        if self._given is None:
+            reused += (self._params.k - 1) * len(self._direct.token_ids)
+        self.usage.phase("candidate_prefill").tokens_reused = reused
         if self._given is not None:
             self.candidates = [self._given_candidate(i, ids) for i, ids in enumerate(self._given)]
             return [group]
         seeds = [derive_seed(self._seed, _CANDIDATE_SEED, i) for i in range(self._params.k)]
         params = self._budget.candidate
-        group.fork(params, seeds, stop_ids(params, self._checkpoint.tokenizer))
+        keep = self._params.layout == "branched"
+        group.fork(params, seeds, stop_ids(params, self._checkpoint.tokenizer), keep)
         self.candidates = group.sequences
         return [group]
 
     def _given_candidate(self, index: int, token_ids: list[int]) -> Sequence:
-        segment = Segment(token_ids, computed=len(token_ids))
         params = self._budget.candidate
-        return Sequence(index, params, 0, frozenset(), segment, finish_reason="given")
+        return Sequence(index, params, 0, frozenset(), Segment(token_ids), finish_reason="given")
 
     def group_finished(self, group: Group) -> list[Group]:
         """From the candidates to the refinement, from the refinement to the result."""
-        if group.prompt is self._prompt:
-            return self._refine()
+        if group is self._direct_group:
+            return self._refine(group)
         if group.sequences:
             self._finish(error=None)
         return []
 
-    def _refine(self) -> list[Group]:
-        if self._given is None:
-            reused = (self._params.k - 1) * len(self._prompt)
-            self.usage.phase("candidate_prefill").tokens_reused = reused
+    def _refine(self, direct: Group) -> list[Group]:
         summaries: dict[int, Summary] = {}
         for sequence in self.candidates:
-            # The last drawn token was never fed: it has no KV and is no part of any span.
-            content = sequence.segment.token_ids[: sequence.segment.computed]
+            content = sequence.segment.token_ids[: sequence.span_length]
             summary = self._checkpoint.prompts.summary(content, self._budget.summary_tokens)
             if summary is not None:
                 summaries[sequence.index] = summary
@@ -139,40 +141,41 @@ class SelfRefineRequest(Request[RefineResult]):
             )
             return []
         layout = self._linear if self._params.layout == "linear" else self._branched
-        rereads, prompt = layout(summaries)
+        rereads, prompt = layout(direct, summaries)
         reread = sum(len(group.prompt) for group in rereads)
         self.usage.phase("refine_prefill").tokens_reused = context_length(prompt.context) - reread
         return [*rereads, self._fork_refinement(prompt)]
 
-    def _linear(self, summaries: dict[int, Summary]) -> tuple[list[Group], Segment]:
+    def _linear(self, direct: Group, summaries: dict[int, Summary]) -> tuple[list[Group], Segment]:
         """The problem's span is reused; everything after it is the new segment's own."""
         self._used = list(summaries)
         random.Random(derive_seed(self._seed, _ORDER_SEED)).shuffle(self._used)
         shown = [summaries[index].token_ids for index in self._used]
         token_ids = self._checkpoint.prompts.linear(self._problem, shown)
         shared = self._direct.problem_stop
-        context = (Span(self._prompt, 0, shared),)
+        context = first_tokens(direct.context, shared)
         return [], Segment(token_ids[shared:], position=shared, context=context)
 
-    def _branched(self, summaries: dict[int, Summary]) -> tuple[list[Group], Segment]:
+    def _branched(
+        self, direct: Group, summaries: dict[int, Summary]
+    ) -> tuple[list[Group], Segment]:
         """The context is the direct prompt and a span per candidate; only the glue is new."""
         self._used = list(summaries)
-        problem = Span(self._prompt, 0, len(self._prompt))
-        fork = len(self._prompt)
+        problem, fork = direct.context, direct.prompt.end_position
         rereads, spans = [], []
         for index, summary in summaries.items():
             whole = summary.start == 0 or self._checkpoint.gsr.candidate_kv == "as_generated"
             if summary.verbatim and whole and self._given is None:
                 span = Span(self.candidates[index].segment, summary.start, summary.stop)
             else:
-                segment = Segment(summary.token_ids, position=fork, context=(problem,))
+                segment = Segment(summary.token_ids, position=fork, context=problem)
                 rereads.append(Group(self, segment, _REFINE))
                 span = Span(segment, 0, len(segment))
             spans.append(span)
         glue = self._checkpoint.prompts.branched_glue(self._problem)
         longest = max(span.segment.position + span.stop for span in spans)
         position = self._checkpoint.prompts.branched_position(fork, len(glue), longest)
-        return rereads, Segment(glue, position, context=(problem, *spans))
+        return rereads, Segment(glue, position, context=(*problem, *spans))
 
     def _fork_refinement(self, prompt: Segment) -> Group:
         group = Group(self, prompt, _REFINE)
@@ -185,6 +188,12 @@ class SelfRefineRequest(Request[RefineResult]):
         self.refinement = group.sequences[0]
         return group
 
+    def end(self, reason: FinishReason, error: str | None = None) -> None:
+        """The result as far as it got."""
+        for stream in (*self.candidates, *([self.refinement] if self.refinement else [])):
+            stream.end(reason)
+        self._finish(error or "aborted")
+
     def _finish(self, error: str | None) -> None:
         tokenizer = self._checkpoint.tokenizer
         candidates = [completion(sequence, tokenizer) for sequence in self.candidates]
@@ -195,7 +204,7 @@ class SelfRefineRequest(Request[RefineResult]):
         streams = [] if self._given is not None else list(self.candidates)
         if self.refinement is not None:
             streams.append(self.refinement)
-        self.usage.prompt_tokens = len(self._prompt)
+        self.usage.prompt_tokens = len(self._direct.token_ids)
         self.usage.completion_tokens = sum(len(stream.segment) for stream in streams)
         self.result = RefineResult(
             text=text,

@@ -13,7 +13,7 @@ from gsr_engine.config import ModelConfig
 from gsr_engine.decode_blocks import VECTOR, DecodeBlocks, multiple
 from gsr_engine.kv_cache import KVCache, slots
 from gsr_engine.layers import rope_table
-from gsr_engine.scheduler import Chunk
+from gsr_engine.plan import Chunk
 from gsr_engine.segments import PAGE_SIZE, context_length
 
 
@@ -70,7 +70,8 @@ class TorchAttention:
                 keys = context_length(chunk.segment.context) + chunk.stop
                 shape = (_size_class(len(chunk)), _padded_keys(keys))
                 buckets.setdefault(shape, []).append((chunk, row))
-        self._prefills = [_prefill_bucket(m, shape[1]) for shape, m in buckets.items()]
+        padding = self._cache.padding_slot
+        self._prefills = [_prefill_bucket(m, shape[1], padding) for shape, m in buckets.items()]
 
     def forward(self, layer: int, qkv: torch.Tensor) -> torch.Tensor:
         """Rotate, write and attend; see `AttentionBackend.forward`."""
@@ -110,7 +111,9 @@ def _padded_keys(keys: int) -> int:
     return multiple(size, _KEY_BLOCK if keys > _KEY_BLOCK else VECTOR)
 
 
-def _prefill_bucket(members: list[tuple[Chunk, int]], num_keys: int) -> _PrefillBucket:
+def _prefill_bucket(
+    members: list[tuple[Chunk, int]], num_keys: int, padding_slot: int
+) -> _PrefillBucket:
     gathered = []
     for chunk, _ in members:
         spans = [(span.segment, span.start, span.stop) for span in chunk.segment.context]
@@ -118,7 +121,8 @@ def _prefill_bucket(members: list[tuple[Chunk, int]], num_keys: int) -> _Prefill
         gathered.append(np.concatenate([slots(*span) for span in spans]))
     queries = np.array([len(chunk) for chunk, _ in members])
     totals = np.array([len(keys) for keys in gathered])
-    key_slots = np.zeros((len(members), num_keys), dtype=np.int64)
+    # Masked keys have a weight of 0, and what that meets must be finite.
+    key_slots = np.full((len(members), num_keys), padding_slot, dtype=np.int64)
     for row, keys in zip(key_slots, gathered, strict=True):
         row[: len(keys)] = keys
     offsets = np.arange(multiple(int(queries.max()), VECTOR))

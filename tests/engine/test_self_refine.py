@@ -90,9 +90,10 @@ def test_branched_equals_a_forward_under_the_block_mask(
                 continue
             expected = stream_logits(oracle, refinement.segment)
             torch.testing.assert_close(recorder.of(refinement), expected, atol=1e-4, rtol=0)
-            fork = len(request._prompt)
+            fork = len(request._direct.token_ids)
             begin = refinement.segment.position
-            spans = refinement.segment.context[1:-1]
+            assert request._direct_group is not None
+            spans = refinement.segment.context[len(request._direct_group.context) : -1]
             reach = max(span.segment.position + span.stop for span in spans)
             glue = len(engine.prompts.branched_glue(request._problem))
             assert begin == (max(fork, glue) if position == "fork" else reach + glue)
@@ -249,7 +250,7 @@ def test_given_candidates_refine_like_generated_ones(layout: str, qwen2: Path) -
     params = params_of(layout, force_layout=True)
     with Engine.from_pretrained(qwen2) as engine:
         for request, result in run(engine, params):
-            kept = [c.segment.token_ids[: c.segment.computed] for c in request.candidates]
+            kept = [c.segment.token_ids[: c.span_length] for c in request.candidates]
             given = engine.new_self_refine(
                 PROBLEMS[PROBLEMS.index(engine.tokenizer.decode(request._problem))],
                 params,
