@@ -20,7 +20,6 @@ from gsr_engine import (
     SelfRefineParams,
     UnsupportedModel,
 )
-from gsr_engine.segments import PAGE_SIZE
 
 
 @pytest.mark.parametrize(
@@ -128,10 +127,10 @@ def test_layout_that_the_checkpoint_was_not_trained_for(qwen2: Path) -> None:
 
 
 def test_a_request_that_the_pool_can_never_hold(qwen2: Path) -> None:
-    with Engine.from_pretrained(qwen2, kv_cache_gib=0.001, max_num_seqs=8) as engine:
+    with Engine.from_pretrained(qwen2, kv_cache_gib=0.0004, max_num_seqs=8) as engine:
         pages = engine.limits.num_pages
         with pytest.raises(InvalidRequest, match=f"pages .* the engine has {pages}") as caught:
-            engine.generate(["hello"], SamplingParams(n=8, max_tokens=PAGE_SIZE * pages))
+            engine.generate(["hello"], SamplingParams(n=8, max_tokens=1000))
         assert caught.value.field == "max_tokens"
         # Left open, max_tokens takes what the pool holds.
         assert engine.generate(["hello"], SamplingParams(n=8))[0].completions
