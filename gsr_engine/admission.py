@@ -17,7 +17,7 @@ from functools import partial
 from gsr_engine.config import EngineConfig
 from gsr_engine.errors import OutOfPages
 from gsr_engine.memory import Memory
-from gsr_engine.segments import pages_for
+from gsr_engine.segments import lacking_pages, pages_for
 from gsr_engine.sequence import Group, Sequence
 from gsr_engine.waiting import AnyRequest, WaitingQueue
 
@@ -77,10 +77,11 @@ class Admission:
         """Hold groups and, as far as there is room, their streams."""
         self._memory.make_free_for(groups, streams=False)
         for group in groups:
-            self._memory.hold(group)
+            if not group.held:
+                self._memory.hold(group)
         for group in groups:
             for sequence in group.sequences:
-                if sequence.needed:
+                if sequence.needed and not sequence.held:
                     self._paused.append((group, sequence))
         self._resume_streams(reserve=0)
 
@@ -88,7 +89,7 @@ class Admission:
         """Hold what a running request adds; where there is no room, it waits for its turn."""
         if request.groups is None or not groups:
             return
-        request.groups.extend(groups)
+        request.groups.extend(group for group in groups if group not in request.groups)
         if not self.runs(request):
             return
         if self._make_room(partial(self._memory.make_free_for, groups), request):
@@ -100,7 +101,7 @@ class Admission:
         """Give every stream the page that its next token needs."""
         while True:
             growing = [segment for group in self.groups() for segment in group.growing()]
-            if self._memory.make_free(len(growing)):
+            if self._memory.make_free(lacking_pages((s, len(s)) for s in growing)):
                 break
             self._give_way()
         for segment in growing:

@@ -101,9 +101,10 @@ def owned(segment: Segment) -> int:
 
 
 def _holds(group: Group, streams: bool) -> Iterator[tuple[Segment, int]]:
-    yield from ((span.segment, span.stop) for span in group.prompt.context)
-    yield group.prompt, len(group.prompt)
+    if not group.held:
+        yield from ((span.segment, span.stop) for span in group.prompt.context)
+        yield group.prompt, len(group.prompt)
     if streams:
         for sequence in group.sequences:
-            if sequence.needed:
+            if sequence.needed and not sequence.held:
                 yield sequence.segment, max(1, len(sequence.segment))

@@ -98,9 +98,12 @@ class RefineResult:
     Attributes:
         text: the refined solution, without its thinking where the checkpoint thinks.
         answer: its final answer as the checkpoint's pattern finds it, None when there is none.
-        refinement: the refined stream whole; None when too few candidates were usable.
+        refinement: the refined stream whole, the first of those that won the vote where there were
+            several; None when too few candidates were usable.
         candidates: all k of them, in the order of their index.
-        used: indices of the candidates that the refinement read, in the order it read them.
+        used: indices of the solutions of the round before (without `widths`: of the candidates)
+            that the refinement read, in the order it read them.
+        rounds: the streams of every round of refinements; the last holds `refinement`.
         error: why there is no refinement, else None.
     """
 
@@ -109,6 +112,7 @@ class RefineResult:
     refinement: Completion | None
     candidates: list[Completion]
     used: list[int]
+    rounds: list[list[Completion]]
     usage: Usage
     error: str | None = None
 

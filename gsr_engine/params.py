@@ -12,6 +12,8 @@ MAX_CANDIDATES = 256
 
 Layout = Literal["linear", "branched"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+View = Literal["summary", "full"]
+Order = Literal["shuffled", "as_generated", "as_finished"]
 
 
 def _check_int(name: str, value: object, low: int, high: int) -> None:
@@ -23,6 +25,11 @@ def _check_float(name: str, value: object, low: float, high: float) -> None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not low <= value <= high:  # type: ignore[operator]  # nan fails too
         raise InvalidRequest(name, f"must be a number from {low:g} to {high:g}, got {value!r}")
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InvalidRequest(name, f"must be one of {', '.join(choices)}, got {value!r}")
 
 
 def _check_bool(name: str, value: object) -> None:
@@ -91,18 +98,34 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelfRefineParams:
-    """selfRef@k: k candidates in parallel, then one refinement that reads them.
+    """selfRef@k: k candidates in parallel, then a refinement that reads them.
+
+    With `widths`, rounds of refinements come between: each writes a solution of its own from what
+    it read, and the next round reads these. `k=32, widths=(4,)` is a width schedule of 32, 4, 1;
+    `k=n, widths=(n,) * (t - 1), subset=m` is recursive self-aggregation (arXiv 2509.26626).
 
     Attributes:
         k: candidates per problem.
         layout: "linear" reads the candidates' summaries again after the problem, "branched"
-            attends to their KV as it was generated (for checkpoints trained for it).
+            attends to their KV as it was generated (for checkpoints trained for it; what a
+            refinement wrote is read again by the next round).
         candidate: sampling of the candidates (`n` must be 1: `k` says how many).
-        refine: sampling of the refinement; greedy by default.
-        seed: seeds candidates, order and refinement; overrides the seeds inside `candidate` and
+        refine: sampling of the refinements; greedy by default.
+        seed: seeds candidates, orders and refinements; overrides the seeds inside `candidate` and
             `refine`, which must be None.
+        view: show the "summary" of a candidate (what follows its thinking) or the "full" text.
         summary_tokens: a longer summary keeps its end, where the answer is.
+        order: in which a linear refinement reads: "shuffled" by the seed, "as_generated" (by
+            index), or "as_finished": each is prefilled as it finishes, while others still decode.
         min_candidates: fewer usable candidates than this end the request with an error.
+        deadline: seconds from submission after which no candidate goes on; what an unfinished one
+            has is shown as it stands.
+        agreement: once so many finished candidates state one answer, the others are stopped and
+            left out; 0 waits for all.
+        widths: refinements in each round before the last.
+        subset: how many solutions of the round before each refinement reads, drawn by the seed;
+            None reads all.
+        refinements: refinements in the last round; their answers are put to the vote.
         force_layout: use a layout that the checkpoint was not trained for.
         priority, cache_salt: as in `SamplingParams`; those of `candidate` and `refine` do nothing.
     """
@@ -112,8 +135,15 @@ class SelfRefineParams:
     candidate: SamplingParams = field(default_factory=SamplingParams)
     refine: SamplingParams = field(default_factory=lambda: SamplingParams(temperature=0.0))
     seed: int | None = None
+    view: View = "summary"
     summary_tokens: int = 1000
+    order: Order = "shuffled"
     min_candidates: int = 1
+    deadline: float | None = None
+    agreement: int = 0
+    widths: tuple[int, ...] = ()
+    subset: int | None = None
+    refinements: int = 1
     force_layout: bool = False
     priority: int = 0
     cache_salt: str = ""
@@ -121,14 +151,17 @@ class SelfRefineParams:
     def __post_init__(self) -> None:
         """Raise InvalidRequest for a value out of range or a contradiction."""
         _check_int("k", self.k, 1, MAX_CANDIDATES)
-        if self.layout not in LAYOUTS:
-            raise InvalidRequest(
-                "layout", f"must be one of {', '.join(LAYOUTS)}, got {self.layout!r}"
-            )
+        _check_choice("layout", self.layout, LAYOUTS)
+        _check_choice("view", self.view, get_args(View))
+        _check_choice("order", self.order, get_args(Order))
         if self.seed is not None:
             _check_int("seed", self.seed, 0, 2**63 - 1)
         _check_int("summary_tokens", self.summary_tokens, 1, 2**31 - 1)
         _check_int("min_candidates", self.min_candidates, 1, self.k)
+        if self.deadline is not None:
+            _check_float("deadline", self.deadline, 0.0, 1e9)
+        _check_int("agreement", self.agreement, 0, self.k)
+        self._check_rounds()
         _check_bool("force_layout", self.force_layout)
         _check_queueing(self.priority, self.cache_salt)
         for name, params in (("candidate", self.candidate), ("refine", self.refine)):
@@ -142,3 +175,28 @@ class SelfRefineParams:
                 raise InvalidRequest(
                     f"{name}.seed", "must be None: SelfRefineParams.seed derives it"
                 )
+
+    def _check_rounds(self) -> None:
+        if not isinstance(self.widths, tuple | list):
+            raise InvalidRequest("widths", f"must be a tuple of integers, got {self.widths!r}")
+        for width in self.widths:
+            _check_int("widths", width, 1, MAX_CANDIDATES)
+        _check_int("refinements", self.refinements, 1, MAX_CANDIDATES)
+        if self.subset is not None:
+            _check_int("subset", self.subset, 1, MAX_CANDIDATES)
+        if self.order == "as_finished":
+            if self.layout != "linear":
+                raise InvalidRequest("order", "as_finished is for the linear layout only")
+            if self.widths or self.subset is not None:
+                raise InvalidRequest("order", "as_finished contradicts widths and subset")
+
+    @property
+    def round_widths(self) -> tuple[int, ...]:
+        """Refinements of every round, the last included."""
+        return (*self.widths, self.refinements)
+
+    @property
+    def most_shown(self) -> int:
+        """The most solutions that one refinement reads."""
+        most = max(self.k, *self.round_widths[:-1]) if self.widths else self.k
+        return most if self.subset is None else min(most, self.subset)

@@ -142,7 +142,7 @@ class Group:
 
     def growing(self) -> Iterator[Segment]:
         """Segments that lack a page for their newest tokens."""
-        if self.open and len(self.prompt.token_ids) > PAGE_SIZE * len(self.prompt.pages):
+        if len(self.prompt.token_ids) > PAGE_SIZE * len(self.prompt.pages):
             yield self.prompt
         for sequence in self.sequences:
             if sequence.finish_reason is None and sequence.held:
