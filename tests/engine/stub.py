@@ -7,6 +7,7 @@ from typing import Any
 
 from gsr_engine import Engine, SamplingParams, SelfRefineParams
 from gsr_engine.demo.report import NANO
+from gsr_engine.errors import InvalidRequest
 from gsr_engine.kv_cache import slots
 from gsr_engine.plan import StepPlan
 from gsr_engine.segments import Context, Segment
@@ -95,11 +96,19 @@ class Driver:
 
     def submit_refine(self) -> None:
         rng = self.rng
+        layout = rng.choice(("linear", "branched"))
+        finished = layout == "linear" and rng.random() < 0.3
         params = SelfRefineParams(
             k=rng.randrange(1, 5),
-            layout=rng.choice(("linear", "branched")),
+            layout=layout,  # type: ignore[arg-type]
             candidate=SamplingParams(max_tokens=rng.randrange(1, 40)),
             refine=SamplingParams(max_tokens=rng.randrange(1, 40)),
+            order="as_finished" if finished else "shuffled",
+            view=rng.choice(("summary", "full")),
+            summary_tokens=rng.choice((8, 1000)),
+            widths=() if finished or rng.random() < 0.6 else (rng.randrange(1, 4),),
+            subset=None if finished or rng.random() < 0.6 else rng.randrange(1, 3),
+            refinements=rng.randrange(1, 3),
             priority=rng.choice((0, 0, 0, 2)),
             seed=rng.randrange(100),
         )
@@ -107,7 +116,10 @@ class Driver:
         if rng.random() < 0.2:
             given = [[rng.randrange(3, 9)] * rng.randrange(0, 20) for _ in range(params.k)]
         problem = rng.choice(("1 * 2", "1 * 3", "7 * 8 * 9 + 1"))
-        self._submit(self.engine.new_self_refine(problem, params, candidates=given))
+        try:
+            self._submit(self.engine.new_self_refine(problem, params, candidates=given))
+        except InvalidRequest as error:
+            assert error.field == "max_tokens"  # more than the whole pool holds
 
     def _submit(self, request: AnyRequest) -> None:
         if self.rng.random() < 0.2:
