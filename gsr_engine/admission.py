@@ -143,6 +143,11 @@ class Admission:
         newest = others[-1] if others else None
         return newest if newest and (newest.place or (0, 0)) > place else None
 
+    def preempt_all(self) -> None:
+        """Let every running request give its pages back and wait."""
+        for request in list(self.running):
+            self._preempt(request)
+
     def _preempt(self, request: AnyRequest) -> None:
         self.num_preemptions += 1
         self._stop(request)

@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar
 import torch
 
 from gsr_engine.config import EngineConfig, ModelConfig
-from gsr_engine.errors import EngineClosed, InvalidRequest
+from gsr_engine.errors import CheckpointError, EngineClosed, InvalidRequest
 from gsr_engine.generate import GenerateRequest
 from gsr_engine.gsr_config import GsrConfig
 from gsr_engine.kv_cache import KVCache, num_pages
@@ -23,24 +23,21 @@ from gsr_engine.memory import Memory
 from gsr_engine.metrics import Metrics
 from gsr_engine.model import Decoder
 from gsr_engine.outputs import Completion, GenerateResult, RefineResult
-from gsr_engine.params import SamplingParams, SelfRefineParams
+from gsr_engine.params import SamplingParams, SelfRefineParams, one_each
 from gsr_engine.plan import StepPlan
 from gsr_engine.prefix_cache import PrefixCache
 from gsr_engine.prompts import Prompts
 from gsr_engine.runner import Runner
 from gsr_engine.scheduler import Scheduler
 from gsr_engine.segments import PagePool
-from gsr_engine.self_refine import Checkpoint, SelfRefineRequest
+from gsr_engine.self_refine import Checkpoint, SelfRefineRequest, warn_beyond_evidence
 from gsr_engine.sequence import Request, derive_seed
-from gsr_engine.tokenizer import Tokenizer
+from gsr_engine.tokenizer import Message, Tokenizer
 from gsr_engine.torch_attention import TorchAttention
 from gsr_engine.waiting import AnyRequest
 from gsr_engine.weights import find_checkpoint, load_decoder
 
 _log = logging.getLogger(__name__)
-Message = dict[str, str]
-ItemT = TypeVar("ItemT")
-ParamsT = TypeVar("ParamsT")
 ResultT = TypeVar("ResultT")
 
 
@@ -153,6 +150,7 @@ class Engine:
             if not given:
                 raise InvalidRequest("candidates", "is empty")
             params = replace(params, k=len(given))
+        warn_beyond_evidence(params, self.gsr)
         seed = _seed(params.seed, index)
         return SelfRefineRequest(problem, params, seed, self._checkpoint, self.limits, given)
 
@@ -200,6 +198,27 @@ class Engine:
         """
         self._scheduler.end(request)
 
+    def reload_weights(self, path_or_id: str | Path, *, revision: str | None = None) -> None:
+        """Go on with other weights of the same model, e.g. a later checkpoint of its training.
+
+        Running requests keep the tokens that they drew; all KV is computed again. Tokenizer,
+        prompts and `gsr.json` stay those of the first checkpoint.
+
+        Raises:
+            CheckpointError: the checkpoint is broken, or of another shape; the old weights stay.
+        """
+        if self._runner is None:
+            raise EngineClosed("the engine is closed")
+        old = self._runner.decoder
+        folder = find_checkpoint(path_or_id, revision)
+        model = ModelConfig.from_folder(folder)
+        if replace(model, dtype=old.config.dtype) != old.config:
+            raise CheckpointError(f"{folder} holds another model than the one that is loaded")
+        decoder = load_decoder(folder, model, old.dtype)
+        self._scheduler.forget_kv()
+        self._runner.reset()
+        self._runner.decoder = decoder
+
     @property
     def has_work(self) -> bool:
         """Whether a submitted request is not finished, or not reported by `step` yet."""
@@ -229,7 +248,7 @@ class Engine:
         Raises:
             InvalidRequest: a prompt or its parameters; none of the prompts was run then.
         """
-        every = _one_each("prompts", prompts, params, SamplingParams)
+        every = one_each("prompts", prompts, params, SamplingParams)
         return self._run(
             [self.new_generate(prompt, mine, index=i) for i, (prompt, mine) in enumerate(every)]
         )
@@ -240,19 +259,7 @@ class Engine:
         params: SamplingParams | Sequence[SamplingParams] | None = None,
     ) -> list[GenerateResult]:
         """Answer conversations (lists of {"role", "content"}) through the chat template."""
-        return self.generate([self._chat_ids(messages) for messages in conversations], params)
-
-    def _chat_ids(self, messages: Sequence[Message]) -> list[int]:
-        try:
-            roles = [message["role"] for message in messages]
-            contents = [self.tokenizer.encode_text(message["content"]) for message in messages]
-        except (KeyError, TypeError, InvalidRequest) as error:
-            raise InvalidRequest("messages", f"need role and content as text: {error}") from None
-        first, *rest = self.tokenizer.chat_frame(roles)
-        token_ids = list(first)
-        for content, markup in zip(contents, rest, strict=True):
-            token_ids += content + markup
-        return token_ids
+        return self.generate([self.tokenizer.chat(messages) for messages in conversations], params)
 
     def self_refine(
         self,
@@ -268,7 +275,7 @@ class Engine:
         Raises:
             InvalidRequest: a problem or its parameters; none of the problems was run then.
         """
-        every = _one_each("problems", problems, params, SelfRefineParams)
+        every = one_each("problems", problems, params, SelfRefineParams)
         given = candidates if candidates is not None else [None] * len(problems)
         if len(given) != len(problems):
             raise InvalidRequest("candidates", f"{len(given)} for {len(problems)} problems")
@@ -328,21 +335,3 @@ class Engine:
 
 def _seed(seed: int | None, index: int) -> int:
     return secrets.randbits(63) if seed is None else derive_seed(seed, index)
-
-
-def _one_each(
-    field: str,
-    items: Sequence[ItemT],
-    params: ParamsT | Sequence[ParamsT] | None,
-    kind: type[ParamsT],
-) -> list[tuple[ItemT, ParamsT]]:
-    """Pair every item with its parameters: one for all (the default if None), or one for each."""
-    if isinstance(items, str):
-        raise InvalidRequest(field, "must be a list; for a single one pass [text]")
-    if params is None or isinstance(params, kind):
-        params = [kind() if params is None else params] * len(items)
-    if not isinstance(params, Sequence) or not all(isinstance(one, kind) for one in params):
-        raise InvalidRequest("params", f"must be {kind.__name__} or a list of them, got {params!r}")
-    if len(params) != len(items):
-        raise InvalidRequest("params", f"{len(params)} of them for {len(items)} {field}")
-    return list(zip(items, params, strict=True))

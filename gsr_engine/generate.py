@@ -71,8 +71,9 @@ class GenerateRequest(Request[GenerateResult]):
         seeds = [derive_seed(self._seed, stream) for stream in range(params.n)]
         group.fork(params, seeds, stop_ids(params, self._tokenizer))
         self.streams = group.sequences
-        reused = context_length(prompt.context) + (params.n - 1) * len(self._prompt)
-        self.usage.phase("candidate_prefill").tokens_reused = reused
+        phase = self.usage.phase("candidate_prefill")
+        phase.reused_cache = context_length(prompt.context)
+        phase.reused_prompt = (params.n - 1) * len(self._prompt)
         return [group]
 
     def group_finished(self, group: Group) -> list[Group]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
+from typing import Any
 
 from gsr_engine.prefix_cache import PrefixCache
-from gsr_engine.segments import PAGE_SIZE, PagePool, Segment, lacking_pages
-from gsr_engine.sequence import Group, Sequence
+from gsr_engine.segments import PAGE_SIZE, PagePool, Segment, lacking_pages, pages_for
+from gsr_engine.sequence import Group, Request, Sequence
 
 
 class Memory:
@@ -80,6 +81,17 @@ class Memory:
         if self.cache and group.pin is not None:
             self.cache.unpin(group.pin)
         group.pin, group.held, group.ready = None, False, False
+
+    def note_peak(self, request: Request[Any]) -> None:
+        """Note what a request holds, should it be its most; asked before some is dropped."""
+        held: dict[Segment, int] = {}
+        for group in request.groups or ():
+            if group.held:
+                for span in group.prompt.context:
+                    held[span.segment] = max(pages_for(span.stop), held.get(span.segment, 0))
+                held[group.prompt] = len(group.prompt.pages)
+                held.update((s.segment, len(s.segment.pages)) for s in group.sequences if s.held)
+        request.usage.peak_pages = max(request.usage.peak_pages, sum(held.values()))
 
     def check(self, groups: Iterable[Group]) -> None:
         """Prove that every page is accounted for by some running groups and the cache.

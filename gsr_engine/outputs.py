@@ -15,14 +15,31 @@ class PhaseUsage:
 
     Attributes:
         tokens_computed: tokens that went through the model.
-        tokens_reused: tokens whose KV was read where a run without sharing would compute it anew.
+        reused_cache, reused_prompt, reused_candidates: tokens whose KV was read where a run
+            without sharing would compute it anew: found in the prefix cache; of the prompt, by
+            siblings and by refinements; of candidates, where they were written.
         seconds: the phase's share of the steps that it took part in, by tokens; over all
             requests the shares add up to the time that the engine was busy.
+        steps, step_tokens: those steps, and the tokens of all requests in them.
     """
 
     tokens_computed: int = 0
-    tokens_reused: int = 0
+    reused_cache: int = 0
+    reused_prompt: int = 0
+    reused_candidates: int = 0
     seconds: float = 0.0
+    steps: int = 0
+    step_tokens: int = 0
+
+    @property
+    def tokens_reused(self) -> int:
+        """All reused tokens."""
+        return self.reused_cache + self.reused_prompt + self.reused_candidates
+
+    @property
+    def mean_batch_size(self) -> float:
+        """Tokens of all requests in a step of this phase, on average."""
+        return self.step_tokens / self.steps if self.steps else 0.0
 
 
 @dataclass(slots=True)
@@ -30,11 +47,13 @@ class Usage:
     """Cost of a request, by phase. `generate` uses the candidate phases only.
 
     Attributes:
-        queue_seconds: from submission to admission; preempted, it does not count anew.
+        queue_seconds: from submission to the first admission.
+        peak_pages: the most KV pages that it held.
     """
 
     phases: dict[Phase, PhaseUsage] = field(default_factory=dict)
     queue_seconds: float = 0.0
+    peak_pages: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
@@ -46,8 +65,11 @@ class Usage:
         return usage
 
     def as_dict(self) -> dict[str, dict[str, float]]:
-        """The phases as plain numbers."""
-        return {name: asdict(usage) for name, usage in self.phases.items()}
+        """The phases as plain numbers, which add up over requests."""
+        return {
+            name: {**asdict(usage), "tokens_reused": usage.tokens_reused}
+            for name, usage in self.phases.items()
+        }
 
 
 @dataclass(frozen=True, slots=True)

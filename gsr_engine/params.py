@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 from gsr_engine.errors import InvalidRequest
 
@@ -12,6 +13,8 @@ MAX_CANDIDATES = 256
 
 Layout = Literal["linear", "branched"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+ItemT = TypeVar("ItemT")
+ParamsT = TypeVar("ParamsT")
 View = Literal["summary", "full"]
 Order = Literal["shuffled", "as_generated", "as_finished"]
 
@@ -200,3 +203,21 @@ class SelfRefineParams:
         """The most solutions that one refinement reads."""
         most = max(self.k, *self.round_widths[:-1]) if self.widths else self.k
         return most if self.subset is None else min(most, self.subset)
+
+
+def one_each(
+    field: str,
+    items: Sequence[ItemT],
+    params: ParamsT | Sequence[ParamsT] | None,
+    kind: type[ParamsT],
+) -> list[tuple[ItemT, ParamsT]]:
+    """Pair every item with its parameters: one for all (the default if None), or one for each."""
+    if isinstance(items, str):
+        raise InvalidRequest(field, "must be a list; for a single one pass [text]")
+    if params is None or isinstance(params, kind):
+        params = [kind() if params is None else params] * len(items)
+    if not isinstance(params, Sequence) or not all(isinstance(one, kind) for one in params):
+        raise InvalidRequest("params", f"must be {kind.__name__} or a list of them, got {params!r}")
+    if len(params) != len(items):
+        raise InvalidRequest("params", f"{len(params)} of them for {len(items)} {field}")
+    return list(zip(items, params, strict=True))

@@ -15,7 +15,7 @@ class Runner:
     """Executes step plans; keeps nothing of a request but working copies."""
 
     def __init__(self, decoder: Decoder, attention: AttentionBackend, padding_slot: int) -> None:
-        self._decoder = decoder
+        self.decoder = decoder
         self._attention = attention
         self._padding_slot = padding_slot
         self._sampler = Sampler()
@@ -27,7 +27,7 @@ class Runner:
         """Compute the plan's chunks; a token and its log-probability for each of its draws."""
         batch = build_batch(plan, self._row_multiple, self._padding_slot)
         self._attention.begin(batch)
-        logits = self._decoder.forward(batch.token_ids, self._attention, batch.logit_rows)
+        logits = self.decoder.forward(batch.token_ids, self._attention, batch.logit_rows)
         if not plan.draws:
             return [], []
         return self._sampler.draw(logits, batch.draw_rows, [sequence for _, sequence in plan.draws])

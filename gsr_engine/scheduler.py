@@ -62,6 +62,7 @@ class Scheduler:
 
     def add(self, request: AnyRequest) -> None:
         """Queue a request; its size was checked against the whole pool before."""
+        request.submitted = self._clock()
         self._admission.waiting.add(request)
         if request.deadline is not None:
             self._timed.add(request)
@@ -70,6 +71,9 @@ class Scheduler:
         """Choose the chunks of the next step; an empty plan means that nothing is left to do."""
         self._expire()
         for request in self._admission.admit():
+            if request.submitted is not None:
+                request.usage.queue_seconds = self._clock() - request.submitted
+                request.submitted = None
             # What was finished when it was preempted.
             self._settle([group for group in request.groups or () if group.finished])
         self._grow()
@@ -140,7 +144,8 @@ class Scheduler:
             if not self._concerns(group):
                 continue
             for sequence in group.sequences:
-                if not sequence.needed:
+                if not sequence.needed and sequence.held:
+                    self._memory.note_peak(group.request)
                     self._memory.drop_stream(sequence)
             if group.finished:
                 self._finish(group)
@@ -159,11 +164,18 @@ class Scheduler:
             return
         # What follows holds what it reads before the group gives it back.
         self._admission.start(request, followers)
+        self._memory.note_peak(request)
         self._memory.release(group)
         if request.groups is not None:
             request.groups.remove(group)
         if request.finished:
             self._retire(request)
+
+    def forget_kv(self) -> None:
+        """Have all KV computed again: of the running requests, and of cached prompts."""
+        self._admission.preempt_all()
+        if self._memory.cache:
+            self._memory.cache.clear()
 
     def end(self, request: AnyRequest, error: str | None = None) -> None:
         """End a request at once, wherever it stands: aborted, or failed with an error."""

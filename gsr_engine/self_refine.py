@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+import warnings
 from collections import Counter
 from dataclasses import dataclass, replace
 
@@ -39,6 +40,33 @@ class Checkpoint:
         summary = self.prompts.summary(content, max(1, len(content)))
         text = self.tokenizer.decode(summary.token_ids) if summary else ""
         return text, find_answer(text, self.gsr.answer_pattern)
+
+
+def warn_beyond_evidence(params: SelfRefineParams, gsr: GsrConfig) -> None:
+    """Warn, once for each text, of what the literature found to gain little or to harm."""
+    found = []
+    if params.most_shown > 10:
+        found.append(
+            f"a refinement reads {params.most_shown} solutions: GSR (arXiv 2509.00084) gains "
+            "nothing beyond 10, one step of RSA (2509.26626) nothing beyond 4"
+        )
+    if params.widths and not gsr.trained:
+        found.append(
+            "several rounds with a checkpoint that was not trained to refine: an untrained model "
+            "got worse with every round (ParaGator, arXiv 2603.18886)"
+        )
+    elif params.widths:
+        found.append(
+            "more than one round: models trained for one (GSR) were not measured with more; RSA "
+            "and PaCoRe (arXiv 2601.05593), which gain from rounds, were trained for them"
+        )
+    elif not gsr.trained:
+        found.append(
+            "the checkpoint has no gsr.json: refinement that was not trained for is about as good "
+            "as a majority vote, or worse (GSR, arXiv 2509.00084)"
+        )
+    for text in found:
+        warnings.warn(text, stacklevel=4)
 
 
 class SelfRefineRequest(Request[RefineResult]):
@@ -113,9 +141,10 @@ class SelfRefineRequest(Request[RefineResult]):
         """One group: the direct prompt and the k candidates, unless these were given."""
         params, group = self._budget.candidate, self._direct_group
         group.prompt = new_prompt(self._direct.token_ids, self._params.cache_salt)
-        reused = context_length(group.prompt.context)
+        phase = self.usage.phase("candidate_prefill")
+        phase.reused_cache = context_length(group.prompt.context)
         if self._given is None:
-            reused += (self._params.k - 1) * len(self._direct.token_ids)
+            phase.reused_prompt = (self._params.k - 1) * len(self._direct.token_ids)
             seeds = [derive_seed(self._seed, _CANDIDATE_SEED, i) for i in range(self._params.k)]
             keep = self._params.layout == "branched"
             group.fork(params, seeds, stop_ids(params, self._checkpoint.tokenizer), keep)
@@ -127,7 +156,6 @@ class SelfRefineRequest(Request[RefineResult]):
                     for i, ids in enumerate(self._given)
                 ]
             )
-        self.usage.phase("candidate_prefill").tokens_reused = reused
         return [group]
 
     def stream_finished(self, group: Group, sequence: Sequence) -> list[Group]:
@@ -259,10 +287,15 @@ class SelfRefineRequest(Request[RefineResult]):
 
     def _count_reuse(self, rereads: list[Group], readers: list[Group]) -> None:
         phase = self.usage.phase("refine_prefill")
-        phase.tokens_reused -= sum(len(group.prompt) for group in rereads)
+        phase.reused_candidates -= sum(len(group.prompt) for group in rereads)
+        direct = {span.segment for span in self._direct_group.context}
         for group in readers:
-            again = (len(group.sequences) - 1) * len(group.prompt)
-            phase.tokens_reused += context_length(group.prompt.context) + again
+            phase.reused_prompt += (len(group.sequences) - 1) * len(group.prompt)
+            for span in group.prompt.context:
+                if span.segment in direct:
+                    phase.reused_prompt += len(span)
+                else:
+                    phase.reused_candidates += len(span)
 
     def _close(self, group: Group) -> list[Group]:
         """The last candidate is in the prompt: end it and let the refinements begin."""

@@ -163,6 +163,7 @@ class Request(ABC, Generic[Result]):
         num_streams: the most streams that it decodes at a time.
         priority: it overtakes what arrived before it, the more the higher.
         place: in the queue, given at submission and kept; the lower, the older.
+        submitted: `time.monotonic()` of the submission; None once it was admitted.
         deadline: `time.monotonic()` at which `expire` is called, None for never.
         groups: what it is computing, writers before readers; None before it is admitted first.
         usage: what it cost so far.
@@ -173,6 +174,7 @@ class Request(ABC, Generic[Result]):
         self.num_streams = num_streams
         self.priority = priority
         self.place: tuple[int, int] | None = None
+        self.submitted: float | None = None
         self.deadline: float | None = None
         self.groups: list[Group] | None = None
         self.usage = Usage()

@@ -7,11 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from gsr_engine.kv_cache import PAGE_SIZE
-from tests.engine.stub import Driver
-
-TIGHT = 2 * 3 * 2 * 32 * 4 * 2 * PAGE_SIZE / 2**30
-"""GiB of one KV page of nano, twice over: keys and values, layers, heads, dim, bytes."""
+from tests.engine.stub import Driver, pages_gib
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -20,7 +16,7 @@ TIGHT = 2 * 3 * 2 * 32 * 4 * 2 * PAGE_SIZE / 2**30
 def test_random_histories(seed: int, cache: bool, pages: int) -> None:
     driver = Driver(
         seed,
-        kv_cache_gib=pages * TIGHT / 2,
+        kv_cache_gib=pages_gib(pages),
         prefix_cache=cache,
         max_batch_tokens=48,
         max_num_seqs=40,
@@ -44,7 +40,7 @@ class Machine(RuleBasedStateMachine):
     @initialize(seed=st.integers(0, 1000), pages=st.sampled_from([32, 60]))
     def begin(self, seed: int, pages: int) -> None:
         self.driver = Driver(
-            seed, kv_cache_gib=pages * TIGHT / 2, max_batch_tokens=48, max_num_seqs=40
+            seed, kv_cache_gib=pages_gib(pages), max_batch_tokens=48, max_num_seqs=40
         )
 
     @rule(count=st.integers(1, 10))
