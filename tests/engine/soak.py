@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
+import warnings
 from typing import Annotated
 
 import typer
@@ -24,6 +25,7 @@ def main(
 ) -> None:
     """Run, checking after every action; stops at the first failure."""
     logging.disable(logging.CRITICAL)  # of the failures that the stub makes on purpose
+    warnings.simplefilter("ignore")
     seed = seed or random.SystemRandom().randrange(1, 10**9)
     print(f"first seed {seed}")
     requests = preemptions = 0

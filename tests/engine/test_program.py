@@ -185,9 +185,11 @@ def test_beyond_the_evidence_there_is_one_warning(engine: Engine, qwen2: Path) -
         with pytest.warns(UserWarning, match=text) as seen:
             engine.new_self_refine(PROBLEMS[0], wanted)
         assert len(seen) == 1
-    with Engine.from_pretrained(qwen2) as untrained:
-        with pytest.warns(UserWarning, match=r"no gsr\.json"):
-            untrained.new_self_refine("1", SelfRefineParams())
+    with (
+        Engine.from_pretrained(qwen2) as untrained,
+        pytest.warns(UserWarning, match=r"no gsr\.json"),
+    ):
+        untrained.new_self_refine("1", SelfRefineParams())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         engine.new_self_refine(PROBLEMS[0], params(k=10))
