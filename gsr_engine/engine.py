@@ -172,11 +172,11 @@ class Engine:
         plan = self._scheduler.plan()
         if plan.chunks:
             try:
-                tokens, logprobs = self._runner.execute(plan)
+                draws = self._runner.execute(plan)
             except Exception as error:  # the requests of this step fail, nobody else
                 self._fail(plan, error)
             else:
-                self._scheduler.commit(plan, tokens, logprobs)
+                self._scheduler.commit(plan, *draws)
                 self._metrics.record_step(plan, time.perf_counter() - start)
         finished, self._scheduler.finished = self._scheduler.finished, []
         for request in finished:
@@ -285,8 +285,7 @@ class Engine:
 
     def find_answer(self, completion: Completion) -> str | None:
         """The final answer of a solution, as the checkpoint states it, thinking left out."""
-        content = completion.content_ids
-        return self._checkpoint.text_and_answer(content)[1]
+        return self._checkpoint.text_and_answer(completion.content_ids, completion.text)[1]
 
     def check(self) -> None:
         """Prove that no KV page is lost, held twice over or used after it was freed.

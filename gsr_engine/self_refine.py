@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from gsr_engine.answers import find_answer
 from gsr_engine.errors import InvalidRequest
-from gsr_engine.generate import completion, stop_ids
+from gsr_engine.generate import completion
 from gsr_engine.gsr_config import GsrConfig
 from gsr_engine.limits import Limits
 from gsr_engine.outputs import FinishReason, Phase, RefineResult
@@ -23,6 +23,7 @@ from gsr_engine.prompts import Prompts, Summary
 from gsr_engine.refine_budget import plan_budget
 from gsr_engine.segments import Segment, Span, context_length, first_tokens
 from gsr_engine.sequence import Group, NewPrompt, Request, Sequence, derive_seed
+from gsr_engine.stopping import StopRule
 from gsr_engine.tokenizer import Tokenizer
 
 _CANDIDATE: tuple[Phase, Phase] = ("candidate_prefill", "candidate_decode")
@@ -39,10 +40,14 @@ class Checkpoint:
     prompts: Prompts
     gsr: GsrConfig
 
-    def text_and_answer(self, content: list[int]) -> tuple[str, str | None]:
-        """A solution's text without its thinking ("" if that has no end), and its answer."""
+    def text_and_answer(self, content: list[int], text: str) -> tuple[str, str | None]:
+        """A solution's text without its thinking ("" if that has no end), and its answer.
+
+        `text` is the completion's, which may go on into a token that a stop string cuts in two.
+        """
+        rest = text[len(self.tokenizer.decode(content)) :]
         summary = self.prompts.summary(content, max(1, len(content)))
-        text = self.tokenizer.decode(summary.token_ids) if summary else ""
+        text = self.tokenizer.decode(summary.token_ids) + rest if summary else ""
         return text, find_answer(text, self.gsr.answer_pattern)
 
 
@@ -83,7 +88,9 @@ class SelfRefineRequest(Request[RefineResult]):
         limits.check_prompt("problem", self._direct.token_ids)
         if given is not None:
             longest = max(1, *map(len, given))
-            params = replace(params, candidate=replace(params.candidate, max_tokens=longest))
+            params = replace(
+                params, candidate=replace(params.candidate, max_tokens=longest, min_tokens=0)
+            )
         self._budget = plan_budget(params, self._problem, checkpoint.prompts, limits)
         super().__init__(params.k, params.priority)
         self._params = params
@@ -111,7 +118,7 @@ class SelfRefineRequest(Request[RefineResult]):
         seeds = [derive_seed(self._seed, _CANDIDATE_SEED, i) for i in range(self._params.k)]
         params = self._budget.candidate
         keep = self._params.layout == "branched"
-        group.fork(params, seeds, stop_ids(params, self._checkpoint.tokenizer), keep)
+        group.fork(params, seeds, StopRule.of(params, self._checkpoint.tokenizer), keep)
         self.candidates = group.sequences
         return [group]
 
@@ -184,7 +191,7 @@ class SelfRefineRequest(Request[RefineResult]):
             self._budget.refine, max_tokens=min(room, self._budget.refine.max_tokens or room)
         )
         seed = derive_seed(self._seed, _REFINE_SEED, 0)
-        group.fork(params, [seed], stop_ids(params, self._checkpoint.tokenizer))
+        group.fork(params, [seed], StopRule.of(params, self._checkpoint.tokenizer))
         self.refinement = group.sequences[0]
         return group
 
@@ -200,7 +207,7 @@ class SelfRefineRequest(Request[RefineResult]):
         text, answer, refinement = "", None, None
         if self.refinement is not None:
             refinement = completion(self.refinement, tokenizer)
-            text, answer = self._checkpoint.text_and_answer(refinement.content_ids)
+            text, answer = self._checkpoint.text_and_answer(refinement.content_ids, refinement.text)
         streams = [] if self._given is not None else list(self.candidates)
         if self.refinement is not None:
             streams.append(self.refinement)
