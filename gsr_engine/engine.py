@@ -13,6 +13,7 @@ from typing import Any, Self, TypeVar
 
 import torch
 
+from gsr_engine.checkpoint import Checkpoint
 from gsr_engine.config import EngineConfig, ModelConfig
 from gsr_engine.errors import CheckpointError, EngineClosed, InvalidRequest
 from gsr_engine.generate import GenerateRequest
@@ -30,7 +31,7 @@ from gsr_engine.prompts import Prompts
 from gsr_engine.runner import Runner
 from gsr_engine.scheduler import Scheduler
 from gsr_engine.segments import PagePool
-from gsr_engine.self_refine import Checkpoint, SelfRefineRequest, warn_beyond_evidence
+from gsr_engine.self_refine import SelfRefineRequest, warn_beyond_evidence
 from gsr_engine.sequence import Request, derive_seed
 from gsr_engine.tokenizer import Message, Tokenizer
 from gsr_engine.torch_attention import TorchAttention
@@ -170,11 +171,11 @@ class Engine:
         plan = self._scheduler.plan()
         if plan.chunks:
             try:
-                tokens, logprobs = self._runner.execute(plan)
+                draws = self._runner.execute(plan)
             except Exception as error:  # the requests of this step fail, nobody else
                 self._fail(plan, error)
             else:
-                self._scheduler.commit(plan, tokens, logprobs)
+                self._scheduler.commit(plan, *draws)
                 self._metrics.record_step(plan, time.perf_counter() - start)
         finished, self._scheduler.finished = self._scheduler.finished, []
         for request in finished:
@@ -292,8 +293,7 @@ class Engine:
 
     def find_answer(self, completion: Completion) -> str | None:
         """The final answer of a solution, as the checkpoint states it, thinking left out."""
-        content = completion.content_ids
-        return self._checkpoint.text_and_answer(content)[1]
+        return self._checkpoint.text_and_answer(completion)[1]
 
     def check(self) -> None:
         """Prove that no KV page is lost, held twice over or used after it was freed.

@@ -7,24 +7,22 @@ from gsr_engine.outputs import Completion, FinishReason, GenerateResult, Phase
 from gsr_engine.params import SamplingParams
 from gsr_engine.segments import context_length, pages_for
 from gsr_engine.sequence import Group, NewPrompt, Request, Sequence, derive_seed
+from gsr_engine.stopping import StopRule
 from gsr_engine.tokenizer import Tokenizer
-
-
-def stop_ids(params: SamplingParams, tokenizer: Tokenizer) -> frozenset[int]:
-    """The ids that end a stream."""
-    own = frozenset[int]() if params.ignore_eos else tokenizer.stop_ids
-    return own | frozenset(params.stop_token_ids)
 
 
 def completion(sequence: Sequence, tokenizer: Tokenizer) -> Completion:
     """The output of a stream."""
     token_ids = list(sequence.segment.token_ids)
+    text = sequence.stopped_text
     return Completion(
         index=sequence.index,
-        text=tokenizer.decode(token_ids[: sequence.content_length]),
+        text=tokenizer.decode(token_ids[: sequence.content_length]) if text is None else text,
         token_ids=token_ids,
         logprobs=list(sequence.logprobs),
         finish_reason=sequence.finish_reason or "error",
+        content_length=sequence.content_length,
+        top_logprobs=list(sequence.top_logprobs) if sequence.params.top_logprobs else None,
     )
 
 
@@ -69,7 +67,7 @@ class GenerateRequest(Request[GenerateResult]):
         phases: tuple[Phase, Phase] = ("candidate_prefill", "candidate_decode")
         group = Group(self, prompt, phases, salt=params.cache_salt)
         seeds = [derive_seed(self._seed, stream) for stream in range(params.n)]
-        group.fork(params, seeds, stop_ids(params, self._tokenizer))
+        group.fork(params, seeds, StopRule.of(params, self._tokenizer))
         self.streams = group.sequences
         phase = self.usage.phase("candidate_prefill")
         phase.reused_cache = context_length(prompt.context)

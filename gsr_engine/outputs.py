@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 FinishReason = Literal["stop", "length", "abort", "error", "given"]
+TopLogprobs = list[tuple[int, float]]
+"""(token id, log-probability), the most likely first."""
 Phase = Literal["candidate_prefill", "candidate_decode", "refine_prefill", "refine_decode"]
 
 
@@ -78,12 +80,18 @@ class Completion:
 
     Attributes:
         index: which of the n (or k) streams.
-        text: the decoded tokens without special tokens.
-        token_ids: everything that was drawn, the end token included.
-        logprobs: log-probability of each token under the model at temperature 1, untruncated.
-        finish_reason: "stop" at an end token, "length" at max_tokens, "abort" when it was stopped
-            from outside, "error" when its request failed, "given" for a candidate that the caller
-            brought.
+        text: the decoded tokens without special tokens; to the character what precedes a stop
+            string, of whose first token it may need a part.
+        token_ids: everything that was drawn, the end token or the stop string included.
+        logprobs: log-probability of each token under the model at temperature 1, untruncated and
+            not penalised.
+        finish_reason: "stop" at an end token or a stop string, "length" at max_tokens, "abort"
+            when it was stopped from outside, "error" when its request failed, "given" for a
+            candidate that the caller brought.
+        content_length: tokens before the end token, or before the first that holds anything of a
+            stop string.
+        top_logprobs: for each token the most likely ones in its place, under the same model as
+            `logprobs`; None unless asked for.
     """
 
     index: int
@@ -91,11 +99,13 @@ class Completion:
     token_ids: list[int]
     logprobs: list[float]
     finish_reason: FinishReason
+    content_length: int
+    top_logprobs: list[TopLogprobs] | None = None
 
     @property
     def content_ids(self) -> list[int]:
-        """The tokens without the end token."""
-        return self.token_ids[:-1] if self.finish_reason == "stop" else self.token_ids
+        """The tokens without the end token, or without those of a stop string."""
+        return self.token_ids[: self.content_length]
 
     @property
     def logprob(self) -> float:

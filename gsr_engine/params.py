@@ -18,6 +18,10 @@ ParamsT = TypeVar("ParamsT")
 View = Literal["summary", "full"]
 Order = Literal["shuffled", "as_generated", "as_finished"]
 
+MAX_STOP_STRINGS = 16
+MAX_STOP_LENGTH = 1000
+MAX_TOP_LOGPROBS = 20
+
 
 def _check_int(name: str, value: object, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
@@ -50,16 +54,28 @@ def _check_queueing(priority: object, cache_salt: object) -> None:
 class SamplingParams:
     """How tokens are drawn and when a stream ends.
 
+    Penalties and `min_tokens` change the logits before temperature and truncation. The reported
+    log-probabilities stay those of the model: temperature 1, not truncated, not penalised.
+
     Attributes:
         n: streams per prompt; they share the prompt's KV.
-        temperature: 0 takes the most likely token (the lowest id on a tie).
+        temperature: 0 takes the most likely token (the lowest id on a tie), whatever top_k, top_p,
+            min_p and seed are.
         top_k: keep the k most likely tokens; 0 keeps all.
         top_p: keep the smallest set of tokens whose probability reaches top_p; 1 keeps all.
         min_p: drop tokens below min_p times the largest probability; 0 drops none.
+        repetition_penalty: the logit of every token that the stream drew or its context shows is
+            divided by it where positive, else multiplied (CTRL, arXiv 1909.05858); 1 is off.
+        presence_penalty: taken off the logit of every token that the stream drew.
+        frequency_penalty: taken off as often as the stream drew the token.
         max_tokens: generated tokens per stream; None takes what the model's length leaves.
+        min_tokens: before so many, no token that would end the stream is drawn and no stop string
+            counts that is complete by then.
         seed: the same seed gives the same tokens whatever else runs; None draws a fresh one.
+        stop: strings that end a stream, wherever tokens cut them; its text ends before them.
         stop_token_ids: ends a stream besides the checkpoint's own end tokens.
-        ignore_eos: run to `max_tokens` whatever is drawn.
+        ignore_eos: the checkpoint's end tokens end nothing.
+        top_logprobs: report so many of the most likely tokens beside each that was drawn.
         priority: overtakes requests that arrived before, the more the higher.
         cache_salt: the prefix cache is shared among requests with the same salt only.
     """
@@ -69,10 +85,16 @@ class SamplingParams:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
     max_tokens: int | None = None
+    min_tokens: int = 0
     seed: int | None = None
+    stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    top_logprobs: int = 0
     priority: int = 0
     cache_salt: str = ""
 
@@ -85,18 +107,55 @@ class SamplingParams:
         if self.top_p == 0.0:
             raise InvalidRequest("top_p", "must be above 0, got 0 (for greedy use temperature=0)")
         _check_float("min_p", self.min_p, 0.0, 1.0)
-        if self.max_tokens is not None:
-            _check_int("max_tokens", self.max_tokens, 1, 2**31 - 1)
+        # Beyond these bounds a logit would leave the range of fp32.
+        _check_float("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
+        _check_float("presence_penalty", self.presence_penalty, -2.0, 2.0)
+        _check_float("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
         if self.seed is not None:
             _check_int("seed", self.seed, 0, 2**63 - 1)
-        _check_bool("ignore_eos", self.ignore_eos)
+        _check_int("top_logprobs", self.top_logprobs, 0, MAX_TOP_LOGPROBS)
         _check_queueing(self.priority, self.cache_salt)
+        self._check_length()
+        self._check_stops()
+
+    def _check_length(self) -> None:
+        _check_int("min_tokens", self.min_tokens, 0, 2**31 - 1)
+        if self.max_tokens is None:
+            return
+        _check_int("max_tokens", self.max_tokens, 1, 2**31 - 1)
+        if self.min_tokens > self.max_tokens:
+            raise InvalidRequest(
+                "min_tokens", f"{self.min_tokens} is above max_tokens {self.max_tokens}"
+            )
+
+    def _check_stops(self) -> None:
+        _check_bool("ignore_eos", self.ignore_eos)
+        if not isinstance(self.stop, tuple | list):
+            raise InvalidRequest("stop", f"must be a tuple of texts, got {self.stop!r}")
+        if len(self.stop) > MAX_STOP_STRINGS:
+            raise InvalidRequest("stop", f"{len(self.stop)} are more than {MAX_STOP_STRINGS}")
+        for text in self.stop:
+            if not isinstance(text, str) or not 0 < len(text) <= MAX_STOP_LENGTH:
+                raise InvalidRequest(
+                    "stop", f"must be texts of 1 to {MAX_STOP_LENGTH} characters, got {text!r:.100}"
+                )
         if not isinstance(self.stop_token_ids, tuple | list | set | frozenset):
             raise InvalidRequest(
                 "stop_token_ids", f"must be a tuple of token ids, got {self.stop_token_ids!r}"
             )
         for token in self.stop_token_ids:
             _check_int("stop_token_ids", token, 0, 2**31 - 1)
+
+    @property
+    def penalises(self) -> bool:
+        """Whether tokens that were seen are to be less likely, or more."""
+        off = self.repetition_penalty == 1.0
+        return not (off and self.presence_penalty == 0.0 and self.frequency_penalty == 0.0)
+
+    @property
+    def edits_logits(self) -> bool:
+        """Whether logits are to be changed before the draw."""
+        return self.penalises or self.min_tokens > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from gsr_engine.admission import Admission
 from gsr_engine.config import EngineConfig
 from gsr_engine.errors import OutOfPages
 from gsr_engine.memory import Memory
+from gsr_engine.outputs import TopLogprobs
 from gsr_engine.plan import StepPlan
 from gsr_engine.segments import missing
 from gsr_engine.sequence import Group
@@ -112,20 +113,27 @@ class Scheduler:
                 stop = len(sequence.segment)
                 plan.prefill(group, sequence.segment, stop, self._max_tokens, [sequence])
 
-    def commit(self, plan: StepPlan, tokens: list[int], logprobs: list[float]) -> None:
-        """Take what a step computed and drew."""
+    def commit(
+        self,
+        plan: StepPlan,
+        tokens: list[int],
+        logprobs: list[float],
+        tops: list[TopLogprobs | None] | None = None,
+    ) -> None:
+        """Take what a step computed and drew: the fields of `Draws`."""
         touched: dict[Group, None] = {}
         failed: dict[AnyRequest, None] = {}
         for chunk in plan.chunks:
             chunk.segment.computed = chunk.stop
             if not chunk.decode:
                 touched[chunk.group] = None
-        for (row, sequence), token, logprob in zip(plan.draws, tokens, logprobs, strict=True):
+        drawn = zip(plan.draws, tokens, logprobs, tops or [None] * len(tokens), strict=True)
+        for (row, sequence), token, logprob, top in drawn:
             group = plan.chunks[row].group
             if not math.isfinite(logprob):
                 failed[group.request] = None
                 continue
-            sequence.append(token, logprob)
+            sequence.append(token, logprob, top)
             if sequence.finish_reason is not None:
                 touched[group] = None
         for request in failed:

@@ -6,40 +6,25 @@ import random
 import time
 import warnings
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from gsr_engine.answers import find_answer, majority, normalise
+from gsr_engine.answers import majority, normalise
+from gsr_engine.checkpoint import Checkpoint
 from gsr_engine.errors import InvalidRequest
-from gsr_engine.generate import completion, stop_ids
+from gsr_engine.generate import completion
 from gsr_engine.gsr_config import GsrConfig
 from gsr_engine.limits import Limits
 from gsr_engine.outputs import FinishReason, Phase, RefineResult
 from gsr_engine.params import SelfRefineParams
-from gsr_engine.prompts import Prompts
 from gsr_engine.refine_budget import plan_budget
 from gsr_engine.refine_round import REFINE, RefineRound, Source
 from gsr_engine.segments import Segment, context_length
 from gsr_engine.sequence import Group, NewPrompt, Request, Sequence, derive_seed
-from gsr_engine.tokenizer import Tokenizer
+from gsr_engine.stopping import StopRule
 
 _CANDIDATE: tuple[Phase, Phase] = ("candidate_prefill", "candidate_decode")
 # First step of a seed's path: the phases draw different streams from one seed.
 _CANDIDATE_SEED, _ORDER_SEED, _REFINE_SEED = range(3)
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """What the program needs of a loaded checkpoint."""
-
-    tokenizer: Tokenizer
-    prompts: Prompts
-    gsr: GsrConfig
-
-    def text_and_answer(self, content: list[int]) -> tuple[str, str | None]:
-        """A solution's text without its thinking ("" if that has no end), and its answer."""
-        summary = self.prompts.summary(content, max(1, len(content)))
-        text = self.tokenizer.decode(summary.token_ids) if summary else ""
-        return text, find_answer(text, self.gsr.answer_pattern)
 
 
 def warn_beyond_evidence(params: SelfRefineParams, gsr: GsrConfig) -> None:
@@ -109,7 +94,8 @@ class SelfRefineRequest(Request[RefineResult]):
         limits.check_prompt("problem", self._direct.token_ids)
         if given is not None:
             longest = max(1, *map(len, given))
-            params = replace(params, candidate=replace(params.candidate, max_tokens=longest))
+            drawn = replace(params.candidate, max_tokens=longest, min_tokens=0)
+            params = replace(params, candidate=drawn)
         self._budget = plan_budget(params, self._problem, checkpoint.prompts, limits)
         super().__init__(max(params.k, *params.round_widths), params.priority)
         if params.deadline is not None:
@@ -147,7 +133,7 @@ class SelfRefineRequest(Request[RefineResult]):
             phase.reused_prompt = (self._params.k - 1) * len(self._direct.token_ids)
             seeds = [derive_seed(self._seed, _CANDIDATE_SEED, i) for i in range(self._params.k)]
             keep = self._params.layout == "branched"
-            group.fork(params, seeds, stop_ids(params, self._checkpoint.tokenizer), keep)
+            group.fork(params, seeds, StopRule.of(params, self._checkpoint.tokenizer), keep)
             self.rounds.append(group.sequences)
         else:
             self.rounds.append(
@@ -188,8 +174,8 @@ class SelfRefineRequest(Request[RefineResult]):
         answers: Counter[str] = Counter()
         for sequence in self.candidates:
             if sequence.finish_reason == "stop":
-                content = sequence.segment.token_ids[: sequence.content_length]
-                answer = self._checkpoint.text_and_answer(content)[1]
+                solution = completion(sequence, self._checkpoint.tokenizer)
+                answer = self._checkpoint.text_and_answer(solution)[1]
                 if answer is not None:
                     answers[normalise(answer)] += 1
         return max(answers.values(), default=0) >= self._params.agreement
@@ -283,7 +269,7 @@ class SelfRefineRequest(Request[RefineResult]):
             derive_seed(self._seed, _REFINE_SEED, i, *([step] if step else []))
             for i in range(begin, begin + count)
         ]
-        group.fork(params, seeds, stop_ids(params, self._checkpoint.tokenizer))
+        group.fork(params, seeds, StopRule.of(params, self._checkpoint.tokenizer))
 
     def _count_reuse(self, rereads: list[Group], readers: list[Group]) -> None:
         phase = self.usage.phase("refine_prefill")
@@ -328,7 +314,7 @@ class SelfRefineRequest(Request[RefineResult]):
         candidates, rounds = (every[0], every[1:]) if every else ([], [])
         text, answer, refinement, used = "", None, None, []
         if self.refinement is not None:
-            solutions = [self._checkpoint.text_and_answer(c.content_ids) for c in rounds[-1]]
+            solutions = [self._checkpoint.text_and_answer(c) for c in rounds[-1]]
             best = majority([found for _, found in solutions]) or 0
             refinement, (text, answer) = rounds[-1][best], solutions[best]
             used = self._shown[best if len(self._shown) > 1 else 0]

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from gsr_engine.outputs import FinishReason, Phase, Usage
+from gsr_engine.outputs import FinishReason, Phase, TopLogprobs, Usage
 from gsr_engine.params import SamplingParams
 from gsr_engine.prefix_cache import Node
 from gsr_engine.segments import PAGE_SIZE, Context, Segment, Span
+from gsr_engine.stopping import StopRule, StopWatch
 
 
 def derive_seed(seed: int, *path: int) -> int:
@@ -29,6 +30,8 @@ class Sequence:
     is `held` while it has pages; one that is not waits for room and is computed again then. One to
     `keep` has them until its group's owner answered `group_finished`, because what follows reads
     them; else they are given back as it finishes. `told`: its request knows that it finished.
+    `top_logprobs` are as many as `logprobs` where asked for, else none; `watch` looks for stop
+    strings where there are any.
     """
 
     index: int
@@ -41,6 +44,8 @@ class Sequence:
     keep: bool = False
     held: bool = False
     told: bool = False
+    top_logprobs: list[TopLogprobs] = field(default_factory=list)
+    watch: StopWatch | None = None
 
     @property
     def finished(self) -> bool:
@@ -48,14 +53,24 @@ class Sequence:
         return self.finish_reason is not None
 
     @property
+    def stopped_text(self) -> str | None:
+        """The text before the stop string that ended it; None unless one did."""
+        return self.watch.text if self.watch is not None else None
+
+    @property
     def content_length(self) -> int:
-        """Generated tokens without the end token."""
+        """Generated tokens without the end token, or without those of a stop string."""
+        if self.watch is not None and self.watch.text is not None:
+            return self.watch.content_length
         return len(self.segment) - (self.finish_reason == "stop")
 
     @property
     def span_length(self) -> int:
-        """Tokens that a span of this stream may cover: all but the last drawn, never fed one."""
-        return len(self.segment) - (self.finish_reason != "given")
+        """Tokens that a span of this stream may cover: those of its content that were fed.
+
+        The last one drawn never is.
+        """
+        return min(self.content_length, len(self.segment) - (self.finish_reason != "given"))
 
     @property
     def needed(self) -> bool:
@@ -68,14 +83,20 @@ class Sequence:
         unfinished = self.finish_reason is None and self.held
         return unfinished and self.segment.computed < len(self.segment.token_ids) - 1
 
-    def append(self, token: int, logprob: float) -> None:
+    def append(self, token: int, logprob: float, top: TopLogprobs | None = None) -> None:
         """Take one drawn token; may finish the stream."""
         self.segment.token_ids.append(token)
         self.logprobs.append(logprob)
-        if token in self.stop_token_ids:
+        if top is not None:
+            self.top_logprobs.append(top)
+        if token in self.stop_token_ids or (self.watch is not None and self._said_stop(token)):
             self.finish_reason = "stop"
         elif len(self.segment.token_ids) == self.params.max_tokens:
             self.finish_reason = "length"
+
+    def _said_stop(self, token: int) -> bool:
+        armed = len(self.segment.token_ids) >= self.params.min_tokens
+        return self.watch is not None and self.watch.push(token, armed)
 
     def end(self, reason: FinishReason) -> None:
         """Finish the stream from outside, unless it is finished."""
@@ -130,14 +151,15 @@ class Group:
         self,
         params: SamplingParams,
         seeds: list[int],
-        stop_token_ids: frozenset[int],
+        stop: StopRule,
         keep: bool = False,
     ) -> None:
         """Add one sibling per seed; `params.max_tokens` must be given."""
         context, position = self.context, self.prompt.end_position
         for index, seed in enumerate(seeds):
             segment = Segment([], position, context)
-            stream = Sequence(index, params, seed, stop_token_ids, segment, keep=keep)
+            stream = Sequence(index, params, seed, stop.token_ids, segment, keep=keep)
+            stream.watch = stop.watch()
             self.sequences.append(stream)
 
     def growing(self) -> Iterator[Segment]:

@@ -83,7 +83,11 @@ class Tokenizer:
 
     def decode(self, token_ids: list[int]) -> str:
         """Text of generated ids, without special tokens."""
-        text: str = self._tokenizer.decode(token_ids, skip_special_tokens=True)
+        # Some checkpoints ask for a clean-up of spaces before punctuation: that is not what the
+        # tokens spell, and what they spell so far would change with the next one.
+        text: str = self._tokenizer.decode(
+            token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
         return text
 
     def pieces(self, token_ids: list[int]) -> list[str]:

@@ -78,10 +78,11 @@ class TorchAttention:
         heads, kv_heads = self._model.num_heads, self._model.num_kv_heads
         self._rotate(qkv[:, : heads + kv_heads])
         q, kv = qkv[:, :heads], qkv[:, heads:].reshape(-1, kv_heads, self._model.head_dim)
-        self._cache.pages[layer].view(-1, *kv.shape[1:]).index_copy_(0, self._kv_slots, kv)
         out = torch.empty_like(q)
         if self._num_rows < len(out):
             out[self._num_rows :] = 0.0
+            kv[2 * self._num_rows :] = 0.0  # what lies at the padding slot must be finite
+        self._cache.pages[layer].view(-1, *kv.shape[1:]).index_copy_(0, self._kv_slots, kv)
         self._blocks.attend(layer, q, kv.view(-1, 2, *kv.shape[1:]), out)
         for bucket in self._prefills:
             _attend_prefill(bucket, q, self._cache.pages[layer].flatten(1, 2), out)
@@ -146,13 +147,34 @@ def _attend_prefill(
     out: torch.Tensor,
 ) -> None:
     keys, values = slots_kv[:, bucket.key_slots].transpose(2, 3)
-    attended = F.scaled_dot_product_attention(
-        q[bucket.rows].transpose(1, 2),
-        keys,
-        values,
-        attn_mask=bucket.mask,
-        scale=1.0,
-        enable_gqa=True,
-    )
+    queries = q[bucket.rows].transpose(1, 2)
+    attended = _attention(queries, keys, values, bucket.mask)
+    if not attended.sum().isfinite():
+        attended = _attention_around_nan(queries, keys, values, bucket.mask)
     flat = attended.transpose(1, 2).flatten(0, 1)
     out[bucket.rows.flatten()[bucket.real]] = flat[bucket.real]
+
+
+def _attention(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
+    """[S, num_heads, Q, head_dim] of the queries to keys and values [S, num_kv_heads, K, head_dim]
+    where the mask [S, 1, Q, K] says so.
+    """
+    return F.scaled_dot_product_attention(
+        queries, keys, values, attn_mask=mask, scale=1.0, enable_gqa=True
+    )
+
+
+def _attention_around_nan(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
+    """The same where some keys or values are not finite: NaN for those who see them, nobody else.
+
+    A masked one would spread, because 0 * NaN is NaN: to tokens before it, whose KV other requests
+    may read through the prefix cache.
+    """
+    finite = (keys.isfinite().all(-1) & values.isfinite().all(-1)).all(1)
+    keys, values = (torch.nan_to_num(x, 0.0, 0.0, 0.0) for x in (keys, values))
+    seen = (mask & ~finite[:, None, None]).any(-1, keepdim=True)
+    return _attention(queries, keys, values, mask).masked_fill(seen, float("nan"))

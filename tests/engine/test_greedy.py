@@ -23,7 +23,7 @@ BEGINNING = [5 + i % 80 for i in range(33)]
 
 
 def prompts() -> list[list[int]]:
-    """Alike in their first 33 tokens, with lengths around the page boundaries, two of them equal."""
+    """Alike in their first 33 tokens, as long as pages are, more or less, and two of them equal."""
     lengths = [34, 47, 48, 49, 63, 64, 65, 64]
     ends = [[6 + (7 * i + j) % 70 for j in range(n - 33)] for i, n in enumerate(lengths[:-1])]
     return [BEGINNING + end for end in [*ends, ends[-2]]]
