@@ -304,11 +304,9 @@ def test_candidates_end_before_a_stop_string(
 def test_what_a_stop_string_leaves_of_a_token_counts_for_the_answer(qwen2: Path) -> None:
     with Engine.from_pretrained(qwen2) as engine:
         content = engine.tokenizer.encode_text("\\boxed{4}, \\boxed{5")
-        checkpoint = engine._checkpoint
-        assert checkpoint.text_and_answer(content, "\\boxed{4}, \\boxed{5}") == (
-            "\\boxed{4}, \\boxed{5}",
-            "5",
-        )
+        text = "\\boxed{4}, \\boxed{5}"
+        solution = Completion(0, text, content, [], "stop", content_length=len(content))
+        assert engine._checkpoint.text_and_answer(solution) == (text, "5")
 
 
 @pytest.fixture(scope="module")
