@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check wheel nano nano-study lock clean
+.PHONY: help demo test check wheel soak nano nano-study lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -29,6 +29,9 @@ check: $(INSTALLED) ## lint, format, types, floors
 
 wheel: $(INSTALLED) ## build the wheel and run its demo outside the checkout
 	$(BIN)/python tests/run_wheel.py
+
+soak: $(INSTALLED) ## a million random actions against the scheduler, with a stub model (minutes)
+	$(BIN)/python -m tests.engine.soak
 
 nano: $(INSTALLED) ## train the model in the box from nothing and prove it (<= 30 minutes on 2 cores)
 	$(BIN)/python -m train.nano

@@ -218,7 +218,8 @@ def sample(
     softmax(logits / temperature) is truncated by top-k, then top-p (within what top-k kept), then
     min-p; then one number, `uniform(seed, index)`, goes through the inverse CDF in the order of
     token ids. A token tied with the last one kept is kept as well. The token drawn always has a
-    probability above zero; a token whose logit is -inf is never drawn.
+    probability above zero; a token whose logit is -inf is never drawn. A row that holds a NaN or
+    +inf, or nothing above -inf, draws any token.
 
     Args:
         logits: [N, V], any float dtype; computed in fp32.

@@ -276,7 +276,8 @@ def _floor(probs: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, depth: in
 
 def _pick(rows: Tensor, count: Tensor) -> Tensor:
     """The count-th value of each row, from 1."""
-    return rows.gather(1, count.unsqueeze(1) - 1).squeeze(1)
+    place = (count - 1).clamp_min(0)  # of a NaN nothing is counted
+    return rows.gather(1, place.unsqueeze(1)).squeeze(1)
 
 
 def _inverse_cdf(weights: Tensor, u: Tensor) -> Tensor:
@@ -307,4 +308,5 @@ def _first_above(sums: Tensor, target: Tensor) -> Tensor:
     Either way the sum rises there, so the place has weight: rounding can select no empty one.
     """
     below_final = torch.nextafter(sums[:, -1], torch.zeros_like(target))
-    return torch.searchsorted(sums, target.minimum(below_final)[:, None], right=True).squeeze(1)
+    place = torch.searchsorted(sums, target.minimum(below_final)[:, None], right=True).squeeze(1)
+    return place.clamp_max(sums.shape[1] - 1)  # a NaN is found behind the end

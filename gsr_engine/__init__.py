@@ -1,5 +1,6 @@
 """gsr_engine: parallel refinement (selfRef@k) on one shared KV cache."""
 
+from gsr_engine.async_engine import AsyncEngine, final_result
 from gsr_engine.config import EngineConfig
 from gsr_engine.engine import Engine
 from gsr_engine.errors import (
@@ -9,7 +10,17 @@ from gsr_engine.errors import (
     InvalidRequest,
     OutOfPages,
     PoolCorrupted,
+    QueueFull,
     UnsupportedModel,
+)
+from gsr_engine.events import (
+    CandidateDone,
+    CandidateToken,
+    Event,
+    Final,
+    PhaseStarted,
+    RefineToken,
+    Submitted,
 )
 from gsr_engine.gsr_config import GsrConfig, Template
 from gsr_engine.outputs import Completion, GenerateResult, PhaseUsage, RefineResult, Usage
@@ -18,22 +29,32 @@ from gsr_engine.params import SamplingParams, SelfRefineParams
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncEngine",
+    "CandidateDone",
+    "CandidateToken",
     "CheckpointError",
     "Completion",
     "Engine",
     "EngineClosed",
     "EngineConfig",
+    "Event",
+    "Final",
     "GenerateResult",
     "GsrConfig",
     "GsrError",
     "InvalidRequest",
     "OutOfPages",
+    "PhaseStarted",
     "PhaseUsage",
     "PoolCorrupted",
+    "QueueFull",
     "RefineResult",
+    "RefineToken",
     "SamplingParams",
     "SelfRefineParams",
+    "Submitted",
     "Template",
     "UnsupportedModel",
     "Usage",
+    "final_result",
 ]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from gsr_engine.kv_cache import slots
-from gsr_engine.scheduler import Chunk, StepPlan
+from gsr_engine.plan import Chunk, StepPlan
 from gsr_engine.segments import PAGE_SIZE
 
 

@@ -184,6 +184,7 @@ class EngineConfig:
         max_num_seqs: streams that decode at the same time.
         max_batch_tokens: tokens of one step, prompts and streams together; a longer prompt is
             computed in chunks.
+        prefix_cache: keep the KV of prompts for later prompts that begin alike.
     """
 
     dtype: str = "auto"
@@ -192,6 +193,7 @@ class EngineConfig:
     kv_cache_gib: float = 1.0
     max_num_seqs: int = 512
     max_batch_tokens: int = 8192
+    prefix_cache: bool = True
 
     def __post_init__(self) -> None:
         """Raise InvalidRequest for a value out of range."""
@@ -210,6 +212,10 @@ class EngineConfig:
         if not isinstance(self.kv_cache_gib, int | float) or not 0 < self.kv_cache_gib < 1e6:
             raise InvalidRequest(
                 "kv_cache_gib", f"must be a number above 0, got {self.kv_cache_gib!r}"
+            )
+        if not isinstance(self.prefix_cache, bool):
+            raise InvalidRequest(
+                "prefix_cache", f"must be True or False, got {self.prefix_cache!r}"
             )
         if self.max_batch_tokens < self.max_num_seqs:
             raise InvalidRequest(

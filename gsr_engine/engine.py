@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from collections.abc import Sequence
@@ -12,29 +13,32 @@ from typing import Any, Self, TypeVar
 
 import torch
 
+from gsr_engine.checkpoint import Checkpoint
 from gsr_engine.config import EngineConfig, ModelConfig
-from gsr_engine.errors import EngineClosed, InvalidRequest
+from gsr_engine.errors import CheckpointError, EngineClosed, InvalidRequest
 from gsr_engine.generate import GenerateRequest
 from gsr_engine.gsr_config import GsrConfig
 from gsr_engine.kv_cache import KVCache, num_pages
 from gsr_engine.limits import Limits
+from gsr_engine.memory import Memory
 from gsr_engine.metrics import Metrics
 from gsr_engine.model import Decoder
 from gsr_engine.outputs import Completion, GenerateResult, RefineResult
-from gsr_engine.params import SamplingParams, SelfRefineParams
+from gsr_engine.params import SamplingParams, SelfRefineParams, one_each
+from gsr_engine.plan import StepPlan
+from gsr_engine.prefix_cache import PrefixCache
 from gsr_engine.prompts import Prompts
 from gsr_engine.runner import Runner
-from gsr_engine.scheduler import AnyRequest, Scheduler
+from gsr_engine.scheduler import Scheduler
 from gsr_engine.segments import PagePool
-from gsr_engine.self_refine import Checkpoint, SelfRefineRequest
+from gsr_engine.self_refine import SelfRefineRequest, warn_beyond_evidence
 from gsr_engine.sequence import Request, derive_seed
-from gsr_engine.tokenizer import Tokenizer
+from gsr_engine.tokenizer import Message, Tokenizer
 from gsr_engine.torch_attention import TorchAttention
+from gsr_engine.waiting import AnyRequest
 from gsr_engine.weights import find_checkpoint, load_decoder
 
-Message = dict[str, str]
-ItemT = TypeVar("ItemT")
-ParamsT = TypeVar("ParamsT")
+_log = logging.getLogger(__name__)
 ResultT = TypeVar("ResultT")
 
 
@@ -59,10 +63,12 @@ class Engine:
         self.tokenizer = tokenizer
         self.limits = Limits(length, model.vocab_size, pages, config.max_num_seqs)
         self._pool = PagePool(pages)
-        self._scheduler = Scheduler(config, self._pool)
-        cache = KVCache(model, pages, decoder.dtype)
-        attention = TorchAttention(model, cache, length)
-        self._runner: Runner | None = Runner(decoder, attention, cache.padding_slot)
+        cache = PrefixCache(self._pool) if config.prefix_cache else None
+        self._memory = Memory(self._pool, cache)
+        self._scheduler = Scheduler(config, self._memory)
+        kv_cache = KVCache(model, pages, decoder.dtype)
+        attention = TorchAttention(model, kv_cache, length)
+        self._runner: Runner | None = Runner(decoder, attention, kv_cache.padding_slot)
         self.prompts = Prompts(tokenizer, self.gsr)
         self._checkpoint = Checkpoint(tokenizer, self.prompts, self.gsr)
         self._metrics = Metrics()
@@ -145,6 +151,7 @@ class Engine:
             if not given:
                 raise InvalidRequest("candidates", "is empty")
             params = replace(params, k=len(given))
+        warn_beyond_evidence(params, self.gsr)
         seed = _seed(params.seed, index)
         return SelfRefineRequest(problem, params, seed, self._checkpoint, self.limits, given)
 
@@ -162,28 +169,74 @@ class Engine:
             raise EngineClosed("the engine is closed")
         start = time.perf_counter()
         plan = self._scheduler.plan()
-        if not plan.chunks:
-            return []
-        tokens, logprobs = self._runner.execute(plan)
-        finished = self._scheduler.commit(plan, tokens, logprobs)
-        self._metrics.record_step(plan, time.perf_counter() - start)
+        if plan.chunks:
+            try:
+                draws = self._runner.execute(plan)
+            except Exception as error:  # the requests of this step fail, nobody else
+                self._fail(plan, error)
+            else:
+                self._scheduler.commit(plan, *draws)
+                self._metrics.record_step(plan, time.perf_counter() - start)
+        finished, self._scheduler.finished = self._scheduler.finished, []
         for request in finished:
             self._metrics.record_finished(request.usage)
         if not self.has_work:
             self._runner.reset()
         return finished
 
+    def _fail(self, plan: StepPlan, error: Exception) -> None:
+        _log.error("a step failed", exc_info=error)
+        for group, _, _ in plan.shares:
+            self._scheduler.end(group.request, f"{type(error).__name__}: {error}")
+        if self._runner is not None:
+            self._runner.reset()
+
+    def abort(self, request: AnyRequest) -> None:
+        """End a request at once, wherever it stands; its result holds what is there so far.
+
+        Its pages are free when this returns; `step` still reports it. A request that is finished,
+        or was never submitted, is left alone.
+        """
+        self._scheduler.end(request)
+
+    def reload_weights(self, path_or_id: str | Path, *, revision: str | None = None) -> None:
+        """Go on with other weights of the same model, e.g. a later checkpoint of its training.
+
+        Running requests keep the tokens that they drew; all KV is computed again. Tokenizer,
+        prompts and `gsr.json` stay those of the first checkpoint.
+
+        Raises:
+            CheckpointError: the checkpoint is broken, or of another shape; the old weights stay.
+        """
+        if self._runner is None:
+            raise EngineClosed("the engine is closed")
+        old = self._runner.decoder
+        folder = find_checkpoint(path_or_id, revision)
+        model = ModelConfig.from_folder(folder)
+        if replace(model, dtype=old.config.dtype) != old.config:
+            raise CheckpointError(f"{folder} holds another model than the one that is loaded")
+        decoder = load_decoder(folder, model, old.dtype)
+        self._scheduler.forget_kv()
+        self._runner.reset()
+        self._runner.decoder = decoder
+
     @property
     def has_work(self) -> bool:
-        """Whether a submitted request is not finished."""
-        return bool(self._scheduler.num_waiting or self._scheduler.num_running)
+        """Whether a submitted request is not finished, or not reported by `step` yet."""
+        scheduler = self._scheduler
+        return bool(scheduler.num_waiting or scheduler.num_running or scheduler.finished)
 
     def _run(self, requests: Sequence[Request[ResultT]]) -> list[ResultT]:
         for request in requests:
             self.submit(request)
         waiting = {id(request) for request in requests}
-        while waiting:
-            waiting.difference_update(map(id, self.step()))
+        try:
+            while waiting:
+                waiting.difference_update(map(id, self.step()))
+        except BaseException:  # interrupted: nobody is left to take the results
+            for request in requests:
+                self.abort(request)
+            raise
         return [request.result for request in requests if request.result is not None]
 
     def generate(
@@ -196,7 +249,7 @@ class Engine:
         Raises:
             InvalidRequest: a prompt or its parameters; none of the prompts was run then.
         """
-        every = _one_each("prompts", prompts, params, SamplingParams)
+        every = one_each("prompts", prompts, params, SamplingParams)
         return self._run(
             [self.new_generate(prompt, mine, index=i) for i, (prompt, mine) in enumerate(every)]
         )
@@ -207,19 +260,7 @@ class Engine:
         params: SamplingParams | Sequence[SamplingParams] | None = None,
     ) -> list[GenerateResult]:
         """Answer conversations (lists of {"role", "content"}) through the chat template."""
-        return self.generate([self._chat_ids(messages) for messages in conversations], params)
-
-    def _chat_ids(self, messages: Sequence[Message]) -> list[int]:
-        try:
-            roles = [message["role"] for message in messages]
-            contents = [self.tokenizer.encode_text(message["content"]) for message in messages]
-        except (KeyError, TypeError, InvalidRequest) as error:
-            raise InvalidRequest("messages", f"need role and content as text: {error}") from None
-        first, *rest = self.tokenizer.chat_frame(roles)
-        token_ids = list(first)
-        for content, markup in zip(contents, rest, strict=True):
-            token_ids += content + markup
-        return token_ids
+        return self.generate([self.tokenizer.chat(messages) for messages in conversations], params)
 
     def self_refine(
         self,
@@ -235,7 +276,7 @@ class Engine:
         Raises:
             InvalidRequest: a problem or its parameters; none of the problems was run then.
         """
-        every = _one_each("problems", problems, params, SelfRefineParams)
+        every = one_each("problems", problems, params, SelfRefineParams)
         given = candidates if candidates is not None else [None] * len(problems)
         if len(given) != len(problems):
             raise InvalidRequest("candidates", f"{len(given)} for {len(problems)} problems")
@@ -252,8 +293,7 @@ class Engine:
 
     def find_answer(self, completion: Completion) -> str | None:
         """The final answer of a solution, as the checkpoint states it, thinking left out."""
-        content = completion.content_ids
-        return self._checkpoint.text_and_answer(content)[1]
+        return self._checkpoint.text_and_answer(completion)[1]
 
     def check(self) -> None:
         """Prove that no KV page is lost, held twice over or used after it was freed.
@@ -272,6 +312,9 @@ class Engine:
             "pages_total": self._pool.num_pages,
             "pages_used": self._pool.num_used,
             "pages_peak": self._pool.peak_used,
+            "pages_cached": self._pool.num_idle,
+            "preemptions": self._scheduler.num_preemptions,
+            "prefix_cache": self._memory.cache.as_dict() if self._memory.cache else None,
         }
 
     def close(self) -> None:
@@ -292,21 +335,3 @@ class Engine:
 
 def _seed(seed: int | None, index: int) -> int:
     return secrets.randbits(63) if seed is None else derive_seed(seed, index)
-
-
-def _one_each(
-    field: str,
-    items: Sequence[ItemT],
-    params: ParamsT | Sequence[ParamsT] | None,
-    kind: type[ParamsT],
-) -> list[tuple[ItemT, ParamsT]]:
-    """Pair every item with its parameters: one for all (the default if None), or one for each."""
-    if isinstance(items, str):
-        raise InvalidRequest(field, "must be a list; for a single one pass [text]")
-    if params is None or isinstance(params, kind):
-        params = [kind() if params is None else params] * len(items)
-    if not isinstance(params, Sequence) or not all(isinstance(one, kind) for one in params):
-        raise InvalidRequest("params", f"must be {kind.__name__} or a list of them, got {params!r}")
-    if len(params) != len(items):
-        raise InvalidRequest("params", f"{len(params)} of them for {len(items)} {field}")
-    return list(zip(items, params, strict=True))

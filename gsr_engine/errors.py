@@ -34,3 +34,7 @@ class PoolCorrupted(GsrError):
 
 class EngineClosed(GsrError):
     """The engine was closed; it takes no more requests."""
+
+
+class QueueFull(GsrError):
+    """An `AsyncEngine` has `max_pending` unfinished requests, and the caller would not wait."""

@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 from gsr_engine.limits import Limits
-from gsr_engine.outputs import Completion, GenerateResult
+from gsr_engine.outputs import Completion, FinishReason, GenerateResult, Phase
 from gsr_engine.params import SamplingParams
-from gsr_engine.segments import Segment, pages_for
-from gsr_engine.sequence import Group, Request, Sequence, derive_seed
+from gsr_engine.segments import context_length, pages_for
+from gsr_engine.sequence import Group, NewPrompt, Request, Sequence, derive_seed
+from gsr_engine.stopping import StopRule
 from gsr_engine.tokenizer import Tokenizer
-
-
-def stop_ids(params: SamplingParams, tokenizer: Tokenizer) -> frozenset[int]:
-    """The ids that end a stream."""
-    own = frozenset[int]() if params.ignore_eos else tokenizer.stop_ids
-    return own | frozenset(params.stop_token_ids)
 
 
 def completion(sequence: Sequence, tokenizer: Tokenizer) -> Completion:
     """The output of a stream."""
     token_ids = list(sequence.segment.token_ids)
+    text = sequence.stopped_text
     return Completion(
         index=sequence.index,
-        text=tokenizer.decode(token_ids[: sequence.content_length]),
+        text=tokenizer.decode(token_ids[: sequence.content_length]) if text is None else text,
         token_ids=token_ids,
         logprobs=list(sequence.logprobs),
         finish_reason=sequence.finish_reason or "error",
+        content_length=sequence.content_length,
+        top_logprobs=list(sequence.top_logprobs) if sequence.params.top_logprobs else None,
     )
 
 
 class GenerateRequest(Request[GenerateResult]):
     """Prefill a prompt once, fork n streams.
+
+    `streams` are the live streams, once it is admitted: a caller that steps the engine itself can
+    read what they hold so far.
 
     Raises:
         InvalidRequest: the prompt is empty or too long, or the pool too small.
@@ -49,32 +50,47 @@ class GenerateRequest(Request[GenerateResult]):
         free_pages = (limits.num_pages - prompt_pages) // params.n
         self._params = limits.bound(params, len(prompt), free_pages)
         stream_pages = pages_for(self._params.max_tokens or 1)
-        pages = prompt_pages + params.n * stream_pages
         limits.check_pages(
-            pages, f"{prompt_pages} for the prompt, {params.n} x {stream_pages} for streams"
+            prompt_pages + stream_pages,
+            f"{prompt_pages} for the prompt, {stream_pages} for a stream",
         )
-        super().__init__(pages, params.n)
+        super().__init__(params.n, params.priority)
         self._prompt = prompt
         self._seed = seed
         self._tokenizer = tokenizer
+        self.streams: list[Sequence] = []
 
-    def start(self) -> list[Group]:
+    def start(self, new_prompt: NewPrompt) -> list[Group]:
         """One group: the prompt and its streams."""
         params = self._params
-        group = Group(self, Segment(self._prompt), ("candidate_prefill", "candidate_decode"))
+        prompt = new_prompt(self._prompt, params.cache_salt)
+        phases: tuple[Phase, Phase] = ("candidate_prefill", "candidate_decode")
+        group = Group(self, prompt, phases, salt=params.cache_salt)
         seeds = [derive_seed(self._seed, stream) for stream in range(params.n)]
-        group.fork(params, seeds, stop_ids(params, self._tokenizer))
+        group.fork(params, seeds, StopRule.of(params, self._tokenizer))
+        self.streams = group.sequences
+        phase = self.usage.phase("candidate_prefill")
+        phase.reused_cache = context_length(prompt.context)
+        phase.reused_prompt = (params.n - 1) * len(self._prompt)
         return [group]
 
     def group_finished(self, group: Group) -> list[Group]:
         """The result; nothing follows."""
-        siblings = len(group.sequences)
+        self._finish(error=None)
+        return []
+
+    def end(self, reason: FinishReason, error: str | None = None) -> None:
+        """The result as far as it got."""
+        for stream in self.streams:
+            stream.end(reason)
+        self._finish(error)
+
+    def _finish(self, error: str | None) -> None:
         self.usage.prompt_tokens = len(self._prompt)
-        self.usage.completion_tokens = sum(len(s.segment) for s in group.sequences)
-        self.usage.phase("candidate_prefill").tokens_reused = (siblings - 1) * len(self._prompt)
+        self.usage.completion_tokens = sum(len(stream.segment) for stream in self.streams)
         self.result = GenerateResult(
             prompt_token_ids=self._prompt,
-            completions=[completion(s, self._tokenizer) for s in group.sequences],
+            completions=[completion(stream, self._tokenizer) for stream in self.streams],
             usage=self.usage,
+            error=error,
         )
-        return []

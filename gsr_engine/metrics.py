@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from gsr_engine.outputs import Usage
-from gsr_engine.scheduler import StepPlan
+from gsr_engine.outputs import Phase, Usage
+from gsr_engine.plan import StepPlan
 
 
 @dataclass(slots=True)
@@ -26,13 +26,18 @@ class Metrics:
         """Count one step, and give each request its share of it by tokens."""
         self.steps += 1
         self.busy_seconds += seconds
+        seen: set[tuple[int, Phase]] = set()
         for group, is_decode, tokens in plan.shares:
             phase = group.phases[is_decode]
             share = seconds * tokens / plan.num_tokens
+            first = (id(group.request), phase) not in seen
+            seen.add((id(group.request), phase))
             for usage in (group.request.usage, self.usage):
                 count = usage.phase(phase)
                 count.tokens_computed += tokens
                 count.seconds += share
+                count.steps += first
+                count.step_tokens += first * plan.num_tokens
 
     def record_finished(self, usage: Usage) -> None:
         """Count a finished request: what only its end tells."""
@@ -40,7 +45,10 @@ class Metrics:
         self.usage.prompt_tokens += usage.prompt_tokens
         self.usage.completion_tokens += usage.completion_tokens
         for name, phase in usage.phases.items():
-            self.usage.phase(name).tokens_reused += phase.tokens_reused
+            total = self.usage.phase(name)
+            total.reused_cache += phase.reused_cache
+            total.reused_prompt += phase.reused_prompt
+            total.reused_candidates += phase.reused_candidates
 
     def as_dict(self) -> dict[str, Any]:
         """The counters as plain numbers."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 from gsr_engine.errors import InvalidRequest
 
@@ -12,6 +13,14 @@ MAX_CANDIDATES = 256
 
 Layout = Literal["linear", "branched"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+ItemT = TypeVar("ItemT")
+ParamsT = TypeVar("ParamsT")
+View = Literal["summary", "full"]
+Order = Literal["shuffled", "as_generated", "as_finished"]
+
+MAX_STOP_STRINGS = 16
+MAX_STOP_LENGTH = 1000
+MAX_TOP_LOGPROBS = 20
 
 
 def _check_int(name: str, value: object, low: int, high: int) -> None:
@@ -25,25 +34,50 @@ def _check_float(name: str, value: object, low: float, high: float) -> None:
         raise InvalidRequest(name, f"must be a number from {low:g} to {high:g}, got {value!r}")
 
 
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InvalidRequest(name, f"must be one of {', '.join(choices)}, got {value!r}")
+
+
 def _check_bool(name: str, value: object) -> None:
     if not isinstance(value, bool):
         raise InvalidRequest(name, f"must be True or False, got {value!r}")
+
+
+def _check_queueing(priority: object, cache_salt: object) -> None:
+    _check_int("priority", priority, -1000, 1000)
+    if not isinstance(cache_salt, str):
+        raise InvalidRequest("cache_salt", f"must be text, got {cache_salt!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
     """How tokens are drawn and when a stream ends.
 
+    Penalties and `min_tokens` change the logits before temperature and truncation. The reported
+    log-probabilities stay those of the model: temperature 1, not truncated, not penalised.
+
     Attributes:
         n: streams per prompt; they share the prompt's KV.
-        temperature: 0 takes the most likely token (the lowest id on a tie).
+        temperature: 0 takes the most likely token (the lowest id on a tie), whatever top_k, top_p,
+            min_p and seed are.
         top_k: keep the k most likely tokens; 0 keeps all.
         top_p: keep the smallest set of tokens whose probability reaches top_p; 1 keeps all.
         min_p: drop tokens below min_p times the largest probability; 0 drops none.
+        repetition_penalty: the logit of every token that the stream drew or its context shows is
+            divided by it where positive, else multiplied (CTRL, arXiv 1909.05858); 1 is off.
+        presence_penalty: taken off the logit of every token that the stream drew.
+        frequency_penalty: taken off as often as the stream drew the token.
         max_tokens: generated tokens per stream; None takes what the model's length leaves.
+        min_tokens: before so many, no token that would end the stream is drawn and no stop string
+            counts that is complete by then.
         seed: the same seed gives the same tokens whatever else runs; None draws a fresh one.
+        stop: strings that end a stream, wherever tokens cut them; its text ends before them.
         stop_token_ids: ends a stream besides the checkpoint's own end tokens.
-        ignore_eos: run to `max_tokens` whatever is drawn.
+        ignore_eos: the checkpoint's end tokens end nothing.
+        top_logprobs: report so many of the most likely tokens beside each that was drawn.
+        priority: overtakes requests that arrived before, the more the higher.
+        cache_salt: the prefix cache is shared among requests with the same salt only.
     """
 
     n: int = 1
@@ -51,10 +85,18 @@ class SamplingParams:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
     max_tokens: int | None = None
+    min_tokens: int = 0
     seed: int | None = None
+    stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    top_logprobs: int = 0
+    priority: int = 0
+    cache_salt: str = ""
 
     def __post_init__(self) -> None:
         """Raise InvalidRequest for a value out of range."""
@@ -65,11 +107,38 @@ class SamplingParams:
         if self.top_p == 0.0:
             raise InvalidRequest("top_p", "must be above 0, got 0 (for greedy use temperature=0)")
         _check_float("min_p", self.min_p, 0.0, 1.0)
-        if self.max_tokens is not None:
-            _check_int("max_tokens", self.max_tokens, 1, 2**31 - 1)
+        # Beyond these bounds a logit would leave the range of fp32.
+        _check_float("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
+        _check_float("presence_penalty", self.presence_penalty, -2.0, 2.0)
+        _check_float("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
         if self.seed is not None:
             _check_int("seed", self.seed, 0, 2**63 - 1)
+        _check_int("top_logprobs", self.top_logprobs, 0, MAX_TOP_LOGPROBS)
+        _check_queueing(self.priority, self.cache_salt)
+        self._check_length()
+        self._check_stops()
+
+    def _check_length(self) -> None:
+        _check_int("min_tokens", self.min_tokens, 0, 2**31 - 1)
+        if self.max_tokens is None:
+            return
+        _check_int("max_tokens", self.max_tokens, 1, 2**31 - 1)
+        if self.min_tokens > self.max_tokens:
+            raise InvalidRequest(
+                "min_tokens", f"{self.min_tokens} is above max_tokens {self.max_tokens}"
+            )
+
+    def _check_stops(self) -> None:
         _check_bool("ignore_eos", self.ignore_eos)
+        if not isinstance(self.stop, tuple | list):
+            raise InvalidRequest("stop", f"must be a tuple of texts, got {self.stop!r}")
+        if len(self.stop) > MAX_STOP_STRINGS:
+            raise InvalidRequest("stop", f"{len(self.stop)} are more than {MAX_STOP_STRINGS}")
+        for text in self.stop:
+            if not isinstance(text, str) or not 0 < len(text) <= MAX_STOP_LENGTH:
+                raise InvalidRequest(
+                    "stop", f"must be texts of 1 to {MAX_STOP_LENGTH} characters, got {text!r:.100}"
+                )
         if not isinstance(self.stop_token_ids, tuple | list | set | frozenset):
             raise InvalidRequest(
                 "stop_token_ids", f"must be a tuple of token ids, got {self.stop_token_ids!r}"
@@ -77,22 +146,50 @@ class SamplingParams:
         for token in self.stop_token_ids:
             _check_int("stop_token_ids", token, 0, 2**31 - 1)
 
+    @property
+    def penalises(self) -> bool:
+        """Whether tokens that were seen are to be less likely, or more."""
+        off = self.repetition_penalty == 1.0
+        return not (off and self.presence_penalty == 0.0 and self.frequency_penalty == 0.0)
+
+    @property
+    def edits_logits(self) -> bool:
+        """Whether logits are to be changed before the draw."""
+        return self.penalises or self.min_tokens > 0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelfRefineParams:
-    """selfRef@k: k candidates in parallel, then one refinement that reads them.
+    """selfRef@k: k candidates in parallel, then a refinement that reads them.
+
+    With `widths`, rounds of refinements come between: each writes a solution of its own from what
+    it read, and the next round reads these. `k=32, widths=(4,)` is a width schedule of 32, 4, 1;
+    `k=n, widths=(n,) * (t - 1), subset=m` is recursive self-aggregation (arXiv 2509.26626).
 
     Attributes:
         k: candidates per problem.
         layout: "linear" reads the candidates' summaries again after the problem, "branched"
-            attends to their KV as it was generated (for checkpoints trained for it).
+            attends to their KV as it was generated (for checkpoints trained for it; what a
+            refinement wrote is read again by the next round).
         candidate: sampling of the candidates (`n` must be 1: `k` says how many).
-        refine: sampling of the refinement; greedy by default.
-        seed: seeds candidates, order and refinement; overrides the seeds inside `candidate` and
+        refine: sampling of the refinements; greedy by default.
+        seed: seeds candidates, orders and refinements; overrides the seeds inside `candidate` and
             `refine`, which must be None.
+        view: show the "summary" of a candidate (what follows its thinking) or the "full" text.
         summary_tokens: a longer summary keeps its end, where the answer is.
+        order: in which a linear refinement reads: "shuffled" by the seed, "as_generated" (by
+            index), or "as_finished": each is prefilled as it finishes, while others still decode.
         min_candidates: fewer usable candidates than this end the request with an error.
+        deadline: seconds from submission after which no candidate goes on; what an unfinished one
+            has is shown as it stands.
+        agreement: once so many finished candidates state one answer, the others are stopped and
+            left out; 0 waits for all.
+        widths: refinements in each round before the last.
+        subset: how many solutions of the round before each refinement reads, drawn by the seed;
+            None reads all.
+        refinements: refinements in the last round; their answers are put to the vote.
         force_layout: use a layout that the checkpoint was not trained for.
+        priority, cache_salt: as in `SamplingParams`; those of `candidate` and `refine` do nothing.
     """
 
     k: int = 4
@@ -100,22 +197,35 @@ class SelfRefineParams:
     candidate: SamplingParams = field(default_factory=SamplingParams)
     refine: SamplingParams = field(default_factory=lambda: SamplingParams(temperature=0.0))
     seed: int | None = None
+    view: View = "summary"
     summary_tokens: int = 1000
+    order: Order = "shuffled"
     min_candidates: int = 1
+    deadline: float | None = None
+    agreement: int = 0
+    widths: tuple[int, ...] = ()
+    subset: int | None = None
+    refinements: int = 1
     force_layout: bool = False
+    priority: int = 0
+    cache_salt: str = ""
 
     def __post_init__(self) -> None:
         """Raise InvalidRequest for a value out of range or a contradiction."""
         _check_int("k", self.k, 1, MAX_CANDIDATES)
-        if self.layout not in LAYOUTS:
-            raise InvalidRequest(
-                "layout", f"must be one of {', '.join(LAYOUTS)}, got {self.layout!r}"
-            )
+        _check_choice("layout", self.layout, LAYOUTS)
+        _check_choice("view", self.view, get_args(View))
+        _check_choice("order", self.order, get_args(Order))
         if self.seed is not None:
             _check_int("seed", self.seed, 0, 2**63 - 1)
         _check_int("summary_tokens", self.summary_tokens, 1, 2**31 - 1)
         _check_int("min_candidates", self.min_candidates, 1, self.k)
+        if self.deadline is not None:
+            _check_float("deadline", self.deadline, 0.0, 1e9)
+        _check_int("agreement", self.agreement, 0, self.k)
+        self._check_rounds()
         _check_bool("force_layout", self.force_layout)
+        _check_queueing(self.priority, self.cache_salt)
         for name, params in (("candidate", self.candidate), ("refine", self.refine)):
             if not isinstance(params, SamplingParams):
                 raise InvalidRequest(name, f"must be SamplingParams, got {params!r}")
@@ -127,3 +237,46 @@ class SelfRefineParams:
                 raise InvalidRequest(
                     f"{name}.seed", "must be None: SelfRefineParams.seed derives it"
                 )
+
+    def _check_rounds(self) -> None:
+        if not isinstance(self.widths, tuple | list):
+            raise InvalidRequest("widths", f"must be a tuple of integers, got {self.widths!r}")
+        for width in self.widths:
+            _check_int("widths", width, 1, MAX_CANDIDATES)
+        _check_int("refinements", self.refinements, 1, MAX_CANDIDATES)
+        if self.subset is not None:
+            _check_int("subset", self.subset, 1, MAX_CANDIDATES)
+        if self.order == "as_finished":
+            if self.layout != "linear":
+                raise InvalidRequest("order", "as_finished is for the linear layout only")
+            if self.widths or self.subset is not None:
+                raise InvalidRequest("order", "as_finished contradicts widths and subset")
+
+    @property
+    def round_widths(self) -> tuple[int, ...]:
+        """Refinements of every round, the last included."""
+        return (*self.widths, self.refinements)
+
+    @property
+    def most_shown(self) -> int:
+        """The most solutions that one refinement reads."""
+        most = max(self.k, *self.round_widths[:-1]) if self.widths else self.k
+        return most if self.subset is None else min(most, self.subset)
+
+
+def one_each(
+    field: str,
+    items: Sequence[ItemT],
+    params: ParamsT | Sequence[ParamsT] | None,
+    kind: type[ParamsT],
+) -> list[tuple[ItemT, ParamsT]]:
+    """Pair every item with its parameters: one for all (the default if None), or one for each."""
+    if isinstance(items, str):
+        raise InvalidRequest(field, "must be a list; for a single one pass [text]")
+    if params is None or isinstance(params, kind):
+        params = [kind() if params is None else params] * len(items)
+    if not isinstance(params, Sequence) or not all(isinstance(one, kind) for one in params):
+        raise InvalidRequest("params", f"must be {kind.__name__} or a list of them, got {params!r}")
+    if len(params) != len(items):
+        raise InvalidRequest("params", f"{len(params)} of them for {len(items)} {field}")
+    return list(zip(items, params, strict=True))

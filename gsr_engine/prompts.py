@@ -77,13 +77,24 @@ class Prompts:
 
     def linear(self, problem: list[int], summaries: list[list[int]]) -> list[int]:
         """The whole refinement prompt of the linear layout."""
-        template = self._gsr.template
-        header, footer = self._frame("user")
-        ids = [*header, *problem, *self._piece(template.preamble)]
+        ids = self.linear_opening(problem)
         for summary in summaries:
-            ids += self._piece(template.separator)
-            ids += summary
-        return [*ids, *self._piece(template.linear), *self._again(problem), *footer]
+            ids += self.linear_candidate(summary)
+        return ids + self.linear_closing(problem)
+
+    def linear_opening(self, problem: list[int]) -> list[int]:
+        """The linear prompt up to its first candidate."""
+        header, _ = self._frame("user")
+        return [*header, *problem, *self._piece(self._gsr.template.preamble)]
+
+    def linear_candidate(self, summary: list[int]) -> list[int]:
+        """What one candidate adds to a linear prompt."""
+        return [*self._piece(self._gsr.template.separator), *summary]
+
+    def linear_closing(self, problem: list[int]) -> list[int]:
+        """The linear prompt from behind its last candidate on."""
+        _, footer = self._frame("user")
+        return [*self._piece(self._gsr.template.linear), *self._again(problem), *footer]
 
     def branched_glue(self, problem: list[int]) -> list[int]:
         """What follows the candidates in the branched layout: it closes the assistant's turn,
@@ -109,13 +120,14 @@ class Prompts:
         """
         return longest if self._gsr.refine_position == "after" else max(fork - glue, 0)
 
-    def summary(self, token_ids: list[int], limit: int) -> Summary | None:
-        """The summary of a candidate: what follows its thinking, at most its last `limit` tokens.
+    def summary(self, token_ids: list[int], limit: int, whole: bool = False) -> Summary | None:
+        """The summary of a candidate: what follows its thinking (or the `whole` of it), at most
+        its last `limit` tokens.
 
         `token_ids` come without the end token. None for a candidate that has nothing to show:
         it is empty, or it began to think and never ended.
         """
-        start = self._thinking_stop(token_ids)
+        start = 0 if whole else self._thinking_stop(token_ids)
         if start is None:
             return None
         start = max(start, len(token_ids) - limit)

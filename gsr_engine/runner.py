@@ -7,15 +7,15 @@ import torch
 from gsr_engine.attention import AttentionBackend
 from gsr_engine.batch import build_batch
 from gsr_engine.model import Decoder
-from gsr_engine.sampler import Sampler
-from gsr_engine.scheduler import StepPlan
+from gsr_engine.plan import StepPlan
+from gsr_engine.sampler import Draws, Sampler
 
 
 class Runner:
     """Executes step plans; keeps nothing of a request but working copies."""
 
     def __init__(self, decoder: Decoder, attention: AttentionBackend, padding_slot: int) -> None:
-        self._decoder = decoder
+        self.decoder = decoder
         self._attention = attention
         self._padding_slot = padding_slot
         self._sampler = Sampler()
@@ -23,13 +23,13 @@ class Runner:
         # at least 4 of them; bf16 products do so at any size (both measured, on 1 and 2 threads).
         self._row_multiple = 4 * torch.get_num_threads() if decoder.dtype == torch.float32 else 1
 
-    def execute(self, plan: StepPlan) -> tuple[list[int], list[float]]:
-        """Compute the plan's chunks; a token and its log-probability for each of its draws."""
+    def execute(self, plan: StepPlan) -> Draws:
+        """Compute the plan's chunks and draw its tokens."""
         batch = build_batch(plan, self._row_multiple, self._padding_slot)
         self._attention.begin(batch)
-        logits = self._decoder.forward(batch.token_ids, self._attention, batch.logit_rows)
+        logits = self.decoder.forward(batch.token_ids, self._attention, batch.logit_rows)
         if not plan.draws:
-            return [], []
+            return Draws([], [])
         return self._sampler.draw(logits, batch.draw_rows, [sequence for _, sequence in plan.draws])
 
     def reset(self) -> None:

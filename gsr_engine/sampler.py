@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 
 from csrc_triton import sample
+from gsr_engine.logits import LogitEdits, top_logprobs
+from gsr_engine.outputs import TopLogprobs
 from gsr_engine.sequence import Sequence
 
 _Params = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+class Draws(NamedTuple):
+    """One token for each draw of a step.
+
+    Attributes:
+        token_ids: what was drawn.
+        logprobs: its log-probability under the model as it is: temperature 1, not truncated, not
+            penalised. Not finite where the logits hold a NaN or +inf; such a token means nothing.
+        tops: for each draw the most likely tokens, None where its stream does not ask; None as a
+            whole where nobody does.
+    """
+
+    token_ids: list[int]
+    logprobs: list[float]
+    tops: list[TopLogprobs | None] | None = None
 
 
 class Sampler:
@@ -17,12 +38,12 @@ class Sampler:
     def __init__(self) -> None:
         self._sequences: list[Sequence] = []
         self._params: _Params | None = None
+        self._edits: LogitEdits | None = None
+        self._tells_tops = False
 
     @torch.inference_mode()
-    def draw(
-        self, logits: torch.Tensor, draw_rows: list[int], sequences: list[Sequence]
-    ) -> tuple[list[int], list[float]]:
-        """One token per sequence and its log-probability under the untruncated model.
+    def draw(self, logits: torch.Tensor, draw_rows: list[int], sequences: list[Sequence]) -> Draws:
+        """One token per sequence.
 
         Args:
             logits: fp32 [M, vocab_size].
@@ -30,14 +51,23 @@ class Sampler:
             sequences: who draws; the index of a draw is the number of tokens generated so far.
         """
         if self._params is None or sequences != self._sequences:
-            self._sequences = sequences
-            self._params = _tensors(sequences, logits.device)
+            self._params = self._take(sequences, logits)
         indices = torch.tensor([len(s.segment.token_ids) for s in sequences], device=logits.device)
         one_each = draw_rows == list(range(len(draw_rows)))
         mine = logits[: len(draw_rows)] if one_each else logits[draw_rows]
-        tokens = sample(mine, *self._params, indices)
+        with self._edits.applied(mine) if self._edits else nullcontext():
+            tokens = sample(mine, *self._params, indices)
         logprobs = -F.cross_entropy(mine, tokens, reduction="none")
-        return tokens.tolist(), logprobs.tolist()
+        tops = top_logprobs(mine, sequences) if self._tells_tops else None
+        return Draws(tokens.tolist(), logprobs.tolist(), tops)
+
+    def _take(self, sequences: list[Sequence], logits: torch.Tensor) -> _Params:
+        self._sequences = sequences
+        device, before = logits.device, self._edits
+        edits = any(sequence.params.edits_logits for sequence in sequences)
+        self._edits = LogitEdits(sequences, logits.shape[1], device, before) if edits else None
+        self._tells_tops = any(sequence.params.top_logprobs for sequence in sequences)
+        return _tensors(sequences, device)
 
 
 def _tensors(sequences: list[Sequence], device: torch.device) -> _Params:

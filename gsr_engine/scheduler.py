@@ -2,197 +2,210 @@
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass, field
-from typing import Any
+import math
+import time
+from collections.abc import Callable, Iterable
 
+from gsr_engine.admission import Admission
 from gsr_engine.config import EngineConfig
-from gsr_engine.segments import PagePool, Segment
-from gsr_engine.sequence import Group, Request, Sequence
-
-AnyRequest = Request[Any]
-
-
-@dataclass(slots=True)  # not frozen: thousands are made per second, and that costs three times more
-class Chunk:
-    """Tokens `[start, stop)` of a segment that one step computes.
-
-    `decode` marks the next token of a stream; every other chunk is prefill.
-    """
-
-    group: Group
-    segment: Segment
-    start: int
-    stop: int
-    decode: bool
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-
-@dataclass(slots=True)
-class StepPlan:
-    """One step.
-
-    Attributes:
-        chunks: what is computed, in row order.
-        draws: (index of a chunk, who draws a token from its last row), in order of the chunks.
-        shares: (group, whether it decodes, its tokens): the cost of the step by group.
-        num_tokens: tokens of all chunks.
-    """
-
-    chunks: list[Chunk] = field(default_factory=list)
-    draws: list[tuple[int, Sequence]] = field(default_factory=list)
-    shares: list[tuple[Group, bool, int]] = field(default_factory=list)
-    num_tokens: int = 0
-
-    def count(self, group: Group, is_decode: bool, tokens: int) -> None:
-        """Book the tokens of a group's chunks."""
-        self.shares.append((group, is_decode, tokens))
-        self.num_tokens += tokens
+from gsr_engine.errors import OutOfPages
+from gsr_engine.memory import Memory
+from gsr_engine.outputs import TopLogprobs
+from gsr_engine.plan import StepPlan
+from gsr_engine.segments import missing
+from gsr_engine.sequence import Group
+from gsr_engine.waiting import AnyRequest
 
 
 class Scheduler:
     """Continuous batching: decode and prefill share every step under one token budget.
 
-    A request is admitted, in order of arrival, when the pages that it may need at most are
-    unreserved; within the admitted, refinements are prefilled before new candidates, because
-    they finish requests.
+    Prompts of refinements go before those of new candidates, because they finish requests. A
+    group computes whatever it reads and nobody computed yet: its prompt, but also what a
+    preemption, an eviction or the end of another request took away.
+
+    Attributes:
+        finished: requests that reached their end since somebody last emptied the list.
     """
 
-    def __init__(self, config: EngineConfig, pool: PagePool) -> None:
-        self._config = config
-        self._pool = pool
-        self._waiting: deque[AnyRequest] = deque()
-        self._running: list[AnyRequest] = []
-        self._groups: list[Group] = []
-        self._reserved_pages = 0
-        self._reserved_streams = 0
+    def __init__(
+        self, config: EngineConfig, memory: Memory, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._max_tokens = config.max_batch_tokens
+        self._memory = memory
+        self._clock = clock
+        self._admission = Admission(config, memory)
+        self._timed: set[AnyRequest] = set()
+        self.finished: list[AnyRequest] = []
 
     @property
     def num_waiting(self) -> int:
-        """Requests that are not admitted yet."""
-        return len(self._waiting)
+        """Requests that hold nothing: not admitted yet, or preempted."""
+        return len(self._admission.waiting)
 
     @property
     def num_running(self) -> int:
         """Requests that are admitted and not finished."""
-        return len(self._running)
+        return len(self._admission.running)
+
+    @property
+    def num_preemptions(self) -> int:
+        """How often a request, or a stream of the oldest, had to give way."""
+        return self._admission.num_preemptions
 
     def check(self) -> None:
-        """Prove that every page is accounted for by the groups that run.
+        """Prove that every page is accounted for.
 
         Raises:
             PoolCorrupted: it is not.
         """
-        owners = [group.prompt for group in self._groups]
-        for group in self._groups:
-            owners += [s.segment for s in group.sequences if group.keep or not s.finished]
-        self._pool.check(owners, [group.prompt.context for group in self._groups])
+        self._memory.check(self._admission.groups())
 
     def add(self, request: AnyRequest) -> None:
         """Queue a request; its size was checked against the whole pool before."""
-        self._waiting.append(request)
+        request.submitted = self._clock()
+        self._admission.waiting.add(request)
+        if request.deadline is not None:
+            self._timed.add(request)
 
     def plan(self) -> StepPlan:
         """Choose the chunks of the next step; an empty plan means that nothing is left to do."""
-        self._admit()
+        self._expire()
+        for request in self._admission.admit():
+            if request.submitted is not None:
+                request.usage.queue_seconds = self._clock() - request.submitted
+                request.submitted = None
+            # What was finished when it was preempted.
+            self._settle([group for group in request.groups or () if group.finished])
+        self._grow()
         plan = StepPlan()
-        prefills: list[Group] = []
-        for group in self._groups:
-            if group.prefilled:
-                self._plan_decode(group, plan)
-            else:
-                prefills.append(group)
-        # A request's later groups (refinements) finish it, so they go before new candidates.
-        prefills.sort(key=lambda group: group.phases[0] != "refine_prefill")
-        written: set[Segment] = set()
-        for group in prefills:
-            self._plan_prefill(group, plan, written)
+        unready: list[Group] = []
+        for group in self._admission.groups():
+            if not group.ready and not group.open:
+                computed = group.prompt.computed == len(group.prompt)
+                group.ready = computed and not any(missing(group.prompt.context))
+            if group.ready:
+                plan.decode(group)
+            if not group.ready or any(sequence.behind for sequence in group.sequences):
+                unready.append(group)
+        unready.sort(key=lambda group: not group.is_refinement)
+        for group in unready:
+            self._prefill(group, plan)
         return plan
 
-    def _admit(self) -> None:
-        while self._waiting:
-            request = self._waiting[0]
-            pages = self._reserved_pages + request.pages_needed
-            streams = self._reserved_streams + request.num_streams
-            if self._running and (
-                pages > self._pool.num_pages or streams > self._config.max_num_seqs
-            ):
+    def _grow(self) -> None:
+        while True:
+            try:
+                self._admission.grow()
                 return
-            self._waiting.popleft()
-            self._reserved_pages, self._reserved_streams = pages, streams
-            self._running.append(request)
-            self._start(request.start())
+            except OutOfPages as error:
+                self.end(self._admission.running[0], str(error))
 
-    def _start(self, groups: list[Group]) -> None:
-        # Prompts get all their pages now, so that a later group of the list can hold spans of
-        # an earlier one before it is computed.
-        for group in groups:
-            self._pool.acquire(group.prompt.context)
-            self._pool.grow(group.prompt, len(group.prompt))
-        self._groups.extend(groups)
-
-    def _plan_decode(self, group: Group, plan: StepPlan) -> None:
-        living = [s for s in group.sequences if s.finish_reason is None]
-        for sequence in living:
-            segment = sequence.segment
-            stop = len(segment.token_ids)
-            self._pool.grow(segment, stop)
-            plan.draws.append((len(plan.chunks), sequence))
-            plan.chunks.append(Chunk(group, segment, stop - 1, stop, decode=True))
-        plan.count(group, True, len(living))
-
-    def _plan_prefill(self, group: Group, plan: StepPlan, written: set[Segment]) -> None:
-        """Add what the token budget leaves of a group's prompt.
-
-        A layer writes all KV of the step before it reads any, so a prompt may follow a segment
-        that the same step completes.
-        """
+    def _prefill(self, group: Group, plan: StepPlan) -> None:
+        """What a group reads and nobody computed, its prompt, and what its streams lost."""
+        for segment, stop in missing(group.prompt.context):
+            plan.prefill(group, segment, stop, self._max_tokens, [])
         prompt = group.prompt
-        ready = all(span.computed or span.segment in written for span in prompt.context)
-        size = min(len(prompt) - prompt.computed, self._config.max_batch_tokens - plan.num_tokens)
-        if not ready or size <= 0:
-            return
-        stop = prompt.computed + size
-        if stop == len(prompt):
-            written.add(prompt)
-            plan.draws.extend((len(plan.chunks), sequence) for sequence in group.sequences)
-        plan.chunks.append(Chunk(group, prompt, prompt.computed, stop, decode=False))
-        plan.count(group, False, size)
+        fresh = [s for s in group.sequences if not s.segment.token_ids and not s.finished]
+        plan.prefill(group, prompt, len(prompt), self._max_tokens, fresh)
+        for sequence in group.sequences:
+            if sequence.behind:
+                stop = len(sequence.segment)
+                plan.prefill(group, sequence.segment, stop, self._max_tokens, [sequence])
 
-    def commit(self, plan: StepPlan, tokens: list[int], logprobs: list[float]) -> list[AnyRequest]:
-        """Take what a step computed and drew; return the requests that it finished."""
-        ending: dict[int, Group] = {}
+    def commit(
+        self,
+        plan: StepPlan,
+        tokens: list[int],
+        logprobs: list[float],
+        tops: list[TopLogprobs | None] | None = None,
+    ) -> None:
+        """Take what a step computed and drew: the fields of `Draws`."""
+        touched: dict[Group, None] = {}
+        failed: dict[AnyRequest, None] = {}
         for chunk in plan.chunks:
             chunk.segment.computed = chunk.stop
-            if not chunk.decode and not chunk.group.sequences:
-                ending[id(chunk.group)] = chunk.group
-        for (row, sequence), token, logprob in zip(plan.draws, tokens, logprobs, strict=True):
-            sequence.append(token, logprob)
+            if not chunk.decode:
+                touched[chunk.group] = None
+        drawn = zip(plan.draws, tokens, logprobs, tops or [None] * len(tokens), strict=True)
+        for (row, sequence), token, logprob, top in drawn:
+            group = plan.chunks[row].group
+            if not math.isfinite(logprob):
+                failed[group.request] = None
+                continue
+            sequence.append(token, logprob, top)
             if sequence.finish_reason is not None:
-                group = plan.chunks[row].group
-                ending[id(group)] = group
-                if not group.keep:
-                    self._pool.free(sequence.segment)
-        done = [group for group in ending.values() if group.finished]
-        return self._finish(done) if done else []
+                touched[group] = None
+        for request in failed:
+            self.end(request, "the model's logits are not finite")
+        self._settle(touched)
 
-    def _finish(self, done: list[Group]) -> list[AnyRequest]:
-        finished = []
-        for group in done:
-            request = group.request
-            self._start(request.group_finished(group))  # acquires what it reads, before it is freed
-            self._pool.release(group.prompt.context)
-            self._pool.free(group.prompt)
-            if group.keep:
-                for sequence in group.sequences:
-                    self._pool.free(sequence.segment)
+    def _settle(self, groups: Iterable[Group]) -> None:
+        """Tell requests of finished streams, give their pages back, move finished groups on."""
+        for group in groups:
+            for sequence in group.sequences:
+                if sequence.finished and not sequence.told and self._concerns(group):
+                    sequence.told = True
+                    self._admission.start(
+                        group.request, group.request.stream_finished(group, sequence)
+                    )
+            if not self._concerns(group):
+                continue
+            for sequence in group.sequences:
+                if not sequence.needed and sequence.held:
+                    self._memory.note_peak(group.request)
+                    self._memory.drop_stream(sequence)
+            if group.finished:
+                self._finish(group)
+
+    def _concerns(self, group: Group) -> bool:
+        """Whether a group is still computed: its request may have ended, or been preempted."""
+        request = group.request
+        return group.held and request.groups is not None and group in request.groups
+
+    def _finish(self, group: Group) -> None:
+        request = group.request
+        try:
+            followers = request.group_finished(group)
+        except Exception as error:  # of this request alone
+            self.end(request, f"{type(error).__name__}: {error}")
+            return
+        # What follows holds what it reads before the group gives it back.
+        self._admission.start(request, followers)
+        self._memory.note_peak(request)
+        self._memory.release(group)
+        if request.groups is not None:
+            request.groups.remove(group)
+        if request.finished:
+            self._retire(request)
+
+    def forget_kv(self) -> None:
+        """Have all KV computed again: of the running requests, and of cached prompts."""
+        self._admission.preempt_all()
+        if self._memory.cache:
+            self._memory.cache.clear()
+
+    def end(self, request: AnyRequest, error: str | None = None) -> None:
+        """End a request at once, wherever it stands: aborted, or failed with an error."""
+        if request.finished or request.place is None:
+            return
+        request.end("error" if error else "abort", error)
+        self._retire(request)
+
+    def _retire(self, request: AnyRequest) -> None:
+        self._admission.retire(request)
+        self.finished.append(request)
+
+    def _expire(self) -> None:
+        if not self._timed:
+            return
+        now = self._clock()
+        for request in [one for one in self._timed if one.deadline and one.deadline <= now]:
+            self._timed.discard(request)
             if request.finished:
-                finished.append(request)
-                self._running.remove(request)
-                self._reserved_pages -= request.pages_needed
-                self._reserved_streams -= request.num_streams
-        gone = set(map(id, done))
-        self._groups = [group for group in self._groups if id(group) not in gone]
-        return finished
+                continue
+            request.expire()
+            if request.finished:
+                self._retire(request)
+            else:
+                self._settle(list(request.groups or ()))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from gsr_engine.config import read_json
 from gsr_engine.errors import CheckpointError, InvalidRequest
+
+Message = dict[str, str]
 
 
 class Tokenizer:
@@ -80,7 +83,11 @@ class Tokenizer:
 
     def decode(self, token_ids: list[int]) -> str:
         """Text of generated ids, without special tokens."""
-        text: str = self._tokenizer.decode(token_ids, skip_special_tokens=True)
+        # Some checkpoints ask for a clean-up of spaces before punctuation: that is not what the
+        # tokens spell, and what they spell so far would change with the next one.
+        text: str = self._tokenizer.decode(
+            token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
         return text
 
     def pieces(self, token_ids: list[int]) -> list[str]:
@@ -116,6 +123,23 @@ class Tokenizer:
                 raise InvalidRequest("messages", "the chat template drops or reorders a message")
             pieces.append(before)
         return [self.encode_markup(piece) for piece in (*pieces, rest)]
+
+    def chat(self, messages: Sequence[Message]) -> list[int]:
+        """Ids of a conversation, with the opening of the assistant's turn.
+
+        Raises:
+            InvalidRequest: as `chat_frame`, or a message without role and content.
+        """
+        try:
+            roles = [message["role"] for message in messages]
+            contents = [self.encode_text(message["content"]) for message in messages]
+        except (KeyError, TypeError, InvalidRequest) as error:
+            raise InvalidRequest("messages", f"need role and content as text: {error}") from None
+        first, *rest = self.chat_frame(roles)
+        token_ids = list(first)
+        for content, markup in zip(contents, rest, strict=True):
+            token_ids += content + markup
+        return token_ids
 
 
 def _check_text(text: object) -> None:

@@ -13,7 +13,7 @@ from gsr_engine.config import ModelConfig
 from gsr_engine.decode_blocks import VECTOR, DecodeBlocks, multiple
 from gsr_engine.kv_cache import KVCache, slots
 from gsr_engine.layers import rope_table
-from gsr_engine.scheduler import Chunk
+from gsr_engine.plan import Chunk
 from gsr_engine.segments import PAGE_SIZE, context_length
 
 
@@ -70,17 +70,19 @@ class TorchAttention:
                 keys = context_length(chunk.segment.context) + chunk.stop
                 shape = (_size_class(len(chunk)), _padded_keys(keys))
                 buckets.setdefault(shape, []).append((chunk, row))
-        self._prefills = [_prefill_bucket(m, shape[1]) for shape, m in buckets.items()]
+        padding = self._cache.padding_slot
+        self._prefills = [_prefill_bucket(m, shape[1], padding) for shape, m in buckets.items()]
 
     def forward(self, layer: int, qkv: torch.Tensor) -> torch.Tensor:
         """Rotate, write and attend; see `AttentionBackend.forward`."""
         heads, kv_heads = self._model.num_heads, self._model.num_kv_heads
         self._rotate(qkv[:, : heads + kv_heads])
         q, kv = qkv[:, :heads], qkv[:, heads:].reshape(-1, kv_heads, self._model.head_dim)
-        self._cache.pages[layer].view(-1, *kv.shape[1:]).index_copy_(0, self._kv_slots, kv)
         out = torch.empty_like(q)
         if self._num_rows < len(out):
             out[self._num_rows :] = 0.0
+            kv[2 * self._num_rows :] = 0.0  # what lies at the padding slot must be finite
+        self._cache.pages[layer].view(-1, *kv.shape[1:]).index_copy_(0, self._kv_slots, kv)
         self._blocks.attend(layer, q, kv.view(-1, 2, *kv.shape[1:]), out)
         for bucket in self._prefills:
             _attend_prefill(bucket, q, self._cache.pages[layer].flatten(1, 2), out)
@@ -110,7 +112,9 @@ def _padded_keys(keys: int) -> int:
     return multiple(size, _KEY_BLOCK if keys > _KEY_BLOCK else VECTOR)
 
 
-def _prefill_bucket(members: list[tuple[Chunk, int]], num_keys: int) -> _PrefillBucket:
+def _prefill_bucket(
+    members: list[tuple[Chunk, int]], num_keys: int, padding_slot: int
+) -> _PrefillBucket:
     gathered = []
     for chunk, _ in members:
         spans = [(span.segment, span.start, span.stop) for span in chunk.segment.context]
@@ -118,7 +122,8 @@ def _prefill_bucket(members: list[tuple[Chunk, int]], num_keys: int) -> _Prefill
         gathered.append(np.concatenate([slots(*span) for span in spans]))
     queries = np.array([len(chunk) for chunk, _ in members])
     totals = np.array([len(keys) for keys in gathered])
-    key_slots = np.zeros((len(members), num_keys), dtype=np.int64)
+    # Masked keys have a weight of 0, and what that meets must be finite.
+    key_slots = np.full((len(members), num_keys), padding_slot, dtype=np.int64)
     for row, keys in zip(key_slots, gathered, strict=True):
         row[: len(keys)] = keys
     offsets = np.arange(multiple(int(queries.max()), VECTOR))
@@ -142,13 +147,34 @@ def _attend_prefill(
     out: torch.Tensor,
 ) -> None:
     keys, values = slots_kv[:, bucket.key_slots].transpose(2, 3)
-    attended = F.scaled_dot_product_attention(
-        q[bucket.rows].transpose(1, 2),
-        keys,
-        values,
-        attn_mask=bucket.mask,
-        scale=1.0,
-        enable_gqa=True,
-    )
+    queries = q[bucket.rows].transpose(1, 2)
+    attended = _attention(queries, keys, values, bucket.mask)
+    if not attended.sum().isfinite():
+        attended = _attention_around_nan(queries, keys, values, bucket.mask)
     flat = attended.transpose(1, 2).flatten(0, 1)
     out[bucket.rows.flatten()[bucket.real]] = flat[bucket.real]
+
+
+def _attention(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
+    """[S, num_heads, Q, head_dim] of the queries to keys and values [S, num_kv_heads, K, head_dim]
+    where the mask [S, 1, Q, K] says so.
+    """
+    return F.scaled_dot_product_attention(
+        queries, keys, values, attn_mask=mask, scale=1.0, enable_gqa=True
+    )
+
+
+def _attention_around_nan(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
+    """The same where some keys or values are not finite: NaN for those who see them, nobody else.
+
+    A masked one would spread, because 0 * NaN is NaN: to tokens before it, whose KV other requests
+    may read through the prefix cache.
+    """
+    finite = (keys.isfinite().all(-1) & values.isfinite().all(-1)).all(1)
+    keys, values = (torch.nan_to_num(x, 0.0, 0.0, 0.0) for x in (keys, values))
+    seen = (mask & ~finite[:, None, None]).any(-1, keepdim=True)
+    return _attention(queries, keys, values, mask).masked_fill(seen, float("nan"))

@@ -212,3 +212,24 @@ def test_no_rows_and_bad_shapes():
         draw(torch.empty(3, 0))
     with pytest.raises(ValueError, match="per row"):
         draw(torch.ones(3, 5), seeds=torch.arange(2))
+
+
+@pytest.mark.parametrize("vocab", [7, 300, 2000])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_a_row_that_is_not_finite_disturbs_nobody(vocab, bad):
+    logits = torch.randn(6, vocab, generator=torch.Generator().manual_seed(0))
+    rules = {
+        "temperature": [1.0, 0.0, 1.0, 2.0, 0.5, 1.0],
+        "top_k": [0, 0, 5, 3, 0, 600],
+        "top_p": [1.0, 1.0, 0.9, 0.5, 1.0, 0.99],
+        "min_p": [0.0, 0.0, 0.1, 0.0, 0.2, 0.0],
+    }
+    expected = draw(logits, **rules)
+    for row in range(6):
+        for columns in (slice(None), slice(3, 4)):
+            broken = logits.clone()
+            broken[row, columns] = bad
+            ids = draw(broken, **rules)
+            assert 0 <= ids[row] < vocab
+            others = torch.arange(6) != row
+            assert torch.equal(ids[others], expected[others])

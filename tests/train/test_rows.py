@@ -49,7 +49,7 @@ def test_a_training_forward_equals_the_engines_decode(
         assert request.refinement
         prompts = engine.prompts
         summaries = [
-            prompts.summary(c.segment.token_ids[: c.segment.computed], 1000).token_ids
+            prompts.summary(c.segment.token_ids[: c.span_length], 1000).token_ids
             for i in request.result.used
             for c in [request.candidates[i]]
         ]

@@ -1,0 +1,195 @@
+"""An engine without a model: a stub that writes tokens instead of KV and checks what is read."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from gsr_engine import Engine, SamplingParams, SelfRefineParams
+from gsr_engine.demo.report import NANO
+from gsr_engine.errors import InvalidRequest
+from gsr_engine.kv_cache import slots
+from gsr_engine.plan import StepPlan
+from gsr_engine.segments import PAGE_SIZE, Context, Segment
+from gsr_engine.waiting import AnyRequest
+
+END = 2  # nano's
+
+
+def pages_gib(pages: int) -> float:
+    """GiB of so many KV pages of nano: keys and values, 3 layers, 2 heads of 32 floats."""
+    return pages * 2 * 3 * 2 * 32 * 4 * PAGE_SIZE / 2**30
+
+
+class StubRunner:
+    """Slots hold (token, position, all that came before); a reader must find what it expects."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._slots: dict[int, tuple[int, int, int]] = {}
+        self.fail = False
+        self.not_finite = False
+
+    def execute(self, plan: StepPlan) -> tuple[list[int], list[float]]:
+        if self.fail:
+            self.fail = False
+            raise RuntimeError("the device is on fire")
+        for chunk in plan.chunks:
+            assert chunk.start == chunk.segment.computed < chunk.stop
+            self._write(chunk.segment, chunk.start, chunk.stop)
+        for chunk in plan.chunks:
+            for span in chunk.segment.context:
+                self._read(span.segment, span.stop)
+            self._read(chunk.segment, chunk.stop)
+        tokens = [
+            END if self._rng.random() < 0.03 else self._rng.randrange(3, 9) for _ in plan.draws
+        ]
+        logprobs = [-1.0] * len(tokens)
+        if self.not_finite and tokens:
+            self.not_finite = False
+            logprobs[self._rng.randrange(len(tokens))] = float("nan")
+        return tokens, logprobs
+
+    def _write(self, segment: Segment, start: int, stop: int) -> None:
+        for place, slot in enumerate(slots(segment, start, stop).tolist(), start=start):
+            self._slots[slot] = content(segment, place)
+
+    def _read(self, segment: Segment, stop: int) -> None:
+        for place, slot in enumerate(slots(segment, 0, stop).tolist()):
+            assert self._slots[slot] == content(segment, place)
+
+    def reset(self) -> None:
+        """Nothing is kept."""
+
+
+def content(segment: Segment, place: int) -> tuple[int, int, int]:
+    """What KV depends on: the token, its position, and everything that it could see."""
+    seen = hash((shown(segment.context), tuple(segment.token_ids[:place])))
+    return segment.token_ids[place], segment.position + place, seen
+
+
+def shown(context: Context) -> tuple[int, ...]:
+    """The tokens of a context."""
+    return tuple(token for span in context for token in span.token_ids)
+
+
+class Driver:
+    """Does random things to an engine and checks after each that nothing was lost."""
+
+    def __init__(self, seed: int, **options: Any) -> None:
+        self.rng = random.Random(seed)
+        self.now = 0.0
+        self.engine = Engine.from_pretrained(NANO, dtype="float32", **options)
+        self.runner = StubRunner(self.rng)
+        self.engine._runner = self.runner  # type: ignore[assignment]
+        self.engine._scheduler._clock = lambda: self.now
+        self.live: list[AnyRequest] = []
+        self.ended: list[AnyRequest] = []
+
+    def submit_generate(self) -> None:
+        rng = self.rng
+        # Few families of prompts, so that many begin alike.
+        prompt = [rng.randrange(3, 5) for _ in range(rng.randrange(1, 5))]
+        prompt = ([7] * rng.choice((0, 15, 16, 17, 40)) + prompt)[:60]
+        params = SamplingParams(
+            n=rng.randrange(1, 5),
+            max_tokens=rng.randrange(1, 80),
+            priority=rng.choice((0, 0, 0, 2)),
+            cache_salt=rng.choice(("", "", "other")),
+        )
+        self._submit(self.engine.new_generate(prompt, params))
+
+    def submit_refine(self) -> None:
+        rng = self.rng
+        layout = rng.choice(("linear", "branched"))
+        finished = layout == "linear" and rng.random() < 0.3
+        params = SelfRefineParams(
+            k=rng.randrange(1, 5),
+            layout=layout,  # type: ignore[arg-type]
+            candidate=SamplingParams(max_tokens=rng.randrange(1, 40)),
+            refine=SamplingParams(max_tokens=rng.randrange(1, 40)),
+            order="as_finished" if finished else "shuffled",
+            view=rng.choice(("summary", "full")),
+            summary_tokens=rng.choice((8, 1000)),
+            widths=() if finished or rng.random() < 0.6 else (rng.randrange(1, 4),),
+            subset=None if finished or rng.random() < 0.6 else rng.randrange(1, 3),
+            refinements=rng.randrange(1, 3),
+            priority=rng.choice((0, 0, 0, 2)),
+            seed=rng.randrange(100),
+        )
+        given = None
+        if rng.random() < 0.2:
+            given = [[rng.randrange(3, 9)] * rng.randrange(0, 20) for _ in range(params.k)]
+        problem = rng.choice(("1 * 2", "1 * 3", "7 * 8 * 9 + 1"))
+        try:
+            self._submit(self.engine.new_self_refine(problem, params, candidates=given))
+        except InvalidRequest as error:
+            if error.field != "max_tokens":  # more than the whole pool holds
+                raise
+
+    def _submit(self, request: AnyRequest) -> None:
+        if self.rng.random() < 0.2:
+            request.deadline = self.now + self.rng.randrange(1, 60)
+        self.engine.submit(request)
+        self.live.append(request)
+
+    def step(self) -> None:
+        self.now += 1.0
+        for request in self.engine.step():
+            assert request.finished
+            self.live.remove(request)  # exactly once
+            self.ended.append(request)
+
+    def abort(self) -> None:
+        if self.live:
+            self.engine.abort(self.rng.choice(self.live))
+
+    def fail(self) -> None:
+        """The next step that computes anything raises."""
+        self.runner.fail = True
+
+    def poison(self) -> None:
+        """One draw of the next step is not finite."""
+        self.runner.not_finite = True
+
+    def evict(self) -> None:
+        cache = self.engine._memory.cache
+        if cache:
+            cache.evict()
+
+    def check(self) -> None:
+        self.engine.check()
+        stats = self.engine.stats()
+        assert stats["pages_used"] <= stats["pages_total"]
+
+    def drain(self) -> None:
+        """Everybody reaches an end, and everything is free."""
+        steps = 0
+        while self.engine.has_work:
+            self.step()
+            steps += 1
+            assert steps < 100_000, "no progress"
+        assert not self.live
+        cache = self.engine._memory.cache
+        if cache:
+            cache.clear()
+        self.check()
+        assert self.engine._pool.num_free == self.engine._pool.num_pages
+
+    ACTIONS = (
+        ("step", 24),
+        ("submit_generate", 2),
+        ("submit_refine", 2),
+        ("abort", 1),
+        ("evict", 1),
+        ("fail", 0.05),
+        ("poison", 0.2),
+    )
+
+    def act(self) -> None:
+        """One random thing."""
+        names, weights = zip(*self.ACTIONS, strict=True)
+        if len(self.live) > 30:
+            self.step()
+        else:
+            getattr(self, self.rng.choices(names, weights)[0])()

@@ -1,0 +1,207 @@
+"""An `AsyncEngine` from its start to drain, close or death, and what its host notices: nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gsr_engine import AsyncEngine, CandidateToken, Engine, EngineClosed, final_result
+from tests.engine.readers import (
+    ENDLESS,
+    PARAMS,
+    assert_idle,
+    in_thread,
+    read,
+    read_until,
+    same,
+    serving,
+    until_waiting,
+    verify,
+)
+
+
+def test_drain_finishes_what_was_taken_and_takes_no_more(qwen2: Path) -> None:
+    async def main() -> None:
+        async with serving(qwen2, max_pending=1) as engine:
+            running = asyncio.create_task(read(engine.self_refine("1+1", PARAMS)))
+            await until_waiting(engine, 0)
+            waiting = asyncio.create_task(read(engine.self_refine("2+1", PARAMS)))
+            await until_waiting(engine, 1)
+            drains = [asyncio.create_task(engine.drain()) for _ in range(2)]
+            given_up = asyncio.create_task(engine.drain())
+            await engine.stats()
+            given_up.cancel()
+            with pytest.raises(EngineClosed, match="drained"):
+                await anext(engine.generate([5]))
+            await asyncio.gather(*drains)
+            assert (await engine.stats())["requests_finished"] == 2
+            assert verify(await running).refinement
+            assert verify(await waiting).refinement
+            await engine.drain()  # at once
+            assert given_up.cancelled()
+
+    asyncio.run(main())
+
+
+def test_close_ends_everybody_and_is_final(qwen2: Path) -> None:
+    async def main() -> None:
+        inner = Engine.from_pretrained(qwen2)
+        engine = AsyncEngine(inner, max_pending=1)
+        running = engine.generate([5], ENDLESS)
+        seen = await read_until(running, CandidateToken)
+        waiting = asyncio.create_task(read(engine.self_refine("1+1", PARAMS)))
+        await until_waiting(engine, 1)
+        draining = asyncio.create_task(engine.drain())
+        await engine.stats()
+        await asyncio.gather(engine.close(), engine.close())
+        await draining
+        result = verify(seen + await read(running))
+        assert result.completions[0].finish_reason == "abort"
+        assert verify(await waiting).candidates == []
+        inner.check()
+        assert inner.stats()["pages_used"] == 0
+        await engine.close()
+        for call in (
+            engine.stats(),
+            engine.check(),
+            engine.abort("x"),
+            engine.drain(),
+            anext(engine.generate([5])),
+            anext(engine.self_refine("1+1")),
+        ):
+            with pytest.raises(EngineClosed, match="the engine is closed"):
+                await call
+        with pytest.raises(EngineClosed):
+            inner.generate([[5]])
+
+    threads = threading.active_count()
+    asyncio.run(main())
+    assert threading.active_count() == threads
+
+
+def test_death_of_the_thread_reaches_everybody(qwen2: Path, caplog: Any) -> None:
+    async def main() -> None:
+        inner = Engine.from_pretrained(qwen2)
+        engine = AsyncEngine(inner, max_pending=1)
+        running = engine.generate([5], ENDLESS)
+        await read_until(running, CandidateToken)
+        waiting = asyncio.create_task(read(engine.self_refine("1+1")))
+        await until_waiting(engine, 1)
+        draining = asyncio.create_task(engine.drain())
+        await engine.stats()
+
+        def plan() -> None:
+            raise RuntimeError("a bug")
+
+        await in_thread(engine, lambda: setattr(inner._scheduler, "plan", plan))
+        for call in (read(running), waiting, draining, engine.stats(), anext(engine.generate([5]))):
+            with pytest.raises(EngineClosed, match="died: RuntimeError: a bug") as caught:
+                await call
+            assert isinstance(caught.value.__cause__, RuntimeError)
+        await engine.close()
+
+    asyncio.run(main())
+    assert "the engine's thread died" in caplog.text
+
+
+def test_calls_that_the_dying_thread_has_not_heard(qwen2: Path) -> None:
+    """What is said between its last look and its death is answered, too."""
+
+    async def main() -> None:
+        inner = Engine.from_pretrained(qwen2)
+        engine = AsyncEngine(inner)
+        late: list[Any] = []
+
+        def plan() -> None:
+            late.append(engine._loop.call(inner.stats))
+            raise RuntimeError("a bug")
+
+        await in_thread(engine, lambda: setattr(inner._scheduler, "plan", plan))
+        with pytest.raises(EngineClosed):
+            await read(engine.generate([5]))
+        with pytest.raises(EngineClosed, match="a bug"):
+            await asyncio.wrap_future(late[0])
+        await engine.close()
+
+    asyncio.run(main())
+
+
+def test_an_event_loop_that_is_gone(qwen2: Path) -> None:
+    """The requests of a host that stopped without closing them end; others go on."""
+    engine = AsyncEngine.from_pretrained(qwen2)
+    events = engine.generate([5], ENDLESS)
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(read_until(events, CandidateToken))
+    waiting = loop.create_task(read(events))
+    # Both the thread and the reader stand still when the loop is closed; then the thread goes on.
+    gate = threading.Event()
+    held = engine._loop.call(gate.wait)
+    loop.run_until_complete(_until(lambda: held.running() and _reader_waits(engine)))
+    loop.close()
+    gate.set()
+
+    async def main() -> None:
+        await engine.drain()
+        await assert_idle(engine)
+        assert (await engine.stats())["completion_tokens"] < 900
+        await engine.close()
+
+    asyncio.run(main())
+    waiting._log_destroy_pending = False  # type: ignore[attr-defined]
+    assert not waiting.done()
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0)
+
+
+def _reader_waits(engine: AsyncEngine) -> bool:
+    (ticket,) = engine._loop._tickets.values()
+    return ticket.mailbox._waits
+
+
+def test_one_engine_in_several_event_loops(qwen2: Path) -> None:
+    engine = AsyncEngine.from_pretrained(qwen2)
+    results: list[Any] = []
+
+    def host() -> None:
+        results.append(asyncio.run(final_result(engine.self_refine("2+1", PARAMS))))
+
+    hosts = [threading.Thread(target=host) for _ in range(3)]
+    for thread in hosts:
+        thread.start()
+    for thread in hosts:
+        thread.join()
+    host()
+    asyncio.run(engine.close())
+    assert len(results) == 4
+    assert all(same(result, results[0]) for result in results)
+
+
+def test_it_leaves_its_host_alone(qwen2: Path) -> None:
+    """Two of them in one process: no signal handler, no logging set up, no thread left."""
+    signals = {one: signal.getsignal(one) for one in signal.valid_signals()}
+    root = logging.getLogger()
+    before = (list(root.handlers), root.level, threading.active_count())
+    seen = []
+
+    async def main() -> list[Any]:
+        async with serving(qwen2) as one, serving(qwen2) as other:
+            both = [final_result(each.self_refine("2+1", PARAMS)) for each in (one, other)]
+            results = await asyncio.gather(*both)
+            seen.append({one: signal.getsignal(one) for one in signals})
+            return results
+
+    assert same(*asyncio.run(main()))
+    assert seen[0][signal.SIGTERM] == signals[signal.SIGTERM]
+    assert {one: signal.getsignal(one) for one in signals} == signals
+    assert (list(root.handlers), root.level, threading.active_count()) == before
+    assert not logging.getLogger("gsr_engine").handlers

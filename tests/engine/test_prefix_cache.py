@@ -1,0 +1,83 @@
+"""The prefix cache finds what is known, to the token, and forgets what was used least recently."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gsr_engine.prefix_cache import MIN_SHARED, PrefixCache
+from gsr_engine.segments import PagePool, Segment, Span, context_length, pages_for
+
+# Few tokens and runs of them, so that many prompts begin alike.
+PROMPTS = st.lists(
+    st.tuples(st.integers(0, 40), st.integers(0, 3), st.integers(1, 20), st.sampled_from("ab")),
+    min_size=1,
+    max_size=20,
+)
+
+
+def shown(segment: Segment) -> list[int]:
+    """All tokens that a prompt's last token sees."""
+    return [t for span in segment.context for t in span.token_ids] + segment.token_ids
+
+
+@given(PROMPTS, st.lists(st.integers(0, 3), max_size=20))
+@settings(deadline=None, max_examples=100)
+def test_a_prompt_finds_the_longest_known_beginning(
+    prompts: list[tuple[int, int, int, str]], evictions: list[int]
+) -> None:
+    pool = PagePool(10_000)
+    cache = PrefixCache(pool)
+    known: dict[str, list[list[int]]] = {"a": [], "b": []}
+    for common, middle, end, salt in prompts:
+        token_ids = [7] * common + [middle] * 5 + [8] * end
+        segment = cache.new_prompt(token_ids, salt)
+        assert shown(segment) == token_ids
+        assert segment.position == context_length(segment.context) < len(token_ids)
+        best = max((_common(token_ids, other) for other in known[salt]), default=0)
+        best = min(best, len(token_ids) - 1)
+        assert segment.position == (best if best >= MIN_SHARED else 0)
+        pool.acquire(segment.context)
+        pool.hold(segment, len(segment))
+        node = cache.pin((*segment.context, Span(segment, 0, len(segment))), salt)
+        known[salt].append(token_ids)
+        pool.check(
+            [*((s.segment, s.stop) for s in segment.context), (segment, len(segment))], cache.spans
+        )
+        pool.drop(segment, len(segment))
+        pool.release(segment.context)
+        cache.unpin(node)
+        assert pool.num_used == 0
+    for _ in evictions:
+        cache.evict()
+        pool.check([], cache.spans)
+    cache.clear()
+    assert pool.num_free == pool.num_pages
+
+
+def _common(left: list[int], right: list[int]) -> int:
+    return next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), None) or (
+        min(len(left), len(right)) if left[:1] == right[:1] else 0
+    )
+
+
+def test_what_is_pinned_stays_and_the_oldest_goes_first() -> None:
+    pool = PagePool(100)
+    cache = PrefixCache(pool)
+    nodes = []
+    for token in (1, 2, 3):
+        segment = cache.new_prompt([token] * 40, "")
+        pool.hold(segment, 40)
+        nodes.append(cache.pin((Span(segment, 0, 40),), ""))
+        pool.drop(segment, 40)
+    assert not cache.evict()  # all are pinned
+    for index in (1, 0):
+        cache.unpin(nodes[index])
+    assert cache.evict()
+    assert cache.new_prompt([2] * 40, "").position == 0  # unpinned first, so forgotten first
+    assert cache.new_prompt([1] * 40, "").position == 39
+    assert cache.evict()
+    assert not cache.evict()
+    assert cache.new_prompt([3] * 40, "").position == 39
+    assert pool.num_idle == pages_for(40)
+    assert cache.hit_tokens == 78

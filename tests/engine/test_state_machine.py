@@ -1,0 +1,88 @@
+"""Whatever is asked of the engine in whatever order: pages conserved, KV right, one end each."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from tests.engine.stub import Driver, pages_gib
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize("pages", [32, 60, 1000])
+def test_random_histories(seed: int, cache: bool, pages: int) -> None:
+    driver = Driver(
+        seed,
+        kv_cache_gib=pages_gib(pages),
+        prefix_cache=cache,
+        max_batch_tokens=48,
+        max_num_seqs=40,
+    )
+    for _ in range(400):
+        driver.act()
+        driver.check()
+    driver.drain()
+    reasons = {c.finish_reason for r in driver.ended for c in _completions(r)}
+    assert reasons >= {"stop", "length", "abort"}
+
+
+def _completions(request: object) -> list[object]:
+    result = request.result  # type: ignore[attr-defined]
+    return result.completions if hasattr(result, "completions") else result.candidates
+
+
+class Machine(RuleBasedStateMachine):
+    """The same under hypothesis, which finds the shortest history that breaks it."""
+
+    @initialize(seed=st.integers(0, 1000), pages=st.sampled_from([32, 60]))
+    def begin(self, seed: int, pages: int) -> None:
+        self.driver = Driver(
+            seed, kv_cache_gib=pages_gib(pages), max_batch_tokens=48, max_num_seqs=40
+        )
+
+    @rule(count=st.integers(1, 10))
+    def step(self, count: int) -> None:
+        for _ in range(count):
+            self.driver.step()
+
+    @rule()
+    def generate(self) -> None:
+        self.driver.submit_generate()
+
+    @rule()
+    def refine(self) -> None:
+        self.driver.submit_refine()
+
+    @rule()
+    def abort(self) -> None:
+        self.driver.abort()
+
+    @rule()
+    def evict(self) -> None:
+        self.driver.evict()
+
+    @rule()
+    def fail(self) -> None:
+        self.driver.fail()
+
+    @rule()
+    def poison(self) -> None:
+        self.driver.poison()
+
+    @invariant()
+    def nothing_is_lost(self) -> None:
+        if hasattr(self, "driver"):
+            self.driver.check()
+
+    def teardown(self) -> None:
+        if hasattr(self, "driver"):
+            self.driver.drain()
+
+
+TestMachine = Machine.TestCase
+TestMachine.settings = settings(
+    max_examples=25, stateful_step_count=40, deadline=None, derandomize=True
+)
