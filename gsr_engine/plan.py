@@ -43,16 +43,23 @@ class StepPlan:
     num_tokens: int = 0
     planned: dict[Segment, int] = field(default_factory=dict)
 
-    def decode(self, group: Group) -> None:
-        """Add the next token of every stream of a group that has only that one to compute."""
-        before = len(self.chunks)
+    def decode(self, group: Group) -> bool:
+        """Add the next token of every stream of a group that has only that one to compute.
+
+        Returns whether there are streams that lost more than that.
+        """
+        before, behind = len(self.chunks), False
         for sequence in group.sequences:
-            segment = sequence.segment
-            stop = len(segment.token_ids)
-            if sequence.finish_reason is None and sequence.held and segment.computed == stop - 1:
-                self.draws.append((len(self.chunks), sequence))
-                self.chunks.append(Chunk(group, segment, stop - 1, stop, decode=True))
+            if sequence.finish_reason is None and sequence.held:
+                segment = sequence.segment
+                stop = len(segment.token_ids)
+                if segment.computed == stop - 1:
+                    self.draws.append((len(self.chunks), sequence))
+                    self.chunks.append(Chunk(group, segment, stop - 1, stop, decode=True))
+                else:
+                    behind = True
         self._count(group, True, len(self.chunks) - before)
+        return behind
 
     def prefill(
         self, group: Group, segment: Segment, stop: int, budget: int, drawers: list[Sequence]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from gsr_engine.admission import Admission
 from gsr_engine.config import EngineConfig
@@ -84,9 +85,7 @@ class Scheduler:
             if not group.ready and not group.open:
                 computed = group.prompt.computed == len(group.prompt)
                 group.ready = computed and not any(missing(group.prompt.context))
-            if group.ready:
-                plan.decode(group)
-            if not group.ready or any(sequence.behind for sequence in group.sequences):
+            if not group.ready or plan.decode(group):
                 unready.append(group)
         unready.sort(key=lambda group: not group.is_refinement)
         for group in unready:
@@ -146,9 +145,8 @@ class Scheduler:
             for sequence in group.sequences:
                 if sequence.finished and not sequence.told and self._concerns(group):
                     sequence.told = True
-                    self._admission.start(
-                        group.request, group.request.stream_finished(group, sequence)
-                    )
+                    tell = partial(group.request.stream_finished, group, sequence)
+                    self._follow(group.request, tell)
             if not self._concerns(group):
                 continue
             for sequence in group.sequences:
@@ -165,19 +163,24 @@ class Scheduler:
 
     def _finish(self, group: Group) -> None:
         request = group.request
-        try:
-            followers = request.group_finished(group)
-        except Exception as error:  # of this request alone
-            self.end(request, f"{type(error).__name__}: {error}")
-            return
         # What follows holds what it reads before the group gives it back.
-        self._admission.start(request, followers)
+        self._follow(request, partial(request.group_finished, group))
+        if request.groups is None:
+            return
         self._memory.note_peak(request)
         self._memory.release(group)
-        if request.groups is not None:
-            request.groups.remove(group)
+        request.groups.remove(group)
         if request.finished:
             self._retire(request)
+
+    def _follow(self, request: AnyRequest, tell: Callable[[], list[Group]]) -> None:
+        """Tell a request of something and start what it answers."""
+        try:
+            followers = tell()
+        except Exception as error:  # of this request alone
+            self.end(request, f"{type(error).__name__}: {error}")
+        else:
+            self._admission.start(request, followers)
 
     def forget_kv(self) -> None:
         """Have all KV computed again: of the running requests, and of cached prompts."""

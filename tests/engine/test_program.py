@@ -232,3 +232,24 @@ def test_reloaded_weights_are_used_from_the_next_step_on(tmp_path: Path) -> None
         assert fresh.generate([prompt], short)[0].completions[0].token_ids == mine
     # What ran when the weights changed went on as the new weights go on from its tokens.
     assert running.result.completions[0].token_ids[len(drawn) :] == rest[: 12 - len(drawn)]
+
+
+def test_a_program_that_raises_fails_its_request_alone(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken, other = (engine.new_self_refine(problem, params()) for problem in PROBLEMS[:2])
+    expected = engine.self_refine(PROBLEMS[1:2], params())[0]
+
+    def fail(*_: object) -> None:
+        raise KeyError("nobody expected this")
+
+    monkeypatch.setattr(broken, "_next_round", fail)
+    for request in (broken, other):
+        engine.submit(request)
+    while engine.has_work:
+        engine.step()
+        engine.check()
+    assert broken.result
+    assert "nobody expected this" in str(broken.result.error)
+    assert other.result
+    assert other.result.candidates == expected.candidates
