@@ -26,7 +26,8 @@ DRAWN = SamplingParams(max_tokens=200, temperature=1.0)
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
-    with Engine.from_pretrained(NANO, dtype="float32") as engine:
+    # Without hits, which may change last bits, streams compare whole.
+    with Engine.from_pretrained(NANO, dtype="float32", prefix_cache=False) as engine:
         yield engine
         engine.check()
         assert engine.stats()["pages_used"] == 0
