@@ -35,6 +35,7 @@ from gsr_engine.self_refine import SelfRefineRequest, warn_beyond_evidence
 from gsr_engine.sequence import Request, derive_seed
 from gsr_engine.tokenizer import Message, Tokenizer
 from gsr_engine.torch_attention import TorchAttention
+from gsr_engine.two_engines import RefineElsewhere
 from gsr_engine.waiting import AnyRequest
 from gsr_engine.weights import find_checkpoint, load_decoder
 
@@ -267,16 +268,21 @@ class Engine:
         problems: Sequence[str],
         params: SelfRefineParams | Sequence[SelfRefineParams] | None = None,
         candidates: Sequence[Sequence[str | list[int]]] | None = None,
+        refiner: Engine | None = None,
     ) -> list[RefineResult]:
         """selfRef@k of every problem: one result each, in order.
 
         With `candidates`, a list of texts or token ids for each problem, these are refined and
-        none is generated.
+        none is generated. With a `refiner`, that engine refines what this one writes.
 
         Raises:
             InvalidRequest: a problem or its parameters; none of the problems was run then.
         """
         every = one_each("problems", problems, params, SelfRefineParams)
+        if refiner is not None:
+            if candidates is not None:
+                raise InvalidRequest("refiner", "contradicts candidates: ask the refiner itself")
+            return RefineElsewhere(self, refiner, every).run()
         given = candidates if candidates is not None else [None] * len(problems)
         if len(given) != len(problems):
             raise InvalidRequest("candidates", f"{len(given)} for {len(problems)} problems")
@@ -290,6 +296,10 @@ class Engine:
     def direct_prompt(self, problem: str) -> list[int]:
         """Token ids of the prompt that the candidates of a problem continue."""
         return self.prompts.direct(self.prompts.problem(problem)).token_ids
+
+    def solution_text(self, completion: Completion) -> str:
+        """The text of a solution without its thinking; empty where that has no end."""
+        return self._checkpoint.text_and_answer(completion)[0]
 
     def find_answer(self, completion: Completion) -> str | None:
         """The final answer of a solution, as the checkpoint states it, thinking left out."""

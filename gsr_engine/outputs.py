@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Literal
 
 FinishReason = Literal["stop", "length", "abort", "error", "given"]
@@ -65,6 +65,18 @@ class Usage:
         if usage is None:
             usage = self.phases[name] = PhaseUsage()
         return usage
+
+    def add(self, other: Usage) -> None:
+        """Add the cost of another request."""
+        for name, theirs in other.phases.items():
+            mine = self.phase(name)
+            for part in fields(PhaseUsage):
+                total = getattr(mine, part.name) + getattr(theirs, part.name)
+                setattr(mine, part.name, total)
+        self.queue_seconds += other.queue_seconds
+        self.peak_pages += other.peak_pages
+        self.prompt_tokens += other.prompt_tokens
+        self.completion_tokens += other.completion_tokens
 
     def as_dict(self) -> dict[str, dict[str, float]]:
         """The phases as plain numbers, which add up over requests."""

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from gsr_engine import CheckpointError, Engine, SamplingParams, SelfRefineParams
+from gsr_engine import CheckpointError, Engine, InvalidRequest, SamplingParams, SelfRefineParams
 from gsr_engine.answers import majority
 from gsr_engine.demo.puzzles import sample_puzzles
 from gsr_engine.demo.report import NANO
@@ -80,8 +80,12 @@ def test_a_round_of_everybody_is_one_prompt(engine: Engine) -> None:
         assert a.candidates == b.candidates
 
 
-def test_agreement_stops_the_rest(engine: Engine) -> None:
-    results = refine(engine, params(k=8, agreement=2, order="as_generated"))
+def test_agreement_stops_the_rest(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    # So hot that the candidates differ in length; what they say counts as one answer.
+    hot = replace(TOKENS, temperature=2.0)
+    monkeypatch.setattr("gsr_engine.checkpoint.find_answer", lambda text, _: text[:1])
+    wanted = params(k=8, agreement=2, order="as_generated", candidate=hot)
+    results = refine(engine, wanted)
     stopped = 0
     for result in results:
         reasons = [c.finish_reason for c in result.candidates]
@@ -91,6 +95,8 @@ def test_agreement_stops_the_rest(engine: Engine) -> None:
             answers = [engine.find_answer(result.candidates[i]) for i in result.used]
             assert max(answers.count(answer) for answer in answers if answer) >= 2
     assert stopped
+    every = refine(engine, replace(wanted, agreement=0))
+    assert all(c.finish_reason != "abort" for result in every for c in result.candidates)
 
 
 def test_as_finished_reads_in_that_order_while_others_decode(engine: Engine) -> None:
@@ -117,7 +123,8 @@ def test_as_finished_reads_in_that_order_while_others_decode(engine: Engine) -> 
         assert lengths == sorted(lengths)
         # The same as if these candidates had been given in that order.
         prompts = engine.prompts
-        shown = [result.candidates[i].content_ids for i in result.used]
+        streams = [request.candidates[i] for i in result.used]
+        shown = [stream.segment.token_ids[: stream.span_length] for stream in streams]
         prompt = prompts.linear(request._problem, shown)
         assert result.refinement
         alone = engine.generate([prompt], GREEDY)[0].completions[0]
@@ -254,3 +261,26 @@ def test_a_program_that_raises_fails_its_request_alone(
     assert "nobody expected this" in str(broken.result.error)
     assert other.result
     assert other.result.candidates == expected.candidates
+
+
+def test_another_engine_refines(engine: Engine) -> None:
+    """The same checkpoint in a second engine: what it writes is what it would write of its own."""
+    with Engine.from_pretrained(NANO, dtype="float32") as other:
+        results = engine.self_refine(PROBLEMS, params(order="as_generated"), refiner=other)
+        before = other.stats()["completion_tokens"]
+        for index, (problem, result) in enumerate(zip(PROBLEMS, results, strict=True)):
+            shown = [engine.solution_text(candidate) for candidate in result.candidates]
+            alone = other.self_refine(
+                [problem], params(order="as_generated"), [[t for t in shown if t]]
+            )[0]
+            assert result.refinement
+            assert alone.refinement
+            assert result.refinement.token_ids == alone.refinement.token_ids
+            assert result.used == [i for i, text in enumerate(shown) if text], index
+            drawn = sum(len(c.token_ids) for c in (*result.candidates, result.refinement))
+            assert result.usage.completion_tokens == drawn
+        assert before == sum(len(r.refinement.token_ids) for r in results if r.refinement)
+        with pytest.raises(InvalidRequest, match="agreement"):
+            engine.self_refine(PROBLEMS, params(agreement=2), refiner=other)
+        with pytest.raises(InvalidRequest, match="refiner"):
+            engine.self_refine(["1"], params(), [["x"]], refiner=other)
