@@ -90,6 +90,8 @@ def test_agreement_stops_the_rest(engine: Engine, monkeypatch: pytest.MonkeyPatc
     for result in results:
         reasons = [c.finish_reason for c in result.candidates]
         stopped += reasons.count("abort")
+        if result.error:  # all that finished began to think and never ended
+            continue
         assert result.used == [i for i, reason in enumerate(reasons) if reason != "abort"]
         if "abort" in reasons:
             answers = [engine.find_answer(result.candidates[i]) for i in result.used]
@@ -124,7 +126,8 @@ def test_as_finished_reads_in_that_order_while_others_decode(engine: Engine) -> 
         # The same as if these candidates had been given in that order.
         prompts = engine.prompts
         streams = [request.candidates[i] for i in result.used]
-        shown = [stream.segment.token_ids[: stream.span_length] for stream in streams]
+        written = [stream.segment.token_ids[: stream.span_length] for stream in streams]
+        shown = [prompts.summary(token_ids, 1000).token_ids for token_ids in written]  # type: ignore[union-attr]
         prompt = prompts.linear(request._problem, shown)
         assert result.refinement
         alone = engine.generate([prompt], GREEDY)[0].completions[0]
