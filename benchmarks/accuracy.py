@@ -217,7 +217,7 @@ def main(
         puzzle_problems("test", seed, puzzles) if data is None else load_problems(data, size_field)
     )[:limit]
     with (
-        Engine.from_pretrained(model, dtype=dtype) as engine,
+        Engine.from_pretrained(model, dtype=dtype, prefix_cache=False) as engine,
         Grader(symbolic=data is not None) as grader,
     ):
         config = AccuracyConfig(

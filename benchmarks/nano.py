@@ -86,7 +86,11 @@ def evaluate(
 ) -> tuple[dict[str, Any], list[Sample]]:
     """Run every method over the held-out puzzles; the samples file is written to `out`."""
     problems = puzzle_problems(stream, TEST_SEED, count)
-    with Engine.from_pretrained(model, dtype="float32") as engine, Grader(symbolic=False) as grader:
+    # No prefix cache: each layout pays for its own prompts.
+    with (
+        Engine.from_pretrained(model, dtype="float32", prefix_cache=False) as engine,
+        Grader(symbolic=False) as grader,
+    ):
         config = AccuracyConfig(ks=ks, headline=K, seed=TEST_SEED, max_tokens=MAX_TOKENS)
         run, samples = AccuracyRun(engine, problems, grader, config).run()
     run |= {"model": str(model), "data": f"{stream} stream of puzzles, seed {TEST_SEED}"}

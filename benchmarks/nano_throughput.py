@@ -47,7 +47,7 @@ def main(
     table = Table(title="nano, tokens/s", title_justify="left")
     for column in ("streams", "engine", "static loop", "ratio"):
         table.add_column(column, justify="right")
-    with Engine.from_pretrained(NANO, dtype="float32") as engine:
+    with Engine.from_pretrained(NANO, dtype="float32", prefix_cache=False) as engine:
         for count in map(int, streams.split(",")):
             ids = torch.randint(engine.limits.vocab_size, (count // N, prompt))
             prompts = ids.tolist()

@@ -44,7 +44,8 @@ def demo(
     from gsr_engine.engine import Engine
 
     console = Console(quiet=as_json)
-    with Engine.from_pretrained(NANO) as engine:
+    # Each layout pays for its own prompts.
+    with Engine.from_pretrained(NANO, prefix_cache=False) as engine:
         chosen = sample_puzzles("test", seed, puzzles)
         layout = engine.gsr.layouts[-1]
         view.watch(console, engine, chosen[0], view.demo_params(k, layout, seed))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gsr_engine import Engine, SamplingParams
 from gsr_engine.prefix_cache import MIN_SHARED, PrefixCache
 from gsr_engine.segments import PagePool, Segment, Span, context_length, pages_for
 
@@ -81,3 +85,37 @@ def test_what_is_pinned_stays_and_the_oldest_goes_first() -> None:
     assert cache.new_prompt([3] * 40, "").position == 39
     assert pool.num_idle == pages_for(40)
     assert cache.hit_tokens == 78
+
+
+def test_what_is_submitted_together_is_prefilled_once(qwen2: Path) -> None:
+    prompt = list(range(5, 60))
+    short = SamplingParams(max_tokens=4, seed=1)
+    with Engine.from_pretrained(qwen2) as engine:
+        engine.generate([prompt] * 4, short)
+        prefill = engine.stats()["phases"]["candidate_prefill"]
+        assert prefill["tokens_computed"] == len(prompt) + 3
+        assert prefill["reused_cache"] == 3 * (len(prompt) - 1)
+        salted = replace(short, cache_salt="another tenant")
+        engine.generate([prompt], salted)
+        after = engine.stats()["phases"]["candidate_prefill"]
+        assert after["tokens_computed"] == prefill["tokens_computed"] + len(prompt)
+        assert engine.stats()["prefix_cache"]["hit_tokens"] == after["reused_cache"]
+
+
+def test_readers_go_on_when_the_writer_of_their_beginning_is_aborted(qwen2: Path) -> None:
+    prompt = list(range(5, 85)) * 2
+    short = SamplingParams(max_tokens=4, temperature=0.0)
+    with Engine.from_pretrained(qwen2, max_batch_tokens=32, max_num_seqs=8) as engine:
+        writer, reader = (engine.new_generate(prompt, short) for _ in range(2))
+        for request in (writer, reader):
+            engine.submit(request)
+        engine.step()  # a part of the prompt is computed, by the writer
+        engine.abort(writer)
+        while engine.has_work:
+            engine.step()
+            engine.check()
+        assert reader.result
+        assert writer.result
+        assert [c.finish_reason for c in writer.result.completions] == ["abort"]
+        alone = engine.generate([prompt], short)[0]
+        assert reader.result.completions[0].token_ids == alone.completions[0].token_ids
