@@ -90,7 +90,6 @@ class _StreamWatch:
             events.append(CandidateDone(index, sequence.finish_reason))
         return events
 
-
     def _text(self, content: list[int]) -> str:
         """The new text that is final."""
         self._tail += self._detokenizer.push(content)
