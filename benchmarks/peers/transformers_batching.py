@@ -1,4 +1,7 @@
-"""Transformers' continuous batching: pages, shared prefixes, mixed steps."""
+"""Transformers' continuous batching: pages, shared prefixes, mixed steps.
+
+Every call starts a manager anew, which takes about a second: one serves a single way of sampling.
+"""
 
 from __future__ import annotations
 
