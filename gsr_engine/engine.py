@@ -15,6 +15,7 @@ import torch
 
 from gsr_engine.checkpoint import Checkpoint
 from gsr_engine.config import EngineConfig, ModelConfig
+from gsr_engine.cpu import compute_dtype
 from gsr_engine.errors import CheckpointError, EngineClosed, InvalidRequest
 from gsr_engine.generate import GenerateRequest
 from gsr_engine.gsr_config import GsrConfig
@@ -99,7 +100,8 @@ class Engine:
         config.model_length(model)
         tokenizer = Tokenizer.from_folder(folder)
         gsr = GsrConfig.from_folder(folder)
-        dtype = getattr(torch, model.dtype if config.dtype == "auto" else config.dtype)
+        auto = config.dtype == "auto"
+        dtype = compute_dtype(getattr(torch, model.dtype)) if auto else getattr(torch, config.dtype)
         return cls(load_decoder(folder, model, dtype), tokenizer, gsr, config)
 
     def submit(self, request: AnyRequest) -> None:

@@ -12,13 +12,25 @@ import torch.nn.functional as F
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """y = x Wᵀ + b with weight [out, in] and bias [out] or None."""
+    """y = x Wᵀ + b with weight [out, in], plain or prepacked (`gsr_engine.cpu`), and bias [out] or
+    None.
+    """
 
     weight: torch.Tensor
     bias: torch.Tensor | None = None
 
+    @property
+    def is_prepacked(self) -> bool:
+        """Whether the weight is in oneDNN's own layout."""
+        return self.weight.is_mkldnn
+
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Apply to [..., in]."""
+        if self.is_prepacked:
+            product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
+                x, self.weight, self.bias, "none", [], ""
+            )
+            return product
         return F.linear(x, self.weight, self.bias)
 
 

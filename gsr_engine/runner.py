@@ -19,9 +19,11 @@ class Runner:
         self._attention = attention
         self._padding_slot = padding_slot
         self._sampler = Sampler()
-        # fp32 products give a row the same bits whatever the other rows are once every thread has
-        # at least 4 of them; bf16 products do so at any size (both measured, on 1 and 2 threads).
-        self._row_multiple = 4 * torch.get_num_threads() if decoder.dtype == torch.float32 else 1
+        # Plain fp32 products give a row the same bits whatever the other rows are once every thread
+        # has at least 4 of them; prepacked ones and bf16 do so at any size (measured, on 1 and 2
+        # threads).
+        plain = decoder.dtype == torch.float32 and not decoder.head.is_prepacked
+        self._row_multiple = 4 * torch.get_num_threads() if plain else 1
 
     def execute(self, plan: StepPlan) -> Draws:
         """Compute the plan's chunks and draw its tokens."""

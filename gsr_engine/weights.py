@@ -12,6 +12,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors import SafetensorError, safe_open
 
 from gsr_engine.config import ModelConfig, read_json
+from gsr_engine.cpu import prepacked, prepacks
 from gsr_engine.errors import CheckpointError, UnsupportedModel
 from gsr_engine.layers import Linear
 from gsr_engine.model import Decoder, Layer
@@ -19,6 +20,7 @@ from gsr_engine.model import Decoder, Layer
 _STORED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 GetTensor = Callable[[str], torch.Tensor]
+MakeLinear = Callable[..., Linear]
 
 
 def find_checkpoint(path_or_id: str | Path, revision: str | None = None) -> Path:
@@ -70,7 +72,7 @@ def load_decoder(folder: Path, config: ModelConfig, dtype: torch.dtype) -> Decod
                 raise UnsupportedModel(f"tensor {name} is stored as {tensor.dtype}, not a float")
             return tensor.to(dtype)
 
-        return _assemble(config, get)
+        return _assemble(config, dtype, get)
 
 
 def dummy_decoder(config: ModelConfig, dtype: torch.dtype, seed: int = 0) -> Decoder:
@@ -85,7 +87,7 @@ def dummy_decoder(config: ModelConfig, dtype: torch.dtype, seed: int = 0) -> Dec
         scale: float = shape[-1] ** -0.5
         return (torch.randn(shape, generator=generator) * scale).to(dtype)
 
-    return _assemble(config, get)
+    return _assemble(config, dtype, get)
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -128,7 +130,7 @@ def _shapes(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield "lm_head.weight", (config.vocab_size, hidden)
 
 
-def _assemble(config: ModelConfig, get: GetTensor) -> Decoder:
+def _assemble(config: ModelConfig, dtype: torch.dtype, get: GetTensor) -> Decoder:
     shapes = dict(_shapes(config))
 
     def tensor(name: str) -> torch.Tensor:
@@ -139,29 +141,32 @@ def _assemble(config: ModelConfig, get: GetTensor) -> Decoder:
             )
         return value
 
+    linear: MakeLinear = prepacked if prepacks(config, dtype) else Linear
     embedding = tensor("model.embed_tokens.weight")
     head = embedding if config.tie_embeddings else tensor("lm_head.weight")
     return Decoder(
         config=config,
         embedding=embedding,
-        layers=[_layer(config, f"model.layers.{i}.", tensor) for i in range(config.num_layers)],
+        layers=[
+            _layer(config, f"model.layers.{i}.", tensor, linear) for i in range(config.num_layers)
+        ],
         final_norm=tensor("model.norm.weight"),
-        head=Linear(head),
+        head=linear(head),
     )
 
 
-def _layer(config: ModelConfig, prefix: str, tensor: GetTensor) -> Layer:
+def _layer(config: ModelConfig, prefix: str, tensor: GetTensor, linear: MakeLinear) -> Layer:
     def stacked(names: str, suffix: str) -> torch.Tensor:
         return torch.cat([tensor(f"{prefix}{name}_proj.{suffix}") for name in names.split()])
 
     qkv = "self_attn.q self_attn.k self_attn.v"
     return Layer(
         input_norm=tensor(prefix + "input_layernorm.weight"),
-        qkv=Linear(stacked(qkv, "weight"), stacked(qkv, "bias") if config.qkv_bias else None),
+        qkv=linear(stacked(qkv, "weight"), stacked(qkv, "bias") if config.qkv_bias else None),
         q_norm=tensor(prefix + "self_attn.q_norm.weight") if config.qk_norm else None,
         k_norm=tensor(prefix + "self_attn.k_norm.weight") if config.qk_norm else None,
-        output=Linear(tensor(prefix + "self_attn.o_proj.weight")),
+        output=linear(tensor(prefix + "self_attn.o_proj.weight")),
         post_norm=tensor(prefix + "post_attention_layernorm.weight"),
-        gate_up=Linear(stacked("mlp.gate mlp.up", "weight")),
-        down=Linear(tensor(prefix + "mlp.down_proj.weight")),
+        gate_up=linear(stacked("mlp.gate mlp.up", "weight")),
+        down=linear(tensor(prefix + "mlp.down_proj.weight")),
     )

