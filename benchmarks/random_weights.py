@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, Qwen2Config
 
-from gsr_engine import Engine
+from gsr_engine import Engine, InvalidRequest
 from gsr_engine.demo.report import NANO
 from gsr_engine.gsr_config import GsrConfig, Template
 
@@ -68,8 +68,10 @@ def write_checkpoint(shape: str, root: Path = ROOT) -> Path:
     """The folder of a checkpoint in bf16 that claims both layouts; written where it is missing.
 
     Raises:
-        KeyError: there is no such shape.
+        InvalidRequest: there is no such shape.
     """
+    if shape not in SHAPES:
+        raise InvalidRequest("shape", f"must be one of {', '.join(SHAPES)}, got {shape!r}")
     folder = root / shape
     if (folder / "gsr.json").exists():
         return folder

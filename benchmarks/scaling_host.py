@@ -1,0 +1,86 @@
+"""The host's share of a step: everything that is not the model and the draws."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+from benchmarks.random_weights import random_engine
+from benchmarks.stopwatch import Stopwatch
+from gsr_engine import Engine, SamplingParams
+
+_N = 4
+"""Streams per prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostShare:
+    """Milliseconds per decode step by part, in the order of the step, and of the whole step.
+
+    `model` and `draw` are tensor operations, which a device would do; the rest is the host's.
+    """
+
+    shape: str
+    streams: int
+    steps: int
+    parts: dict[str, float]
+    step_ms: float
+
+    @property
+    def host_ms(self) -> float:
+        """What the host does in a step."""
+        return self.step_ms - self.parts["model"] - self.parts["draw"]
+
+
+def measure_host(shape: str, streams: int, steps: int, prompt: int = 32) -> HostShare:
+    """Time the parts of decode steps of some streams, 4 to a prompt."""
+    with random_engine(shape, max_num_seqs=max(streams, _N), kv_cache_gib=0.5) as engine:
+        return _measure(engine, shape, streams, steps, prompt)
+
+
+def _measure(engine: Engine, shape: str, streams: int, steps: int, prompt: int) -> HostShare:
+    warm_up = 3
+    rng = random.Random(0)
+    params = SamplingParams(n=_N, max_tokens=steps + warm_up + 2, ignore_eos=True, seed=0)
+    for index in range(max(1, streams // _N)):
+        ids = [rng.randrange(6, engine.limits.vocab_size) for _ in range(prompt)]
+        engine.submit(engine.new_generate(ids, params, index=index))
+    for _ in range(warm_up):  # the prompts, and the first decode steps
+        engine.step()
+    watch = _watch(engine)
+    for _ in range(steps):
+        engine.step()
+    ms = {name: total / steps * 1e3 for name, total in watch.seconds.items()}
+    parts = {
+        "plan": ms["plan"],
+        "batch": ms["execute"] - ms["begin"] - ms["forward"] - ms["draw"],
+        "attention tables": ms["begin"],
+        "model": ms["forward"],
+        "draw": ms["draw"],
+        "commit": ms["commit"],
+        "rest": ms["step"] - ms["plan"] - ms["execute"] - ms["commit"],
+    }
+    running = sum(
+        sequence.held for g in engine._scheduler._admission.groups() for sequence in g.sequences
+    )
+    return HostShare(shape, running, steps, parts, ms["step"])
+
+
+def _watch(engine: Engine) -> Stopwatch:
+    watch, runner = Stopwatch(), engine._runner
+    if runner is None:
+        raise ValueError("the engine is closed")
+    decoder = SimpleNamespace(forward=runner.decoder.forward)  # the decoder itself is frozen
+    runner.decoder = decoder  # type: ignore[assignment]
+    for owner, name in (
+        (engine, "step"),
+        (engine._scheduler, "plan"),
+        (runner, "execute"),
+        (runner._attention, "begin"),
+        (decoder, "forward"),
+        (runner._sampler, "draw"),
+        (engine._scheduler, "commit"),
+    ):
+        watch.watch(owner, name)
+    return watch

@@ -1,0 +1,43 @@
+"""An engine without a model: what is left is the host's work."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from gsr_engine import Engine
+from gsr_engine.demo.report import NANO
+from gsr_engine.plan import StepPlan
+from gsr_engine.sampler import Draws
+
+
+class StubRunner:
+    """Draws random tokens and computes nothing; about one draw in `length` ends its stream."""
+
+    def __init__(self, engine: Engine, length: int = 64, seed: int = 0) -> None:
+        special, vocab = engine.tokenizer.special_ids, engine.limits.vocab_size
+        self._tokens = [token for token in range(vocab) if token not in special]
+        self._end = min(engine.tokenizer.stop_ids)
+        self._length = length
+        self._rng = random.Random(seed)
+
+    def execute(self, plan: StepPlan) -> Draws:
+        """A token for each draw of the plan."""
+        return self.draw(len(plan.draws))
+
+    def draw(self, count: int) -> Draws:
+        """So many tokens."""
+        rng = self._rng
+        ends = [rng.random() * self._length < 1 for _ in range(count)]
+        tokens = [self._end if end else rng.choice(self._tokens) for end in ends]
+        return Draws(tokens, [-1.0] * count)
+
+    def reset(self) -> None:
+        """Nothing is kept."""
+
+
+def stub_engine(length: int = 64, seed: int = 0, **options: Any) -> Engine:
+    """Nano's engine with a stub in place of its model; `options` are fields of `EngineConfig`."""
+    engine = Engine.from_pretrained(NANO, **options)
+    engine._runner = StubRunner(engine, length, seed)  # type: ignore[assignment]
+    return engine
