@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -36,7 +37,8 @@ class Scheduler:
         self._memory = memory
         self._clock = clock
         self._admission = Admission(config, memory)
-        self._timed: set[AnyRequest] = set()
+        self._deadlines: list[tuple[float, int]] = []  # a heap of (deadline, arrival)
+        self._timed: dict[int, AnyRequest] = {}  # by arrival
         self.finished: list[AnyRequest] = []
 
     @property
@@ -66,8 +68,10 @@ class Scheduler:
         """Queue a request; its size was checked against the whole pool before."""
         request.submitted = self._clock()
         self._admission.waiting.add(request)
-        if request.deadline is not None:
-            self._timed.add(request)
+        if request.deadline is not None and request.place is not None:
+            arrival = request.place[1]
+            heapq.heappush(self._deadlines, (request.deadline, arrival))
+            self._timed[arrival] = request
 
     def plan(self) -> StepPlan:
         """Choose the chunks of the next step; an empty plan means that nothing is left to do."""
@@ -197,15 +201,16 @@ class Scheduler:
 
     def _retire(self, request: AnyRequest) -> None:
         self._admission.retire(request)
+        if request.place is not None:
+            self._timed.pop(request.place[1], None)
         self.finished.append(request)
 
     def _expire(self) -> None:
-        if not self._timed:
-            return
-        now = self._clock()
-        for request in [one for one in self._timed if one.deadline and one.deadline <= now]:
-            self._timed.discard(request)
-            if request.finished:
+        now = self._clock() if self._deadlines else 0.0
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, arrival = heapq.heappop(self._deadlines)
+            request = self._timed.pop(arrival, None)
+            if request is None:  # it reached its end before
                 continue
             request.expire()
             if request.finished:
