@@ -13,6 +13,10 @@ from gsr_engine.logits import LogitEdits, top_logprobs
 from gsr_engine.outputs import TopLogprobs
 from gsr_engine.sequence import Sequence
 
+# Logits that a CPU draws from at a time. A whole batch of a large vocabulary would be read anew
+# from memory by every pass, and into fresh pages, which take longer than the passes themselves.
+_CHUNK = 1 << 21
+
 _Params = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
@@ -55,9 +59,14 @@ class Sampler:
         indices = torch.tensor([len(s.segment.token_ids) for s in sequences], device=logits.device)
         one_each = draw_rows == list(range(len(draw_rows)))
         mine = logits[: len(draw_rows)] if one_each else logits[draw_rows]
+        rows = _rows_at_a_time(mine)
         with self._edits.applied(mine) if self._edits else nullcontext():
-            tokens = sample(mine, *self._params, indices)
-        logprobs = -F.cross_entropy(mine, tokens, reduction="none")
+            given = zip(
+                *(torch.split(x, rows) for x in (mine, *self._params, indices)), strict=True
+            )
+            tokens = torch.cat([sample(*chunk) for chunk in given])
+        drawn = zip(torch.split(mine, rows), torch.split(tokens, rows), strict=True)
+        logprobs = torch.cat([-F.cross_entropy(*chunk, reduction="none") for chunk in drawn])
         tops = top_logprobs(mine, sequences) if self._tells_tops else None
         return Draws(tokens.tolist(), logprobs.tolist(), tops)
 
@@ -68,6 +77,10 @@ class Sampler:
         self._edits = LogitEdits(sequences, logits.shape[1], device, before) if edits else None
         self._tells_tops = any(sequence.params.top_logprobs for sequence in sequences)
         return _tensors(sequences, device)
+
+
+def _rows_at_a_time(logits: torch.Tensor) -> int:
+    return len(logits) if logits.is_cuda else max(1, _CHUNK // logits.shape[1])
 
 
 def _tensors(sequences: list[Sequence], device: torch.device) -> _Params:
