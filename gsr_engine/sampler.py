@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -59,14 +60,9 @@ class Sampler:
         indices = torch.tensor([len(s.segment.token_ids) for s in sequences], device=logits.device)
         one_each = draw_rows == list(range(len(draw_rows)))
         mine = logits[: len(draw_rows)] if one_each else logits[draw_rows]
-        rows = _rows_at_a_time(mine)
         with self._edits.applied(mine) if self._edits else nullcontext():
-            given = zip(
-                *(torch.split(x, rows) for x in (mine, *self._params, indices)), strict=True
-            )
-            tokens = torch.cat([sample(*chunk) for chunk in given])
-        drawn = zip(torch.split(mine, rows), torch.split(tokens, rows), strict=True)
-        logprobs = torch.cat([-F.cross_entropy(*chunk, reduction="none") for chunk in drawn])
+            tokens = _in_chunks(sample, mine, *self._params, indices)
+        logprobs = -_in_chunks(_negative_logprobs, mine, tokens)
         tops = top_logprobs(mine, sequences) if self._tells_tops else None
         return Draws(tokens.tolist(), logprobs.tolist(), tops)
 
@@ -79,8 +75,19 @@ class Sampler:
         return _tensors(sequences, device)
 
 
-def _rows_at_a_time(logits: torch.Tensor) -> int:
-    return len(logits) if logits.is_cuda else max(1, _CHUNK // logits.shape[1])
+def _in_chunks(
+    function: Callable[..., torch.Tensor], logits: torch.Tensor, *per_row: torch.Tensor
+) -> torch.Tensor:
+    """The function over some rows at a time."""
+    rows = max(1, _CHUNK // logits.shape[1])
+    if logits.is_cuda or len(logits) <= rows:
+        return function(logits, *per_row)
+    chunks = zip(*(torch.split(x, rows) for x in (logits, *per_row)), strict=True)
+    return torch.cat([function(*chunk) for chunk in chunks])
+
+
+def _negative_logprobs(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(logits, tokens, reduction="none")
 
 
 def _tensors(sequences: list[Sequence], device: torch.device) -> _Params:
