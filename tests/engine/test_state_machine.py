@@ -10,6 +10,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from tests.engine.stub import Driver, pages_gib
 
 
+# Rounds warn; here they only have to run.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("cache", [True, False])
 @pytest.mark.parametrize("pages", [32, 60, 1000])
