@@ -9,7 +9,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from tests.engine.stub import Driver, pages_gib
 
-
 # Rounds warn; here they only have to run.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
