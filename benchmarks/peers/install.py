@@ -40,17 +40,20 @@ def install(peer: str, root: Path = ROOT) -> None:
     """
     python = python_of(peer, root)
     venv.create(python.parents[1], with_pip=True)
-    _pip(python, TORCH)
+    _pip(python, "install", TORCH)
     version = _ask(python, "import torch; print(torch.__version__)").strip()
     keep = root / peer / "constraints.txt"
     keep.write_text(f"torch=={version}\n", encoding="utf-8")
     if peer == "vllm":
         (name,) = PACKAGES[peer]
-        _pip(python, "--no-deps", name)
+        _pip(python, "install", "--no-deps", name)
         required = _ask(python, _REQUIREMENTS.format(name=name)).splitlines()
-        _pip(python, "-c", str(keep), *needed(required))
+        _pip(python, "install", "-c", str(keep), *needed(required))
     else:
-        _pip(python, "-c", str(keep), *PACKAGES[peer])
+        _pip(python, "install", "-c", str(keep), *PACKAGES[peer])
+        # optimum-intel asks for it; it is built for another torch, and its mere presence breaks
+        # the import of transformers.
+        _pip(python, "uninstall", "--yes", "torchvision")
 
 
 def needed(requirements: list[str]) -> list[str]:
@@ -60,7 +63,7 @@ def needed(requirements: list[str]) -> list[str]:
 
 
 def _pip(python: Path, *arguments: str) -> None:
-    subprocess.run([python, "-m", "pip", "install", *arguments], check=True)  # noqa: S603
+    subprocess.run([python, "-m", "pip", *arguments], check=True)  # noqa: S603
 
 
 def _ask(python: Path, code: str) -> str:
