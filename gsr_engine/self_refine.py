@@ -85,8 +85,9 @@ class SelfRefineRequest(Request[RefineResult]):
             )
         if given is None:
             limits.check_streams("k", params.k)
-        for name, width in (*(("widths", w) for w in params.widths), ("refinements", 1)):
-            limits.check_streams(name, max(width, params.refinements))
+        for width in params.widths:
+            limits.check_streams("widths", width)
+        limits.check_streams("refinements", params.refinements)
         self._problem = checkpoint.prompts.problem(problem)
         if not self._problem:
             raise InvalidRequest("problem", "is empty")
