@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 from gsr_engine.prefix_cache import PrefixCache
@@ -27,25 +27,24 @@ class Memory:
 
     def make_free(self, num_pages: int) -> bool:
         """Whether that many pages are free, if need be after forgetting cached prompts."""
-        if self.pool.num_free + self.pool.num_idle < num_pages:
-            return False
-        while self.pool.num_free < num_pages and self.cache and self.cache.evict():
-            pass
-        return self.pool.num_free >= num_pages
+        return self._make_free(lambda: num_pages)
 
     def make_free_for(
         self, groups: Collection[Group], streams: bool = True, reserve: int = 0
     ) -> bool:
         """The same for what groups will hold, with or without their streams, and a reserve."""
-        while True:
-            # Counted anew each time: what is forgotten may be what they would have read.
-            lacking = lacking_pages(hold for group in groups for hold in _holds(group, streams))
-            if self.pool.num_free >= lacking + reserve:
-                return True
-            if self.pool.num_free + self.pool.num_idle < lacking + reserve:
+        # Counted anew each time: what is forgotten may be what they would have read.
+        return self._make_free(
+            lambda: reserve + lacking_pages(hold for g in groups for hold in _holds(g, streams))
+        )
+
+    def _make_free(self, wanted: Callable[[], int]) -> bool:
+        while (pages := wanted()) > self.pool.num_free:
+            if pages > self.pool.num_free + self.pool.num_idle:
                 return False
             if not self.cache or not self.cache.evict():
                 return False
+        return True
 
     def hold(self, group: Group) -> None:
         """Hold what a group reads and writes, but for its streams.

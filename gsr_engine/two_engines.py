@@ -46,16 +46,18 @@ class RefineElsewhere:
 
     def run(self) -> list[RefineResult]:
         """The results, in order."""
-        waiting = {id(request): index for index, request in enumerate(self._written)}
+        writing = dict(enumerate(self._written))
         results: dict[int, RefineResult] = {}
         try:
             for request in self._written:
                 self._writer.submit(request)
             while len(results) < len(self._every):
-                for done in self._writer.step():
-                    if id(done) in waiting:
-                        self._pass_on(waiting.pop(id(done)), results)
+                self._writer.step()
                 self._refiner.step()
+                for index, request in list(writing.items()):
+                    if request.finished:
+                        self._pass_on(index, results)
+                        del writing[index]
                 for index, refining in list(self._refined.items()):
                     if refining.result is not None:
                         results[index] = self._merge(index, refining.result)
@@ -82,8 +84,7 @@ class RefineElsewhere:
                 f"min_candidates is {params.min_candidates}"
             )
         if error:
-            empty = RefineResult("", None, None, [], [], [], Usage(), error)
-            results[index] = self._merge(index, empty)
+            results[index] = self._merge(index, _nothing(error))
             return
         texts = [shown[place] for place in sorted(shown)]
         try:
@@ -91,8 +92,7 @@ class RefineElsewhere:
             self._refiner.submit(refining)
             self._refined[index] = refining
         except InvalidRequest as reason:  # e.g. too long in the refiner's tokens
-            empty = RefineResult("", None, None, [], [], [], Usage(), str(reason))
-            results[index] = self._merge(index, empty)
+            results[index] = self._merge(index, _nothing(str(reason)))
 
     def _shown(self, index: int) -> dict[int, str]:
         """Text of each candidate that has one to show, by its index."""
@@ -114,6 +114,10 @@ class RefineElsewhere:
         if written is not None:
             refined.usage.add(written.usage)
         return replace(refined, candidates=candidates, used=used)
+
+
+def _nothing(error: str) -> RefineResult:
+    return RefineResult("", None, None, [], [], [], Usage(), error)
 
 
 def _check(params: SelfRefineParams) -> None:

@@ -283,6 +283,8 @@ def test_another_engine_refines(engine: Engine) -> None:
             drawn = sum(len(c.token_ids) for c in (*result.candidates, result.refinement))
             assert result.usage.completion_tokens == drawn
         assert before == sum(len(r.refinement.token_ids) for r in results if r.refinement)
+        itself = other.self_refine(PROBLEMS[:2], params(order="as_generated"), refiner=other)
+        assert all(result.refinement for result in itself)
         with pytest.raises(InvalidRequest, match="agreement"):
             engine.self_refine(PROBLEMS, params(agreement=2), refiner=other)
         with pytest.raises(InvalidRequest, match="refiner"):
