@@ -9,15 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
+from transformers import PreTrainedModel
 
+from benchmarks.oracle import TIE, shortfalls, stream_logits
 from gsr_engine import Engine, SamplingParams, SelfRefineParams
 from gsr_engine.gsr_config import GsrConfig
 from gsr_engine.sequence import Sequence
 from tests.checkpoints import load_oracle
-from tests.engine.oracle import stream_logits
 
-TIE = 1e-3
 SHORT = SamplingParams(max_tokens=20, temperature=0.0, ignore_eos=True)
 BEGINNING = [5 + i % 80 for i in range(33)]
 
@@ -29,11 +28,9 @@ def prompts() -> list[list[int]]:
     return [BEGINNING + end for end in [*ends, ends[-2]]]
 
 
-def assert_best(oracle: object, stream: Sequence) -> None:
+def assert_best(oracle: PreTrainedModel, stream: Sequence) -> None:
     logits = stream_logits(oracle, stream.segment)
-    drawn = torch.tensor(stream.segment.token_ids)
-    chosen = logits.gather(1, drawn[:, None]).squeeze(1)
-    assert bool((logits.max(dim=1).values - chosen < TIE).all())
+    assert bool((shortfalls(logits, stream.segment.token_ids) < TIE).all())
 
 
 @pytest.mark.parametrize("cache", [True, False])

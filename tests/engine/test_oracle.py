@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.oracle import causal_logits
 from gsr_engine import Engine, SamplingParams
 from tests.checkpoints import FAMILIES, load_oracle, make_checkpoint
-from tests.engine.oracle import causal_logits
 from tests.engine.recorder import Recorder
 
 LENGTHS = [1, 3, 15, 16, 17, 31, 32, 33, 70]

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.oracle import causal_logits, stream_logits
 from gsr_engine import Engine, InvalidRequest, RefineResult, SamplingParams, SelfRefineParams
 from gsr_engine.gsr_config import GsrConfig
 from gsr_engine.self_refine import SelfRefineRequest
 from tests.checkpoints import load_oracle
-from tests.engine.oracle import causal_logits, stream_logits
 from tests.engine.recorder import Recorder
 
 PROBLEMS = ["1+1", "a longer problem, of which the pages are not full", "x"]
