@@ -1,7 +1,8 @@
-"""Checkpoints of real shapes with random weights: the work is real, the words are not.
+"""Models of real shapes with random weights: the work is real, the words are not.
 
-They are written once, as folders, for other engines read them too. Their tokenizer is nano's, and
-their vocabulary mostly larger than its: prompts are token ids, and nobody reads what comes out.
+As checkpoints they are written once, as folders, for other engines read them too; in memory they
+take no file. Their tokenizer is nano's, and their vocabulary mostly larger than its: prompts are
+token ids, and nobody reads what comes out.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, Qwen2Config
 
-from gsr_engine import Engine, InvalidRequest
+from gsr_engine import Engine, EngineConfig, InvalidRequest
+from gsr_engine.config import ModelConfig
 from gsr_engine.demo.report import NANO
 from gsr_engine.gsr_config import GsrConfig, Template
+from gsr_engine.model import Decoder
+from gsr_engine.tokenizer import Tokenizer
 
 ROOT = Path("runs/random-weights")
 
@@ -29,7 +33,19 @@ _QWEN_05B: dict[str, Any] = {
     "max_position_embeddings": 32_768,
     "rope_theta": 1_000_000.0,
 }
+_QWEN_7B: dict[str, Any] = {
+    "vocab_size": 152_064,
+    "hidden_size": 3584,
+    "intermediate_size": 18_944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 32_768,
+    "rope_theta": 1_000_000.0,
+    "tie_word_embeddings": False,
+}
 SHAPES: dict[str, dict[str, Any]] = {
+    "7b": _QWEN_7B,
     "0.5b": _QWEN_05B,
     "26m": {
         "vocab_size": 32_000,
@@ -50,7 +66,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 2048,
     },
 }
-"""Qwen2.5-0.5B, a model of about 26M parameters besides its embedding, and one for tests."""
+"""Qwen2.5-7B and 0.5B, a model of about 26M parameters besides its embedding, and one for tests."""
 
 # Every digit is a token of nano's: as many as the built-in template's words come to in the
 # tokenizer of a model of this family, and nothing restated.
@@ -62,6 +78,21 @@ _TEMPLATE = Template(
     restate=None,
     branched="5" * 50,
 )
+_GSR = GsrConfig(layouts=("linear", "branched"), template=_TEMPLATE, thinking=None)
+
+
+def shape_config(shape: str) -> Qwen2Config:
+    """A shape as transformers describes it.
+
+    Raises:
+        InvalidRequest: there is no such shape.
+    """
+    if shape not in SHAPES:
+        raise InvalidRequest("shape", f"must be one of {', '.join(SHAPES)}, got {shape!r}")
+    sizes = {"tie_word_embeddings": True, **SHAPES[shape]}
+    # Weights that keep the variance of what they multiply: small ones would hide what context does.
+    scale = sizes["hidden_size"] ** -0.5
+    return Qwen2Config(**sizes, rms_norm_eps=1e-6, initializer_range=scale)
 
 
 def write_checkpoint(shape: str, root: Path = ROOT) -> Path:
@@ -70,26 +101,39 @@ def write_checkpoint(shape: str, root: Path = ROOT) -> Path:
     Raises:
         InvalidRequest: there is no such shape.
     """
-    if shape not in SHAPES:
-        raise InvalidRequest("shape", f"must be one of {', '.join(SHAPES)}, got {shape!r}")
+    config = shape_config(shape)
     folder = root / shape
     if (folder / "gsr.json").exists():
         return folder
     torch.manual_seed(0)
-    config = Qwen2Config(**SHAPES[shape], rms_norm_eps=1e-6, tie_word_embeddings=True)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    with torch.no_grad():  # else biases are zero and norms one: a mistake there would not show
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(0.1 * torch.randn_like(parameter))
     model.generation_config = GenerationConfig(eos_token_id=2, pad_token_id=0)
     model.save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(NANO / name, folder)
     # The last file, so that one that is there means that the folder is whole.
-    GsrConfig(layouts=("linear", "branched"), template=_TEMPLATE, thinking=None).save(folder)
+    _GSR.save(folder)
     return folder
 
 
 def random_engine(shape: str, **options: Any) -> Engine:
     """An engine over a random checkpoint; `options` are fields of `EngineConfig`."""
     return Engine.from_pretrained(write_checkpoint(shape), **options)
+
+
+def model_config(shape: str) -> ModelConfig:
+    """A shape as the engine describes it."""
+    raw = shape_config(shape).to_dict()
+    return ModelConfig.from_dict({**raw, "architectures": ["Qwen2ForCausalLM"]})
+
+
+def engine_over(decoder: Decoder, **options: Any) -> Engine:
+    """An engine over a decoder that is in memory; `options` as in `random_engine`."""
+    return Engine(decoder, Tokenizer.from_folder(NANO), _GSR, EngineConfig(**options))
 
 
 def random_problems(count: int, tokens: int, seed: int = 0) -> list[str]:

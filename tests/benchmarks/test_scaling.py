@@ -73,6 +73,6 @@ def test_the_work_is_fixed_and_branched_computes_less() -> None:
 
 def test_unknown_shapes_and_bad_numbers_are_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="shape"):
-        random_engine("7b")
+        random_engine("70b")
     with pytest.raises(InvalidRequest, match="queue"):
         main(queue="ten", out=tmp_path)
