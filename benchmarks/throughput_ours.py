@@ -68,11 +68,11 @@ def run_ours(work: Work) -> tuple[Job, dict[str, JobResult]]:
     """The job for the peers, and this engine's own results by name."""
     found = {}
     with work.engine() as engine:
-        found["linear"], results = _end_to_end(engine, work, "linear")
+        found["linear"], results = end_to_end(engine, work, "linear")
         job = work.job(engine, results)
-        found["branched"], _ = _end_to_end(engine, work, "branched")
+        found["branched"], _ = end_to_end(engine, work, "branched")
     with work.engine(prefix_cache=False) as engine:
-        found["sharing off"] = _sharing_off(engine, job)
+        found["sharing off"] = sharing_off(engine, job)
     return job, found
 
 
@@ -80,7 +80,12 @@ def _stream(temperature: float, tokens: int) -> SamplingParams:
     return SamplingParams(temperature=temperature, max_tokens=tokens, ignore_eos=True)
 
 
-def _end_to_end(engine: Engine, work: Work, layout: Layout) -> tuple[JobResult, list[RefineResult]]:
+def end_to_end(engine: Engine, work: Work, layout: Layout) -> tuple[JobResult, list[RefineResult]]:
+    """Do the work in one layout.
+
+    Raises:
+        ValueError: fewer or more tokens came than the work asks for.
+    """
     engine.self_refine([problem[::-1] for problem in work.problems], work.params(layout, tokens=2))
     start = time.perf_counter()
     results = engine.self_refine(work.problems, work.params(layout))
@@ -102,8 +107,11 @@ def _end_to_end(engine: Engine, work: Work, layout: Layout) -> tuple[JobResult, 
     return outcome, results
 
 
-def _sharing_off(engine: Engine, job: Job) -> JobResult:
-    """Every candidate a request of its own, the refinement a plain prompt, nothing cached."""
+def sharing_off(engine: Engine, job: Job) -> JobResult:
+    """Every candidate a request of its own, the refinement a plain prompt.
+
+    The engine is one without a prefix cache.
+    """
 
     def generate(prompts: list[list[int]], n: int, tokens: int) -> int:
         params = _stream(1.0 if n > 1 else 0.0, tokens)

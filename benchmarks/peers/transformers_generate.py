@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from benchmarks.peers.job import Job, JobResult, do_job, serve
 
@@ -34,14 +34,19 @@ def run(job: Job) -> JobResult:
     """Do a job in this process."""
     torch.set_num_threads(job.threads)
     model = AutoModelForCausalLM.from_pretrained(job.model, dtype=getattr(torch, job.dtype)).eval()
+    return run_on(model, job)
+
+
+def run_on(model: PreTrainedModel, job: Job) -> JobResult:
+    """Do a job with a model that is in memory, wherever it is."""
 
     @torch.inference_mode()
     def generate(prompts: list[list[int]], n: int, tokens: int) -> int:
-        ids, mask = left_padded(prompts)
+        ids, mask = (tensor.to(model.device) for tensor in left_padded(prompts))
         out = model.generate(
             input_ids=ids, attention_mask=mask, generation_config=sampling(n, tokens)
         )
-        return int(out.shape[0] * (out.shape[1] - ids.shape[1]))
+        return out[:, ids.shape[1] :].cpu().numel()  # on a GPU this waits for the last of them
 
     return do_job(job, generate, {"transformers": version("transformers")})
 
