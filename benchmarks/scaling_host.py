@@ -54,12 +54,12 @@ def _measure(engine: Engine, shape: str, streams: int, steps: int, prompt: int) 
     ms = {name: total / steps * 1e3 for name, total in watch.seconds.items()}
     parts = {
         "plan": ms["plan"],
-        "batch": ms["execute"] - ms["begin"] - ms["forward"] - ms["draw"],
+        "batch": ms["launch"] - ms["begin"] - ms["hidden"] - ms["logits"] - ms["draw"],
         "attention tables": ms["begin"],
-        "model": ms["forward"],
+        "model": ms["hidden"] + ms["logits"],
         "draw": ms["draw"],
         "commit": ms["commit"],
-        "rest": ms["step"] - ms["plan"] - ms["execute"] - ms["commit"],
+        "rest": ms["step"] - ms["plan"] - ms["launch"] - ms["commit"],
     }
     running = sum(
         sequence.held for g in engine._scheduler._admission.groups() for sequence in g.sequences
@@ -68,17 +68,19 @@ def _measure(engine: Engine, shape: str, streams: int, steps: int, prompt: int) 
 
 
 def _watch(engine: Engine) -> Stopwatch:
-    watch, runner = Stopwatch(), engine._runner
-    if runner is None:
+    if engine._steps is None:
         raise ValueError("the engine is closed")
-    decoder = SimpleNamespace(forward=runner.decoder.forward)  # the decoder itself is frozen
+    watch, runner = Stopwatch(), engine._steps.runner
+    old = runner.decoder  # which is frozen
+    decoder = SimpleNamespace(hidden=old.hidden, logits=old.logits, device=old.device)
     runner.decoder = decoder  # type: ignore[assignment]
     for owner, name in (
         (engine, "step"),
         (engine._scheduler, "plan"),
-        (runner, "execute"),
+        (runner, "launch"),
         (runner._attention, "begin"),
-        (decoder, "forward"),
+        (decoder, "hidden"),
+        (decoder, "logits"),
         (runner._sampler, "draw"),
         (engine._scheduler, "commit"),
     ):

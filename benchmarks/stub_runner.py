@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import Any, NamedTuple
 
 from gsr_engine import Engine
 from gsr_engine.demo.report import NANO
 from gsr_engine.plan import StepPlan
 from gsr_engine.sampler import Draws
+
+
+class _Drawn(NamedTuple):
+    """Draws that nobody waits for."""
+
+    draws: Draws
+
+    def wait(self) -> Draws:
+        """The draws."""
+        return self.draws
 
 
 class StubRunner:
@@ -21,9 +31,12 @@ class StubRunner:
         self._length = length
         self._rng = random.Random(seed)
 
-    def execute(self, plan: StepPlan) -> Draws:
+    lag = 0
+    sharing = None
+
+    def launch(self, plan: StepPlan) -> _Drawn:
         """A token for each draw of the plan."""
-        return self.draw(len(plan.draws))
+        return _Drawn(self.draw(len(plan.draws)))
 
     def draw(self, count: int) -> Draws:
         """So many tokens."""
@@ -39,5 +52,5 @@ class StubRunner:
 def stub_engine(length: int = 64, seed: int = 0, **options: Any) -> Engine:
     """Nano's engine with a stub in place of its model; `options` are fields of `EngineConfig`."""
     engine = Engine.from_pretrained(NANO, **options)
-    engine._runner = StubRunner(engine, length, seed)  # type: ignore[assignment]
+    engine._steps.runner = StubRunner(engine, length, seed)  # type: ignore[assignment,union-attr]
     return engine

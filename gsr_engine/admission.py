@@ -100,12 +100,12 @@ class Admission:
     def grow(self) -> None:
         """Give every stream the page that its next token needs."""
         while True:
-            growing = [segment for group in self.groups() for segment in group.growing()]
-            if self._memory.make_free(lacking_pages((s, len(s)) for s in growing)):
+            growing = [one for group in self.groups() for one in group.growing()]
+            if self._memory.make_free(lacking_pages(growing)):
                 break
             self._give_way()
-        for segment in growing:
-            self._memory.pool.grow(segment, len(segment))
+        for segment, num_tokens in growing:
+            self._memory.pool.grow(segment, num_tokens)
 
     def _give_way(self) -> None:
         victim = self._victim(self.running[0])

@@ -179,22 +179,30 @@ class EngineConfig:
     Attributes:
         dtype: "float32", "bfloat16" or "auto": the checkpoint's, but float32 on a CPU that does not
             multiply bfloat16. There bfloat16 takes half the memory, and up to four times as long.
-        device: "auto" or "cpu".
+        device: "cpu", "cuda" (the current NVIDIA GPU), or "auto": cuda where there is one.
         max_model_len: longest context in tokens; None takes the checkpoint's maximum.
-        kv_cache_gib: memory for KV pages, in GiB.
+        kv_cache_gib: memory for KV pages, in GiB; None takes 1 on a CPU, and on a GPU what is free
+            of `gpu_memory_utilization` once the weights and the largest step have theirs.
+        gpu_memory_utilization: share of the GPU's memory that the engine may fill.
         max_num_seqs: streams that decode at the same time.
         max_batch_tokens: tokens of one step, prompts and streams together; a longer prompt is
             computed in chunks.
         prefix_cache: keep the KV of prompts for later prompts that begin alike.
+        share_spans: on a GPU, let streams that see the same tokens read them together where that
+            is faster.
+        cuda_graphs: on a GPU, replay decode steps as graphs.
     """
 
     dtype: str = "auto"
     device: str = "auto"
     max_model_len: int | None = None
-    kv_cache_gib: float = 1.0
+    kv_cache_gib: float | None = None
+    gpu_memory_utilization: float = 0.9
     max_num_seqs: int = 512
     max_batch_tokens: int = 8192
     prefix_cache: bool = True
+    share_spans: bool = True
+    cuda_graphs: bool = True
 
     def __post_init__(self) -> None:
         """Raise InvalidRequest for a value out of range."""
@@ -202,28 +210,31 @@ class EngineConfig:
             raise InvalidRequest(
                 "dtype", f"must be auto, {' or '.join(SUPPORTED_DTYPES)}, got {self.dtype!r}"
             )
-        if self.device not in ("auto", "cpu"):
-            raise InvalidRequest("device", f"must be 'auto' or 'cpu', got {self.device!r}")
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise InvalidRequest("device", f"must be auto, cpu or cuda, got {self.device!r}")
         for name in ("max_model_len", "max_num_seqs", "max_batch_tokens"):
             value = getattr(self, name)
             if name == "max_model_len" and value is None:
                 continue
             if not isinstance(value, int) or value < 1:
                 raise InvalidRequest(name, f"must be a positive integer, got {value!r}")
-        if not isinstance(self.kv_cache_gib, int | float) or not 0 < self.kv_cache_gib < 1e6:
-            raise InvalidRequest(
-                "kv_cache_gib", f"must be a number above 0, got {self.kv_cache_gib!r}"
-            )
-        if not isinstance(self.prefix_cache, bool):
-            raise InvalidRequest(
-                "prefix_cache", f"must be True or False, got {self.prefix_cache!r}"
-            )
+        self._check_memory()
+        for name in ("prefix_cache", "share_spans", "cuda_graphs"):
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidRequest(name, f"must be True or False, got {getattr(self, name)!r}")
         if self.max_batch_tokens < self.max_num_seqs:
             raise InvalidRequest(
                 "max_batch_tokens",
                 f"{self.max_batch_tokens} is below max_num_seqs {self.max_num_seqs}: "
                 "a step could not feed every stream",
             )
+
+    def _check_memory(self) -> None:
+        gib, share = self.kv_cache_gib, self.gpu_memory_utilization
+        if gib is not None and (not isinstance(gib, int | float) or not 0 < gib < 1e6):
+            raise InvalidRequest("kv_cache_gib", f"must be a number above 0, got {gib!r}")
+        if not isinstance(share, int | float) or not 0 < share <= 1:
+            raise InvalidRequest("gpu_memory_utilization", f"must be in (0, 1], got {share!r}")
 
     def model_length(self, model: ModelConfig) -> int:
         """Longest context in tokens for a checkpoint.

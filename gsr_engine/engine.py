@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,34 +11,32 @@ from typing import Any, Self, TypeVar
 
 import torch
 
+from gsr_engine.backend import build_runner
 from gsr_engine.checkpoint import Checkpoint
 from gsr_engine.config import EngineConfig, ModelConfig
 from gsr_engine.cpu import compute_dtype
+from gsr_engine.device import check_weights_fit, choose_device
 from gsr_engine.errors import CheckpointError, EngineClosed, InvalidRequest
 from gsr_engine.generate import GenerateRequest
 from gsr_engine.gsr_config import GsrConfig
-from gsr_engine.kv_cache import KVCache, num_pages
 from gsr_engine.limits import Limits
 from gsr_engine.memory import Memory
 from gsr_engine.metrics import Metrics
 from gsr_engine.model import Decoder
 from gsr_engine.outputs import Completion, GenerateResult, RefineResult
 from gsr_engine.params import SamplingParams, SelfRefineParams, one_each
-from gsr_engine.plan import StepPlan
+from gsr_engine.pipeline import Pipeline
 from gsr_engine.prefix_cache import PrefixCache
 from gsr_engine.prompts import Prompts
-from gsr_engine.runner import Runner
 from gsr_engine.scheduler import Scheduler
 from gsr_engine.segments import PagePool
 from gsr_engine.self_refine import SelfRefineRequest, warn_beyond_evidence
 from gsr_engine.sequence import Request, derive_seed
 from gsr_engine.tokenizer import Message, Tokenizer
-from gsr_engine.torch_attention import TorchAttention
 from gsr_engine.two_engines import RefineElsewhere
 from gsr_engine.waiting import AnyRequest
-from gsr_engine.weights import find_checkpoint, load_decoder
+from gsr_engine.weights import find_checkpoint, load_decoder, weight_bytes
 
-_log = logging.getLogger(__name__)
 ResultT = TypeVar("ResultT")
 
 
@@ -60,7 +56,7 @@ class Engine:
         config = config or EngineConfig()
         model = decoder.config
         length = config.model_length(model)
-        pages = num_pages(config, model, decoder.dtype)
+        runner, pages = build_runner(decoder, config)
         self.gsr = gsr or GsrConfig(trained=False)
         self.tokenizer = tokenizer
         self.limits = Limits(length, model.vocab_size, pages, config.max_num_seqs)
@@ -68,12 +64,10 @@ class Engine:
         cache = PrefixCache(self._pool) if config.prefix_cache else None
         self._memory = Memory(self._pool, cache)
         self._scheduler = Scheduler(config, self._memory)
-        kv_cache = KVCache(model, pages, decoder.dtype)
-        attention = TorchAttention(model, kv_cache, length)
-        self._runner: Runner | None = Runner(decoder, attention, kv_cache.padding_slot)
+        self._metrics = Metrics()
+        self._steps: Pipeline | None = Pipeline(self._scheduler, self._metrics, runner)
         self.prompts = Prompts(tokenizer, self.gsr)
         self._checkpoint = Checkpoint(tokenizer, self.prompts, self.gsr)
-        self._metrics = Metrics()
 
     @classmethod
     def from_pretrained(
@@ -90,6 +84,7 @@ class Engine:
             CheckpointError: something is missing or broken; UnsupportedModel (a kind of it): the
                 engine does not run such a model.
             InvalidRequest: an option is out of range.
+            OutOfMemory: the device does not hold the model and a single KV page.
         """
         try:
             config = EngineConfig(**options)
@@ -100,14 +95,18 @@ class Engine:
         config.model_length(model)
         tokenizer = Tokenizer.from_folder(folder)
         gsr = GsrConfig.from_folder(folder)
+        device = choose_device(config.device)
         auto = config.dtype == "auto"
-        dtype = compute_dtype(getattr(torch, model.dtype)) if auto else getattr(torch, config.dtype)
-        return cls(load_decoder(folder, model, dtype), tokenizer, gsr, config)
+        dtype = getattr(torch, model.dtype if auto else config.dtype)
+        if device.type == "cuda":
+            check_weights_fit(weight_bytes(model, dtype), config)
+        elif auto:
+            dtype = compute_dtype(dtype)
+        return cls(load_decoder(folder, model, dtype, device), tokenizer, gsr, config)
 
     def submit(self, request: AnyRequest) -> None:
         """Queue a request made by `new_generate` or `new_self_refine`; `step` moves it on."""
-        if self._runner is None:
-            raise EngineClosed("the engine is closed")
+        self._running_steps()
         self._scheduler.add(request)
 
     def new_generate(
@@ -168,31 +167,19 @@ class Engine:
 
     def step(self) -> list[AnyRequest]:
         """Compute one step; returns the requests that it finished, nothing when idle."""
-        if self._runner is None:
-            raise EngineClosed("the engine is closed")
-        start = time.perf_counter()
-        plan = self._scheduler.plan()
-        if plan.chunks:
-            try:
-                draws = self._runner.execute(plan)
-            except Exception as error:  # the requests of this step fail, nobody else
-                self._fail(plan, error)
-            else:
-                self._scheduler.commit(plan, *draws)
-                self._metrics.record_step(plan, time.perf_counter() - start)
+        steps = self._running_steps()
+        steps.step()
         finished, self._scheduler.finished = self._scheduler.finished, []
         for request in finished:
             self._metrics.record_finished(request.usage)
         if not self.has_work:
-            self._runner.reset()
+            steps.runner.reset()
         return finished
 
-    def _fail(self, plan: StepPlan, error: Exception) -> None:
-        _log.error("a step failed", exc_info=error)
-        for group, _, _ in plan.shares:
-            self._scheduler.end(group.request, f"{type(error).__name__}: {error}")
-        if self._runner is not None:
-            self._runner.reset()
+    def _running_steps(self) -> Pipeline:
+        if self._steps is None:
+            raise EngineClosed("the engine is closed")
+        return self._steps
 
     def abort(self, request: AnyRequest) -> None:
         """End a request at once, wherever it stands; its result holds what is there so far.
@@ -211,23 +198,23 @@ class Engine:
         Raises:
             CheckpointError: the checkpoint is broken, or of another shape; the old weights stay.
         """
-        if self._runner is None:
-            raise EngineClosed("the engine is closed")
-        old = self._runner.decoder
+        steps = self._running_steps()
+        old = steps.runner.decoder
         folder = find_checkpoint(path_or_id, revision)
         model = ModelConfig.from_folder(folder)
         if replace(model, dtype=old.config.dtype) != old.config:
             raise CheckpointError(f"{folder} holds another model than the one that is loaded")
         decoder = load_decoder(folder, model, old.dtype)
+        steps.drain()
         self._scheduler.forget_kv()
-        self._runner.reset()
-        self._runner.decoder = decoder
+        steps.runner.use(decoder)
 
     @property
     def has_work(self) -> bool:
         """Whether a submitted request is not finished, or not reported by `step` yet."""
-        scheduler = self._scheduler
-        return bool(scheduler.num_waiting or scheduler.num_running or scheduler.finished)
+        scheduler, launched = self._scheduler, self._steps is not None and self._steps.busy
+        unfinished = scheduler.num_waiting or scheduler.num_running
+        return bool(unfinished or scheduler.finished or launched)
 
     def _run(self, requests: Sequence[Request[ResultT]]) -> list[ResultT]:
         for request in requests:
@@ -317,6 +304,7 @@ class Engine:
 
     def stats(self) -> dict[str, Any]:
         """Counters since the start, and the pages and requests of this moment."""
+        sharing = self._steps.runner.sharing if self._steps else None
         return {
             **self._metrics.as_dict(),
             "requests_waiting": self._scheduler.num_waiting,
@@ -327,11 +315,12 @@ class Engine:
             "pages_cached": self._pool.num_idle,
             "preemptions": self._scheduler.num_preemptions,
             "prefix_cache": self._memory.cache.as_dict() if self._memory.cache else None,
+            "shared_spans": sharing.as_dict() if sharing else None,
         }
 
     def close(self) -> None:
         """Drop the model and the KV pages; the engine takes no more requests."""
-        self._runner = None
+        self._steps = None
 
     def __enter__(self) -> Self:
         return self

@@ -24,6 +24,10 @@ class UnsupportedModel(CheckpointError):
     """A checkpoint of a kind that the engine does not run; the message names what it does."""
 
 
+class OutOfMemory(GsrError):
+    """The device has too little memory for the model and a single KV page."""
+
+
 class OutOfPages(GsrError):
     """The page pool has fewer free pages than were asked for."""
 

@@ -12,12 +12,12 @@ from gsr_engine.segments import PAGE_SIZE, Segment, pages_for
 _PAGE_OFFSETS = np.arange(PAGE_SIZE, dtype=np.int64)
 
 
-def num_pages(config: EngineConfig, model: ModelConfig, dtype: torch.dtype) -> int:
-    """Pages that fit into `kv_cache_gib`, but no more than `max_num_seqs` longest contexts fill."""
+def pages_in(num_bytes: int, config: EngineConfig, model: ModelConfig, dtype: torch.dtype) -> int:
+    """Pages that so many bytes hold, but no more than `max_num_seqs` longest contexts fill."""
     page_bytes = 2 * model.num_layers * PAGE_SIZE * model.num_kv_heads * model.head_dim
     page_bytes *= dtype.itemsize
     wanted = config.max_num_seqs * (pages_for(config.model_length(model)) + 1)
-    return max(1, min(int(config.kv_cache_gib * 2**30) // page_bytes, wanted))
+    return max(1, min(num_bytes // page_bytes, wanted))
 
 
 class KVCache:
@@ -28,10 +28,13 @@ class KVCache:
     hands out takes the writes of padding rows, at `padding_slot`.
     """
 
-    def __init__(self, model: ModelConfig, pages: int, dtype: torch.dtype) -> None:
-        shape = (model.num_layers, 2, pages + 1, PAGE_SIZE, model.num_kv_heads, model.head_dim)
-        self.pages = torch.zeros(shape, dtype=dtype)
-        self.padding_slot = pages * PAGE_SIZE
+    def __init__(
+        self, model: ModelConfig, num_pages: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        shape = (model.num_layers, 2, num_pages + 1, PAGE_SIZE, model.num_kv_heads, model.head_dim)
+        self.pages = torch.zeros(shape, dtype=dtype, device=device)
+        self.num_pages = num_pages
+        self.padding_slot = num_pages * PAGE_SIZE
 
 
 def slots(segment: Segment, start: int, stop: int) -> npt.NDArray[np.int64]:

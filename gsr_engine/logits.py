@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from gsr_engine.outputs import TopLogprobs
 from gsr_engine.segments import Context
 from gsr_engine.sequence import Sequence
+from gsr_engine.transfer import to_device
 
 IntArray = npt.NDArray[np.int64]
 Places = tuple[torch.Tensor, torch.Tensor]
@@ -98,7 +99,7 @@ class _Minimum:
         closed = [
             (row, token)
             for row, sequence, token_ids in self._members
-            if len(sequence.segment.token_ids) < sequence.params.min_tokens
+            if sequence.num_drawn < sequence.params.min_tokens
             for token in token_ids
         ]
         pairs = torch.tensor(closed, dtype=torch.int64, device=logits.device).view(-1, 2)
@@ -150,13 +151,17 @@ def _seen(sequence: Sequence, prompts: dict[Context, IntArray]) -> SeenTokens:
     return SeenTokens(prompts[context], sequence.segment.token_ids)
 
 
-def top_logprobs(logits: torch.Tensor, sequences: list[Sequence]) -> list[TopLogprobs | None]:
-    """For each sequence the most likely tokens of its row of logits, as many as it asks for."""
-    wanted = [sequence.params.top_logprobs for sequence in sequences]
-    rows = [row for row, count in enumerate(wanted) if count]
-    logprobs = F.log_softmax(logits[rows], dim=-1)
+def top_logprobs(logits: torch.Tensor, wanted: list[int]) -> list[torch.Tensor]:
+    """Token ids and log-probabilities, [R, most wanted], of the R rows that want any."""
+    rows = np.flatnonzero(wanted)
+    logprobs = F.log_softmax(logits[to_device(rows, logits.device)], dim=-1, dtype=torch.float32)
     values, token_ids = logprobs.topk(min(max(wanted), logits.shape[1]), dim=-1)
-    tops: list[TopLogprobs | None] = [None] * len(sequences)
-    for row, tokens, of_tokens in zip(rows, token_ids.tolist(), values.tolist(), strict=True):
-        tops[row] = list(zip(tokens, of_tokens, strict=True))[: wanted[row]]
-    return tops
+    return [token_ids, values]
+
+
+def listed_tops(
+    wanted: list[int], token_ids: list[list[int]], logprobs: list[list[float]]
+) -> list[TopLogprobs | None]:
+    """For each row as many as it wants of what `top_logprobs` found; None where it wants none."""
+    found = zip(token_ids, logprobs, strict=True)
+    return [list(zip(*next(found), strict=True))[:count] if count else None for count in wanted]

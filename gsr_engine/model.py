@@ -41,14 +41,19 @@ class Decoder:
         """The dtype of weights, activations and KV."""
         return self.embedding.dtype
 
+    @property
+    def device(self) -> torch.device:
+        """Where weights, activations and KV are."""
+        return self.embedding.device
+
     @torch.inference_mode()
-    def forward(
+    def hidden(
         self,
         token_ids: torch.Tensor,
         attention: AttentionBackend,
-        logit_rows: torch.Tensor | None,
+        rows: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Logits, fp32 [M, vocab_size], of `logit_rows` [M] (None: of all rows).
+        """Normalised last hidden states, [M, hidden_size], of `rows` [M] (None: of all rows).
 
         `token_ids`, int64 [N], are the rows that `attention` was told by `begin`, with their
         positions and the slots of their KV.
@@ -63,10 +68,15 @@ class Decoder:
             hidden = layer.output(attended.flatten(1))
             hidden, residual = rms_norm(hidden, layer.post_norm, eps, residual)
             hidden = layer.down(swiglu(layer.gate_up(hidden)))
-        if logit_rows is not None:
-            hidden, residual = hidden[logit_rows], residual[logit_rows]
+        if rows is not None:
+            hidden, residual = hidden[rows], residual[rows]
         hidden, _ = rms_norm(hidden, self.final_norm, eps, residual)
-        return self.head(hidden).float()
+        return hidden
+
+    @torch.inference_mode()
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits [M, vocab_size], in the model's dtype, of hidden states [M, hidden_size]."""
+        return self.head(hidden)
 
     def _project(self, layer: Layer, hidden: torch.Tensor) -> torch.Tensor:
         config = self.config

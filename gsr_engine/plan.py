@@ -51,8 +51,10 @@ class StepPlan:
         before, behind = len(self.chunks), False
         for sequence in group.sequences:
             if sequence.finish_reason is None and sequence.held:
-                segment = sequence.segment
-                stop = len(segment.token_ids)
+                segment, in_flight = sequence.segment, sequence.in_flight
+                stop = len(segment.token_ids) + in_flight
+                if in_flight and stop == sequence.params.max_tokens:
+                    continue  # the token that is being drawn is its last
                 if segment.computed == stop - 1:
                     self.draws.append((len(self.chunks), sequence))
                     self.chunks.append(Chunk(group, segment, stop - 1, stop, decode=True))

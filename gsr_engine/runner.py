@@ -5,34 +5,84 @@ from __future__ import annotations
 import torch
 
 from gsr_engine.attention import AttentionBackend
-from gsr_engine.batch import build_batch
+from gsr_engine.batch import Batch, build_batch
+from gsr_engine.graphs import DecodeGraphs
 from gsr_engine.model import Decoder
 from gsr_engine.plan import StepPlan
-from gsr_engine.sampler import Draws, Sampler
+from gsr_engine.sampler import PendingDraws, Sampler
+from gsr_engine.segments import Segment
+from gsr_engine.sharing import Sharing
+from gsr_engine.weights import copy_weights
 
 
 class Runner:
-    """Executes step plans; keeps nothing of a request but working copies."""
+    """Executes step plans; keeps nothing of a request but working copies.
 
-    def __init__(self, decoder: Decoder, attention: AttentionBackend, padding_slot: int) -> None:
+    Attributes:
+        decoder: the model.
+        lag: how many launched steps the host may be ahead of what it knows of their tokens. A
+            token that was drawn in the step before is then read on the device.
+        sharing: what it read together of what streams share, where that is a choice.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        attention: AttentionBackend,
+        padding_slot: int,
+        max_draws: int,
+        *,
+        row_multiple: int = 1,
+        lag: int = 0,
+        graphs: DecodeGraphs | None = None,
+        sharing: Sharing | None = None,
+    ) -> None:
         self.decoder = decoder
+        self.lag = lag
+        self.sharing = sharing
         self._attention = attention
         self._padding_slot = padding_slot
+        self._row_multiple = row_multiple
         self._sampler = Sampler()
-        # Plain fp32 products give a row the same bits whatever the other rows are once every thread
-        # has at least 4 of them; prepacked ones and bf16 do so at any size (measured, on 1 and 2
-        # threads).
-        plain = decoder.dtype == torch.float32 and not decoder.head.is_prepacked
-        self._row_multiple = 4 * torch.get_num_threads() if plain else 1
+        self._graphs = graphs
+        self._drawn = torch.zeros(max_draws, dtype=torch.int64, device=decoder.device)
+        self._drawn_at: dict[Segment, int] = {}
 
-    def execute(self, plan: StepPlan) -> Draws:
-        """Compute the plan's chunks and draw its tokens."""
-        batch = build_batch(plan, self._row_multiple, self._padding_slot)
+    @torch.inference_mode()
+    def launch(self, plan: StepPlan) -> PendingDraws:
+        """Have the plan's chunks computed and its tokens drawn; on a GPU this does not wait."""
+        batch = build_batch(plan, self._row_multiple, self._padding_slot, self._drawn_at)
+        hidden = self._hidden(batch)
+        sequences = [sequence for _, sequence in plan.draws]
+        logits = self.decoder.logits(hidden) if sequences else hidden
+        draws = self._sampler.draw(logits, batch.draw_rows, sequences)
+        if self.lag:
+            self._drawn[: len(sequences)].copy_(draws.token_ids)
+            self._drawn_at = {s.segment: draw for draw, s in enumerate(sequences)}
+        return draws
+
+    def _hidden(self, batch: Batch) -> torch.Tensor:
+        if self._graphs is not None and batch.num_decodes == len(batch.chunks):
+            return self._graphs.run(batch, self._drawn)
+        batch = batch.to(self.decoder.device)
+        token_ids = batch.token_ids
+        if batch.has_sources:
+            sources = batch.inputs[3]
+            token_ids = torch.where(sources < 0, token_ids, self._drawn[sources.clamp_min(0)])
         self._attention.begin(batch)
-        logits = self.decoder.forward(batch.token_ids, self._attention, batch.logit_rows)
-        if not plan.draws:
-            return Draws([], [])
-        return self._sampler.draw(logits, batch.draw_rows, [sequence for _, sequence in plan.draws])
+        return self.decoder.hidden(token_ids, self._attention, batch.logit_rows)
+
+    def use(self, decoder: Decoder) -> None:
+        """Go on with the weights of another decoder of the same shape, loaded on the CPU.
+
+        On a GPU they are copied over the old ones: there is no room for both, and captured graphs
+        know these addresses.
+        """
+        if self.decoder.device.type == "cpu":
+            self.decoder = decoder
+        else:
+            copy_weights(decoder, self.decoder)
+        self.reset()
 
     def reset(self) -> None:
         """Drop what the attention kept between steps (working copies of streams that ended)."""

@@ -6,13 +6,15 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from csrc_triton import sample
-from gsr_engine.logits import LogitEdits, top_logprobs
+from gsr_engine.logits import LogitEdits, listed_tops, top_logprobs
 from gsr_engine.outputs import TopLogprobs
 from gsr_engine.sequence import Sequence
+from gsr_engine.transfer import Fetched, to_device
 
 # Logits that a CPU draws from at a time. A whole batch of a large vocabulary would be read anew
 # from memory by every pass, and into fresh pages, which take longer than the passes themselves.
@@ -37,6 +39,26 @@ class Draws(NamedTuple):
     tops: list[TopLogprobs | None] | None = None
 
 
+class PendingDraws:
+    """The draws of a step, which a GPU may still be computing; `token_ids`, int64, are there."""
+
+    def __init__(
+        self,
+        token_ids: torch.Tensor,
+        logprobs: torch.Tensor,
+        tops: list[torch.Tensor],
+        wanted: list[int],
+    ) -> None:
+        self.token_ids = token_ids
+        self._fetched = Fetched([token_ids, logprobs, *tops])
+        self._wanted = wanted
+
+    def wait(self) -> Draws:
+        """The draws, once they are known."""
+        token_ids, logprobs, *tops = self._fetched.wait()
+        return Draws(token_ids, logprobs, listed_tops(self._wanted, *tops) if tops else None)
+
+
 class Sampler:
     """Keeps the parameters of the streams as tensors while the same streams go on."""
 
@@ -44,35 +66,54 @@ class Sampler:
         self._sequences: list[Sequence] = []
         self._params: _Params | None = None
         self._edits: LogitEdits | None = None
-        self._tells_tops = False
+        self._wanted: list[int] = []
 
     @torch.inference_mode()
-    def draw(self, logits: torch.Tensor, draw_rows: list[int], sequences: list[Sequence]) -> Draws:
+    def draw(
+        self, logits: torch.Tensor, draw_rows: list[int], sequences: list[Sequence]
+    ) -> PendingDraws:
         """One token per sequence.
 
         Args:
-            logits: fp32 [M, vocab_size].
+            logits: [M, vocab_size], any float dtype.
             draw_rows: for each sequence the row that it draws from; siblings share their first.
-            sequences: who draws; the index of a draw is the number of tokens generated so far.
+            sequences: who draws; the index of a draw is the number of tokens drawn so far.
         """
+        device = logits.device
+        if not sequences:
+            nothing = torch.empty(0, dtype=torch.int64, device=device)
+            return PendingDraws(nothing, nothing, [], [])
         if self._params is None or sequences != self._sequences:
             self._params = self._take(sequences, logits)
-        indices = torch.tensor([len(s.segment.token_ids) for s in sequences], device=logits.device)
-        one_each = draw_rows == list(range(len(draw_rows)))
-        mine = logits[: len(draw_rows)] if one_each else logits[draw_rows]
+        numbers = [len(s.segment.token_ids) + s.in_flight for s in sequences]
+        indices = to_device(np.array(numbers, dtype=np.int64), device)
+        mine = logits[: len(draw_rows)]
+        if draw_rows != list(range(len(draw_rows))):
+            mine = logits[to_device(np.array(draw_rows, dtype=np.int64), device)]
+        if self._edits or not mine.is_cuda:
+            mine = mine.float()
         with self._edits.applied(mine) if self._edits else nullcontext():
             tokens = _in_chunks(sample, mine, *self._params, indices)
         logprobs = -_in_chunks(_negative_logprobs, mine, tokens)
-        tops = top_logprobs(mine, sequences) if self._tells_tops else None
-        return Draws(tokens.tolist(), logprobs.tolist(), tops)
+        tops = top_logprobs(mine, self._wanted) if any(self._wanted) else []
+        return PendingDraws(tokens, logprobs, tops, self._wanted)
 
     def _take(self, sequences: list[Sequence], logits: torch.Tensor) -> _Params:
         self._sequences = sequences
         device, before = logits.device, self._edits
         edits = any(sequence.params.edits_logits for sequence in sequences)
         self._edits = LogitEdits(sequences, logits.shape[1], device, before) if edits else None
-        self._tells_tops = any(sequence.params.top_logprobs for sequence in sequences)
+        self._wanted = [sequence.params.top_logprobs for sequence in sequences]
         return _tensors(sequences, device)
+
+
+def draw_anything(logits: torch.Tensor) -> None:
+    """Draw from logits as a plain stream would, to see what that takes."""
+    rows, device = len(logits), logits.device
+    ones = torch.ones(rows, device=device)
+    zeros = torch.zeros(rows, dtype=torch.int64, device=device)
+    tokens = sample(logits, ones, zeros, ones, torch.zeros_like(ones), zeros, zeros)
+    _negative_logprobs(logits, tokens)
 
 
 def _in_chunks(
@@ -95,10 +136,10 @@ def _tensors(sequences: list[Sequence], device: torch.device) -> _Params:
     params = [sequence.params for sequence in sequences]
 
     def floats(values: list[float]) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.float32, device=device)
+        return to_device(np.array(values, dtype=np.float32), device)
 
     def integers(values: list[int]) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.int64, device=device)
+        return to_device(np.array(values, dtype=np.int64), device)
 
     return (
         floats([p.temperature for p in params]),

@@ -80,8 +80,8 @@ class Scheduler:
             if request.submitted is not None:
                 request.usage.queue_seconds = self._clock() - request.submitted
                 request.submitted = None
-            # What was finished when it was preempted.
-            self._settle([group for group in request.groups or () if group.finished])
+            # What was finished when it was preempted, or after that by a token in flight.
+            self._settle(list(request.groups or ()))
         self._grow()
         plan = StepPlan()
         unready: list[Group] = []
@@ -109,12 +109,19 @@ class Scheduler:
         for segment, stop in missing(group.prompt.context):
             plan.prefill(group, segment, stop, self._max_tokens, [])
         prompt = group.prompt
-        fresh = [s for s in group.sequences if not s.segment.token_ids and not s.finished]
+        fresh = [s for s in group.sequences if not s.num_drawn and not s.finished]
         plan.prefill(group, prompt, len(prompt), self._max_tokens, fresh)
         for sequence in group.sequences:
             if sequence.behind:
                 stop = len(sequence.segment)
                 plan.prefill(group, sequence.segment, stop, self._max_tokens, [sequence])
+
+    def launched(self, plan: StepPlan) -> None:
+        """A step is on its way: whatever is planned from here on runs after it."""
+        for chunk in plan.chunks:
+            chunk.segment.computed = chunk.stop
+        for _, sequence in plan.draws:
+            sequence.in_flight += 1
 
     def commit(
         self,
@@ -123,16 +130,15 @@ class Scheduler:
         logprobs: list[float],
         tops: list[TopLogprobs | None] | None = None,
     ) -> None:
-        """Take what a step computed and drew: the fields of `Draws`."""
-        touched: dict[Group, None] = {}
+        """Take what a launched step drew: the fields of `Draws`."""
+        touched = {chunk.group: None for chunk in plan.chunks if not chunk.decode}
         failed: dict[AnyRequest, None] = {}
-        for chunk in plan.chunks:
-            chunk.segment.computed = chunk.stop
-            if not chunk.decode:
-                touched[chunk.group] = None
         drawn = zip(plan.draws, tokens, logprobs, tops or [None] * len(tokens), strict=True)
         for (row, sequence), token, logprob, top in drawn:
             group = plan.chunks[row].group
+            sequence.in_flight -= 1
+            if sequence.finish_reason is not None or group.request.finished:
+                continue  # it ended meanwhile: this token was drawn in vain
             if not math.isfinite(logprob):
                 failed[group.request] = None
                 continue

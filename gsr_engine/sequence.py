@@ -30,6 +30,8 @@ class Sequence:
     is `held` while it has pages; one that is not waits for room and is computed again then. One to
     `keep` has them until its group's owner answered `group_finished`, because what follows reads
     them; else they are given back as it finishes. `told`: its request knows that it finished.
+    `in_flight` tokens more than `segment` holds are being drawn: on a GPU the next step is planned
+    before the tokens of this one are known.
     `top_logprobs` are as many as `logprobs` where asked for, else none; `watch` looks for stop
     strings where there are any.
     """
@@ -44,6 +46,7 @@ class Sequence:
     keep: bool = False
     held: bool = False
     told: bool = False
+    in_flight: int = 0
     top_logprobs: list[TopLogprobs] = field(default_factory=list)
     watch: StopWatch | None = None
 
@@ -79,9 +82,14 @@ class Sequence:
 
     @property
     def behind(self) -> bool:
-        """Whether tokens before its newest must be computed again."""
-        unfinished = self.finish_reason is None and self.held
-        return unfinished and self.segment.computed < len(self.segment.token_ids) - 1
+        """Whether tokens before its newest, which is known, must be computed again."""
+        waits = self.finish_reason is None and self.held and not self.in_flight
+        return waits and self.segment.computed < len(self.segment.token_ids) - 1
+
+    @property
+    def num_drawn(self) -> int:
+        """How many tokens were drawn, those in flight among them."""
+        return len(self.segment.token_ids) + self.in_flight
 
     def append(self, token: int, logprob: float, top: TopLogprobs | None = None) -> None:
         """Take one drawn token; may finish the stream."""
@@ -162,15 +170,16 @@ class Group:
             stream.watch = stop.watch()
             self.sequences.append(stream)
 
-    def growing(self) -> Iterator[Segment]:
-        """Segments that lack a page for their newest tokens."""
+    def growing(self) -> Iterator[tuple[Segment, int]]:
+        """Segments that lack a page for their newest tokens, and how many tokens that makes."""
         if len(self.prompt.token_ids) > PAGE_SIZE * len(self.prompt.pages):
-            yield self.prompt
+            yield self.prompt, len(self.prompt.token_ids)
         for sequence in self.sequences:
             if sequence.finish_reason is None and sequence.held:
-                segment = sequence.segment
-                if len(segment.token_ids) > PAGE_SIZE * len(segment.pages):
-                    yield segment
+                # Written out: this runs for every stream in every step.
+                num_tokens = len(sequence.segment.token_ids) + sequence.in_flight
+                if num_tokens > PAGE_SIZE * len(sequence.segment.pages):
+                    yield sequence.segment, num_tokens
 
 
 Result = TypeVar("Result", covariant=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -17,6 +19,7 @@ from gsr_engine.errors import CheckpointError, UnsupportedModel
 from gsr_engine.layers import Linear
 from gsr_engine.model import Decoder, Layer
 
+_CPU = torch.device("cpu")
 _STORED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 GetTensor = Callable[[str], torch.Tensor]
@@ -49,8 +52,10 @@ def find_checkpoint(path_or_id: str | Path, revision: str | None = None) -> Path
         ) from None
 
 
-def load_decoder(folder: Path, config: ModelConfig, dtype: torch.dtype) -> Decoder:
-    """The decoder of a checkpoint folder, in `dtype`.
+def load_decoder(
+    folder: Path, config: ModelConfig, dtype: torch.dtype, device: torch.device = _CPU
+) -> Decoder:
+    """The decoder of a checkpoint folder, in `dtype`; tensors go to the device one by one.
 
     Raises:
         CheckpointError: weights are missing, unreadable, or of another shape than config.json says.
@@ -70,24 +75,46 @@ def load_decoder(folder: Path, config: ModelConfig, dtype: torch.dtype) -> Decod
             tensor: torch.Tensor = files[name].get_tensor(name)
             if tensor.dtype not in _STORED_DTYPES:
                 raise UnsupportedModel(f"tensor {name} is stored as {tensor.dtype}, not a float")
-            return tensor.to(dtype)
+            return tensor.to(device, dtype)
 
-        return _assemble(config, dtype, get)
+        return _assemble(config, dtype, device, get)
 
 
-def dummy_decoder(config: ModelConfig, dtype: torch.dtype, seed: int = 0) -> Decoder:
+def dummy_decoder(
+    config: ModelConfig, dtype: torch.dtype, seed: int = 0, device: torch.device = _CPU
+) -> Decoder:
     """A decoder of the given shape with seeded random weights, for benchmarks and tests."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
     shapes = dict(_shapes(config))
 
     def get(name: str) -> torch.Tensor:
         shape = shapes[name]
         if name.endswith("norm.weight"):
-            return torch.ones(shape, dtype=dtype)
+            return torch.ones(shape, dtype=dtype, device=device)
         scale: float = shape[-1] ** -0.5
-        return (torch.randn(shape, generator=generator) * scale).to(dtype)
+        return (torch.randn(shape, generator=generator, device=device) * scale).to(dtype)
 
-    return _assemble(config, dtype, get)
+    return _assemble(config, dtype, device, get)
+
+
+def weight_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
+    """Memory that the weights of a decoder take."""
+    return dtype.itemsize * sum(math.prod(shape) for _, shape in _shapes(config))
+
+
+def copy_weights(source: Decoder, target: Decoder) -> None:
+    """Overwrite the weights of a decoder where they are, by those of one of the same shape."""
+    for new, old in zip(_tensors(source), _tensors(target), strict=True):
+        old.copy_(new)
+
+
+def _tensors(decoder: Decoder) -> Iterator[torch.Tensor]:
+    yield from (decoder.embedding, decoder.final_norm, decoder.head.weight)
+    for layer in decoder.layers:
+        for part in fields(layer):
+            value = getattr(layer, part.name)
+            parts = (value.weight, value.bias) if isinstance(value, Linear) else (value,)
+            yield from (tensor for tensor in parts if tensor is not None)
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -130,7 +157,9 @@ def _shapes(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield "lm_head.weight", (config.vocab_size, hidden)
 
 
-def _assemble(config: ModelConfig, dtype: torch.dtype, get: GetTensor) -> Decoder:
+def _assemble(
+    config: ModelConfig, dtype: torch.dtype, device: torch.device, get: GetTensor
+) -> Decoder:
     shapes = dict(_shapes(config))
 
     def tensor(name: str) -> torch.Tensor:
@@ -141,7 +170,8 @@ def _assemble(config: ModelConfig, dtype: torch.dtype, get: GetTensor) -> Decode
             )
         return value
 
-    linear: MakeLinear = prepacked if prepacks(config, dtype) else Linear
+    on_cpu = device.type == "cpu"
+    linear: MakeLinear = prepacked if on_cpu and prepacks(config, dtype) else Linear
     embedding = tensor("model.embed_tokens.weight")
     head = embedding if config.tie_embeddings else tensor("lm_head.weight")
     return Decoder(

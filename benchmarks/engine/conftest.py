@@ -57,7 +57,7 @@ def decoding(streams: int) -> Engine:
 @pytest.fixture
 def stub(decoding: Engine) -> StubRunner:
     """The stub that stands in for its model."""
-    runner = decoding._runner
+    runner = decoding._steps.runner if decoding._steps else None
     if not isinstance(runner, StubRunner):
         raise TypeError("the engine has a model")
     return runner

@@ -24,7 +24,9 @@ def test_commit(benchmark: BenchmarkFixture, decoding: Engine, stub: StubRunner)
 
     def setup() -> tuple[tuple[Any, ...], dict[str, Any]]:
         plan = scheduler.plan()
-        return (plan, *stub.execute(plan)), {}
+        draws = stub.launch(plan).wait()
+        scheduler.launched(plan)
+        return (plan, *draws), {}
 
     benchmark.pedantic(scheduler.commit, setup=setup, rounds=_ROUNDS, warmup_rounds=5)
 

@@ -7,6 +7,7 @@ import random
 import pytest
 import torch
 
+from gsr_engine.sampler import PendingDraws
 from gsr_engine.sequence import Sequence
 
 
@@ -21,10 +22,11 @@ class Recorder:
 
     def _draw(
         self, logits: torch.Tensor, draw_rows: list[int], sequences: list[Sequence]
-    ) -> tuple[list[int], list[float]]:
+    ) -> PendingDraws:
         for row, sequence in zip(draw_rows, sequences, strict=True):
-            self.logits.setdefault(sequence, []).append(logits[row].clone())
-        return [self._random.choice(self._vocab) for _ in sequences], [0.0] * len(sequences)
+            self.logits.setdefault(sequence, []).append(logits[row].to(torch.float32, copy=True))
+        tokens = torch.tensor([self._random.choice(self._vocab) for _ in sequences])
+        return PendingDraws(tokens, torch.zeros(len(tokens)), [], [])
 
     def of(self, sequence: Sequence) -> torch.Tensor:
         """Logits [generated tokens, vocabulary] of a stream."""

@@ -33,6 +33,7 @@ def main(
         rng = random.Random(history)
         driver = Driver(
             history,
+            lag=rng.choice((0, 1)),
             kv_cache_gib=pages_gib(rng.choice((32, 36, 40, 60, 200))),
             prefix_cache=rng.random() < 0.75,
             max_batch_tokens=rng.choice((40, 50, 200)),

@@ -21,16 +21,34 @@ def pages_gib(pages: int) -> float:
     return pages * 2 * 3 * 2 * 32 * 4 * PAGE_SIZE / 2**30
 
 
+class StubDraws:
+    """What a step drew, told when it is waited for."""
+
+    def __init__(self, tokens: list[int], logprobs: list[float], broken: bool) -> None:
+        self._draws = tokens, logprobs
+        self._broken = broken
+
+    def wait(self) -> tuple[list[int], list[float]]:
+        if self._broken:
+            raise RuntimeError("the device burnt down")
+        return self._draws
+
+
 class StubRunner:
     """Slots hold (token, position, all that came before); a reader must find what it expects."""
 
-    def __init__(self, rng: random.Random) -> None:
+    sharing = None
+
+    def __init__(self, rng: random.Random, lag: int) -> None:
+        self.lag = lag
         self._rng = rng
         self._slots: dict[int, tuple[int, int, int]] = {}
+        self._drawn: dict[Segment, int] = {}
         self.fail = False
+        self.fail_late = False
         self.not_finite = False
 
-    def execute(self, plan: StepPlan) -> tuple[list[int], list[float]]:
+    def launch(self, plan: StepPlan) -> StubDraws:
         if self.fail:
             self.fail = False
             raise RuntimeError("the device is on fire")
@@ -41,31 +59,36 @@ class StubRunner:
             for span in chunk.segment.context:
                 self._read(span.segment, span.stop)
             self._read(chunk.segment, chunk.stop)
+        for _, sequence in plan.draws:
+            assert sequence.num_drawn < (sequence.params.max_tokens or 0)
         tokens = [
             END if self._rng.random() < 0.03 else self._rng.randrange(3, 9) for _ in plan.draws
         ]
+        self._drawn = {s.segment: token for (_, s), token in zip(plan.draws, tokens, strict=True)}
         logprobs = [-1.0] * len(tokens)
         if self.not_finite and tokens:
             self.not_finite = False
             logprobs[self._rng.randrange(len(tokens))] = float("nan")
-        return tokens, logprobs
+        broken, self.fail_late = self.fail_late, False
+        return StubDraws(tokens, logprobs, broken)
 
     def _write(self, segment: Segment, start: int, stop: int) -> None:
         for place, slot in enumerate(slots(segment, start, stop).tolist(), start=start):
-            self._slots[slot] = content(segment, place)
+            self._slots[slot] = self._content(segment, place)
 
     def _read(self, segment: Segment, stop: int) -> None:
         for place, slot in enumerate(slots(segment, 0, stop).tolist()):
-            assert self._slots[slot] == content(segment, place)
+            assert self._slots[slot] == self._content(segment, place)
+
+    def _content(self, segment: Segment, place: int) -> tuple[int, int, int]:
+        """What KV depends on: the token, its position, and everything that it could see."""
+        known = place < len(segment.token_ids)
+        token = segment.token_ids[place] if known else self._drawn[segment]
+        seen = hash((shown(segment.context), tuple(segment.token_ids[:place])))
+        return token, segment.position + place, seen
 
     def reset(self) -> None:
         """Nothing is kept."""
-
-
-def content(segment: Segment, place: int) -> tuple[int, int, int]:
-    """What KV depends on: the token, its position, and everything that it could see."""
-    seen = hash((shown(segment.context), tuple(segment.token_ids[:place])))
-    return segment.token_ids[place], segment.position + place, seen
 
 
 def shown(context: Context) -> tuple[int, ...]:
@@ -76,12 +99,12 @@ def shown(context: Context) -> tuple[int, ...]:
 class Driver:
     """Does random things to an engine and checks after each that nothing was lost."""
 
-    def __init__(self, seed: int, **options: Any) -> None:
+    def __init__(self, seed: int, lag: int = 0, **options: Any) -> None:
         self.rng = random.Random(seed)
         self.now = 0.0
         self.engine = Engine.from_pretrained(NANO, dtype="float32", **options)
-        self.runner = StubRunner(self.rng)
-        self.engine._runner = self.runner  # type: ignore[assignment]
+        self.runner = StubRunner(self.rng, lag)
+        self.engine._steps.runner = self.runner  # type: ignore[assignment,union-attr]
         self.engine._scheduler._clock = lambda: self.now
         self.live: list[AnyRequest] = []
         self.ended: list[AnyRequest] = []
@@ -148,6 +171,10 @@ class Driver:
         """The next step that computes anything raises."""
         self.runner.fail = True
 
+    def fail_late(self) -> None:
+        """The next step that computes anything raises when its tokens are asked for."""
+        self.runner.fail_late = True
+
     def poison(self) -> None:
         """One draw of the next step is not finite."""
         self.runner.not_finite = True
@@ -183,6 +210,7 @@ class Driver:
         ("abort", 1),
         ("evict", 1),
         ("fail", 0.05),
+        ("fail_late", 0.05),
         ("poison", 0.2),
     )
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from gsr_engine import Engine, SamplingParams, SelfRefineParams
 from gsr_engine.gsr_config import TEMPLATES
+from gsr_engine.sampler import PendingDraws
 from tests.engine.recorder import Recorder
 
 
@@ -16,12 +18,12 @@ def scripted(engine: Engine, monkeypatch: pytest.MonkeyPatch, texts: list[str]) 
     scripts = [engine.tokenizer.encode_markup(text) for text in texts]
     taken: dict[object, list[int]] = {}
 
-    def draw(_: object, logits: object, rows: object, sequences: list) -> tuple[list, list]:  # type: ignore[type-arg]
+    def draw(_: object, logits: object, rows: object, sequences: list) -> PendingDraws:  # type: ignore[type-arg]
         for sequence in sequences:
             if sequence not in taken:
                 taken[sequence] = scripts.pop(0)
         tokens = [taken[s][len(s.segment)] for s in sequences]
-        return tokens, [0.0] * len(tokens)
+        return PendingDraws(torch.tensor(tokens), torch.zeros(len(tokens)), [], [])
 
     monkeypatch.setattr("gsr_engine.sampler.Sampler.draw", draw)
 

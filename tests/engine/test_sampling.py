@@ -102,7 +102,7 @@ def test_all_together_by_a_plain_reference(
 
 def test_nobody_pays_who_asks_for_nothing() -> None:
     sampler, logits = Sampler(), torch.randn(2, VOCAB)
-    plain = sampler.draw(logits, [0, 1], [stream([[1]], [2]), stream([], [])])
+    plain = sampler.draw(logits, [0, 1], [stream([[1]], [2]), stream([], [])]).wait()
     assert sampler._edits is None
     assert plain.tops is None
 

@@ -1,0 +1,46 @@
+"""Copies between host and device that never make the host wait for the device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy.typing as npt
+import torch
+
+
+def to_device(values: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
+    """A host array as a tensor on the device, in the order of its stream.
+
+    A copy out of ordinary memory would wait for all that runs on the stream, so the values go
+    through pinned memory, which torch keeps until the copy is done. On a CPU nothing is copied.
+    """
+    host = torch.from_numpy(values)
+    if device.type == "cpu":
+        return host
+    return host.pin_memory().to(device, non_blocking=True)
+
+
+class Fetched:
+    """Tensors on their way to the host.
+
+    `wait` returns them as lists once what computes them is done.
+    """
+
+    def __init__(self, tensors: list[torch.Tensor]) -> None:
+        self._event: torch.cuda.Event | None = None
+        self._tensors = tensors
+        if tensors and tensors[0].is_cuda:
+            self._tensors = [_pinned(tensor) for tensor in tensors]
+            self._event = torch.cuda.Event()
+            self._event.record()
+
+    def wait(self) -> list[list[Any]]:
+        """The values of each tensor."""
+        if self._event is not None:
+            self._event.synchronize()
+        return [tensor.tolist() for tensor in self._tensors]
+
+
+def _pinned(tensor: torch.Tensor) -> torch.Tensor:
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return host.copy_(tensor, non_blocking=True)

@@ -1,0 +1,51 @@
+"""A whole engine on the kernels: the tokens of the torch backend, linear and branched."""
+
+from importlib import import_module
+
+import pytest
+import torch
+
+import csrc_triton
+from gsr_engine import Engine, SamplingParams, SelfRefineParams
+from gsr_engine.gsr_config import GsrConfig
+from tests.checkpoints import make_checkpoint
+from tests.csrc_triton.conftest import INTERPRETED
+from tests.engine.paged import paged_engine
+
+OPTIONS = {"dtype": "float32", "max_num_seqs": 16, "max_batch_tokens": 64}
+STREAM = SamplingParams(max_tokens=4, temperature=0.0, ignore_eos=True)
+PROMPT = [5 + i % 80 for i in range(20)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A checkpoint with a head dim that the kernels take, which claims both layouts."""
+    made = make_checkpoint(tmp_path_factory.mktemp("mistral"), "mistral")
+    GsrConfig(layouts=("linear", "branched")).save(made)
+    return made
+
+
+def kernel_engine(folder, monkeypatch):
+    """In the interpreter, CPU tensors must be sent to the kernels."""
+    if not INTERPRETED:
+        return Engine.from_pretrained(folder, device="cuda", **OPTIONS)
+    monkeypatch.setattr(
+        csrc_triton, "_backend", lambda _, module: import_module(f"csrc_triton.{module}")
+    )
+    return paged_engine(folder, **OPTIONS)
+
+
+@pytest.mark.parametrize("layout", ["linear", "branched"])
+def test_the_same_tokens(layout, folder, monkeypatch):
+    params = SelfRefineParams(k=2, layout=layout, candidate=STREAM, refine=STREAM, seed=1)
+    sampled = SamplingParams(n=2, max_tokens=3, seed=3, top_p=0.9, ignore_eos=True)
+
+    def tokens(engine):
+        with engine:
+            result = engine.self_refine(["1+1"], params)[0]
+            drawn = engine.generate([PROMPT], sampled)[0]
+        return [c.token_ids for c in (*result.candidates, result.refinement, *drawn.completions)]
+
+    torch.manual_seed(0)
+    expected = tokens(Engine.from_pretrained(folder, device="cpu", **OPTIONS))
+    assert tokens(kernel_engine(folder, monkeypatch)) == expected

@@ -1,0 +1,112 @@
+"""The work list shows every row exactly what its segment sees, in that order, step after step."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gsr_engine.decode_work import SPLIT, DecodeWork, HostWork, unpacked
+from gsr_engine.plan import Chunk
+from gsr_engine.segments import PAGE_SIZE, PagePool, Segment, Span
+from gsr_engine.sharing import Sharing, SharingCosts
+
+Places = list[tuple[int, int]]
+"""(page, offset) of some tokens."""
+
+
+def places(segment: Segment, start: int, stop: int) -> Places:
+    return [(segment.pages[t // PAGE_SIZE], t % PAGE_SIZE) for t in range(start, stop)]
+
+
+def seen(work: HostWork, row: int) -> Places:
+    """What a row's items show, in the order in which they are merged."""
+    owner = {}
+    for entry_begin, entry_end, page_begin, begin, end in work.items.tolist():
+        for entry in range(entry_begin, entry_end):
+            owner[entry] = (page_begin, begin, end)
+    shown: Places = []
+    for entry in work.partial_ids[work.partial_offsets[row] : work.partial_offsets[row + 1]]:
+        assert work.row_ids[entry] == row
+        page_begin, begin, end = owner[int(entry)]
+        assert end - begin <= SPLIT
+        table = work.page_table[page_begin:]
+        shown += [(int(table[t // PAGE_SIZE]), t % PAGE_SIZE) for t in range(begin, end)]
+    return shown
+
+
+@st.composite
+def families(draw: st.DrawFn) -> tuple[PagePool, list[Segment]]:
+    """Streams behind a few problems, some of which share their beginning."""
+    pool = PagePool(4000)
+    lengths = st.one_of(st.integers(1, 40), st.integers(SPLIT - 2, SPLIT + 2))
+    segments = []
+    beginning = Segment([0] * draw(lengths))
+    pool.grow(beginning, len(beginning))
+    for _ in range(draw(st.integers(1, 3))):
+        problem = Segment([0] * draw(lengths))
+        pool.grow(problem, len(problem))
+        first = draw(st.integers(0, len(problem)))
+        context = (Span(beginning, 0, draw(st.integers(0, len(beginning)))),) * draw(
+            st.integers(0, 1)
+        )
+        context += (Span(problem, first, len(problem)),)
+        for _ in range(draw(st.integers(1, 4))):
+            segments.append(Segment([0] * draw(lengths), context=context))
+    return pool, segments
+
+
+@given(
+    family=families(),
+    steps=st.lists(st.sampled_from(["go on", "end one", "return"]), min_size=1, max_size=8),
+    jump=st.integers(1, 3 * SPLIT),
+    costs=st.sampled_from([None, SharingCosts(), SharingCosts(places=20, wide=2.5, lanes=16)]),
+)
+@settings(deadline=None, max_examples=60, derandomize=True)
+def test_every_row_sees_its_context(
+    family: tuple[PagePool, list[Segment]],
+    steps: list[str],
+    jump: int,
+    costs: SharingCosts | None,
+) -> None:
+    pool, segments = family
+    lists = DecodeWork(Sharing(costs, num_heads=4, num_kv_heads=2))
+    living = list(segments)
+    for step in steps:
+        if step == "end one" and len(living) > 1:
+            living.pop(0)
+        elif step == "return":
+            living = list(segments)
+        for _ in range(jump if step == "go on" else 1):
+            chunks = []
+            for segment in living:
+                segment.token_ids.append(0)
+                pool.grow(segment, len(segment))
+                stop = len(segment)
+                chunks.append(Chunk(None, segment, stop - 1, stop, decode=True))  # type: ignore[arg-type]
+            work = lists.build(chunks)
+        for row, segment in enumerate(living):
+            expected: Places = []
+            for span in segment.context:
+                expected += places(span.segment, span.start, span.stop)
+            expected += places(segment, 0, len(segment))
+            assert seen(work, row) == expected
+
+
+def test_packing_pads_with_nothing() -> None:
+    work = HostWork(
+        items=np.array([[0, 2, 0, 3, 9], [2, 3, 1, 0, 5]]),
+        row_ids=np.array([0, 1, 1]),
+        partial_offsets=np.array([0, 1, 3]),
+        partial_ids=np.array([0, 1, 2]),
+        page_table=np.array([7, 8, 9]),
+        max_rows_per_item=2,
+    )
+    found = unpacked(torch.from_numpy(work.packed(4, 8)), 4, 8, 2)
+    assert found.num_items.tolist() == [2]
+    assert found.items[:2].tolist() == work.items.tolist()
+    assert found.row_ids[:3].tolist() == [0, 1, 1]
+    assert found.partial_offsets.tolist() == [0, 1, 3, 3, 3]
+    assert found.partial_ids[:3].tolist() == [0, 1, 2]
+    assert found.page_table.tolist() == [7, 8, 9]
