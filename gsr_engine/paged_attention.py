@@ -84,8 +84,10 @@ def _prefill_plan(chunks: list[Chunk], device: torch.device) -> PrefillPlan:
     tensors = (plan.cu_seqlens_q, plan.own, plan.span_offsets, plan.spans, plan.page_table)
     vector = to_device(torch.cat([tensor.view(-1) for tensor in tensors]).numpy(), device)
     moved = vector.split([tensor.numel() for tensor in tensors])
-    shaped = [there.view(tensor.shape) for there, tensor in zip(moved, tensors, strict=True)]
-    return PrefillPlan(*shaped, max_seqlen_q=plan.max_seqlen_q)
+    cu_seqlens, own, offsets, spans, pages = (
+        there.view(tensor.shape) for there, tensor in zip(moved, tensors, strict=True)
+    )
+    return PrefillPlan(cu_seqlens, own, offsets, spans, pages, plan.max_seqlen_q)
 
 
 def _paged(chunk: Chunk) -> tuple[PagedSpan, list[PagedSpan]]:
