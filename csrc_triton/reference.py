@@ -24,9 +24,12 @@ def rms_norm(
     """The product x / sqrt(mean(x²) + eps) * weight, rounded where Qwen2RMSNorm rounds."""
     if residual is not None:
         x = x + residual
-    wide = x.float()
-    wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-    y = weight * wide.to(x.dtype)
+    if x.dtype == torch.float32:  # nothing is rounded between
+        y = F.rms_norm(x, weight.shape, weight, eps)
+    else:
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+        y = weight * wide.to(x.dtype)
     return y if residual is None else (y, x)
 
 

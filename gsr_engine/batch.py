@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from gsr_engine.kv_cache import slots
@@ -21,6 +22,7 @@ class Batch:
     Attributes:
         chunks: the plan's chunks, decoding streams first.
         rows: first row of each chunk.
+        num_decodes: how many chunks, and so rows, decode.
         inputs: int64 [4, N], N padded to the engine's row multiple: of each row the token id, the
             position, the slot where its KV goes, and the source.
         has_sources: whether a row has a source: the draw of the step before that is its token,
@@ -32,6 +34,7 @@ class Batch:
 
     chunks: list[Chunk]
     rows: list[int]
+    num_decodes: int
     inputs: torch.Tensor
     has_sources: bool
     logit_rows: torch.Tensor | None
@@ -51,14 +54,6 @@ class Batch:
     def slot_mapping(self) -> torch.Tensor:
         """int64 [N]."""
         return self.inputs[2]
-
-    @property
-    def num_decodes(self) -> int:
-        """Rows that decode; they come first."""
-        return next(
-            (row for row, chunk in zip(self.rows, self.chunks, strict=True) if not chunk.decode),
-            len(self.rows),
-        )
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device, without waiting for it."""
@@ -81,46 +76,57 @@ def build_batch(
     for a row whatever the other rows are, if their number is a multiple of a small power of two.
     `drawn` says which draw of the step before is the next token of a segment that lacks it.
     """
-    token_ids: list[int] = []
-    positions: list[int] = []
-    slot_mapping: list[int] = []
-    rows: list[int] = []
-    sources: list[tuple[int, int]] = []
-    for chunk in plan.chunks:
-        rows.append(len(token_ids))
-        segment, start = chunk.segment, chunk.start
-        if chunk.decode:
-            if start < len(segment.token_ids):
-                token_ids.append(segment.token_ids[start])
-            else:
-                sources.append((len(token_ids), (drawn or {})[segment]))
-                token_ids.append(0)
-            positions.append(segment.position + start)
-            slot_mapping.append(segment.pages[start // PAGE_SIZE] * PAGE_SIZE + start % PAGE_SIZE)
-        else:
-            token_ids.extend(segment.token_ids[start : chunk.stop])
-            positions.extend(range(segment.position + start, segment.position + chunk.stop))
-            slot_mapping.extend(slots(segment, start, chunk.stop).tolist())
-    logit_rows, draw_rows = _logit_rows(plan, rows)
-    every_row = len(logit_rows) == len(token_ids)
-    count = len(token_ids)
+    count, chunks = plan.num_tokens, plan.chunks
     inputs = np.zeros((4, count + (-count % row_multiple)), dtype=np.int64)
-    inputs[0, :count], inputs[1, :count], inputs[2, :count] = token_ids, positions, slot_mapping
     inputs[2, count:], inputs[3] = padding_slot, -1
-    for row, draw in sources:
-        inputs[3, row] = draw
+    has_sources = _put_decodes(chunks[: plan.num_decodes], inputs, drawn or {})
+    rows = list(range(plan.num_decodes))
+    row = plan.num_decodes
+    for chunk in chunks[plan.num_decodes :]:
+        rows.append(row)
+        segment, start, stop = chunk.segment, chunk.start, chunk.stop
+        end = row + stop - start
+        inputs[0, row:end] = segment.token_ids[start:stop]
+        inputs[1, row:end] = np.arange(segment.position + start, segment.position + stop)
+        inputs[2, row:end] = slots(segment, start, stop)
+        row = end
+    logit_rows, draw_rows = _logit_rows(plan, rows)
     return Batch(
-        chunks=plan.chunks,
+        chunks=chunks,
         rows=rows,
+        num_decodes=plan.num_decodes,
         inputs=torch.from_numpy(inputs),
-        has_sources=bool(sources),
-        logit_rows=None if every_row else _padded(logit_rows, row_multiple),
+        has_sources=has_sources,
+        logit_rows=None if len(logit_rows) == count else _padded(logit_rows, row_multiple),
         draw_rows=draw_rows,
     )
 
 
+def _put_decodes(
+    chunks: Sequence[Chunk], inputs: npt.NDArray[np.int64], drawn: Mapping[Segment, int]
+) -> bool:
+    """Fill in the rows of decoding streams; whether a token of them is a draw nobody knows yet."""
+    count = len(chunks)
+    token_ids, positions, slot_mapping = [], [], []
+    has_sources = False
+    for row, chunk in enumerate(chunks):
+        segment, start = chunk.segment, chunk.start
+        if start < len(segment.token_ids):
+            token_ids.append(segment.token_ids[start])
+        else:
+            token_ids.append(0)
+            inputs[3, row] = drawn[segment]
+            has_sources = True
+        positions.append(segment.position + start)
+        slot_mapping.append(segment.pages[start // PAGE_SIZE] * PAGE_SIZE + start % PAGE_SIZE)
+    inputs[:3, :count] = token_ids, positions, slot_mapping
+    return has_sources
+
+
 def _logit_rows(plan: StepPlan, rows: list[int]) -> tuple[list[int], list[int]]:
     """One row per drawing chunk, and which of them each draw reads (siblings read the same)."""
+    if len(plan.draws) == len(plan.chunks) == plan.num_decodes:
+        return rows, rows  # every chunk is a decoding stream, which draws
     logit_rows: list[int] = []
     draw_rows: list[int] = []
     previous = -1

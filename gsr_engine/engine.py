@@ -321,6 +321,8 @@ class Engine:
     def close(self) -> None:
         """Drop the model and the KV pages; the engine takes no more requests."""
         self._steps = None
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
 
     def __enter__(self) -> Self:
         return self

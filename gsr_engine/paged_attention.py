@@ -19,6 +19,7 @@ from gsr_engine.kv_cache import KVCache
 from gsr_engine.layers import rope_table
 from gsr_engine.plan import Chunk
 from gsr_engine.sharing import Sharing
+from gsr_engine.transfer import to_device
 
 
 class PagedAttention:
@@ -42,8 +43,8 @@ class PagedAttention:
         """Lay out the lists of a step."""
         device, decodes = self._cache.pages.device, batch.num_decodes
         work = self.lists.build(batch.chunks[:decodes]).on(device) if decodes else None
-        prefills = [_paged(chunk) for chunk in batch.chunks[decodes:]]
-        plan = PrefillPlan.from_segments(prefills, device) if prefills else None
+        prefills = batch.chunks[decodes:]
+        plan = _prefill_plan(prefills, device) if prefills else None
         self.bind(batch.positions, batch.slot_mapping, work, plan)
 
     def bind(
@@ -75,6 +76,18 @@ class PagedAttention:
     def reset(self) -> None:
         """Forget everything that was kept between steps."""
         self.lists = DecodeWork(self._sharing)
+
+
+def _prefill_plan(chunks: list[Chunk], device: torch.device) -> PrefillPlan:
+    """The plan of some chunks, brought to the device in one copy."""
+    plan = PrefillPlan.from_segments([_paged(chunk) for chunk in chunks])
+    tensors = (plan.cu_seqlens_q, plan.own, plan.span_offsets, plan.spans, plan.page_table)
+    vector = to_device(torch.cat([tensor.view(-1) for tensor in tensors]).numpy(), device)
+    moved = vector.split([tensor.numel() for tensor in tensors])
+    cu_seqlens, own, offsets, spans, pages = (
+        there.view(tensor.shape) for there, tensor in zip(moved, tensors, strict=True)
+    )
+    return PrefillPlan(cu_seqlens, own, offsets, spans, pages, plan.max_seqlen_q)
 
 
 def _paged(chunk: Chunk) -> tuple[PagedSpan, list[PagedSpan]]:

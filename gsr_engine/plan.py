@@ -34,6 +34,7 @@ class StepPlan:
         draws: (index of a chunk, who draws a token from its last row), in order of the chunks.
         shares: (group, whether it decodes, its tokens): the cost of the step by group.
         num_tokens: tokens of all chunks.
+        num_decodes: how many chunks decode; they come first.
         planned: up to where each prefilled segment will be computed.
     """
 
@@ -41,12 +42,13 @@ class StepPlan:
     draws: list[tuple[int, Sequence]] = field(default_factory=list)
     shares: list[tuple[Group, bool, int]] = field(default_factory=list)
     num_tokens: int = 0
+    num_decodes: int = 0
     planned: dict[Segment, int] = field(default_factory=dict)
 
     def decode(self, group: Group) -> bool:
         """Add the next token of every stream of a group that has only that one to compute.
 
-        Returns whether there are streams that lost more than that.
+        Called before any `prefill`. Returns whether there are streams that lost more than that.
         """
         before, behind = len(self.chunks), False
         for sequence in group.sequences:
@@ -60,6 +62,7 @@ class StepPlan:
                     self.chunks.append(Chunk(group, segment, stop - 1, stop, decode=True))
                 else:
                     behind = True
+        self.num_decodes = len(self.chunks)
         self._count(group, True, len(self.chunks) - before)
         return behind
 
