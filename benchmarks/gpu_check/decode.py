@@ -1,0 +1,118 @@
+"""Part 4, how fast is a decode step: against reading its weights and its KV once.
+
+Streams join one engine until the largest batch is there; those of before go on, so contexts are of
+about, and at least, the length that is given.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from benchmarks.gpu_check.record import Record, Row
+from benchmarks.gpu_check.setting import Setting
+from benchmarks.gpu_check.steps import (
+    profile_steps,
+    random_prompts,
+    start_streams,
+    step_bytes,
+    time_steps,
+)
+from benchmarks.kernels import measure_limits
+from benchmarks.random_weights import engine_over, model_config
+from gsr_engine.generate import GenerateRequest
+from gsr_engine.model import Decoder
+from gsr_engine.weights import dummy_decoder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """What is measured of one shape.
+
+    Attributes:
+        batches: streams, ascending.
+        without_graphs: those of them that are measured without graphs too.
+        profiled: those of them whose kernels are listed.
+        prompt: tokens.
+        steps: that are timed.
+        kv_gib: memory for KV.
+    """
+
+    shape: str
+    batches: tuple[int, ...] = (1, 8, 32, 64, 256)
+    without_graphs: tuple[int, ...] = (1, 8, 64)
+    profiled: tuple[int, ...] = ()
+    prompt: int = 1024
+    steps: int = 32
+    kv_gib: float
+
+
+_REAL = (
+    _Work(shape="0.5b", kv_gib=6.0),
+    _Work(shape="7b", kv_gib=24.0, profiled=(1, 64)),
+)
+_TINY = (
+    _Work(
+        shape="tiny",
+        batches=(1, 3),
+        without_graphs=(1,),
+        profiled=(3,),
+        prompt=20,
+        steps=3,
+        kv_gib=0.05,
+    ),
+)
+
+
+def run(setting: Setting, record: Record) -> None:
+    """Shape by shape, each with graphs and without."""
+    measure_limits(setting.device)  # while the memory is free
+    for work in _TINY if setting.tiny else _REAL:
+        record.attempt("decode", work.shape, partial(_run_shape, work, setting, record))
+
+
+def _run_shape(work: _Work, setting: Setting, record: Record) -> None:
+    setting.free_memory()
+    config, device = model_config(work.shape), torch.device(setting.device)
+    decoder = dummy_decoder(config, torch.bfloat16, device=device)
+    _grow(work, decoder, setting, record, graphs=True)
+    setting.free_memory()
+    _grow(work, decoder, setting, record, graphs=False)
+
+
+def _grow(work: _Work, decoder: Decoder, setting: Setting, record: Record, *, graphs: bool) -> None:
+    batches = work.batches if graphs else work.without_graphs
+    options = {"cuda_graphs": graphs, "prefix_cache": False, "kv_cache_gib": work.kv_gib}
+    tokens = work.steps * (len(batches) + 8) + work.batches[-1]
+    running: list[GenerateRequest] = []
+    with engine_over(decoder, device=setting.device, **options) as engine:
+
+        def measure(batch: int) -> Row:
+            new = random_prompts(batch - len(running), work.prompt, decoder.config.vocab_size)
+            running.extend(start_streams(engine, new, tokens))
+            times = time_steps(engine, work.steps)
+            context = sum(work.prompt + len(r.streams[0].segment) for r in running)
+            least = step_bytes(decoder.config, decoder.dtype, context)
+            floor_ms = 1e-6 * least / measure_limits(setting.device).copy_gbs
+            if graphs and batch in work.profiled:
+                title = f"{work.shape}, batch {batch}"
+                _keep(setting, title, profile_steps(engine, 5, setting.device))
+            return {
+                "ms": times.ms,
+                "host_ms": times.host_ms,
+                "gb": 1e-9 * least,
+                "floor_ms": floor_ms,
+                "mbu": floor_ms / times.ms,
+                "tokens_per_s": 1e3 * batch / times.ms,
+            }
+
+        for batch in batches:
+            case = f"{work.shape}, batch {batch}, graphs {'on' if graphs else 'off'}"
+            record.attempt("decode", case, partial(measure, batch))
+
+
+def _keep(setting: Setting, title: str, text: str) -> None:
+    with (setting.out / "profile.txt").open("a", encoding="utf-8") as file:
+        file.write(f"{title}\n{text}\n\n")

@@ -1,0 +1,148 @@
+"""Part 2, is the engine right: tokens and log-probabilities against transformers.
+
+A tiny checkpoint and one of 0.5B's shape, with random weights. Transformers is asked what it would
+have said in the place of each token that the engine drew: in fp32 from the same weights, and once
+more in bf16 where the engine computes in that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.gpu_check.record import Record, Row
+from benchmarks.gpu_check.setting import Setting
+from benchmarks.gpu_check.subject import Subject
+from benchmarks.oracle import TIE, shortfalls, stream_logits
+from gsr_engine import Engine, SamplingParams
+from gsr_engine.sequence import Sequence as Stream
+
+_WAYS: dict[str, dict[str, Any]] = {
+    "as it comes": {},
+    "no graphs": {"cuda_graphs": False},
+    "no shared spans": {"share_spans": False},
+    "neither": {"cuda_graphs": False, "share_spans": False},
+}
+# Of log-probabilities in fp32, whose sums are taken in another order there.
+_FP32_BOUND = 1e-3
+# How many times as far from fp32 as transformers' own bf16 the engine's may be.
+_BF16_BOUND = 3.0
+
+
+def run(setting: Setting, record: Record) -> None:
+    """Shape by shape, fp32 before bf16."""
+    for shape in ("tiny",) if setting.tiny else ("tiny", "0.5b"):
+        for dtype in (torch.float32, torch.bfloat16):
+            check = partial(_check, shape, dtype, setting, record)
+            record.attempt("engine", f"{shape} {dtype}", check)
+
+
+def _check(shape: str, dtype: torch.dtype, setting: Setting, record: Record) -> None:
+    setting.free_memory()
+    subject = Subject.load(shape, dtype, setting)
+    for way in list(_WAYS)[: 4 if dtype == torch.float32 else 2]:
+        compare = partial(_compare, subject, _WAYS[way])
+        record.attempt("against transformers", f"{subject.name}, {way}", compare)
+    record.attempt("the same tokens", subject.name, partial(_draw_again, subject, record))
+    record.attempt("default memory", subject.name, partial(_fill_memory, subject))
+
+
+def _compare(subject: Subject, options: dict[str, Any]) -> Row:
+    with subject.engine(kv_cache_gib=subject.sizes.kv_gib, **options) as engine:
+        streams = subject.draw_together(engine)
+        engine.check()
+        shared = engine.stats()["shared_spans"]
+    judged = [_judge(subject, stream) for stream in streams]
+    # The first stream is greedy, so it has every name.
+    found = {name: torch.cat([j[name] for j in judged if name in j]) for name in judged[0]}
+    error, error_of_drawn, short = (
+        found[name].max().item() for name in ("error", "error_of_drawn", "short")
+    )
+    row: Row = {"streams": len(streams), "error": error, "error_of_drawn": error_of_drawn}
+    row |= {"short": short, "best": _best(found["short"])}
+    if subject.rounded is None:
+        row["passed"] = error <= _FP32_BOUND and error_of_drawn <= _FP32_BOUND and short < TIE
+    else:
+        their_error = found["their_error"].max().item()
+        row |= {"their_error": their_error, "their_best": _best(found["their_short"])}
+        row["passed"] = error <= _BF16_BOUND * their_error
+    return row | {"spans_shared": shared["spans_shared"] if shared else 0}
+
+
+def _best(short: Tensor) -> float:
+    return (short == 0).float().mean().item()
+
+
+def _judge(subject: Subject, stream: Stream) -> dict[str, Tensor]:
+    """By token: how wrong log-probabilities are; if it is greedy, how short of the best it falls.
+
+    And the same of transformers in the engine's dtype, had it been in the engine's place.
+    """
+    exact, token_ids = stream_logits(subject.exact, stream.segment), stream.segment.token_ids
+    logprobs, device = exact.log_softmax(-1), exact.device
+    tops = torch.tensor(stream.top_logprobs, device=device)
+    ids, ours = tops[..., 0].long(), tops[..., 1]
+    expected = logprobs.gather(1, ids)
+    of_drawn = logprobs.gather(1, torch.tensor(token_ids, device=device)[:, None]).squeeze(1)
+    found = {
+        "error": (ours - expected).abs().amax(1),
+        "error_of_drawn": (torch.tensor(stream.logprobs, device=device) - of_drawn).abs(),
+    }
+    is_greedy = stream.params.temperature == 0
+    if is_greedy:
+        found["short"] = shortfalls(exact, token_ids)
+    if subject.rounded is not None:
+        theirs = stream_logits(subject.rounded, stream.segment)
+        found["their_error"] = (theirs.log_softmax(-1).gather(1, ids) - expected).abs().amax(1)
+        if is_greedy:
+            found["their_short"] = shortfalls(exact, theirs.argmax(-1).tolist())
+    return found
+
+
+def _draw_again(subject: Subject, record: Record) -> None:
+    """Runs that must draw the same tokens, and one without graphs, which may round otherwise."""
+
+    def add(case: str, tokens: list[list[int]], must: bool) -> None:
+        row: Row = {"agree": _agreement(first, tokens)}
+        if must:
+            row["passed"] = tokens == first
+        record.add("the same tokens", f"{subject.name}, {case}", **row)
+
+    # Nothing is to be found in a cache by the second run that the first had to compute.
+    options = {"kv_cache_gib": subject.sizes.kv_gib, "prefix_cache": False}
+    with subject.engine(**options) as engine:
+        first = subject.draw_tokens(engine)
+        add("the seed again", subject.draw_tokens(engine), must=True)
+        _stop_running_ahead(engine)
+        add("one step at a time", subject.draw_tokens(engine), must=True)
+    with subject.engine(**options, cuda_graphs=False) as engine:
+        add("without graphs", subject.draw_tokens(engine), must=False)
+
+
+def _agreement(first: Sequence[list[int]], other: Sequence[list[int]]) -> float:
+    """The share of tokens that are the same; behind the first that is not, few are."""
+    pairs = [pair for a, b in zip(first, other, strict=True) for pair in zip(a, b, strict=True)]
+    return sum(a == b for a, b in pairs) / len(pairs)
+
+
+def _stop_running_ahead(engine: Engine) -> None:
+    """Have each step's tokens known before the next is planned; the engine must be idle."""
+    if engine._steps is None:
+        raise ValueError("the engine is closed")
+    engine._steps.runner.lag = 0
+
+
+def _fill_memory(subject: Subject) -> Row:
+    """An engine that sizes its KV itself computes, and leaves memory free."""
+    with subject.engine() as engine:
+        params = SamplingParams(n=4, max_tokens=8, ignore_eos=True, seed=1)
+        results = engine.generate([[7] * 100] * 4, params)
+        row: Row = {"pages": engine.limits.num_pages}
+        if subject.setting.on_gpu:
+            row["gib_free"] = torch.cuda.mem_get_info()[0] / 2**30
+        tokens = sum(len(one.token_ids) for result in results for one in result.completions)
+    return row | {"passed": tokens == 4 * 4 * 8}

@@ -1,0 +1,89 @@
+"""What a part finds, on disk row by row: whatever cuts it off, what was found is there."""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROWS = "rows.jsonl"
+Row = dict[str, Any]
+"""part, table and case, then figures by name. Of these three have a meaning: `passed`, a check's
+outcome; `failed`, an exception in short, beside its `traceback`; `skipped`, the reason.
+"""
+
+
+class Record:
+    """The rows of one part, which has so many seconds."""
+
+    def __init__(self, part: str, out: Path, seconds: float) -> None:
+        self._part = part
+        self._file = out / ROWS
+        self._deadline = time.monotonic() + seconds
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the part should end; below zero once it should have."""
+        return self._deadline - time.monotonic()
+
+    def add(self, table: str, case: str, **figures: Any) -> None:
+        """Write a row."""
+        row: Row = {"part": self._part, "table": table, "case": case, **figures}
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def attempt(self, table: str, case: str, run: Callable[[], Row | None]) -> None:
+        """Run a case and write its figures, if it has any to give; it takes `seconds`.
+
+        It is skipped once the time is over. If it raises, that is written down, and all.
+        """
+        if self.seconds_left <= 0:
+            self.add(table, case, skipped="no time left")
+            return
+        start = time.monotonic()
+        try:
+            figures = run()
+        except Exception as error:
+            self.fail(table, case, error)
+        else:
+            if figures is not None:
+                self.add(table, case, **figures, seconds=time.monotonic() - start)
+
+    def fail(self, table: str, case: str, error: BaseException) -> None:
+        """Write an exception down."""
+        text = "".join(traceback.format_exception(error))
+        short = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        self.add(table, case, failed=short, traceback=text[-8000:])
+
+
+def read_rows(out: Path) -> list[Row]:
+    """All rows so far; a last line that was cut off is left out."""
+    file = out / ROWS
+    lines = file.read_text(encoding="utf-8").split("\n")[:-1] if file.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def is_bad(row: Row) -> bool:
+    """Whether a row says that something is wrong."""
+    return "failed" in row or row.get("passed") is False
+
+
+def line_of(row: Row) -> str:
+    """A row on one line."""
+    facts = [f"{name} {text_of(row[name])}" for name in figures_of(row)]
+    return f"{row['table']}: {row['case']}: {', '.join(facts)}"
+
+
+def figures_of(row: Row) -> list[str]:
+    """The names of what a row tells besides its place; its traceback is for the file alone."""
+    return [name for name in row if name not in ("part", "table", "case", "traceback")]
+
+
+def text_of(value: Any) -> str:
+    """A figure, short."""
+    if isinstance(value, bool):
+        return "yes" if value else "NO"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,47 @@
+"""Rows as text: a table for each of their kinds, and the sum of a whole check."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmarks.gpu_check.record import Row, figures_of, is_bad, line_of, text_of
+
+_MOST_BAD = 40
+"""Bad rows that the sum names: whoever sees the end of a long output should see all of it."""
+
+
+def tables_of(rows: Sequence[Row]) -> str:
+    """Rows as tables, one for each name of a table, in order."""
+    names = dict.fromkeys(row["table"] for row in rows)
+    return "\n\n".join(_table(name, [r for r in rows if r["table"] == name]) for name in names)
+
+
+def _table(name: str, rows: Sequence[Row]) -> str:
+    columns = list(dict.fromkeys(column for row in rows for column in figures_of(row)))
+    cells = [[name, *columns]]
+    cells += [[row["case"], *(text_of(row.get(c, "")) for c in columns)] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = []
+    for first, *others in cells:
+        padded = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join([first.ljust(widths[0]), *padded]).rstrip())
+    return "\n".join(lines)
+
+
+def summary_of(rows: Sequence[Row], seconds: dict[str, float]) -> str:
+    """What each part came to, and every row that says that something is wrong."""
+    lines = []
+    for part, taken in seconds.items():
+        mine = [row for row in rows if row["part"] == part]
+        passed = sum(row.get("passed") is True for row in mine)
+        skipped = sum("skipped" in row for row in mine)
+        bad = sum(map(is_bad, mine))
+        lines.append(
+            f"{part}: {len(mine)} rows, {passed} checks passed, {bad} bad, {skipped} skipped, "
+            f"{taken:.0f} s"
+        )
+    bad_rows = [row for row in rows if is_bad(row)]
+    lines += [f"BAD {line_of(row)}" for row in bad_rows[:_MOST_BAD]]
+    if len(bad_rows) > _MOST_BAD:
+        lines.append(f"and {len(bad_rows) - _MOST_BAD} more")
+    return "\n".join(lines)

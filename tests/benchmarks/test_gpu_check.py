@@ -1,0 +1,183 @@
+"""The check of a GPU, tiny and on a CPU: every part runs through; nothing here is timed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer
+
+from benchmarks.gpu_check import __main__ as command
+from benchmarks.gpu_check import engine
+from benchmarks.gpu_check.kernels import counts_in, failures_in
+from benchmarks.gpu_check.large import check_large, worst_error
+from benchmarks.gpu_check.part import run_part
+from benchmarks.gpu_check.record import ROWS, Record, Row, is_bad, read_rows
+from benchmarks.gpu_check.setting import Setting
+from benchmarks.gpu_check.tables import summary_of, tables_of
+
+TABLES = {
+    "kernels": {"tests", "real sizes"},
+    "engine": {"against transformers", "the same tokens", "default memory"},
+    "kernel-speed": {
+        "limits",
+        "decode",
+        "prefill",
+        "rms_norm",
+        "swiglu",
+        "rope_and_cache",
+        "sample",
+    },
+    "decode": {"decode"},
+    "selfref": {"selfref", "shared spans"},
+}
+
+
+@pytest.fixture
+def setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setting:
+    """Tiny, in a fresh folder, where checkpoints are looked for too."""
+    monkeypatch.chdir(tmp_path)
+    return Setting(device="cpu", tiny=True, out=tmp_path)
+
+
+@pytest.mark.parametrize("part", command.PARTS)
+def test_every_part_runs_through(part: str, setting: Setting) -> None:
+    run_part(part, setting, seconds=600)
+    machine, *rows = read_rows(setting.out)
+    assert machine["table"] == "machine"
+    assert [row for row in rows if is_bad(row) or "skipped" in row] == []
+    assert {row["table"] for row in rows} == TABLES[part]
+    text = tables_of(rows)
+    assert all(row["case"] in text for row in rows)
+    files = {file.name for file in setting.out.iterdir() if file.is_file()}
+    kept = {"kernels": {"kernel-tests.log"}, "decode": {"profile.txt"}}
+    assert files == {ROWS} | kept.get(part, set())
+
+
+@pytest.mark.parametrize("part", command.PARTS)
+def test_what_comes_after_the_time_is_skipped(part: str, setting: Setting) -> None:
+    run_part(part, setting, seconds=0)
+    rows = [row for row in read_rows(setting.out) if row["table"] not in ("machine", "limits")]
+    assert rows
+    assert all(row["skipped"] == "no time left" for row in rows)
+
+
+def test_wrong_kernels_are_found(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    def one_row_wrong(q: torch.Tensor, *_: Any) -> torch.Tensor:
+        return q.clone()
+
+    monkeypatch.setattr("csrc_triton.decode_attention", one_row_wrong)
+    monkeypatch.setattr("csrc_triton.swiglu", lambda x: x[..., ::2] * torch.nan)
+    monkeypatch.setattr("csrc_triton.sample", lambda logits, *_: logits.argmin(-1))
+    check_large(setting, Record("kernels", setting.out, 600))
+    bad = {row["case"].split(",")[0] for row in read_rows(setting.out) if is_bad(row)}
+    assert bad == {"decode", "swiglu", "sample"}
+
+
+def test_the_worst_row_counts() -> None:
+    expected = torch.ones(1000, 4)
+    out = expected.clone()
+    out[7] *= 1.5
+    assert worst_error(out, expected) == pytest.approx(0.5)
+    out[8, 1] = torch.nan
+    assert not worst_error(out, expected) <= 1.0
+
+
+def test_a_wrong_engine_is_found(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = engine.stream_logits
+    monkeypatch.setattr(engine, "stream_logits", lambda *a: exact(*a).roll(1, dims=1))
+    run_part("engine", setting, seconds=600)
+    rows = [row for row in read_rows(setting.out) if row["table"] == "against transformers"]
+    assert [row["passed"] for row in rows if "float32" in row["case"]] == [False] * 4
+
+
+def test_what_raises_is_written_down_and_the_next_case_runs(tmp_path: Path) -> None:
+    record = Record("part", tmp_path, 600)
+
+    def fail() -> Row:
+        raise ValueError("first line\nsecond")
+
+    record.attempt("table", "one", fail)
+    record.attempt("table", "two", lambda: {"figure": 0.25, "passed": True})
+    record.attempt("table", "three", lambda: None)
+    with (tmp_path / ROWS).open("a") as file:
+        file.write('{"part": "cut of')
+    one, two = read_rows(tmp_path)
+    assert one["failed"] == "ValueError: first line"
+    assert "def fail" not in one["traceback"]
+    assert "in fail" in one["traceback"]
+    assert two["figure"] == 0.25
+    assert two["seconds"] >= 0
+    assert "second" not in tables_of([one, two]).replace("seconds", "")
+    said = summary_of([one, two], {"part": 3.0}).splitlines()
+    assert said[0] == "part: 2 rows, 1 checks passed, 1 bad, 0 skipped, 3 s"
+    assert said[1] == "BAD table: one: failed ValueError: first line"
+
+
+def test_what_pytest_says_is_read() -> None:
+    text = """..F
+=========================== short test summary info ============================
+FAILED tests/a/test_b.py::test_c[torch.float32-x y] - AssertionError: 3 failed
+ERROR tests/a/test_d.py - ImportError: no
+1 failed, 12 passed, 1 error in 3.21s
+"""
+    assert failures_in(text) == [
+        ("tests/a/test_b.py::test_c[torch.float32-x y]", "AssertionError: 3 failed"),
+        ("tests/a/test_d.py", "ImportError: no"),
+    ]
+    assert counts_in(text) == {"tests_failed": 1, "tests_passed": 12, "tests_error": 1}
+    assert counts_in("") == {}
+
+
+def test_a_part_that_dies_or_hangs_is_ended(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+
+    def run(code: str, seconds: float = 60) -> str | None:
+        return command.supervise([sys.executable, "-c", code], log, seconds)
+
+    assert run("import sys; print('a warning', file=sys.stderr)") is None
+    died = run(
+        "import os, sys; print('no memory', file=sys.stderr); sys.stderr.flush(); os.abort()"
+    )
+    assert died == "ended with status -6: no memory"
+    assert run("import time; time.sleep(60)", seconds=0.5) == "stopped after 0 s"
+    assert log.read_text() == "a warning\nno memory\n"
+
+
+def test_the_command_sums_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limits: list[float] = []
+
+    def supervise(arguments: Sequence[str], log: Path, seconds: float) -> str | None:
+        part, device, size, out, soft = arguments[3:]
+        assert (device, size) == ("cpu", "tiny")
+        limits.append(seconds)
+        Record(part, Path(out), float(soft)).add("table", "case", passed=part != "engine")
+        return "it died" if part == "selfref" else None
+
+    monkeypatch.setattr(command, "supervise", supervise)
+    with pytest.raises(typer.Exit):
+        command.main(device="cpu", out=tmp_path)
+    printed = capsys.readouterr().out
+    assert "BAD table: case: passed NO" in printed
+    assert "BAD part: selfref: failed it died" in printed
+    assert (tmp_path / "report.txt").read_text() == printed
+    # Whoever is early leaves time to the next: the last one has nearly all of it.
+    assert limits == sorted(limits)
+    assert 520 < limits[-1] < 540
+    command.main(only="kernels,decode", device="cpu", out=tmp_path)  # no trace of what was before
+    assert [json.loads(row)["part"] for row in (tmp_path / ROWS).open()] == ["kernels", "decode"]
+    with pytest.raises(typer.BadParameter, match="'train' is none of kernels"):
+        command.main(only="train", out=tmp_path)
+
+
+def test_a_part_in_a_process_of_its_own(tmp_path: Path) -> None:
+    command.main(only="kernel-speed", device="cpu", out=tmp_path)
+    assert len(read_rows(tmp_path)) > 5
+    assert "kernel-speed: " in (tmp_path / "report.txt").read_text()
