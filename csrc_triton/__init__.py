@@ -7,8 +7,8 @@ kv heads (Hq a multiple of Hkv) and D, the head dim. A kernel takes fp32, fp16 a
 in fp32, rounds as the reference does, and raises ValueError on what a GPU would refuse.
 
 Keys and values live in pages: `k_cache` and `v_cache` are [num_pages, page_size, Hkv, D],
-contiguous, and the flat slot of a token is `page * page_size + offset`. How attention is told
-which tokens to read is in `csrc_triton.worklist`.
+contiguous, and the flat slot of a token is `page * page_size + offset` (kernels take page sizes
+that divide 16). How attention is told which tokens to read is in `csrc_triton.worklist`.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def decode_attention_partials(
         k_cache: q's dtype; the tokens of this step are stored already.
         v_cache: likewise.
         work: which rows attend to which tokens.
-        scale: multiplies q·k, usually D ** -0.5.
+        scale: multiplies q·k, positive, usually D ** -0.5.
 
     Returns:
         fp32 (out [max_entries, Hq, D], lse [max_entries, Hq]): softmax attention over the item's
@@ -191,7 +191,7 @@ def prefill_attention(
         k_cache: q's dtype; the chunks' own tokens are stored already.
         v_cache: likewise.
         plan: which rows belong to which segment, and what it attends to.
-        scale: multiplies q·k, usually D ** -0.5.
+        scale: multiplies q·k, positive, usually D ** -0.5.
 
     Returns:
         [N, Hq, D] like q.

@@ -38,3 +38,11 @@ def check_kernel_inputs(head_dim: int, *tensors: Tensor) -> None:
     for tensor in tensors:
         require(tensor.dtype == dtype, "one dtype for all: {} and {}", dtype, tensor.dtype)
         require(tensor.stride(-1) == 1, "the last dim must be contiguous: {}", tensor.stride())
+
+
+def check_attention_inputs(q: Tensor, k_cache: Tensor, v_cache: Tensor, scale: float) -> None:
+    """Check what the attention kernels need beyond matching shapes."""
+    check_kernel_inputs(q.shape[2], q, k_cache, v_cache)
+    require(scale > 0, "scale must be positive, got {}", scale)
+    page_size = k_cache.shape[1]
+    require(16 % page_size == 0, "page size {} does not divide 16, as tiles do", page_size)

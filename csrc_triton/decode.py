@@ -8,26 +8,43 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from csrc_triton.checks import check_kernel_inputs
-from csrc_triton.tiles import LOG2_E, attend, lanes_of_tile, tile_shape
+from csrc_triton.checks import check_attention_inputs
+from csrc_triton.tiles import (
+    LOG2_E,
+    NARROW,
+    Tile,
+    attend,
+    decode_tile,
+    lanes_of_tile,
+    nothing_seen,
+)
 from csrc_triton.worklist import WorkList
 
 
 def decode_attention_partials(
-    q: Tensor, k_cache: Tensor, v_cache: Tensor, work: WorkList, scale: float
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    work: WorkList,
+    scale: float,
+    tile: Tile | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Launch the work-list kernel; see `csrc_triton.decode_attention_partials`."""
+    """Launch the work-list kernel; see `csrc_triton.decode_attention_partials`.
+
+    A `tile` takes the place of the table's: benchmarks find the table's entries with it.
+    """
     _, num_q_heads, head_dim = q.shape
     _, page_size, num_kv_heads, _ = k_cache.shape
-    check_kernel_inputs(head_dim, q, k_cache, v_cache)
+    check_attention_inputs(q, k_cache, v_cache, scale)
     group = num_q_heads // num_kv_heads
     lanes = work.max_rows_per_item * group
     block_d = triton.next_power_of_2(head_dim)
-    shape = tile_shape(lanes, block_d, q.dtype)
+    tile = tile or decode_tile(lanes, block_d, q.dtype)
     entries = work.row_ids.shape[0]
     out = torch.empty((entries, num_q_heads, head_dim), dtype=torch.float32, device=q.device)
     lse = torch.empty((entries, num_q_heads), dtype=torch.float32, device=q.device)
-    _work_list_kernel[(work.items.shape[0], num_kv_heads, triton.cdiv(lanes, shape.block_m))](
+    tiles_per_item = triton.cdiv(lanes, tile.block_m)
+    _work_list_kernel[(work.items.shape[0] * tiles_per_item * num_kv_heads,)](
         out,
         lse,
         q,
@@ -37,17 +54,16 @@ def decode_attention_partials(
         work.num_items,
         work.row_ids,
         work.page_table,
-        scale,
+        scale * LOG2_E.value,
+        tiles_per_item,
         q.stride(0),
         q.stride(1),
         num_kv_heads=num_kv_heads,
         group=group,
         head_dim=head_dim,
         page_size=page_size,
-        block_m=shape.block_m,
-        block_n=shape.block_n,
         block_d=block_d,
-        num_warps=shape.num_warps,
+        **tile._asdict(),
     )
     return out, lse
 
@@ -59,14 +75,18 @@ def reduce_partials(
     _, num_q_heads, head_dim = partial_out.shape
     shape = (work.num_rows, num_q_heads, head_dim)
     out = torch.empty(shape, dtype=dtype, device=partial_out.device)
-    _reduce_kernel[(work.num_rows, num_q_heads)](
+    block_d = triton.next_power_of_2(head_dim)
+    _reduce_kernel[(work.num_rows * num_q_heads,)](
         out,
         partial_out,
         partial_lse,
         work.partial_offsets,
         work.partial_ids,
+        num_heads=num_q_heads,
         head_dim=head_dim,
-        block_d=triton.next_power_of_2(head_dim),
+        few=512 // block_d,
+        many=2048 // block_d,  # 64 numbers on their way to each thread of one warp
+        block_d=block_d,
         num_warps=1,
     )
     return out
@@ -84,6 +104,7 @@ def _work_list_kernel(
     row_ids_ptr,
     page_table_ptr,
     scale,
+    tiles_per_item,
     q_row_stride,
     q_head_stride,
     num_kv_heads: tl.constexpr,
@@ -94,15 +115,74 @@ def _work_list_kernel(
     block_n: tl.constexpr,
     block_d: tl.constexpr,
 ):
-    index, kv_head, tile = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    if index >= tl.load(num_items_ptr):
-        return
+    # Neighbours read the same tokens: all kv heads of a token lie side by side in memory, and the
+    # tiles of an item read the same ones.
+    program = tl.program_id(0)
+    kv_head = program % num_kv_heads
+    tile = program // num_kv_heads % tiles_per_item
+    index = program // num_kv_heads // tiles_per_item
     item = items_ptr + index * 5
-    entry_begin, entry_end = tl.load(item), tl.load(item + 1)
-    if tile * block_m >= (entry_end - entry_begin) * group:
+    num_items = tl.load(num_items_ptr)
+    entry_begin, entry_end, page_begin = tl.load(item), tl.load(item + 1), tl.load(item + 2)
+    kv_begin, kv_end = tl.load(item + 3), tl.load(item + 4)
+    lanes = (entry_end - entry_begin) * group
+    if (index >= num_items) | (tile * block_m >= lanes):
         return
-    page_begin, kv_begin, kv_end = tl.load(item + 2), tl.load(item + 3), tl.load(item + 4)
+    queries = (q_ptr, row_ids_ptr, q_row_stride, q_head_stride)
+    cache = (k_ptr + kv_head * head_dim, v_ptr + kv_head * head_dim, page_table_ptr + page_begin)
+    item = (tile, kv_head, entry_begin, entry_end, kv_begin, kv_end)
+    # One row's lanes leave a wide tile nearly empty, so both widths are here.
+    if block_m > NARROW and lanes <= NARROW:
+        _attend_item(
+            (out_ptr, lse_ptr),
+            queries,
+            cache,
+            item,
+            scale,
+            num_kv_heads,
+            group,
+            head_dim,
+            page_size,
+            NARROW,
+            block_n,
+            block_d,
+        )
+    else:
+        _attend_item(
+            (out_ptr, lse_ptr),
+            queries,
+            cache,
+            item,
+            scale,
+            num_kv_heads,
+            group,
+            head_dim,
+            page_size,
+            block_m,
+            block_n,
+            block_d,
+        )
 
+
+@triton.jit
+def _attend_item(
+    outputs,
+    queries,
+    cache,
+    item,
+    scale,
+    num_kv_heads: tl.constexpr,
+    group: tl.constexpr,
+    head_dim: tl.constexpr,
+    page_size: tl.constexpr,
+    block_m: tl.constexpr,
+    block_n: tl.constexpr,
+    block_d: tl.constexpr,
+):
+    """Write what one tile of an item's lanes gets from all of the item's tokens."""
+    out_ptr, lse_ptr = outputs
+    q_ptr, row_ids_ptr, q_row_stride, q_head_stride = queries
+    tile, kv_head, entry_begin, entry_end, kv_begin, kv_end = item
     entry, head, exists = lanes_of_tile(tile, entry_begin, entry_end, kv_head, group, block_m)
     row = tl.load(row_ids_ptr + entry, mask=exists, other=0).to(tl.int64)
     dims = tl.arange(0, block_d)
@@ -112,18 +192,14 @@ def _work_list_kernel(
 
     top, total, acc = attend(
         q,
-        tl.full([block_m], float("-inf"), tl.float32),
-        tl.zeros([block_m], tl.float32),
-        tl.zeros([block_m, block_d], tl.float32),
-        page_table_ptr + page_begin,
+        nothing_seen(block_m, block_d),
+        cache,
         kv_begin,
         kv_end,
+        kv_end,
         tl.full([block_m], kv_end - 1, tl.int32),
-        k_ptr,
-        v_ptr,
-        kv_head,
         scale,
-        num_kv_heads,
+        num_kv_heads * head_dim,
         head_dim,
         page_size,
         block_n,
@@ -145,25 +221,61 @@ def _reduce_kernel(
     partial_lse_ptr,
     offsets_ptr,
     partial_ids_ptr,
+    num_heads: tl.constexpr,
     head_dim: tl.constexpr,
+    few: tl.constexpr,
+    many: tl.constexpr,
     block_d: tl.constexpr,
 ):
-    row, head, num_heads = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
-    dims = tl.arange(0, block_d)
-    inside = dims < head_dim
+    row, head = tl.program_id(0) // num_heads, tl.program_id(0) % num_heads
+    begin, end = tl.load(offsets_ptr + row), tl.load(offsets_ptr + row + 1)
+    partials = (partial_out_ptr, partial_lse_ptr, partial_ids_ptr)
     # Finite from the start, so that an empty partial (-inf) gives exp(-inf) and never a nan.
     top = tl.full([], -3.0e38, tl.float32)
     total = tl.full([], 0.0, tl.float32)
     acc = tl.zeros([block_d], tl.float32)
-    for i in range(tl.load(offsets_ptr + row), tl.load(offsets_ptr + row + 1)):
-        place = tl.load(partial_ids_ptr + i).to(tl.int64) * num_heads + head
-        lse = tl.load(partial_lse_ptr + place)
-        partial = tl.load(partial_out_ptr + place * head_dim + dims, mask=inside, other=0.0)
-        new_top = tl.maximum(top, lse)
-        shrink, weight = tl.exp(top - new_top), tl.exp(lse - new_top)
-        total = total * shrink + weight
-        acc = acc * shrink + weight * partial
-        top = new_top
+    # Most rows have few partials; a long context's many are read many at a time.
+    if end - begin <= few:
+        top, total, acc = _merge(
+            (top, total, acc), partials, begin, end, head, num_heads, head_dim, few, block_d
+        )
+    else:
+        for first in range(begin, end, many):
+            top, total, acc = _merge(
+                (top, total, acc), partials, first, end, head, num_heads, head_dim, many, block_d
+            )
     out = acc / tl.where(total > 0, total, 1.0)
-    place = (row.to(tl.int64) * num_heads + head) * head_dim + dims
-    tl.store(out_ptr + place, out.to(out_ptr.dtype.element_ty), mask=inside)
+    dims = tl.arange(0, block_d)
+    place = tl.program_id(0).to(tl.int64) * head_dim + dims
+    tl.store(out_ptr + place, out.to(out_ptr.dtype.element_ty), mask=dims < head_dim)
+
+
+@triton.jit
+def _merge(
+    state,
+    partials,
+    first,
+    end,
+    head,
+    num_heads: tl.constexpr,
+    head_dim: tl.constexpr,
+    block_p: tl.constexpr,
+    block_d: tl.constexpr,
+):
+    """Merge the next block of one head's partials into (maximum, denominator, numerator)."""
+    top, total, acc = state
+    out_ptr, lse_ptr, ids_ptr = partials
+    place = first + tl.arange(0, block_p)
+    there = place < end
+    place = tl.load(ids_ptr + place, mask=there, other=0).to(tl.int64) * num_heads + head
+    lse = tl.load(lse_ptr + place, mask=there, other=float("-inf"))
+    dims = tl.arange(0, block_d)
+    out = tl.load(
+        out_ptr + place[:, None] * head_dim + dims[None, :],
+        mask=there[:, None] & (dims < head_dim)[None, :],
+        other=0.0,
+    )
+    new_top = tl.maximum(top, tl.max(lse, 0))
+    shrink, weights = tl.exp(top - new_top), tl.exp(lse - new_top)
+    total = total * shrink + tl.sum(weights, 0)
+    return new_top, total, acc * shrink + tl.sum(weights[:, None] * out, 0)

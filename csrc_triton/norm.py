@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
-"""RMSNorm, with the residual addition before it: one program per row."""
+"""RMSNorm, with the residual addition before it: one program per row, or per few narrow ones."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from torch import Tensor
 
 from csrc_triton.checks import require
 
-# One program holds a whole row in registers.
+# One program holds whole rows in registers.
 _MAX_WIDTH = 32768
+# Rows of one head's width are taken together until a program has this many numbers.
+_NUMBERS = 2048
 
 
 def rms_norm(
@@ -24,18 +26,21 @@ def rms_norm(
     x = x.contiguous()
     y = torch.empty_like(x)
     total = x if residual is None else torch.empty_like(x)
-    block = triton.next_power_of_2(width)
-    _rms_norm_kernel[(x.numel() // width,)](
+    rows, block = x.numel() // width, triton.next_power_of_2(width)
+    block_rows = max(_NUMBERS // block, 1)
+    _rms_norm_kernel[(triton.cdiv(rows, block_rows),)](
         y,
         total,
         x,
         x if residual is None else residual.contiguous(),
         weight.contiguous(),
         eps,
+        rows,
         width,
         has_residual=residual is not None,
+        block_rows=block_rows,
         block=block,
-        num_warps=min(max(block // 512, 1), 16),
+        num_warps=min(max(block_rows * block // 512, 1), 16),
     )
     return y if residual is None else (y, total)
 
@@ -48,13 +53,16 @@ def _rms_norm_kernel(
     residual_ptr,
     weight_ptr,
     eps,
+    rows,
     width,
     has_residual: tl.constexpr,
+    block_rows: tl.constexpr,
     block: tl.constexpr,
 ):
+    row = tl.program_id(0) * block_rows + tl.arange(0, block_rows)
     columns = tl.arange(0, block)
-    inside = columns < width
-    offsets = tl.program_id(0).to(tl.int64) * width + columns
+    inside = (row < rows)[:, None] & (columns < width)[None, :]
+    offsets = row.to(tl.int64)[:, None] * width + columns[None, :]
     x = tl.load(x_ptr + offsets, mask=inside, other=0.0)
     if has_residual:
         residual = tl.load(residual_ptr + offsets, mask=inside, other=0.0)
@@ -62,7 +70,7 @@ def _rms_norm_kernel(
         x = (x.to(tl.float32) + residual.to(tl.float32)).to(x.dtype)
         tl.store(total_ptr + offsets, x, mask=inside)
     wide = x.to(tl.float32)
-    wide *= tl.rsqrt(tl.sum(wide * wide, 0) / width + eps)
-    weight = tl.load(weight_ptr + columns, mask=inside, other=0.0)
+    wide *= tl.rsqrt(tl.sum(wide * wide, 1) / width + eps)[:, None]
+    weight = tl.load(weight_ptr + columns, mask=columns < width, other=0.0)[None, :]
     rounded = wide.to(x.dtype).to(tl.float32)
     tl.store(y_ptr + offsets, (rounded * weight.to(tl.float32)).to(x.dtype), mask=inside)

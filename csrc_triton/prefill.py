@@ -8,25 +8,32 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from csrc_triton.checks import check_kernel_inputs
-from csrc_triton.tiles import MAX_LANES, attend, lanes_of_tile, tile_shape
+from csrc_triton.checks import check_attention_inputs
+from csrc_triton.tiles import LOG2_E, Tile, attend, lanes_of_tile, nothing_seen, prefill_tile
 from csrc_triton.worklist import PrefillPlan
 
 
 def prefill_attention(
-    q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: PrefillPlan, scale: float
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    plan: PrefillPlan,
+    scale: float,
+    tile: Tile | None = None,
 ) -> Tensor:
-    """Launch the kernel; see `csrc_triton.prefill_attention`."""
+    """Launch the kernel; see `csrc_triton.prefill_attention`.
+
+    A `tile` takes the place of the table's: benchmarks find the table's entries with it.
+    """
     _, num_q_heads, head_dim = q.shape
     _, page_size, num_kv_heads, _ = k_cache.shape
-    check_kernel_inputs(head_dim, q, k_cache, v_cache)
+    check_attention_inputs(q, k_cache, v_cache, scale)
     group = num_q_heads // num_kv_heads
     block_d = triton.next_power_of_2(head_dim)
-    # The largest tile whatever the chunks are: a shape that followed the batch would recompile.
-    shape = tile_shape(MAX_LANES, block_d, q.dtype)
+    tile = tile or prefill_tile(block_d, q.dtype)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    tiles = triton.cdiv(plan.max_seqlen_q * group, shape.block_m)
-    _prefill_kernel[(tiles, num_kv_heads, plan.own.shape[0])](
+    tiles = triton.cdiv(plan.max_seqlen_q * group, tile.block_m)
+    _prefill_kernel[(num_kv_heads, plan.own.shape[0], tiles)](
         out,
         q,
         k_cache,
@@ -36,17 +43,15 @@ def prefill_attention(
         plan.span_offsets,
         plan.spans,
         plan.page_table,
-        scale,
+        scale * LOG2_E.value,
         q.stride(0),
         q.stride(1),
         num_kv_heads=num_kv_heads,
         group=group,
         head_dim=head_dim,
         page_size=page_size,
-        block_m=shape.block_m,
-        block_n=shape.block_n,
         block_d=block_d,
-        num_warps=shape.num_warps,
+        **tile._asdict(),
     )
     return out
 
@@ -73,7 +78,9 @@ def _prefill_kernel(
     block_n: tl.constexpr,
     block_d: tl.constexpr,
 ):
-    tile, kv_head, segment = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    kv_head, segment = tl.program_id(0), tl.program_id(1)
+    # The last rows see the most tokens: they begin first, so that the chip ends all at once.
+    tile = tl.num_programs(2) - 1 - tl.program_id(2)
     row_begin = tl.load(cu_seqlens_ptr + segment)
     row_end = tl.load(cu_seqlens_ptr + segment + 1)
     if tile * block_m >= (row_end - row_begin) * group:
@@ -84,53 +91,32 @@ def _prefill_kernel(
     inside = exists[:, None] & (dims < head_dim)[None, :]
     q_place = row.to(tl.int64) * q_row_stride + head * q_head_stride
     q = tl.load(q_ptr + q_place[:, None] + dims[None, :], mask=inside, other=0.0)
-    top = tl.full([block_m], float("-inf"), tl.float32)
-    total = tl.zeros([block_m], tl.float32)
-    acc = tl.zeros([block_m, block_d], tl.float32)
-
-    span_end = tl.load(span_offsets_ptr + segment + 1)
-    for i in range(tl.load(span_offsets_ptr + segment), span_end):
-        stop = tl.load(spans_ptr + i * 3 + 2)
+    keys, values = k_ptr + kv_head * head_dim, v_ptr + kv_head * head_dim
+    page_begin, computed = tl.load(own_ptr + segment * 2), tl.load(own_ptr + segment * 2 + 1)
+    first_row = tile * block_m // group
+    last_row = tl.minimum((tile * block_m + block_m - 1) // group, row_end - row_begin - 1)
+    context_end = tl.load(span_offsets_ptr + segment + 1)
+    top, total, acc = nothing_seen(block_m, block_d)
+    # The segment itself goes last, by the same code: of two loops with accumulators in common, the
+    # compiler lets no wgmma run ahead in either.
+    for i in range(tl.load(span_offsets_ptr + segment), context_end + 1):
+        in_context, span = i < context_end, spans_ptr + i * 3
+        stop = tl.load(span + 2, mask=in_context, other=computed + last_row + 1)
         top, total, acc = attend(
             q,
-            top,
-            total,
-            acc,
-            page_table_ptr + tl.load(spans_ptr + i * 3),
-            tl.load(spans_ptr + i * 3 + 1),
+            (top, total, acc),
+            (keys, values, page_table_ptr + tl.load(span, mask=in_context, other=page_begin)),
+            tl.load(span + 1, mask=in_context, other=0),
             stop,
-            tl.full([block_m], stop - 1, tl.int32),
-            k_ptr,
-            v_ptr,
-            kv_head,
+            tl.where(in_context, stop, computed + first_row + 1),
+            tl.where(in_context, stop - 1, computed + row - row_begin),
             scale,
-            num_kv_heads,
+            num_kv_heads * head_dim,
             head_dim,
             page_size,
             block_n,
             block_d,
         )
-    page_begin, computed = tl.load(own_ptr + segment * 2), tl.load(own_ptr + segment * 2 + 1)
-    last_row = tl.minimum((tile * block_m + block_m - 1) // group, row_end - row_begin - 1)
-    top, total, acc = attend(
-        q,
-        top,
-        total,
-        acc,
-        page_table_ptr + page_begin,
-        0,
-        computed + last_row + 1,
-        computed + row - row_begin,
-        k_ptr,
-        v_ptr,
-        kv_head,
-        scale,
-        num_kv_heads,
-        head_dim,
-        page_size,
-        block_n,
-        block_d,
-    )
     # Every row has seen itself, so the denominator is above zero.
     place = (row.to(tl.int64) * num_kv_heads * group + head) * head_dim
     out = (acc / total[:, None]).to(out_ptr.dtype.element_ty)

@@ -15,29 +15,54 @@ import triton.language as tl
 
 # Softmax runs in base 2, the chip's own exponential.
 LOG2_E = tl.constexpr(1.4426950408889634)
+# The least that tl.dot takes on a GPU, and what one row of a GQA model needs.
+NARROW = tl.constexpr(16)
 # An item with more lanes is walked by several programs, which meet in the L2 cache.
-MAX_LANES = 64
+_MAX_DECODE_LANES = 64
 
 
 class Tile(NamedTuple):
-    """Lanes and tokens of one step, and the warps that share it."""
+    """Lanes and tokens of one step, the warps that share it, and how many steps are in flight."""
 
     block_m: int
     block_n: int
     num_warps: int
+    num_stages: int
 
 
-def tile_shape(lanes: int, block_d: int, dtype: torch.dtype) -> Tile:
-    """The tile for an item of so many lanes: compiled for sm_90, none spills a register.
+# Per padded head dim, for 16-bit inputs. What is in flight hides the latency of memory: at 4.3 TB/s
+# and 700 ns that is 23 KB per multiprocessor; a step of a decode tile is 32 KiB of keys and values
+# (less where heads are tiny), and two steps are on their way while one is computed.
+_DECODE = {  # (block_n, num_warps, num_stages)
+    16: (128, 4, 3),
+    32: (128, 4, 3),
+    64: (128, 4, 3),
+    128: (64, 4, 3),
+    256: (32, 8, 3),
+}
+# Two warp groups of 64 lanes each: while one takes exponentials, the other multiplies.
+_PREFILL = {
+    16: Tile(128, 128, 8, 3),
+    32: Tile(128, 128, 8, 3),
+    64: Tile(128, 128, 8, 3),
+    128: Tile(128, 64, 8, 3),
+    256: Tile(64, 32, 8, 2),
+}
+# Exact fp32 has no tensor cores: it is here to be compared with.
+_FP32 = Tile(32, 16, 8, 1)
 
-    No side is below 16, the least that tl.dot takes on a GPU (the interpreter takes any).
-    """
-    block_m = min(max(triton.next_power_of_2(lanes), 16), MAX_LANES)
-    if dtype == torch.float32:  # exact fp32 has no tensor cores: it is here to be compared with
-        return Tile(min(block_m, 32), 16, 8)
-    if block_d <= 128:
-        return Tile(block_m, 64, 4)
-    return Tile(block_m, 32, 8 if block_m == MAX_LANES else 4)
+
+def decode_tile(lanes: int, block_d: int, dtype: torch.dtype) -> Tile:
+    """The tile for items of at most so many lanes; none spills a register (test_compiles.py)."""
+    block_m = min(max(triton.next_power_of_2(lanes), NARROW.value), _MAX_DECODE_LANES)
+    if dtype == torch.float32:
+        return _FP32._replace(block_m=min(block_m, _FP32.block_m))
+    return Tile(block_m, *_DECODE[block_d])
+
+
+def prefill_tile(block_d: int, dtype: torch.dtype) -> Tile:
+    """The tile for prefill, whatever the chunks are: a shape that followed them would recompile."""
+    return _FP32 if dtype == torch.float32 else _PREFILL[block_d]
 
 
 @triton.jit
@@ -49,56 +74,71 @@ def lanes_of_tile(tile, row_begin, row_end, kv_head, group: tl.constexpr, block_
 
 
 @triton.jit
+def nothing_seen(block_m: tl.constexpr, block_d: tl.constexpr):
+    """The state of an online softmax over no tokens: maximum, denominator and numerator."""
+    top = tl.full([block_m], float("-inf"), tl.float32)
+    return top, tl.zeros([block_m], tl.float32), tl.zeros([block_m, block_d], tl.float32)
+
+
+@triton.jit
 def attend(
     q,
-    top,
-    total,
-    acc,
-    pages,
+    state,
+    cache,
     begin,
     end,
+    seen_by_all,
     last_seen,
-    k_ptr,
-    v_ptr,
-    kv_head,
     scale,
-    num_kv_heads: tl.constexpr,
+    token_stride: tl.constexpr,
     head_dim: tl.constexpr,
     page_size: tl.constexpr,
     block_n: tl.constexpr,
     block_d: tl.constexpr,
 ):
-    """Let the rows of q see tokens begin <= t < end of a page list, lane m only t <= last_seen[m].
+    """Let the lanes of q see tokens begin <= t < end of a page list, lane m only t <= last_seen[m].
 
-    (top, total, acc) is the state of the online softmax: running maximum (base 2), denominator and
-    numerator. Every lane must see a token of the first tile unless it has seen one before: then
-    `top` is finite from there on and -inf - (-inf) cannot arise.
+    `state` is that of the online softmax: running maximum (base 2), denominator and numerator.
+    `cache` is (keys of one kv head, their values, page list). Tokens t < seen_by_all are seen by
+    every lane, and need no mask. Every lane must see a token of the first tile unless it has seen
+    one before: then the maximum is finite from there on and -inf - (-inf) cannot arise.
     """
+    top, total, acc = state
+    keys, values, pages = cache
+    # From here on tokens are counted from `begin`. Tiles begin with a page, so that where a token
+    # lies in its page is known beforehand; what the first page holds before `begin` has negative
+    # numbers, which compare as large ones without their sign. A span without tokens has no tile.
+    length = end - begin
+    before = tl.where(length > 0, begin % page_size, 0)
+    seen_by_all -= begin
+    last_seen = (last_seen - begin).to(tl.uint32)
     dims = tl.arange(0, block_d)
-    in_head = dims < head_dim
-    for first in range(begin, end, block_n):
-        token = first + tl.arange(0, block_n)
-        inside = token < end
-        page = tl.load(pages + token // page_size, mask=inside, other=0).to(tl.int64)
-        slot = page * page_size + token % page_size
-        base = (slot * num_kv_heads + kv_head) * head_dim
-        k = tl.load(
-            k_ptr + base[None, :] + dims[:, None],
-            mask=inside[None, :] & in_head[:, None],
-            other=0.0,
-        )
+    offsets = tl.arange(0, block_n)
+    in_page = (offsets % page_size)[:, None] * token_stride + dims[None, :]
+    keys, values = keys + in_page, values + in_page
+    page_of = offsets // page_size
+    page_first = page_of * page_size - before
+    pages += begin // page_size
+    page = tl.load(pages + page_of, mask=page_first < length, other=0)
+    # Hoisted, the mask's token numbers would take a register each throughout.
+    for first in tl.range(-before, length, block_n, disable_licm=True):
+        token = (first + offsets).to(tl.uint32)
+        place = page.to(tl.int64)[:, None] * (page_size * token_stride)
+        there = (token < length)[:, None] & (dims < head_dim)[None, :]
+        k = tl.load(keys + place, mask=there, other=0.0)
+        v = tl.load(values + place, mask=there, other=0.0)
+        # Page numbers are read a tile ahead: keys that waited for them would leave no time to load.
+        pages += block_n // page_size
+        page = tl.load(pages + page_of, mask=first + block_n + page_first < length, other=0)
+
         # fp32 inputs must not go through TF32.
-        scores = tl.dot(q, k, input_precision="ieee") * (scale * LOG2_E)
-        seen = inside[None, :] & (token[None, :] <= last_seen[:, None])
-        scores = tl.where(seen, scores, float("-inf"))
-        new_top = tl.maximum(top, tl.max(scores, 1))
+        scores = tl.dot(q, tl.trans(k), input_precision="ieee")
+        if (first < 0) | (first + block_n > seen_by_all):
+            scores = tl.where(token[None, :] <= last_seen[:, None], scores, float("-inf"))
+        # The scale, which is positive, goes into the exponent: one fused multiply-add per score.
+        new_top = tl.maximum(top, tl.max(scores, 1) * scale)
+        weights = tl.exp2(scores * scale - new_top[:, None])
         shrink = tl.exp2(top - new_top)
-        weights = tl.exp2(scores - new_top[:, None])
-        v = tl.load(
-            v_ptr + base[:, None] + dims[None, :],
-            mask=inside[:, None] & in_head[None, :],
-            other=0.0,
-        )
         total = total * shrink + tl.sum(weights, 1)
         acc = tl.dot(weights.to(v.dtype), v, acc * shrink[:, None], input_precision="ieee")
         top = new_top

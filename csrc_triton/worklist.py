@@ -39,7 +39,7 @@ class WorkList:
     An item lets some rows attend to one span, or to a piece of one: a span that n sequences share
     is one item with n rows, so its keys and values are read once; a private span is an item with
     one row; a long span is cut into several items until the chip is full. An item stands for
-    **all** kv heads (the kernel's second grid axis): every head would be cut in the same places,
+    **all** kv heads (a launch has a program for each): every head would be cut in the same places,
     so naming them would only make the list longer.
 
     The rows of all items lie one behind the other in `row_ids`. A place in that list is an

@@ -1,6 +1,8 @@
 """Every kernel compiles for an sm_90 chip, without one: the interpreter checks no types.
 
-Types that differ between the branches of an `if`, for one, pass there and fail on a GPU.
+Types that differ between the branches of an `if`, for one, pass there and fail on a GPU. The tiles
+of the tables must fit as well: a spilled register, or a product that is not the chip's own, is slow
+and nothing else would say so.
 """
 
 import os
@@ -9,33 +11,28 @@ import sys
 import pytest
 import torch
 
+from benchmarks.kernels.compiled import compile_decode, compile_kernel, compile_prefill
+
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="triton compiles on Linux"),
     pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="needs the compiler"),
 ]
-
-HEADS = {"num_kv_heads": 4, "head_dim": 64, "block_d": 64}
-TILED = HEADS | {"group": 7, "page_size": 16}
-INTEGERS = ("items", "num_items", "row_ids", "page_table", "offsets", "partial_ids", "cu_seqlens")
-KINDS = (
-    dict.fromkeys((f"{name}_ptr" for name in (*INTEGERS, "own", "span_offsets", "spans")), "*i32")
-    | dict.fromkeys(("positions_ptr", "slots_ptr", "ids_ptr", "top_k_ptr"), "*i64")
-    | dict.fromkeys(("seeds_ptr", "indices_ptr"), "*i64")
-    | dict.fromkeys(("temperature_ptr", "top_p_ptr", "min_p_ptr", "cos_sin_ptr"), "*fp32")
-    | dict.fromkeys(("partial_out_ptr", "partial_lse_ptr", "lse_ptr"), "*fp32")
-    | dict.fromkeys(("eps", "scale"), "fp32")
-)
+BF16 = torch.bfloat16
 
 
-def constants_of(name):
-    from csrc_triton.tiles import MAX_LANES, tile_shape
+@pytest.fixture(autouse=True)
+def fresh_cache(tmp_path, monkeypatch):
+    pytest.importorskip("triton")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
 
-    sides = tile_shape(MAX_LANES, 64, torch.bfloat16)._asdict()
-    tile = TILED | {side: sides[side] for side in ("block_m", "block_n")}
-    return {
-        "norm._rms_norm_kernel": {"has_residual": True, "block": 1024},
-        "activation._swiglu_kernel": {"block": 1024},
-        "rope._rope_and_cache_kernel": {
+
+ELEMENTWISE = [
+    ("norm._rms_norm_kernel", {"has_residual": True, "block_rows": 1, "block": 4096}),
+    ("norm._rms_norm_kernel", {"has_residual": False, "block_rows": 16, "block": 128}),
+    ("activation._swiglu_kernel", {"block": 1024}),
+    (
+        "rope._rope_and_cache_kernel",
+        {
             "num_q_heads": 28,
             "num_kv_heads": 4,
             "half": 64,
@@ -43,43 +40,61 @@ def constants_of(name):
             "block_kv": 4,
             "block_half": 64,
         },
-        "decode._work_list_kernel": tile,
-        "decode._reduce_kernel": {"head_dim": 128, "block_d": 128},
-        "prefill._prefill_kernel": tile,
-        "sampling._sample_kernel": {"block": 2048},
-    }[name]
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "norm._rms_norm_kernel",
-        "activation._swiglu_kernel",
-        "rope._rope_and_cache_kernel",
-        "decode._work_list_kernel",
+    ),
+    (
         "decode._reduce_kernel",
-        "prefill._prefill_kernel",
-        "sampling._sample_kernel",
-    ],
-)
-def test_compiles_for_sm_90_in_bf16(name, tmp_path, monkeypatch):
-    triton = pytest.importorskip("triton")
-    from importlib import import_module
+        {"num_heads": 28, "head_dim": 128, "few": 4, "many": 16, "block_d": 128},
+    ),
+    ("sampling._sample_kernel", {"block": 2048}),
+]
 
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
 
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    module, function = name.split(".")
-    kernel = getattr(import_module(f"csrc_triton.{module}"), function)
-    constants = constants_of(name)
-    signature = {
-        argument: "constexpr"
-        if argument in constants
-        else KINDS.get(argument, "*bf16" if argument.endswith("_ptr") else "i32")
-        for argument in kernel.arg_names
-    }
-    at = {(kernel.arg_names.index(n),): value for n, value in constants.items()}
-    source = ASTSource(fn=kernel, signature=signature, constexprs=at)
-    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32))
-    assert compiled.asm["cubin"]
+@pytest.mark.parametrize(("name", "constants"), ELEMENTWISE)
+def test_compiles_for_sm_90_in_bf16(name, constants):
+    compiled = compile_kernel(name, constants, BF16)
+    assert compiled.spilled == 0
+    if name != "sampling._sample_kernel":  # logits need not be aligned
+        assert ".v4.b32" in compiled.ptx  # 16 bytes at a time
+
+
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("lanes", [16, 64])
+def test_decode_tiles_fit(head_dim, lanes):
+    compiled = compile_decode(head_dim, lanes, BF16)
+    assert compiled.spilled == 0
+    assert compiled.resident >= 2
+    # One row's lanes take the narrow products, many rows' the wide ones; keys and values come 16
+    # bytes at a time, ahead of their use.
+    assert compiled.count("HMMA") > 0
+    assert (compiled.count("HGMMA") > 0) == (lanes == 64)
+    assert loads_ahead(compiled)
+
+
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_prefill_tiles_fit(head_dim):
+    compiled = compile_prefill(head_dim, BF16)
+    assert compiled.spilled == 0
+    assert compiled.count("HGMMA") > 0
+    assert compiled.count("HMMA") == 0
+    # Where the compiler takes products one by one, it waits after each.
+    assert compiled.count("WARPGROUP") < compiled.count("HGMMA")
+    assert loads_ahead(compiled)
+
+
+def loads_ahead(compiled):
+    return compiled.count("LDGSTS") > 0 and "cp.async.cg.shared.global [ %r" in compiled.ptx
+
+
+@pytest.mark.parametrize("head_dim", [16, 80, 256])
+def test_other_head_dims_compile(head_dim):
+    assert compile_decode(head_dim, 64, BF16).spilled == 0
+    assert compile_prefill(head_dim, BF16).spilled == 0
+
+
+def test_an_item_of_several_tiles_compiles():
+    assert compile_decode(64, 100, BF16).spilled == 0
+
+
+def test_fp32_compiles():
+    assert compile_decode(80, 64, torch.float32).resident
+    assert compile_prefill(80, torch.float32).resident

@@ -92,6 +92,32 @@ def test_an_item_with_more_lanes_than_a_tile(dtype, device):
         close(one, other, dtype)
 
 
+def test_wide_and_narrow_items_in_one_list(dtype, device):
+    """Ten siblings of 7 heads share a problem (70 lanes), and each has a tail of its own (7)."""
+    problem, tail = (0, 1, 70), (1, 0, 21)
+    world = build_world([70, 21], [[problem, tail]] * 10, 10, heads=(1, 7), head_dim=32)
+    shared = (range(10), world.span(*problem))
+    tails = [([row], world.span(*tail)) for row in range(10)]
+    work = WorkList.from_spans([shared, *tails], 10, split=50)
+    check_decode(world, work, dtype, device)
+
+
+@pytest.mark.parametrize("head_dim", [16, 80, 128])
+def test_a_row_of_any_number_of_partials(head_dim, device):
+    """Beyond what is merged at once; some empty, some rows without any."""
+    counts = [0, 1, 3, 4, 5, 16, 17, 70]
+    begins = [sum(counts[:row]) for row in range(len(counts))]
+    contexts = [[(0, b, b + count)] for b, count in zip(begins, counts, strict=True)]
+    world = build_world([sum(counts)], contexts, len(counts), head_dim=head_dim)
+    work = world.private_work(split=1)
+    assert work.partial_offsets.diff().tolist() == counts
+    work.items[5:8, 4] = work.items[5:8, 3]  # three of a row's four see nothing
+    *partials, expected = run_decode(reference, world, work)
+    partials = [x.to(device) for x in partials]
+    merged = decode.reduce_partials(*partials, on(work, device), torch.float32)
+    close(merged, expected, torch.float32)
+
+
 def test_items_without_tokens_and_room_to_spare(device):
     torch.manual_seed(0)
     q, cache = torch.randn(2, 2, 16).to(device), torch.randn(2, 16, 1, 16).to(device)
@@ -117,8 +143,8 @@ def test_prefill_over_any_context(case, dtype, device):
 
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
 def test_prefill_at_every_head_dim(head_dim, dtype, device):
-    """The longer chunk has 37 * 3 lanes: a row's heads fall into two tiles."""
-    world = build_world([41, 9], [[(1, 2, 9)], []], 37 + 9, head_dim=head_dim)
+    """The longer chunk has 45 * 3 lanes: a row's heads fall into two tiles."""
+    world = build_world([49, 9], [[(1, 2, 9)], []], 45 + 9, head_dim=head_dim)
     check_prefill(world, [4, 0], dtype, device)
 
 
@@ -131,12 +157,18 @@ def check_prefill(world, computed, dtype, device):
     close(actual, run(reference, world.to(dtype, "cpu"), plan), dtype)
 
 
+def test_long_prefill_masks_only_where_it_must(dtype, device):
+    """Whole tiles, tails and the diagonal, of spans and of the chunk: none is a multiple of 16."""
+    world = build_world([200, 131, 3], [[(1, 1, 131), (2, 0, 3)]], 90, heads=(1, 2), head_dim=32)
+    check_prefill(world, [110], dtype, device)
+
+
 @pytest.mark.parametrize("run", [decode.decode_attention_partials, prefill.prefill_attention])
 def test_launchers_refuse_what_a_gpu_would(run, device):
     plan = WorkList.from_spans([([0], PagedSpan([0], 0, 1))], 1, split=4)
 
-    def call(q, cache):
-        run(q.to(device), cache.to(device), cache.to(device), plan, 1.0)
+    def call(q, cache, scale=1.0):
+        run(q.to(device), cache.to(device), cache.to(device), plan, scale)
 
     with pytest.raises(ValueError, match="head dim 8"):  # tl.dot takes no side below 16
         call(torch.zeros(1, 1, 8), torch.zeros(1, 16, 1, 8))
@@ -146,3 +178,7 @@ def test_launchers_refuse_what_a_gpu_would(run, device):
         call(torch.zeros(1, 1, 16).double(), torch.zeros(1, 16, 1, 16).double())
     with pytest.raises(ValueError, match="contiguous"):
         call(torch.zeros(1, 1, 32)[..., ::2], torch.zeros(1, 16, 1, 16))
+    with pytest.raises(ValueError, match="positive"):
+        call(torch.zeros(1, 1, 16), torch.zeros(1, 16, 1, 16), 0.0)
+    with pytest.raises(ValueError, match="page size 12"):
+        call(torch.zeros(1, 1, 16), torch.zeros(1, 12, 1, 16))

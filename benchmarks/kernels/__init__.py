@@ -1,0 +1,37 @@
+"""How fast each kernel is, against what the chip can do.
+
+    python -m benchmarks.kernels                 # every kernel: a table, and rows as JSON lines
+    python -m benchmarks.kernels --quick
+    python -m benchmarks.kernels --only sweep    # the split lengths and tiles behind the tables
+    python -m benchmarks.kernels.compiled        # registers, spills, shared memory; no GPU needed
+
+Every `measure_…` and `sweep_…` function takes a device and gives plain dicts; `FAMILIES` names them
+for whoever wants them all. They need the kernels and torch, nothing else. On a CPU the references
+run, over tiny cases.
+"""
+
+from __future__ import annotations
+
+from benchmarks.kernels.decode import measure_decode
+from benchmarks.kernels.elementwise import measure_elementwise
+from benchmarks.kernels.prefill import measure_prefill
+from benchmarks.kernels.sweep import sweep_decode_tiles, sweep_prefill_tiles, sweep_splits
+from benchmarks.kernels.timing import measure_limits
+
+__all__ = [
+    "FAMILIES",
+    "measure_decode",
+    "measure_elementwise",
+    "measure_limits",
+    "measure_prefill",
+    "sweep_decode_tiles",
+    "sweep_prefill_tiles",
+    "sweep_splits",
+]
+
+FAMILIES = {
+    "decode": (measure_decode,),
+    "prefill": (measure_prefill,),
+    "elementwise": (measure_elementwise,),
+    "sweep": (sweep_splits, sweep_decode_tiles, sweep_prefill_tiles),
+}

@@ -1,0 +1,149 @@
+"""Norm, activation, rope and sampling: against the copy bandwidth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+import csrc_triton
+from benchmarks.kernels.rows import Emit, Row, collect, ignore
+from benchmarks.kernels.timing import measure_limits, seconds
+from benchmarks.kernels.worlds import PAGE_SIZE, QWEN2_7B, Heads
+
+Work = tuple[int, Callable[[], object]]
+"""The fewest bytes that must move, and what moves them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ElementwiseCase:
+    """Rows of one step of a model: Qwen2.5-7B's sizes.
+
+    Attributes:
+        rows: tokens of the step.
+        hidden: width of the residual stream.
+        intermediate: width of the MLP.
+        vocab: of the logits; 0 leaves sampling out.
+        heads: of the attention.
+        dtype: of everything.
+    """
+
+    rows: int
+    hidden: int = 3584
+    intermediate: int = 18944
+    vocab: int = 152064
+    heads: Heads = QWEN2_7B
+    dtype: torch.dtype = torch.bfloat16
+
+
+CASES = [ElementwiseCase(64), ElementwiseCase(256), ElementwiseCase(8192, vocab=0)]
+TINY = [ElementwiseCase(3, 32, 48, 50, Heads(4, 2, 16))]
+
+
+def measure_elementwise(
+    device: str,
+    quick: bool = False,
+    cases: Sequence[ElementwiseCase] | None = None,
+    emit: Emit = ignore,
+) -> list[Row]:
+    """Time every kernel that is not attention, at each number of rows."""
+    if cases is None:
+        cases = TINY if device == "cpu" else CASES[1:] if quick else CASES
+    rows = []
+    for case in cases:
+        for kernel, name, make in _kernels(case):
+            label = f"{name}, {case.rows} rows"
+            rows += collect(kernel, [(label, make)], partial(_measure, device=device), emit)
+    return rows
+
+
+def _measure(make: Callable[[str], Work], device: str) -> Row:
+    least_bytes, run = make(device)
+    taken = seconds(run, device)
+    gbs = 1e-9 * least_bytes / taken
+    return {
+        "us": 1e6 * taken,
+        "megabytes": 1e-6 * least_bytes,
+        "gbs": gbs,
+        "of_copy": gbs / measure_limits(device).copy_gbs,
+    }
+
+
+def _kernels(case: ElementwiseCase) -> Iterator[tuple[str, str, Callable[[str], Work]]]:
+    heads = case.heads
+    yield "rms_norm", f"hidden {case.hidden} + residual", partial(_norm, case)
+    yield "rms_norm", f"{heads.query} heads of {heads.dim}", partial(_head_norm, case)
+    yield "swiglu", f"{case.intermediate}", partial(_swiglu, case)
+    yield "rope_and_cache", f"{heads}", partial(_rope, case)
+    if case.vocab:
+        for rule, columns in _RULES.items():
+            yield "sample", f"{case.vocab} {rule}", partial(_sample, case, columns)
+
+
+def _norm(case: ElementwiseCase, device: str) -> Work:
+    x, residual = torch.randn(2, case.rows, case.hidden, device=device).to(case.dtype)
+    weight = torch.ones(case.hidden, dtype=case.dtype, device=device)
+    return 4 * _bytes(x), lambda: csrc_triton.rms_norm(x, weight, 1e-6, residual)
+
+
+def _head_norm(case: ElementwiseCase, device: str) -> Work:
+    heads = case.heads
+    x = torch.randn(case.rows, heads.query, heads.dim, device=device).to(case.dtype)
+    weight = torch.ones(heads.dim, dtype=case.dtype, device=device)
+    return 2 * _bytes(x), lambda: csrc_triton.rms_norm(x, weight, 1e-6)
+
+
+def _swiglu(case: ElementwiseCase, device: str) -> Work:
+    gate_up = torch.randn(case.rows, 2 * case.intermediate, device=device).to(case.dtype)
+    return 3 * _bytes(gate_up) // 2, lambda: csrc_triton.swiglu(gate_up)
+
+
+def _rope(case: ElementwiseCase, device: str) -> Work:
+    heads, rows = case.heads, case.rows
+    fused = torch.randn(rows, heads.query + 2 * heads.kv, heads.dim, device=device).to(case.dtype)
+    q, k, v = fused.split([heads.query, heads.kv, heads.kv], dim=1)
+    pages = -(-rows // PAGE_SIZE)
+    keys, values = torch.zeros(
+        2, pages, PAGE_SIZE, heads.kv, heads.dim, dtype=case.dtype, device=device
+    )
+    cos_sin = torch.randn(rows, heads.dim, device=device)
+    positions = torch.arange(rows, device=device)
+    slots = torch.randperm(pages * PAGE_SIZE, device=device)[:rows]
+    # q, k and v are read; q, k and both caches are written.
+    moved = 2 * _bytes(fused) + _bytes(keys[0, 0]) * rows + _bytes(cos_sin)
+    return moved, lambda: csrc_triton.rope_and_cache(
+        q, k, v, cos_sin, positions, keys, values, slots
+    )
+
+
+_RULES = {
+    "greedy": {"temperature": 0.0},
+    "plain": {},
+    "top_p": {"top_p": 0.95},
+    "top_k + top_p": {"top_k": 50, "top_p": 0.95},
+}
+
+
+def _sample(case: ElementwiseCase, columns: dict[str, float], device: str) -> Work:
+    rows = case.rows
+    logits = (3 * torch.randn(rows, case.vocab, device=device)).to(case.dtype)
+
+    def column(name: str, default: float, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.full((rows,), columns.get(name, default), dtype=dtype, device=device)
+
+    parameters = (
+        column("temperature", 1.0),
+        column("top_k", 0, torch.int64),
+        column("top_p", 1.0),
+        column("min_p", 0.0),
+        torch.arange(rows, device=device),
+        torch.zeros(rows, dtype=torch.int64, device=device),
+    )
+    return _bytes(logits), lambda: csrc_triton.sample(logits, *parameters)
+
+
+def _bytes(x: Tensor) -> int:
+    return x.numel() * x.dtype.itemsize

@@ -1,0 +1,92 @@
+"""How long a kernel takes, and how fast the chip can copy and multiply.
+
+On a GPU a run is captured in a graph, as the engine runs it, and replayed with an empty L2 cache:
+the host's launches stay out of the figure. Elsewhere the references are timed by the clock on the
+wall, so that the benchmark itself can be tried without a GPU.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cache
+from statistics import median
+from typing import Any
+
+import torch
+
+_FLUSH_BYTES = 256 << 20
+"""Several times the L2 cache of any chip."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What no kernel beats.
+
+    Attributes:
+        copy_gbs: bytes read and written per second by a large copy, in units of 1e9.
+        matmul_tflops: arithmetic per second of a large bf16 product of random numbers.
+        launch_us: what the smallest kernel takes by the same clock; nothing is subtracted for it.
+    """
+
+    copy_gbs: float
+    matmul_tflops: float
+    launch_us: float
+
+    def as_row(self) -> dict[str, Any]:
+        """A row beside those of the kernels."""
+        return {"kernel": "limits", "case": "copy, matmul, launch", **asdict(self)}
+
+
+@cache
+def measure_limits(device: str) -> Limits:
+    """Measure them once per process and device."""
+    on_gpu = torch.device(device).type == "cuda"
+    size = (2 << 30) if on_gpu else (16 << 20)
+    source = torch.randint(0, 255, (size,), dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    copying = seconds(lambda: target.copy_(source), device)
+    size = 8192 if on_gpu else 256
+    a, b = torch.randn(2, size, size, device=device).bfloat16()
+    multiplying = seconds(lambda: a @ b, device)
+    one = torch.zeros(1, device=device)
+    return Limits(
+        copy_gbs=2e-9 * source.numel() / copying,
+        matmul_tflops=2e-12 * size**3 / multiplying,
+        launch_us=1e6 * seconds(lambda: one.add_(1), device),
+    )
+
+
+def seconds(run: Callable[[], object], device: str, repeats: int = 20) -> float:
+    """The median of several runs, each with cold caches."""
+    if torch.device(device).type == "cuda":
+        return _on_cuda(run, repeats)
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return median(times)
+
+
+def _on_cuda(run: Callable[[], object], repeats: int) -> float:
+    for _ in range(2):
+        run()  # compiles, and makes the handles that a capture must not
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    graph.replay()
+    others = torch.empty(_FLUSH_BYTES // 4, device="cuda").normal_()
+    pairs = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(repeats)]
+    for start, end in pairs:
+        # Read, not written: dirty lines would be written back on the kernel's time. The replay is
+        # queued while this runs.
+        others.sum()
+        start.record()
+        graph.replay()
+        end.record()
+    torch.cuda.synchronize()
+    milliseconds: float = median(start.elapsed_time(end) for start, end in pairs)
+    return 1e-3 * milliseconds
