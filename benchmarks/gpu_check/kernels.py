@@ -37,8 +37,8 @@ def _run_tests(setting: Setting, record: Record) -> Row:
     text = log.read_text(encoding="utf-8", errors="replace")
     for name, message in failures_in(text):
         record.add("tests", name, failed=message)
-    counts = counts_in(text)
-    return {**counts, "passed": status == 0 and counts.get("tests_passed", 0) > 0}
+    row = counts_in(text) | ({"cut_off": True} if status is None else {})
+    return row | {"passed": status == 0 and row.get("tests_passed", 0) > 0}
 
 
 def _options(setting: Setting) -> list[str]:
