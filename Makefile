@@ -19,7 +19,7 @@ demo: $(INSTALLED) ## solve held-out puzzles four ways at once, then refine (abo
 	$(BIN)/gsr demo
 
 test: $(INSTALLED) ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 check: $(INSTALLED) ## lint, format, types, floors
 	$(BIN)/ruff check .

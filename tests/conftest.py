@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test reaches for the network, nor waits for its time-out
+if "PYTEST_XDIST_WORKER" in os.environ:  # the cores are taken already
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
