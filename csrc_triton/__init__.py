@@ -38,6 +38,7 @@ __all__ = [
     "rope_and_cache",
     "sample",
     "swiglu",
+    "token_logprobs",
     "uniform",
 ]
 
@@ -242,6 +243,25 @@ def sample(
     require(all(x.shape == logits.shape[:1] for x in per_row), "one parameter of each kind per row")
     ids: Tensor = _backend(logits, "sampling").sample(logits, *per_row)
     return ids
+
+
+def token_logprobs(logits: Tensor, token_ids: Tensor) -> Tensor:
+    """The log of the softmax, at temperature 1, at one token per row.
+
+    Args:
+        logits: [N, V], any float dtype; computed in fp32.
+        token_ids: int64 [N], 0 <= id < V.
+
+    Returns:
+        fp32 [N]; not finite where the row holds a NaN or +inf, or the token's logit is -inf.
+
+    Raises:
+        ValueError: shapes disagree.
+    """
+    require(logits.dim() == 2 and logits.shape[1] > 0, "logits must be [N, V]: {}", logits.shape)
+    require(token_ids.shape == logits.shape[:1], "one token per row: {}", token_ids.shape)
+    logprobs: Tensor = _backend(logits, "logprobs").token_logprobs(logits, token_ids)
+    return logprobs
 
 
 def _backend(tensor: Tensor, module: str) -> Any:

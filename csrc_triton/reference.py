@@ -313,3 +313,8 @@ def _first_above(sums: Tensor, target: Tensor) -> Tensor:
     below_final = torch.nextafter(sums[:, -1], torch.zeros_like(target))
     place = torch.searchsorted(sums, target.minimum(below_final)[:, None], right=True).squeeze(1)
     return place.clamp_max(sums.shape[1] - 1)  # a NaN is found behind the end
+
+
+def token_logprobs(logits: Tensor, token_ids: Tensor) -> Tensor:
+    """log_softmax(logits) at the tokens, without keeping the others'."""
+    return -F.cross_entropy(logits.float(), token_ids, reduction="none")

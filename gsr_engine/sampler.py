@@ -8,9 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
-from csrc_triton import sample
+from csrc_triton import sample, token_logprobs
 from gsr_engine.logits import LogitEdits, listed_tops, top_logprobs
 from gsr_engine.outputs import TopLogprobs
 from gsr_engine.sequence import Sequence
@@ -94,7 +93,7 @@ class Sampler:
             mine = mine.float()
         with self._edits.applied(mine) if self._edits else nullcontext():
             tokens = _in_chunks(sample, mine, *self._params, indices)
-        logprobs = -_in_chunks(_negative_logprobs, mine, tokens)
+        logprobs = _in_chunks(token_logprobs, mine, tokens)
         tops = top_logprobs(mine, self._wanted) if any(self._wanted) else []
         return PendingDraws(tokens, logprobs, tops, self._wanted)
 
@@ -113,7 +112,7 @@ def draw_anything(logits: torch.Tensor) -> None:
     ones = torch.ones(rows, device=device)
     zeros = torch.zeros(rows, dtype=torch.int64, device=device)
     tokens = sample(logits, ones, zeros, ones, torch.zeros_like(ones), zeros, zeros)
-    _negative_logprobs(logits, tokens)
+    token_logprobs(logits, tokens)
 
 
 def _in_chunks(
@@ -125,10 +124,6 @@ def _in_chunks(
         return function(logits, *per_row)
     chunks = zip(*(torch.split(x, rows) for x in (logits, *per_row)), strict=True)
     return torch.cat([function(*chunk) for chunk in chunks])
-
-
-def _negative_logprobs(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(logits, tokens, reduction="none")
 
 
 def _tensors(sequences: list[Sequence], device: torch.device) -> _Params:

@@ -22,8 +22,10 @@ import torch
 POINTERS = (
     dict.fromkeys(("items", "num_items", "row_ids", "page_table", "offsets"), "*i32")
     | dict.fromkeys(("partial_ids", "cu_seqlens", "own", "span_offsets", "spans"), "*i32")
-    | dict.fromkeys(("positions", "slots", "ids", "top_k", "seeds", "indices"), "*i64")
+    | dict.fromkeys(("sizes", "chunks"), "*i32")
+    | dict.fromkeys(("positions", "slots", "ids", "top_k", "seeds", "indices", "token_ids"), "*i64")
     | dict.fromkeys(("temperature", "top_p", "min_p", "cos_sin"), "*fp32")
+    | dict.fromkeys(("maxima", "sums", "packed", "logprobs"), "*fp32")
     | dict.fromkeys(("partial_out", "partial_lse", "lse"), "*fp32")
 )
 """Those that do not point to numbers of the model's dtype."""
@@ -78,7 +80,11 @@ def compile_kernel(
     }
     place = kernel.arg_names.index
     # A launch finds pointers and strides to be multiples of 16, and loads 16 bytes at a time.
-    aligned = [n for n in kernel.arg_names if n.endswith(("_ptr", "stride", "width", "vocab"))]
+    aligned = [
+        n
+        for n in kernel.arg_names
+        if n.endswith(("_ptr", "stride", "width", "vocab")) and n not in constants
+    ]
     source = ASTSource(
         fn=kernel,
         signature=signature,

@@ -45,7 +45,13 @@ ELEMENTWISE = [
         "decode._reduce_kernel",
         {"num_heads": 28, "head_dim": 128, "few": 4, "many": 16, "block_d": 128},
     ),
-    ("sampling._sample_kernel", {"block": 2048}),
+]
+SAMPLING = [
+    ("logprobs._summary_kernel", {"block": 2048}, 4),
+    ("logprobs._summary_kernel", {"block": 2048, "temperature_ptr": None}, 4),
+    ("logprobs._logprob_kernel", {}, 1),
+    ("sampling._pack_kernel", {"block": 2048}, 4),
+    ("sampling._draw_kernel", {"block": 2048}, 8),
 ]
 
 
@@ -53,8 +59,13 @@ ELEMENTWISE = [
 def test_compiles_for_sm_90_in_bf16(name, constants):
     compiled = compile_kernel(name, constants, BF16)
     assert compiled.spilled == 0
-    if name != "sampling._sample_kernel":  # logits need not be aligned
-        assert ".v4.b32" in compiled.ptx  # 16 bytes at a time
+    assert ".v4.b32" in compiled.ptx  # 16 bytes at a time
+
+
+@pytest.mark.parametrize(("name", "constants", "num_warps"), SAMPLING)
+@pytest.mark.parametrize("kind", [BF16, torch.float32], ids=str)
+def test_sampling_compiles(name, constants, num_warps, kind):
+    assert compile_kernel(name, constants, kind, num_warps=num_warps).spilled == 0
 
 
 @pytest.mark.parametrize("head_dim", [64, 128])

@@ -1,10 +1,18 @@
-"""The sampling kernel against its reference, and its own guarantees."""
+"""The sampling kernels against their reference, and their own guarantees.
 
+Kernel and reference round their sums differently, so a draw next to a boundary may fall to either
+side of it. These tests leave no draw there: either all sums are exact (the weights are 1 and 0),
+or logits lie on a grid and the parameters are chosen, in float64, to keep clear of boundaries.
+"""
+
+import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from csrc_triton import reference, sampling
+from csrc_triton import logprobs, reference, sampling
+
+MARGIN = 1e-4
 
 prove = settings(
     max_examples=8,
@@ -31,48 +39,221 @@ def plain(rows, **columns):
     return tuple((defaults | columns).values())
 
 
+def on_a_grid(rows, vocab):
+    """Logits that are multiples of 1/8, with many ties; some are -inf, a whole block among them."""
+    logits = torch.randn(rows, vocab).mul(24).round().div(8)
+    logits[torch.rand(rows, vocab) < 0.1] = -torch.inf
+    logits[0, 512:1024] = -torch.inf
+    logits[:, vocab // 3] = 0.0
+    return logits
+
+
+def pick(choices):
+    return choices[int(torch.randint(len(choices), ()))]
+
+
+def clear_rules(logits):
+    """Random parameters of one row that keep clear of what they decide."""
+    temperature = pick([0.0, 0.05, 0.4, 1.0, 1.6])
+    weights = ((logits.double() - logits.max()) / max(temperature, 1e-6)).exp()
+    kept = weights.sort(descending=True).values
+    top_k, top_p, min_p = pick([0, 0, 1, 3, 40, 400, 10**6]), 1.0, 0.0
+    if 0 < top_k < len(kept):
+        kept = kept[kept >= kept[top_k - 1]]
+    bounds = torch.cat((torch.zeros(1), kept.cumsum(0) / kept.sum()))
+    wide = (bounds.diff() > MARGIN).nonzero().squeeze(1)
+    if pick([True, False]):
+        place = pick(wide)
+        top_p = float(bounds[place : place + 2].mean())
+        kept = kept[kept >= kept[place]]
+    levels = kept[kept > MARGIN].unique()
+    if pick([True, False]) and len(levels) > 1:
+        place = int(torch.randint(len(levels) - 1, ()))
+        min_p = float(levels[place : place + 2].prod().sqrt())
+        kept = kept[kept >= min_p]
+    cdf = torch.where(weights >= kept[-1], weights, 0.0).cumsum(0)
+    seeds, indices = torch.randint(-(2**62), 2**62, (64,)), torch.randint(0, 2**40, (64,))
+    u = reference.uniform(seeds, indices).double()
+    clear = (u[:, None] - cdf / cdf[-1]).abs().amin(1).gt(MARGIN).nonzero().squeeze(1)
+    return temperature, top_k, top_p, min_p, int(seeds[clear[0]]), int(indices[clear[0]])
+
+
+def seed_near_one():
+    """Its number is above 0.999: it draws the last token that is kept."""
+    return reference.uniform(torch.arange(4096), torch.zeros(4096).long()).argmax()[None]
+
+
+def check_clear_rows(logits, device):
+    args = [torch.tensor(column) for column in zip(*map(clear_rules, logits), strict=True)]
+    assert torch.equal(kernel(device, logits, *args), reference.sample(logits, *args))
+
+
 @prove
-@given(rows=st.integers(1, 4), vocab=st.integers(2, 300), seed=st.integers(0, 2**32))
+@given(
+    rows=st.integers(1, 4),
+    vocab=st.sampled_from([2, 100, 511, 512, 513, 1024, 1700]),
+    seed=st.integers(0, 2**32),
+)
 def test_kernel_equals_reference(rows, vocab, seed, dtype, device):
     torch.manual_seed(seed)
-    logits = (torch.randn(rows, vocab) * 3).to(dtype)
-    args = (
-        torch.tensor([0.0, 0.4, 1.0, 1.6])[torch.randint(0, 4, (rows,))],
-        torch.tensor([0, 1, 7, 400])[torch.randint(0, 4, (rows,))],
-        torch.tensor([0.1, 0.52, 0.93, 1.0])[torch.randint(0, 4, (rows,))],
-        torch.tensor([0.0, 0.0, 0.04, 0.3])[torch.randint(0, 4, (rows,))],
-        torch.randint(-(2**62), 2**62, (rows,)),
-        torch.randint(0, 2**40, (rows,)),
-    )
-    assert torch.equal(kernel(device, logits, *args), reference.sample(logits, *args))
+    check_clear_rows(on_a_grid(rows, vocab).to(dtype), device)
+
+
+def test_more_blocks_than_tokens_to_keep(device):
+    torch.manual_seed(1)
+    check_clear_rows(on_a_grid(5, 20 * 512 + 37), device)
+
+
+@pytest.mark.parametrize(("top_k", "last"), [(300, 3), (5, 1)])
+def test_top_p_counts_what_top_k_keeps(top_k, last, device):
+    """Also where the eight highest would do for top-p by themselves.
+
+    They weigh 6.5 together, and 500 others 1.8. Top-p 0.36 takes four tokens of these 8.3, two of
+    the 4.4 that the five highest weigh, and would take three of 6.5.
+    """
+    logits = torch.full((1, 1536), -9.0)
+    logits[0, 8:512] = -torch.inf
+    logits[0, :8] = torch.arange(8) / -16
+    logits[0, 512:1012] = -5.6
+    rules = {"top_k": torch.tensor([top_k]), "top_p": torch.tensor([0.36])}
+    assert kernel(device, logits, *plain(1, **rules, seeds=seed_near_one())).tolist() == [last]
+
+
+def test_top_k_may_keep_one_token_of_each_block(device):
+    logits = torch.full((1, 1536), -torch.inf)
+    logits[0, [5, 600, 1100, 1200]] = torch.tensor([0.0, 0.0, -4.0, -9.0])
+    args = plain(1, top_k=torch.tensor([3]), seeds=seed_near_one())
+    assert kernel(device, logits, *args).tolist() == [1100]
+
+
+def test_full_blocks_of_a_large_vocabulary(device):
+    """Three blocks of 2048 are packed whole; the second half of each weighs e times the first."""
+    logits = torch.full((1, 128 * 1024 + 1), -torch.inf)
+    logits[0, : 3 * 2048] = torch.tensor([-1.0, 0.0]).repeat_interleave(1024).repeat(3)
+    args = plain(1, top_p=torch.tensor([0.7]))
+    kept = (logits[0] == 0).nonzero().squeeze(1)
+    expected = kept[int(reference.uniform(*args[-2:]) * len(kept))]
+    assert kernel(device, logits, *args).tolist() == [int(expected)]
 
 
 def test_the_hash_is_the_references(device):
     """Over 2048 equal weights, sums are exact and the token is floor(2048 u)."""
-    rows = 64
+    rows = 32
     seeds, indices = torch.randint(-(2**62), 2**62, (rows,)), torch.randint(0, 2**40, (rows,))
     ids = kernel(device, torch.zeros(rows, 2048), *plain(rows, seeds=seeds, indices=indices))
     assert torch.equal(ids, (reference.uniform(seeds, indices) * 2048).long())
 
 
-def test_rows_wider_than_a_block_and_not_contiguous(device):
+@pytest.mark.parametrize("temperature", [1e-30, 0.01, 1.0, 1e4, 1e30])
+def test_every_rule_keeps_all_of_equals(temperature, device):
+    """Weights are 1 and 0, in every block but one; the token is that of rank floor(u * number)."""
+    vocab, rules = (
+        1900,
+        torch.tensor([[0, 1.0, 0.0], [1, 1, 0], [0, 0.01, 0], [0, 1, 1], [3, 0.5, 1]]),
+    )
+    torch.manual_seed(3)
+    logits = torch.where(torch.rand(5, vocab) < 0.3, 7.0, -torch.inf)
+    logits[:, 1024:1536] = -torch.inf
+    if temperature < 1:
+        logits[:, ::5] = 6.0  # a weight of zero
+    seeds = torch.randint(-(2**62), 2**62, (5,))
+    args = plain(
+        5,
+        temperature=torch.full((5,), temperature),
+        top_k=rules[:, 0].long(),
+        top_p=rules[:, 1].contiguous(),
+        min_p=rules[:, 2].contiguous(),
+        seeds=seeds,
+    )
+    highest = [(row == 7).nonzero().squeeze(1) for row in logits]
+    u = reference.uniform(seeds, torch.zeros_like(seeds))
+    expected = [int(ids[int(x * len(ids))]) for ids, x in zip(highest, u, strict=True)]
+    assert kernel(device, logits, *args).tolist() == expected
+
+
+def test_a_temperature_without_end_makes_all_weights_one(device):
+    logits = torch.randn(3, 1024)
+    hot = plain(3, temperature=torch.full((3,), 1e30), top_p=torch.tensor([1.0, 0.4, 1.0]))
+    u = reference.uniform(*hot[-2:])
+    assert torch.equal(kernel(device, logits, *hot), (u * 1024).long())
+
+
+def test_greedy_takes_the_lowest_of_equals_in_any_block(dtype, device):
+    logits = torch.randn(3, 1700).to(dtype)
+    logits[1, [600, 700, 1699]] = 9.0
+    logits[2, :] = -torch.inf
+    logits[2, [1030, 1031]] = -3.0
+    greedy = plain(3, temperature=torch.zeros(3), top_k=torch.tensor([0, 5, 0]))
+    assert kernel(device, logits, *greedy).tolist() == [int(logits[0].argmax()), 600, 1030]
+
+
+def test_rows_that_are_not_contiguous(device):
     torch.manual_seed(0)
-    logits = torch.randn(5000, 3).t()
-    logits[0, [2500, 4999]] = 9.0  # equals in different blocks
-    args = plain(3, temperature=torch.tensor([0.0, 1.0, 1.0]), top_k=torch.tensor([0, 0, 900]))
-    assert torch.equal(kernel(device, logits, *args), reference.sample(logits, *args))
+    logits = on_a_grid(3, 1300)
+    strided, wider = logits.t().contiguous().t(), torch.cat((logits, logits), 1)[:, :1300]
+    args = plain(3, top_k=torch.tensor([0, 9, 0]), top_p=torch.tensor([1.0, 1.0, 0.8]))
+    expected = kernel(device, logits, *args)
+    assert torch.equal(kernel(device, strided, *args), expected)
+    assert torch.equal(kernel(device, wider, *args), expected)
 
 
-def test_ties_and_impossible_tokens(device):
+@pytest.mark.parametrize("top_p", [1.0, 0.999999])
+def test_the_ends_of_the_cdf_fall_on_possible_tokens(top_p, device):
     seeds = torch.arange(1 << 18)
     u = reference.uniform(seeds, torch.zeros_like(seeds))
-    extremes = torch.cat((u.topk(8).indices, u.topk(8, largest=False).indices))
-    logits = torch.full((16, 200), -torch.inf)
-    logits[:, 20:150] = torch.randn(16, 130).round()
-    ids = kernel(device, logits, *plain(16, seeds=extremes))
+    extremes = torch.cat((u.topk(4).indices, u.topk(4, largest=False).indices))
+    logits = torch.full((8, 1100), -torch.inf)
+    logits[:, 20:1050] = torch.randn(8, 1030) * 9
+    ids = kernel(device, logits, *plain(8, seeds=extremes, top_p=torch.full((8,), top_p)))
     assert bool(logits.gather(1, ids[:, None]).isfinite().all())
-    greedy = plain(16, temperature=torch.zeros(16))
-    assert torch.equal(kernel(device, logits, *greedy), logits.argmax(-1))
-    one = plain(16, top_k=torch.ones(16, dtype=torch.int64))
-    ids = kernel(device, logits, *one)  # ties with the highest are kept
-    assert torch.equal(logits.gather(1, ids[:, None]).squeeze(1), logits.amax(-1))
+
+
+@pytest.mark.parametrize("columns", [slice(None), slice(3, 4), slice(530, None)], ids=str)
+def test_a_row_that_is_not_finite_disturbs_nobody(columns, device):
+    vocab = 600
+    logits = torch.randn(3, vocab, generator=torch.Generator().manual_seed(0)) * 9
+    args = plain(
+        3,
+        temperature=torch.tensor([1.0, 0.0, 1.0]),
+        top_k=torch.tensor([0, 0, 5]),
+        top_p=torch.tensor([1.0, 1.0, 0.9]),
+        min_p=torch.tensor([0.0, 0.0, 0.1]),
+    )
+    rows = logits.repeat_interleave(4, 0)
+    for kind, bad in enumerate((torch.nan, torch.inf, -torch.inf), start=1):
+        rows[kind::4, columns] = bad
+    ids = kernel(device, rows, *(x.repeat_interleave(4) for x in args))
+    assert torch.equal(ids[::4], kernel(device, logits, *args))
+    assert bool(((ids >= 0) & (ids < vocab)).all())
+
+
+def logprobs_of(device, logits, token_ids):
+    return logprobs.token_logprobs(logits.to(device), token_ids.to(device)).cpu()
+
+
+@pytest.mark.parametrize("vocab", [1, 300, 1025])
+def test_logprobs_equal_the_references(vocab, dtype, device):
+    torch.manual_seed(vocab)
+    logits = (torch.randn(4, vocab) * 5).to(dtype)
+    logits[1, : vocab - 1] = -torch.inf
+    logits[2] -= 600  # only relative to the row's maximum is there a weight
+    token_ids = torch.tensor([0, vocab - 1, vocab // 2, vocab - 1])
+    expected = reference.token_logprobs(logits, token_ids)
+    assert expected.isfinite().all()
+    torch.testing.assert_close(logprobs_of(device, logits, token_ids), expected)
+    strided = logits.t().contiguous().t()
+    torch.testing.assert_close(logprobs_of(device, strided, token_ids), expected)
+
+
+def test_logprobs_of_a_row_that_is_not_finite(device):
+    logits = torch.randn(7, 1100)
+    logits[0, 1050] = float("nan")
+    logits[1, 5] = float("inf")
+    logits[2, 600:605] = float("inf")
+    logits[3] = -torch.inf
+    logits[4, 3] = -torch.inf
+    logits[5, 512:1024] = -torch.inf
+    logits[0, 512:] -= 500  # the block of the NaN has no weight of its own
+    logprob = logprobs_of(device, logits, torch.full((7,), 3))
+    assert logprob.isfinite().tolist() == [False] * 5 + [True] * 2
+    torch.testing.assert_close(logprob[5:], logits[5:].log_softmax(-1)[:, 3])

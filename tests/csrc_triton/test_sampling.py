@@ -233,3 +233,32 @@ def test_a_row_that_is_not_finite_disturbs_nobody(vocab, bad):
             assert 0 <= ids[row] < vocab
             others = torch.arange(6) != row
             assert torch.equal(ids[others], expected[others])
+
+
+def test_logprobs_are_those_of_the_softmax_in_fp32():
+    logits = torch.randn(6, 700) * 4
+    token_ids = torch.tensor([0, 1, 2, 350, 698, 699])
+    logits[2, :2] = -torch.inf
+    for kind in (torch.float32, torch.bfloat16, torch.float16):
+        narrow = logits.to(kind)
+        expected = narrow.float().log_softmax(-1).gather(1, token_ids[:, None]).squeeze(1)
+        found = csrc_triton.token_logprobs(narrow, token_ids)
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_logprobs_tell_of_a_row_that_is_not_finite(bad):
+    logits = torch.randn(3, 50)
+    logits[1, 20] = bad
+    logprobs = csrc_triton.token_logprobs(logits, torch.tensor([1, 2, 3]))
+    assert logprobs.isfinite().tolist() == [True, False, True]
+
+
+def test_logprobs_of_no_rows_and_bad_shapes():
+    none = torch.empty(0, dtype=torch.int64)
+    assert csrc_triton.token_logprobs(torch.empty(0, 10), none).shape == (0,)
+    with pytest.raises(ValueError, match="V"):
+        csrc_triton.token_logprobs(torch.empty(0, 0), none)
+    with pytest.raises(ValueError, match="per row"):
+        csrc_triton.token_logprobs(torch.ones(3, 5), none)
