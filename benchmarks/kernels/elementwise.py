@@ -81,6 +81,7 @@ def _kernels(case: ElementwiseCase) -> Iterator[tuple[str, str, Callable[[str], 
     if case.vocab:
         for rule, columns in _RULES.items():
             yield "sample", f"{case.vocab} {rule}", partial(_sample, case, columns)
+        yield "token_logprobs", f"{case.vocab}", partial(_logprobs, case)
 
 
 def _norm(case: ElementwiseCase, device: str) -> Work:
@@ -127,9 +128,17 @@ _RULES = {
 }
 
 
+def _logits(case: ElementwiseCase, device: str) -> Tensor:
+    return (3 * torch.randn(case.rows, case.vocab, device=device)).to(case.dtype)
+
+
+def _logprobs(case: ElementwiseCase, device: str) -> Work:
+    logits, token_ids = _logits(case, device), torch.arange(case.rows, device=device)
+    return _bytes(logits), lambda: csrc_triton.token_logprobs(logits, token_ids)
+
+
 def _sample(case: ElementwiseCase, columns: dict[str, float], device: str) -> Work:
-    rows = case.rows
-    logits = (3 * torch.randn(rows, case.vocab, device=device)).to(case.dtype)
+    rows, logits = case.rows, _logits(case, device)
 
     def column(name: str, default: float, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.full((rows,), columns.get(name, default), dtype=dtype, device=device)
