@@ -25,7 +25,8 @@ def test_attention_is_timed_and_agrees_with_sdpa() -> None:
 
 def test_every_other_kernel_is_timed() -> None:
     rows = measure_elementwise("cpu")
-    assert {row["kernel"] for row in rows} == {"rms_norm", "swiglu", "rope_and_cache", "sample"}
+    others = {"rms_norm", "swiglu", "rope_and_cache", "sample", "token_logprobs"}
+    assert {row["kernel"] for row in rows} == others
     assert all(row["of_copy"] > 0 for row in rows)
 
 
