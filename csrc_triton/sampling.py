@@ -261,6 +261,7 @@ def _first_above(values, target):
     Where rounding leaves the sum short, that of the last value above 0; 0 where none is.
     """
     place = tl.arange(0, values.shape[0])
+    # A parallel scan rounds every sum in its own way: one may exceed the target on a value of 0.
     passed = (values > 0) & (tl.cumsum(values, 0) > target)
     last = tl.max(tl.where(values > 0, place, 0), 0)
     return tl.minimum(tl.min(tl.where(passed, place, _FAR), 0), last)

@@ -104,6 +104,24 @@ def test_more_blocks_than_tokens_to_keep(device):
     check_clear_rows(on_a_grid(5, 20 * 512 + 37), device)
 
 
+def test_the_last_token_kept(device):
+    """Weights fall with the id, 1/64 in the exponent each; a number next to 1 draws the last."""
+    keeps = torch.tensor([1, 2, 3, 5, 9, 20, 33, 47, 60, 90, 140])
+    n, none = len(keeps), torch.zeros(len(keeps))
+    logits = torch.arange(700) / -64
+    weights = logits.double().exp()
+    mass = torch.cat((torch.zeros(1), weights.cumsum(0) / weights.sum()))
+    args = plain(
+        3 * n,
+        top_k=torch.cat((keeps, none.long(), none.long())),
+        top_p=torch.cat((none + 1, mass[keeps - 1].add(mass[keeps]).float() / 2, none + 1)),
+        min_p=torch.cat((none, none, weights[keeps - 1].mul(weights[keeps]).sqrt().float())),
+        seeds=seed_near_one().expand(3 * n).contiguous(),
+    )
+    ids = kernel(device, logits.expand(3 * n, -1), *args)
+    assert torch.equal(ids, keeps.sub(1).repeat(3))
+
+
 @pytest.mark.parametrize(("top_k", "last"), [(300, 3), (5, 1)])
 def test_top_p_counts_what_top_k_keeps(top_k, last, device):
     """Also where the eight highest would do for top-p by themselves.
@@ -176,6 +194,13 @@ def test_a_temperature_without_end_makes_all_weights_one(device):
     hot = plain(3, temperature=torch.full((3,), 1e30), top_p=torch.tensor([1.0, 0.4, 1.0]))
     u = reference.uniform(*hot[-2:])
     assert torch.equal(kernel(device, logits, *hot), (u * 1024).long())
+
+
+def test_there_is_a_least_temperature(device):
+    logits = torch.full((1, 100), -torch.inf)
+    logits[0, :2] = torch.tensor([0.0, -1e-6])  # a weight of 1 / e
+    args = plain(1, temperature=torch.tensor([1e-30]), seeds=seed_near_one())
+    assert kernel(device, logits, *args).tolist() == [1]
 
 
 def test_greedy_takes_the_lowest_of_equals_in_any_block(dtype, device):
