@@ -32,6 +32,7 @@ TABLES = {
         "swiglu",
         "rope_and_cache",
         "sample",
+        "token_logprobs",
     },
     "decode": {"decode"},
     "selfref": {"selfref", "shared spans"},
