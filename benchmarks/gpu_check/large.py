@@ -216,6 +216,13 @@ def _swiglu(sizes: _Sizes, dtype: torch.dtype, device: str) -> float:
     return worst_error(csrc_triton.swiglu(gate_up), reference.swiglu(gate_up))
 
 
+def _logprobs(sizes: _Sizes, dtype: torch.dtype, device: str) -> float:
+    logits = (3 * torch.randn(sizes.rows, sizes.vocab, device=device)).to(dtype)
+    token_ids = torch.randint(sizes.vocab, (sizes.rows,), device=device)
+    found = csrc_triton.token_logprobs(logits, token_ids)
+    return worst_error(found[:, None], reference.token_logprobs(logits.float(), token_ids)[:, None])
+
+
 _CASES: dict[str, _Case] = {
     "decode, few rows, long contexts": _long_contexts,
     "decode, many rows": _many_rows,
@@ -223,6 +230,7 @@ _CASES: dict[str, _Case] = {
     "prefill behind long contexts": _prefill,
     "rms_norm": _norm,
     "swiglu": _swiglu,
+    "token_logprobs": _logprobs,
 }
 _FAR_CASES: dict[str, _Case] = {
     "decode, large pool": _far_decode,
