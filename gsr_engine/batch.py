@@ -67,6 +67,12 @@ class Batch:
         )
 
 
+def known_tokens(inputs: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+    """Token ids, int64 [N], of a batch's inputs; rows with a source take theirs from `drawn`."""
+    token_ids, _, _, sources = inputs
+    return torch.where(sources < 0, token_ids, drawn[sources.clamp_min(0)])
+
+
 def build_batch(
     plan: StepPlan, row_multiple: int, padding_slot: int, drawn: Mapping[Segment, int] | None = None
 ) -> Batch:

@@ -12,13 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from gsr_engine.batch import Batch
+from gsr_engine.batch import Batch, known_tokens
 from gsr_engine.decode_work import HostWork, unpacked
 from gsr_engine.model import Decoder
 from gsr_engine.paged_attention import PagedAttention
-
-# Lanes that share the narrowest tile of the decode kernel.
-_NARROW = 16
+from gsr_engine.sharing import NARROW_LANES
+from gsr_engine.transfer import put
 
 
 class Shape(NamedTuple):
@@ -37,7 +36,7 @@ def rounded_rows(rows: int) -> int:
 
 def shape_of(work: HostWork, group: int) -> Shape:
     """The rounded shape of a step."""
-    lanes = max(_NARROW, 1 << (work.max_rows_per_item * group - 1).bit_length())
+    lanes = max(NARROW_LANES, 1 << (work.max_rows_per_item * group - 1).bit_length())
     entries = 1 << (len(work.row_ids) - 1).bit_length()
     return Shape(rounded_rows(work.num_rows), entries, max(1, lanes // group))
 
@@ -101,19 +100,12 @@ class _StaticStep:
         inputs = np.zeros((4, self._num_rows), dtype=np.int64)
         inputs[2:] = -1
         inputs[:, : work.num_rows] = batch.inputs.numpy()
-        _put(inputs, self._inputs)
+        put(inputs, self._inputs)
         packed = work.packed(self._num_rows, self._num_entries)
-        _put(packed, self._vector[: len(packed)])
+        put(packed, self._vector[: len(packed)])
 
     def forward(
         self, decoder: Decoder, attention: PagedAttention, drawn: torch.Tensor
     ) -> torch.Tensor:
         """Hidden states of all rows, those of padding among them."""
-        token_ids, _, _, sources = self._inputs
-        known = torch.where(sources < 0, token_ids, drawn[sources.clamp_min(0)])
-        return decoder.hidden(known, attention, None)
-
-
-def _put(values: np.ndarray, target: torch.Tensor) -> None:
-    host = torch.from_numpy(values)
-    target.copy_(host.pin_memory() if target.is_cuda else host, non_blocking=True)
+        return decoder.hidden(known_tokens(self._inputs, drawn), attention, None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from gsr_engine.attention import AttentionBackend
-from gsr_engine.batch import Batch, build_batch
+from gsr_engine.batch import Batch, build_batch, known_tokens
 from gsr_engine.graphs import DecodeGraphs
 from gsr_engine.model import Decoder
 from gsr_engine.plan import StepPlan
@@ -67,8 +67,7 @@ class Runner:
         batch = batch.to(self.decoder.device)
         token_ids = batch.token_ids
         if batch.has_sources:
-            sources = batch.inputs[3]
-            token_ids = torch.where(sources < 0, token_ids, self._drawn[sources.clamp_min(0)])
+            token_ids = known_tokens(batch.inputs, self._drawn)
         self._attention.begin(batch)
         return self.decoder.hidden(token_ids, self._attention, batch.logit_rows)
 

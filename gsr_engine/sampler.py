@@ -84,7 +84,7 @@ class Sampler:
             return PendingDraws(nothing, nothing, [], [])
         if self._params is None or sequences != self._sequences:
             self._params = self._take(sequences, logits)
-        numbers = [len(s.segment.token_ids) + s.in_flight for s in sequences]
+        numbers = [sequence.num_drawn for sequence in sequences]
         indices = to_device(np.array(numbers, dtype=np.int64), device)
         mine = logits[: len(draw_rows)]
         if draw_rows != list(range(len(draw_rows))):

@@ -12,6 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+# Of the narrowest tile of the decode kernel.
+NARROW_LANES = 16
+
 
 @dataclass(frozen=True, slots=True)
 class SharingCosts:
@@ -52,7 +55,7 @@ class Sharing:
     def _wide_cost(self, costs: SharingCosts, readers: int) -> float:
         """Cost of an item of so many rows, in items of one row."""
         tiles = math.ceil(readers * self._group / costs.lanes)
-        return tiles * (costs.wide if readers * self._group > 16 else 1.0)
+        return tiles * (costs.wide if readers * self._group > NARROW_LANES else 1.0)
 
     def count(self, shared: int, apart: int, tokens_saved: int) -> None:
         """Count the spans of one step that more than one stream sees, and what sharing saved."""

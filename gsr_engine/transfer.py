@@ -20,6 +20,12 @@ def to_device(values: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
     return host.pin_memory().to(device, non_blocking=True)
 
 
+def put(values: npt.NDArray[Any], target: torch.Tensor) -> None:
+    """Overwrite a tensor, which stays where it is, by host values; likewise without waiting."""
+    host = torch.from_numpy(values)
+    target.copy_(host.pin_memory() if target.is_cuda else host, non_blocking=True)
+
+
 class Fetched:
     """Tensors on their way to the host.
 

@@ -17,9 +17,9 @@ import csrc_triton
 from benchmarks.gpu_check.record import Record, Row
 from benchmarks.gpu_check.setting import Setting
 from csrc_triton import PagedSpan, PrefillPlan, WorkList, reference
+from gsr_engine.decode_work import SPLIT
+from gsr_engine.segments import PAGE_SIZE
 
-_PAGE = 16
-_SPLIT = 256
 # Rows of a prefill whose scores the reference holds at a time.
 _ROWS_AT_A_TIME = 512
 _BOUND = {torch.bfloat16: 1e-2, torch.float16: 2e-3, torch.float32: 2e-5}
@@ -84,7 +84,7 @@ class _Pool:
     """Pages that are handed out from both ends in turn; those of no segment hold NaN."""
 
     def __init__(self, pages: int, sizes: _Sizes, dtype: torch.dtype, device: str) -> None:
-        shape = (pages, _PAGE, sizes.kv_heads, sizes.head_dim)
+        shape = (pages, PAGE_SIZE, sizes.kv_heads, sizes.head_dim)
         self.keys, self.values = (
             torch.full(shape, torch.nan, dtype=dtype, device=device) for _ in range(2)
         )
@@ -95,11 +95,11 @@ class _Pool:
 
     def segment(self, tokens: int) -> PagedSpan:
         """So many tokens with random keys and values."""
-        pages = [next(self._free) for _ in range(-(-tokens // _PAGE))]
+        pages = [next(self._free) for _ in range(-(-tokens // PAGE_SIZE))]
         places = torch.tensor(pages, device=self.keys.device)
         for cache in (self.keys, self.values):
             cache[places] = torch.randn_like(cache[places])
-            cache[pages[-1], tokens - _PAGE * (len(pages) - 1) :] = torch.nan
+            cache[pages[-1], tokens - PAGE_SIZE * (len(pages) - 1) :] = torch.nan
         return PagedSpan(pages, 0, tokens)
 
     def _queries(self, rows: int) -> Tensor:
@@ -108,7 +108,7 @@ class _Pool:
 
     def decode_error(self, pairs: Sequence[tuple[Sequence[int], PagedSpan]], rows: int) -> float:
         """Decode attention of so many rows over (rows, span) pairs."""
-        work = WorkList.from_spans(pairs, rows, _SPLIT, self.keys.device)
+        work = WorkList.from_spans(pairs, rows, SPLIT, self.keys.device)
         arguments = (self._queries(rows), self.keys, self.values, work, self._scale)
         partials = reference.decode_attention_partials(*arguments)
         expected = reference.reduce_partials(*partials, work, self.keys.dtype)
@@ -153,7 +153,7 @@ def _siblings(sizes: _Sizes, dtype: torch.dtype, device: str) -> float:
     """Groups that read their problem together, in lists that name the rows of each apart."""
     groups = sizes.rows // sizes.siblings
     problem, own = sizes.context // 8, sizes.context // 128
-    pages = groups * (problem // _PAGE + 1) + sizes.rows * (own // _PAGE + 1)
+    pages = groups * (problem // PAGE_SIZE + 1) + sizes.rows * (own // PAGE_SIZE + 1)
     pool = _Pool(2 * pages, sizes, dtype, device)
     pairs: list[tuple[Sequence[int], PagedSpan]] = [
         (range(group, sizes.rows, groups), pool.segment(problem - group)) for group in range(groups)
@@ -164,7 +164,7 @@ def _siblings(sizes: _Sizes, dtype: torch.dtype, device: str) -> float:
 
 def _prefill(sizes: _Sizes, dtype: torch.dtype, device: str) -> float:
     """A chunk whose segment has begun before, behind two spans that begin and end within pages."""
-    pool = _Pool(2 * (sizes.context + sizes.chunk) // _PAGE, sizes, dtype, device)
+    pool = _Pool(2 * (sizes.context + sizes.chunk) // PAGE_SIZE, sizes, dtype, device)
     first, second = pool.segment(sizes.context // 2), pool.segment(sizes.context // 4)
     own = pool.segment(sizes.chunk + 37)
     context = [first._replace(start=5, stop=first.stop - 3), second._replace(start=1)]
@@ -193,9 +193,11 @@ def _far_rope(sizes: _Sizes, dtype: torch.dtype, device: str) -> float:
         torch.randn(sizes.context, dim, device=device),
         torch.randint(sizes.context, (rows,), device=device),
     )
-    half, slots = rows // 2, _PAGE * sizes.far_pages
+    half, slots = rows // 2, PAGE_SIZE * sizes.far_pages
     ends = torch.cat((torch.arange(half), torch.arange(slots - rows + half, slots))).to(device)
-    small = torch.zeros(2, -(-rows // _PAGE), _PAGE, kv_heads, dim, dtype=dtype, device=device)
+    small = torch.zeros(
+        2, -(-rows // PAGE_SIZE), PAGE_SIZE, kv_heads, dim, dtype=dtype, device=device
+    )
     near = torch.arange(rows, device=device)
     out = csrc_triton.rope_and_cache(*inputs, pool.keys, pool.values, ends)
     expected = reference.rope_and_cache(*inputs, small[0], small[1], near)
