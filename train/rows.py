@@ -1,32 +1,50 @@
 """Training rows: the engine's own prompts with a target behind them.
 
-A row is one sequence of tokens with explicit positions and a *branch* per token, which says what it
-may see: branch 0 is seen by all that follow, branch i > 0 (a candidate) sees branch 0 and itself,
-and `JOIN` (a branched refinement) sees everything before it. That is the context of spans of the
-engine, written for one forward.
+A row is one sequence of tokens. In the branched layout it forks behind the direct prompt into the
+candidates, which do not see one another, and joins again in the refinement, which sees them all.
+`Row.positions` and `Row.branches` spell that out per token: branch 0 is seen by all that follow,
+branch i > 0 (a candidate) sees branch 0 and itself, and `JOIN` sees everything before it. That is
+the context of spans of the engine, written for one forward.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
 
 from gsr_engine.prompts import Prompts
 
 Objective = Literal["direct", "refine"]
+OBJECTIVES: tuple[Objective, ...] = ("direct", "refine")
 JOIN = 10_000
 """Branch of tokens that see every branch before them."""
+
+Ids = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One training sequence; the tokens from `target_start` on are learnt."""
+    """One training sequence; the tokens from `target_start` on are learnt.
+
+    Attributes:
+        objective: which of the two losses it belongs to.
+        token_ids: all tokens: prompt, candidates if they are side by side, glue, target.
+        target_start: index of the first token that is learnt.
+        fork: number of tokens before the branches, which is also their first position.
+        branch_lengths: tokens of each branch; empty where the row is plainly causal.
+        join_position: position of the first token behind the branches.
+    """
 
     objective: Objective
-    token_ids: list[int]
-    positions: list[int]
-    branches: list[int]
+    token_ids: Sequence[int]
     target_start: int
+    fork: int = 0
+    branch_lengths: Sequence[int] = ()
+    join_position: int = 0
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -36,45 +54,50 @@ class Row:
         """Tokens that the loss counts."""
         return len(self.token_ids) - self.target_start
 
+    @property
+    def positions(self) -> Ids:
+        """Position of every token."""
+        if not len(self.branch_lengths):
+            return np.arange(len(self))
+        joined = len(self) - self.fork - sum(self.branch_lengths)
+        pieces = [np.arange(self.fork)]
+        pieces += [np.arange(self.fork, self.fork + length) for length in self.branch_lengths]
+        pieces.append(np.arange(self.join_position, self.join_position + joined))
+        return np.concatenate(pieces)
 
-def _sequential(objective: Objective, prompt: list[int], target: list[int]) -> Row:
-    token_ids = prompt + target
-    count = len(token_ids)
-    return Row(objective, token_ids, list(range(count)), [0] * count, len(prompt))
+    @property
+    def branches(self) -> Ids:
+        """Branch of every token: 0, the number of its candidate from 1 on, or `JOIN`."""
+        branches = np.zeros(len(self), np.int64)
+        if len(self.branch_lengths):
+            candidates = np.repeat(np.arange(len(self.branch_lengths)) + 1, self.branch_lengths)
+            branches[self.fork : self.fork + len(candidates)] = candidates
+            branches[self.fork + len(candidates) :] = JOIN
+        return branches
 
 
 def direct_row(prompts: Prompts, problem: list[int], target: list[int]) -> Row:
     """Solve directly. `target` ends with the end token."""
-    return _sequential("direct", prompts.direct(problem).token_ids, target)
+    prompt = prompts.direct(problem).token_ids
+    return Row("direct", prompt + target, len(prompt))
 
 
 def linear_row(
     prompts: Prompts, problem: list[int], summaries: list[list[int]], target: list[int]
 ) -> Row:
     """Refine in the linear layout: problem, summaries and instruction in one sequence."""
-    return _sequential("refine", prompts.linear(problem, summaries), target)
+    prompt = prompts.linear(problem, summaries)
+    return Row("refine", prompt + target, len(prompt))
 
 
 def branched_row(
     prompts: Prompts, problem: list[int], summaries: list[list[int]], target: list[int]
 ) -> Row:
     """Refine in the branched layout: each summary beside the others, right behind the prompt."""
-    token_ids = list(prompts.direct(problem).token_ids)
-    fork = len(token_ids)
-    positions = list(range(fork))
-    branches = [0] * fork
-    for index, summary in enumerate(summaries, start=1):
-        token_ids += summary
-        positions += range(fork, fork + len(summary))
-        branches += [index] * len(summary)
+    prompt = prompts.direct(problem).token_ids
     glue = prompts.branched_glue(problem)
-    longest = fork + max(map(len, summaries))
-    begin = prompts.branched_position(fork, len(glue), longest)
-    joined = glue + target
-    return Row(
-        objective="refine",
-        token_ids=token_ids + joined,
-        positions=positions + list(range(begin, begin + len(joined))),
-        branches=branches + [JOIN] * len(joined),
-        target_start=len(token_ids) + len(glue),
-    )
+    fork = len(prompt)
+    lengths = [len(summary) for summary in summaries]
+    begin = prompts.branched_position(fork, len(glue), fork + max(lengths))
+    before = [*prompt, *(token for summary in summaries for token in summary), *glue]
+    return Row("refine", before + target, len(before), fork, lengths, begin)

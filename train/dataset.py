@@ -1,0 +1,143 @@
+"""The hybrid set on disk: rows that are tokenised once, as `datasets` keeps them (Arrow).
+
+    FOLDER/train/       the rows that are learnt from
+    FOLDER/held_out/    rows of other problems, for losses during training; may be missing
+    FOLDER/gsr.json     prompts, layouts and numbers of candidates that the rows were made with
+    FOLDER/card.json    the data card: counts, sources, settings
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import datasets
+import numpy as np
+
+from gsr_engine.errors import InvalidRequest
+from gsr_engine.params import Layout
+from train.rows import Row
+
+SPLITS = ("train", "held_out")
+Split = Literal["train", "held_out"]
+
+FEATURES = datasets.Features(
+    {
+        "objective": datasets.Value("string"),
+        "token_ids": datasets.List(datasets.Value("int32")),
+        "target_start": datasets.Value("int32"),
+        "fork": datasets.Value("int32"),
+        "branch_lengths": datasets.List(datasets.Value("int32")),
+        "join_position": datasets.Value("int32"),
+        "length": datasets.Value("int32"),
+        "problem_id": datasets.Value("string"),
+        "layout": datasets.Value("string"),
+        "k": datasets.Value("int32"),
+        "num_correct": datasets.Value("int32"),
+        "source": datasets.Value("string"),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A row and where it comes from.
+
+    Attributes:
+        layout: of a refinement row, "" for a direct one.
+        k, num_correct: candidates shown, and how many of them are right (0 for a direct row, -1
+            where nobody checked).
+        source: who wrote the target, e.g. the teacher's name.
+    """
+
+    row: Row
+    problem_id: str
+    layout: Layout | Literal[""] = ""
+    k: int = 0
+    num_correct: int = 0
+    source: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The columns of FEATURES."""
+        row = self.row
+        return {
+            "objective": row.objective,
+            "token_ids": row.token_ids,
+            "target_start": row.target_start,
+            "fork": row.fork,
+            "branch_lengths": row.branch_lengths,
+            "join_position": row.join_position,
+            "length": len(row),
+            "problem_id": self.problem_id,
+            "layout": self.layout,
+            "k": self.k,
+            "num_correct": self.num_correct,
+            "source": self.source,
+        }
+
+
+def write_split(folder: Path, split: Split, examples: Callable[[], Iterator[Example]]) -> int:
+    """Write a split whole, under another name first; returns the number of its rows."""
+    partial = folder / f"{split}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    cache = folder / "cache"
+    rows = datasets.Dataset.from_generator(
+        lambda: (example.as_dict() for example in examples()),
+        features=FEATURES,
+        cache_dir=str(cache),
+        fingerprint=f"{split}",
+    )
+    rows.save_to_disk(str(partial))
+    shutil.rmtree(cache, ignore_errors=True)
+    shutil.rmtree(folder / split, ignore_errors=True)
+    partial.rename(folder / split)
+    return len(rows)
+
+
+class RowSet:
+    """The rows of a split: memory-mapped, read one by one.
+
+    Attributes:
+        objectives, layouts: text of every row.
+        lengths, num_targets, num_correct: int64 of every row.
+    """
+
+    def __init__(self, rows: datasets.Dataset) -> None:
+        self._rows = rows.with_format("numpy")
+        table = rows.data
+        self.objectives: list[str] = table["objective"].to_pylist()
+        self.layouts: list[str] = table["layout"].to_pylist()
+        self.lengths = table["length"].to_numpy().astype(np.int64)
+        self.num_targets = self.lengths - table["target_start"].to_numpy()
+        self.num_correct = table["num_correct"].to_numpy().astype(np.int64)
+
+    @classmethod
+    def load(cls, folder: Path, split: Split = "train") -> RowSet:
+        """A split of a folder that `train.build` wrote.
+
+        Raises:
+            InvalidRequest: there is no such split, or it holds no row.
+        """
+        if not (folder / split).is_dir():
+            raise InvalidRequest("data", f"{folder} has no {split} split; train.build writes it")
+        rows = datasets.load_from_disk(str(folder / split))
+        if not len(rows):
+            raise InvalidRequest("data", f"{folder / split} holds no row")
+        return cls(rows)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> Row:
+        raw = self._rows[index]
+        return Row(
+            objective=raw["objective"],
+            token_ids=raw["token_ids"],
+            target_start=int(raw["target_start"]),
+            fork=int(raw["fork"]),
+            branch_lengths=[int(one) for one in raw["branch_lengths"]],
+            join_position=int(raw["join_position"]),
+        )
