@@ -121,7 +121,7 @@ class SftConfig:
             raise InvalidRequest(unknown[0], "is no setting of a run")
         values = dict(raw)
         for name in ("data", "out", "selfref"):
-            if values.get(name) is not None:
+            if isinstance(values.get(name), str):
                 values[name] = Path(values[name])
         if "trackers" in values:
             values["trackers"] = tuple(values["trackers"])

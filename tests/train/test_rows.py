@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from train.data import Mixture, Record, Rows, load_records
 from transformers import AutoModelForCausalLM
 
 from gsr_engine import Engine, SamplingParams, SelfRefineParams
@@ -18,7 +19,6 @@ from tests.engine.recorder import Recorder
 from tests.engine.test_self_refine import with_gsr
 from train.batches import collate, micro_batches
 from train.checkpoint import export_model
-from train.data import Mixture, Record, Rows, load_records
 from train.model import load_model, target_logits
 from train.rows import Row, branched_row, direct_row, linear_row
 from train.sft import SftConfig, Trainer, step_losses

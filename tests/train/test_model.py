@@ -1,0 +1,145 @@
+"""The sharded, packed model against plain transformers: the same losses and the same gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from gsr_engine import CheckpointError
+from tests.train.tiny import make_examples, plain_losses, tiny_config
+from train.batches import collate
+from train.model import Trainee, build_model, load_weights, read_model_config
+from train.plan import pack
+from train.rows import OBJECTIVES, Row
+from train.world import World, joined
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    with joined() as one:
+        yield one
+
+
+def make_trainee(folder: Path, world: World, **settings: object) -> Trainee:
+    config = tiny_config(folder, Path("data"), Path("out"), **settings)
+    trainee = build_model(read_model_config(folder), config, world.mesh(0))
+    load_weights(trainee, folder)
+    return trainee
+
+
+def packed_losses(
+    trainee: Trainee, rows: Sequence[Row], max_tokens: int
+) -> tuple[torch.Tensor, dict[str, torch.Tensor], int]:
+    """Mean losses, gradients of their sum, and the number of packs that they took."""
+    counts = torch.zeros(len(OBJECTIVES))
+    for row in rows:
+        counts[OBJECTIVES.index(row.objective)] += row.num_targets
+    packs = pack([len(row) for row in rows], max_tokens, 1)
+    total = torch.zeros(len(OBJECTIVES))
+    for places in packs:
+        batch = collate([rows[place] for place in places], torch.device("cpu"))
+        losses = trainee(batch) / counts.clamp_min(1)
+        losses.sum().backward()
+        total += losses.detach()
+    named = trainee.hf.named_parameters()
+    gradients = {name: p.grad.full_tensor() for name, p in named if p.grad is not None}
+    trainee.zero_grad()
+    return total, gradients, len(packs)
+
+
+def assert_close(got: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert got.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(got[name], gradient, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama3", "mistral", "qwen2-yarn"])
+def test_losses_and_gradients_are_those_of_transformers(
+    family: str, checkpoints: dict[str, Path], world: World
+) -> None:
+    """Direct, linear and branched rows, packed; tied (qwen2) and untied heads."""
+    folder = checkpoints[family]
+    rows = [example.row for example in make_examples(folder, 2)]
+    expected, gradients = plain_losses(folder, rows)
+    losses, got, packs = packed_losses(make_trainee(folder, world), rows, 100_000)
+    assert packs == 1
+    torch.testing.assert_close(losses, expected, atol=1e-5, rtol=1e-5)
+    assert_close(got, gradients)
+
+
+def test_neither_packs_nor_checkpointing_change_anything(qwen2: Path, world: World) -> None:
+    """One pack, four, a row each; activations kept, computed again, or some of each."""
+    rows = [example.row for example in make_examples(qwen2, 4)]
+    longest = max(map(len, rows))
+    quarter = sum(map(len, rows)) // 4 + longest // 2
+    expected, gradients, _ = packed_losses(make_trainee(qwen2, world), rows, 100_000)
+    counts = set()
+    for mode in ("none", "selective", "full"):
+        trainee = make_trainee(qwen2, world, checkpointing=mode)
+        for max_tokens in (longest, quarter, 100_000):
+            losses, got, packs = packed_losses(trainee, rows, max_tokens)
+            torch.testing.assert_close(losses, expected, atol=1e-5, rtol=1e-5)
+            assert_close(got, gradients)
+            counts.add(packs)
+    assert len(counts) == 3
+
+
+def test_only_the_target_is_learnt(qwen2: Path) -> None:
+    """The tokens that are predicted, and where from; an empty pack predicts nothing."""
+    rows = [example.row for example in make_examples(qwen2, 3)]
+    batch = collate(rows, torch.device("cpu"))
+    wanted = [token for row in rows for token in list(row.token_ids)[row.target_start :]]
+    assert batch.targets.tolist() == wanted
+    assert batch.token_ids[0, batch.predicting + 1].tolist() == wanted
+    kinds = [OBJECTIVES.index(row.objective) for row in rows for _ in range(row.num_targets)]
+    assert batch.objectives.tolist() == kinds
+
+
+def test_an_empty_pack_has_gradients_that_are_zero(qwen2: Path, world: World) -> None:
+    """A rank without rows must take part in everything that the others do."""
+    trainee = make_trainee(qwen2, world)
+    losses = trainee(collate([], torch.device("cpu")))
+    losses.sum().backward()
+    assert losses.tolist() == [0.0, 0.0]
+    gradients = [p.grad.full_tensor() for p in trainee.parameters() if p.grad is not None]
+    assert gradients
+    assert not any(gradient.any() for gradient in gradients)
+
+
+def test_padding_changes_nothing(qwen2: Path, world: World) -> None:
+    rows = [example.row for example in make_examples(qwen2, 2)]
+    trainee = make_trainee(qwen2, world)
+    with torch.no_grad():
+        plain = trainee(collate(rows, torch.device("cpu")))
+        padded = trainee(collate(rows, torch.device("cpu"), pad_to=1000))
+    torch.testing.assert_close(padded, plain)
+
+
+def test_bf16_products_stay_near(qwen2: Path, world: World) -> None:
+    rows = [example.row for example in make_examples(qwen2, 2)]
+    exact, _, _ = packed_losses(make_trainee(qwen2, world), rows, 100_000)
+    trainee = make_trainee(qwen2, world, dtype="bfloat16")
+    losses, gradients, _ = packed_losses(trainee, rows, 100_000)
+    torch.testing.assert_close(losses, exact, atol=0, rtol=0.03)
+    assert all(gradient.dtype == torch.float32 for gradient in gradients.values())
+
+
+def test_lora_begins_at_the_model_and_trains_adapters_only(qwen2: Path, world: World) -> None:
+    pytest.importorskip("peft")
+    rows = [example.row for example in make_examples(qwen2, 2)]
+    expected, _, _ = packed_losses(make_trainee(qwen2, world), rows, 100_000)
+    losses, gradients, _ = packed_losses(make_trainee(qwen2, world, lora=4), rows, 100_000)
+    torch.testing.assert_close(losses, expected)
+    assert gradients
+    assert all(".lora_" in name for name in gradients)
+    assert any(gradient.any() for gradient in gradients.values())
+
+
+def test_weights_of_another_model_are_refused(checkpoints: dict[str, Path], world: World) -> None:
+    config = tiny_config(checkpoints["qwen2"], Path("data"), Path("out"))
+    trainee = build_model(read_model_config(checkpoints["qwen3"]), config, world.mesh(0))
+    with pytest.raises(CheckpointError, match="does not hold this model"):
+        load_weights(trainee, checkpoints["qwen2"])

@@ -1,0 +1,132 @@
+"""Several processes: as one, whatever becomes of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.train.tiny import tiny_config, write_set
+from train.sft import train
+from train.sft_config import SftConfig
+
+STEPS = 12
+
+
+class Ranks:
+    """`torchrun -m train.sft` with two ranks."""
+
+    def __init__(self, config: SftConfig) -> None:
+        flags = []
+        for name, value in config.as_dict().items():
+            if value not in (None, [], False):
+                flags += [f"--{name.replace('_', '-')}", str(value)]
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+        command = [*torchrun, "--standalone", "-m", "train.sft", *flags]
+        self.config = config
+        self.process = subprocess.Popen(
+            command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True
+        )
+
+    def wait(self) -> int:
+        """The exit status, once they are done."""
+        self.said, _ = self.process.communicate(timeout=120)
+        return self.process.returncode
+
+    def signal_last_rank(self, number: signal.Signals, when: Callable[[], bool]) -> None:
+        """Signal the last rank as soon as something holds."""
+        while not when():
+            assert self.process.poll() is None, "it ended before"
+            time.sleep(0.02)
+        children = ["ps", "-o", "pid=", "--ppid", str(self.process.pid)]
+        ranks = subprocess.run(children, capture_output=True, text=True, check=True).stdout.split()
+        os.kill(int(ranks[-1]), number)
+
+
+def weights(config: SftConfig) -> dict[str, torch.Tensor]:
+    return load_file(config.out / "model" / "model.safetensors")
+
+
+def assert_near(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    """Equal to rounding: Adam divides by gradients that may be rounding themselves."""
+    assert one.keys() == other.keys()
+    for name in one:
+        difference = (one[name] - other[name]).abs()
+        assert difference.mean() < 1e-5, name
+        assert difference.max() < 2e-3, name
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory, qwen2: Path) -> SftConfig:
+    folder = tmp_path_factory.mktemp("ranks")
+    data = write_set(folder / "data", qwen2, problems=24, held_out=2)
+    # Packs of one row keep a step long enough to be interrupted.
+    return tiny_config(
+        *(qwen2, data, folder / "one"),
+        **{"steps": STEPS, "batch": 24, "pack": 400, "save_every": 2, "log_every": 1},
+    )
+
+
+@pytest.fixture(scope="module")
+def alone(config: SftConfig) -> dict[str, torch.Tensor]:
+    """What one process comes to."""
+    assert train(config, lambda _: None)
+    return weights(config)
+
+
+def elsewhere(config: SftConfig, name: str, **settings: object) -> SftConfig:
+    values = config.as_dict() | {"out": str(config.out.with_name(name))} | settings
+    return SftConfig.from_dict(values)
+
+
+@pytest.mark.parametrize("shard", [0, 1])
+def test_two_ranks_are_as_one(
+    config: SftConfig, alone: dict[str, torch.Tensor], shard: int
+) -> None:
+    """Sharded over both, or a copy each (HSDP)."""
+    ranks = Ranks(elsewhere(config, f"two-{shard}", shard=shard))
+    assert ranks.wait() == 0
+    assert ranks.said.count("report.md") == 1  # only the first rank speaks
+    assert_near(weights(ranks.config), alone)
+
+
+def test_sigterm_at_one_rank_stops_both_and_one_process_goes_on(
+    config: SftConfig, alone: dict[str, torch.Tensor]
+) -> None:
+    mine = elsewhere(config, "stopped")
+    ranks = Ranks(mine)
+    ranks.signal_last_rank(signal.SIGTERM, (mine.out / "log.jsonl").exists)
+    assert ranks.wait() == 0
+    assert "interrupted; step" in ranks.said
+    said: list[str] = []
+    assert train(mine, said.append)
+    assert "goes on from step" in said[0]
+    assert_near(weights(mine), alone)
+
+
+def test_kill_9_of_one_rank_leaves_a_checkpoint_that_is_gone_on_from_to_the_last_bit(
+    config: SftConfig,
+) -> None:
+    whole = elsewhere(config, "two-0")
+    if not (whole.out / "model").exists():
+        assert Ranks(whole).wait() == 0
+    mine = elsewhere(config, "killed")
+    ranks = Ranks(mine)
+    checkpoints = mine.out / "checkpoints"
+    whole_one = lambda: any(p.suffix == "" for p in checkpoints.glob("step-*"))  # noqa: E731
+    ranks.signal_last_rank(signal.SIGKILL, whole_one)
+    assert ranks.wait() != 0
+    assert not (mine.out / "model").exists()
+    again = Ranks(mine)
+    assert again.wait() == 0
+    assert "goes on from step" in again.said
+    one, other = weights(whole), weights(mine)
+    assert all(torch.equal(one[name], other[name]) for name in one)

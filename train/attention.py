@@ -1,0 +1,126 @@
+"""Attention over packed rows: every token sees its own row's past, but no other candidate's.
+
+Registered with transformers under `ATTENTION`; the mask travels as the keyword `packed` of the
+model's forward. A GPU takes FlexAttention over a block mask, a CPU (where FlexAttention has no
+backward) one call of `scaled_dot_product_attention` per row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from transformers import AttentionInterface
+
+from train.rows import JOIN
+
+ATTENTION = "gsr_packed"
+
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """Packed rows for a CPU: where each stops, and its mask.
+
+    Attributes:
+        lengths: tokens of each row, in order.
+        masks: bool [1, 1, L, L] of a branched row, None for a plainly causal one.
+    """
+
+    lengths: list[int]
+    masks: list[torch.Tensor | None]
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], branches: npt.NDArray[np.int64], total: int) -> Documents:
+        """From the branch of every token; what is left of `total` is one more row, of padding."""
+        stops = np.cumsum(lengths, dtype=np.int64)
+        masks: list[torch.Tensor | None] = [
+            branch_mask(torch.from_numpy(branches[stop - length : stop]))
+            if branches[stop - length : stop].any()
+            else None
+            for length, stop in zip(lengths, stops, strict=True)
+        ]
+        padding = total - sum(lengths)
+        return cls([*lengths, *([padding] if padding else [])], masks + [None] * bool(padding))
+
+
+PackedMask = Documents | BlockMask
+
+
+def branch_mask(branches: torch.Tensor) -> torch.Tensor:
+    """Bool [1, 1, L, L]: i sees j <= i if j is of branch 0 or i's own, or if i joins all."""
+    reader, writer = branches[:, None], branches[None, :]
+    seen = ((writer == 0) | (writer == reader) | (reader == JOIN)).tril()
+    return seen[None, None]
+
+
+def block_mask(documents: torch.Tensor, branches: torch.Tensor) -> BlockMask:
+    """The same for FlexAttention.
+
+    Args:
+        documents: int64 [T], the row of each token; -1 is padding, which sees nothing but itself.
+        branches: int64 [T], as `Row.branches`.
+    """
+
+    def sees(
+        batch: torch.Tensor, head: torch.Tensor, reader: torch.Tensor, writer: torch.Tensor
+    ) -> torch.Tensor:
+        theirs, mine = branches[writer], branches[reader]
+        visible = (theirs == 0) | (theirs == mine) | (mine == JOIN)
+        same = (documents[reader] == documents[writer]) & (documents[reader] >= 0)
+        return ((reader >= writer) & same & visible) | (reader == writer)
+
+    total = len(documents)
+    make = create_block_mask if documents.device.type == "cpu" else _compiled_block_mask
+    return make(sees, None, None, total, total, device=documents.device)
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    packed: PackedMask,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention as transformers asks for it.
+
+    Args:
+        module: the layer's attention; not read.
+        query: [1, heads, T, head_dim].
+        key: [1, kv_heads, T, head_dim].
+        value: as the key.
+        attention_mask: always None here.
+        packed: what each token sees.
+        scaling: of the scores; None is head_dim ** -0.5.
+
+    Returns:
+        [1, T, heads, head_dim] in the query's dtype, and no weights.
+    """
+    if isinstance(packed, BlockMask):
+        flex = flex_attention if query.device.type == "cpu" else _compiled_flex
+        out = flex(query, key, value, block_mask=packed, scale=scaling, enable_gqa=True)
+        return out.transpose(1, 2), None
+    # In fp32: the backward in bf16 is far slower on a CPU.
+    pieces = [part.float().split(packed.lengths, dim=2) for part in (query, key, value)]
+    outputs = [
+        F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=True
+        )
+        for q, k, v, mask in zip(*pieces, packed.masks, strict=True)
+    ]
+    return torch.cat(outputs, dim=2).transpose(1, 2).to(query.dtype), None
+
+
+_compiled_flex = torch.compile(flex_attention, dynamic=False)
+_compiled_block_mask = torch.compile(create_block_mask)
+
+AttentionInterface.register(ATTENTION, packed_attention)
