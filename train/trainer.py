@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -127,8 +126,8 @@ class Trainer:
         if self.step:
             self._say(f"sft: goes on from step {self.step}")
         self._began = time.perf_counter()
-        with StopSignal() as signal, ThreadPoolExecutor(1) as ahead:
-            stopped = self._loop(signal, ahead)
+        with StopSignal() as signal:
+            stopped = self._loop(signal)
         self._checkpoints.save(self.step)
         self._checkpoints.finish()
         if stopped:
@@ -137,12 +136,10 @@ class Trainer:
         self._evaluate()
         return True
 
-    def _loop(self, signal: StopSignal, ahead: ThreadPoolExecutor) -> bool:
+    def _loop(self, signal: StopSignal) -> bool:
         config, interval, in_a_row = self._config, _Interval(), 0
-        coming: Future[StepBatches] = ahead.submit(self._batches, self.step)
         while self.step < self.steps:
-            batches = coming.result()
-            coming = ahead.submit(self._batches, self.step + 1)
+            batches = self._batches(self.step)
             losses, stopped = self._losses(batches, signal.received)
             norm, applied = self._update()
             in_a_row = 0 if applied else in_a_row + 1
@@ -166,7 +163,7 @@ class Trainer:
         return False
 
     def _batches(self, step: int) -> StepBatches:
-        """The rows of a step; beyond the last they are made in vain, once."""
+        """The rows of a step."""
         chosen = self._plan.rows(step)
         rows = [self._rows[index] for index in chosen]
         objectives = [OBJECTIVES.index(row.objective) for row in rows]

@@ -33,12 +33,20 @@ class Ranks:
         command = [*torchrun, "--standalone", "-m", "train.sft", *flags]
         self.config = config
         self.process = subprocess.Popen(
-            command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True
+            command,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
 
     def wait(self) -> int:
-        """The exit status, once they are done."""
-        self.said, _ = self.process.communicate(timeout=120)
+        """The exit status, once they are done; ranks that hang are ended."""
+        try:
+            self.said, _ = self.process.communicate(timeout=120)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            raise
         return self.process.returncode
 
     def signal_last_rank(self, number: signal.Signals, when: Callable[[], bool]) -> None:
