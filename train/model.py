@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -148,4 +149,13 @@ def _checkpoint_activations(hf: PreTrainedModel, mode: Checkpointing) -> None:
     if mode == "selective":
         options["context_fn"] = partial(create_selective_checkpoint_contexts, policy)
     for layer in hf.model.layers:
-        layer.forward = partial(checkpoint, layer.forward, **options)
+        layer.forward = _checkpointed(layer.forward, options)
+
+
+def _checkpointed(forward: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
+    """A function and no `partial`, which torch.compile would silently leave alone."""
+
+    def again(*args: Any, **kwargs: Any) -> Any:
+        return checkpoint(forward, *args, **options, **kwargs)
+
+    return again

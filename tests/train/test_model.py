@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,24 @@ def test_neither_packs_nor_checkpointing_change_anything(qwen2: Path, world: Wor
             assert_close(got, gradients)
             counts.add(packs)
     assert len(counts) == 3
+
+
+@pytest.mark.parametrize("mode", ["none", "selective", "full"])
+def test_compiled_layers_compute_the_same(
+    mode: str, qwen2: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are really compiled, checkpointing and all; without a C++ compiler, for speed."""
+    rows = [example.row for example in make_examples(qwen2, 2)]
+    expected, gradients, _ = packed_losses(make_trainee(qwen2, world), rows, 100_000)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    trainee = make_trainee(qwen2, world, compile=True, checkpointing=mode)
+    losses, got, _ = packed_losses(trainee, rows, 100_000)
+    assert torch._dynamo.utils.counters["frames"]["ok"] >= 1
+    assert not torch._dynamo.utils.counters["graph_break"]
+    torch.testing.assert_close(losses, expected)
+    assert_close(got, gradients)
 
 
 def test_only_the_target_is_learnt(qwen2: Path) -> None:
