@@ -15,7 +15,7 @@ from gsr_engine.errors import GsrError
 from train.batches import PackedBatch, collate
 from train.checkpoint import Checkpoints
 from train.dataset import RowSet
-from train.flops import Flops
+from train.flops import Flops, peak_flops
 from train.model import Trainee
 from train.optimizer import clip_gradients, learning_rate, make_optimizer
 from train.plan import Plan, check_lengths, pack
@@ -238,7 +238,7 @@ class Trainer:
             for index in interval.rows
             if self._rows.objectives[index] == "refine"
         )
-        peak = self._flops.peak(self._world.device)
+        peak = peak_flops(self._world.device)
         rates = [flops / seconds / self._world.size for flops in interval.flops]
         entry = {
             "step": self.step,
