@@ -25,7 +25,7 @@ PEAKS = {
     "B200": 2250e12,
     "L40S": 362e12,
 }
-"""Dense bf16 products per second by a part of the device's name, from NVIDIA's data sheets (SXM)."""
+"""Dense bf16 operations per second by part of a device's name, from NVIDIA's data sheets (SXM)."""
 
 
 @dataclass(frozen=True, slots=True)
