@@ -18,7 +18,6 @@ import typer
 from rich.console import Console
 
 from benchmarks.accuracy_table import show_table
-from benchmarks.environment import describe_machine
 from benchmarks.grading import Grader
 from benchmarks.problems import Problem, load_problems, puzzle_problems
 from benchmarks.samples import Refinement, Sample, Stream, read_samples, write_samples
@@ -32,6 +31,7 @@ from gsr_engine import (
     SelfRefineParams,
 )
 from gsr_engine.demo.report import NANO
+from train.environment import describe_machine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,7 +30,6 @@ from rich.table import Table
 
 from benchmarks import scores
 from benchmarks.accuracy import AccuracyConfig, AccuracyRun
-from benchmarks.environment import describe_machine
 from benchmarks.grading import Grader
 from benchmarks.nano import TEST_SEED, K, evaluate
 from benchmarks.problems import Problem, puzzle_problems
@@ -39,6 +38,7 @@ from benchmarks.scores import bootstrap
 from gsr_engine import Engine, SamplingParams
 from gsr_engine.errors import InvalidRequest
 from gsr_engine.gsr_config import RefinePosition
+from train.environment import describe_machine
 from train.nano import Recipe, default_recipe, run_recipe
 
 Row = dict[str, str]

@@ -18,12 +18,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.environment import describe_machine
 from benchmarks.static_loop import StaticLoop
 from gsr_engine import Engine, SamplingParams
 from gsr_engine.config import ModelConfig
 from gsr_engine.demo.report import NANO
 from gsr_engine.weights import load_decoder
+from train.environment import describe_machine
 
 N = 4
 

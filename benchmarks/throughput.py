@@ -18,7 +18,6 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks.environment import describe_machine
 from benchmarks.machine_limits import copy_bandwidth, measure_products
 from benchmarks.peers.run import PEERS, PeerSkipped, run_peer
 from benchmarks.random_weights import SHAPES, random_problems, write_checkpoint
@@ -28,6 +27,7 @@ from gsr_engine import GsrError
 from gsr_engine.config import ModelConfig
 from gsr_engine.cpu import compute_dtype
 from gsr_engine.weights import load_decoder
+from train.environment import describe_machine
 
 
 def limits_of(work: Work) -> dict[str, Any]:

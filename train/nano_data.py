@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from gsr_engine import Engine, SamplingParams
 from gsr_engine.demo.puzzles import Puzzle
-from gsr_engine.prompts import Prompts
-from gsr_engine.tokenizer import Tokenizer
-from train.data import Record
+from gsr_engine.sequence import derive_seed
+from train.problems import Problem
+from train.samples import Sample
+
+
+def puzzle_problems(puzzles: Sequence[Puzzle], name: str) -> list[Problem]:
+    """Puzzles with their solutions, as problems called `name`-0, `name`-1, ..."""
+    return [
+        Problem(f"{name}-{index}", one.problem, one.answer, one.solution, source="solver")
+        for index, one in enumerate(puzzles)
+    ]
 
 
 def slipped_draft(puzzle: Puzzle, rate: float, rng: random.Random) -> str:
@@ -23,48 +30,16 @@ def slipped_draft(puzzle: Puzzle, rate: float, rng: random.Random) -> str:
     return puzzle.trace(slip)
 
 
-def synthetic_records(
-    puzzles: Sequence[Puzzle],
-    tokenizer: Tokenizer,
-    prompts: Prompts,
-    drafts: int,
-    highest_rate: float,
-    seed: int,
-) -> list[Record]:
-    """Solved puzzles with drafts of a solver that slips, each puzzle at a rate of its own."""
-    rng = random.Random(seed)
-    records = []
-    for puzzle in puzzles:
+def slipped_samples(
+    puzzles: Sequence[Puzzle], problems: Sequence[Problem], highest_rate: float, seed: int
+) -> Callable[[str], list[Sample]]:
+    """Drafts of a solver that slips, four for each puzzle, which has a rate of its own."""
+    by_id = {problem.id: puzzle for problem, puzzle in zip(problems, puzzles, strict=True)}
+
+    def drafts(problem_id: str) -> list[Sample]:
+        rng = random.Random(derive_seed(seed, *problem_id.encode()))
         rate = rng.uniform(0.0, highest_rate)
-        texts = [slipped_draft(puzzle, rate, rng) for _ in range(drafts)]
-        records.append(
-            _record(puzzle, [tokenizer.encode_text(t) for t in texts], tokenizer, prompts)
-        )
-    return records
+        texts = [slipped_draft(by_id[problem_id], rate, rng) for _ in range(4)]
+        return [Sample(index, text) for index, text in enumerate(texts)]
 
-
-def own_records(
-    engine: Engine, puzzles: Sequence[Puzzle], candidates: int, seed: int
-) -> tuple[list[Record], list[list[bool]]]:
-    """Solved puzzles with the model's own candidates at temperature 1, and which are right.
-
-    Candidates enter as their summaries; one that has none is left out.
-    """
-    tokenizer, prompts = engine.tokenizer, engine.prompts
-    params = SamplingParams(n=candidates, temperature=1.0, max_tokens=200, seed=seed)
-    results = engine.generate([engine.direct_prompt(p.problem) for p in puzzles], params)
-    records, right = [], []
-    for puzzle, result in zip(puzzles, results, strict=True):
-        ids = [completion.content_ids for completion in result.completions]
-        summaries = [prompts.summary(one, 1000) for one in ids]
-        shown = [summary.token_ids for summary in summaries if summary]
-        records.append(_record(puzzle, shown, tokenizer, prompts))
-        right.append([engine.find_answer(c) == puzzle.answer for c in result.completions])
-    return records, right
-
-
-def _record(
-    puzzle: Puzzle, summaries: list[list[int]], tokenizer: Tokenizer, prompts: Prompts
-) -> Record:
-    target = [*tokenizer.encode_text(puzzle.solution), tokenizer.end_id]
-    return Record(prompts.problem(puzzle.problem), target, summaries)
+    return drafts

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.environment import describe_machine
 from benchmarks.gpu_check.record import Record, read_rows
 from benchmarks.gpu_check.setting import Setting
+from train.environment import describe_machine
 
 
 def run_part(name: str, setting: Setting, seconds: float) -> None:

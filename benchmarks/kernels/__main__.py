@@ -11,9 +11,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.environment import describe_machine
 from benchmarks.kernels import FAMILIES, measure_limits
 from benchmarks.kernels.rows import Row
+from train.environment import describe_machine
 
 _SHARES = ("of_copy", "of_matmul")
 _WIDTH = 160  # a log has no width of its own
