@@ -18,8 +18,7 @@ import typer
 from rich.console import Console
 
 from benchmarks.accuracy_table import show_table
-from benchmarks.grading import Grader
-from benchmarks.problems import Problem, load_problems, puzzle_problems
+from benchmarks.problems import graded_problems, puzzle_problems
 from benchmarks.samples import Refinement, Sample, Stream, read_samples, write_samples
 from gsr_engine import (
     Completion,
@@ -32,6 +31,8 @@ from gsr_engine import (
 )
 from gsr_engine.demo.report import NANO
 from train.environment import describe_machine
+from train.grading import Grader
+from train.problems import Problem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +73,7 @@ class AccuracyRun:
         config, start = self._config, time.perf_counter()
         drawn = self._draw(config.temperature, max(config.ks), config.seed)
         samples = [
-            Sample(p.id, p.text, p.gold, p.size, [self._stream(c, p) for c in completions])
+            Sample(p.id, p.text, p.answer, p.size, [self._stream(c, p) for c in completions])
             for p, completions in zip(self._problems, drawn, strict=True)
         ]
         for sample, problem, (completion,) in zip(
@@ -163,7 +164,7 @@ class AccuracyRun:
         return Stream(
             text=completion.text,
             answer=answer,
-            correct=self._grader.correct(answer, problem.gold),
+            correct=self._grader.correct(answer, problem.answer),
             tokens=len(completion.token_ids),
             logprob=completion.logprob,
             finish_reason=completion.finish_reason,
@@ -174,7 +175,7 @@ class AccuracyRun:
         return Refinement(
             text=result.text,
             answer=result.answer,
-            correct=self._grader.correct(result.answer, problem.gold),
+            correct=self._grader.correct(result.answer, problem.answer),
             tokens=len(drawn.token_ids) if drawn else 0,
             logprob=drawn.logprob if drawn else 0.0,
             finish_reason=drawn.finish_reason if drawn else "error",
@@ -214,7 +215,9 @@ def main(
         raise InvalidRequest("k", f"must be candidate counts, comma separated, got {k!r}")
     ks = tuple(sorted({int(part) for part in k.split(",")}))
     problems = (
-        puzzle_problems("test", seed, puzzles) if data is None else load_problems(data, size_field)
+        puzzle_problems("test", seed, puzzles)
+        if data is None
+        else graded_problems(data, size_field)
     )[:limit]
     with (
         Engine.from_pretrained(model, dtype=dtype, prefix_cache=False) as engine,

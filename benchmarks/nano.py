@@ -18,7 +18,6 @@ from rich.table import Table
 from benchmarks import scores
 from benchmarks.accuracy import AccuracyConfig, AccuracyRun
 from benchmarks.accuracy_table import method_scores, show_table
-from benchmarks.grading import Grader
 from benchmarks.nano_plot import plot_report
 from benchmarks.problems import puzzle_problems
 from benchmarks.samples import Sample, read_samples, write_samples
@@ -26,6 +25,7 @@ from benchmarks.scores import Interval, bootstrap
 from gsr_engine import Engine
 from gsr_engine.demo.puzzles import Stream
 from gsr_engine.errors import GsrError
+from train.grading import Grader
 
 K = 4
 MAX_TOKENS = 200

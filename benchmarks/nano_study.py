@@ -30,16 +30,17 @@ from rich.table import Table
 
 from benchmarks import scores
 from benchmarks.accuracy import AccuracyConfig, AccuracyRun
-from benchmarks.grading import Grader
 from benchmarks.nano import TEST_SEED, K, evaluate
-from benchmarks.problems import Problem, puzzle_problems
+from benchmarks.problems import puzzle_problems
 from benchmarks.samples import Sample, read_samples
 from benchmarks.scores import bootstrap
 from gsr_engine import Engine, SamplingParams
 from gsr_engine.errors import InvalidRequest
 from gsr_engine.gsr_config import RefinePosition
 from train.environment import describe_machine
+from train.grading import Grader
 from train.nano import Recipe, default_recipe, run_recipe
+from train.problems import Problem
 
 Row = dict[str, str]
 
@@ -191,7 +192,7 @@ def _controls(nano: Path, puzzles: int) -> list[Row]:
     with Engine.from_pretrained(model, dtype="float32") as engine, Grader(symbolic=False) as grader:
         run = AccuracyRun(engine, problems, grader, AccuracyConfig(headline=K, seed=TEST_SEED))
         for name, candidates in given.items():
-            samples = [Sample(p.id, p.text, p.gold, p.size, []) for p in problems]
+            samples = [Sample(p.id, p.text, p.answer, p.size, []) for p in problems]
             row = {"candidates": name}
             for layout in ("linear", "branched"):
                 run.refine(samples, f"{layout}@{K}", layout, candidates)

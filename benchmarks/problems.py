@@ -1,52 +1,31 @@
-"""What an accuracy run is asked: puzzles of the demo's family, or a local JSONL file."""
+"""What an accuracy run is asked: puzzles of the demo's family, or problems from a file."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
 
 from gsr_engine.demo.puzzles import sample_puzzles
 from gsr_engine.errors import InvalidRequest
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """A problem with its gold answer; `size` groups results, "" for no grouping."""
-
-    id: str
-    text: str
-    gold: str
-    size: str = ""
+from train.problems import Problem, load_problems
 
 
 def puzzle_problems(stream: str, seed: int, count: int) -> list[Problem]:
     """Puzzles of a random stream ("train", "validation", "test"), grouped by length."""
     puzzles = sample_puzzles(stream, seed, count)
     return [
-        Problem(f"{stream}-{seed}-{i}", puzzle.problem, puzzle.answer, puzzle.size)
+        Problem(f"{stream}-{seed}-{i}", puzzle.problem, puzzle.answer, size=puzzle.size)
         for i, puzzle in enumerate(puzzles)
     ]
 
 
-def load_problems(path: Path, size_field: str | None = None) -> list[Problem]:
-    """Problems of a JSONL file: objects with `problem` and `answer`, and `id` if they have one.
+def graded_problems(path: Path, size_field: str | None = None) -> list[Problem]:
+    """Problems of a file, grouped by one of its fields.
 
     Raises:
-        InvalidRequest: a line is no such object.
+        InvalidRequest: as `load_problems`, or a problem has no answer.
     """
-    problems = []
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                raw = json.loads(line)
-                size = str(raw[size_field]) if size_field else ""
-                name = str(raw.get("id", number))
-                problems.append(Problem(name, str(raw["problem"]), str(raw["answer"]), size))
-            except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-                raise InvalidRequest("data", f"{path} line {number}: {error!r}") from None
-    if not problems:
-        raise InvalidRequest("data", f"{path} holds no problems")
+    problems = load_problems(path, {"size": size_field} if size_field else None)
+    for problem in problems:
+        if problem.answer is None:
+            raise InvalidRequest("data", f"{path}: problem {problem.id} has no answer")
     return problems

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.accuracy import main
-from benchmarks.problems import load_problems, puzzle_problems
+from benchmarks.problems import graded_problems, puzzle_problems
 from benchmarks.samples import read_samples
 from gsr_engine import InvalidRequest
 
@@ -61,10 +61,13 @@ def test_bad_data_names_the_line(tmp_path: Path) -> None:
     file = tmp_path / "bad.jsonl"
     file.write_text('{"problem": "1+1", "answer": "2"}\n{"problem": "no answer"}\n')
     with pytest.raises(InvalidRequest, match="line 2"):
-        load_problems(file)
+        graded_problems(file)
+    file.write_text('{"problem": "1+1", "answer": null}\n')
+    with pytest.raises(InvalidRequest, match="problem 1 has no answer"):
+        graded_problems(file)
     file.write_text("\n")
     with pytest.raises(InvalidRequest, match="no problems"):
-        load_problems(file)
+        graded_problems(file)
 
 
 def test_puzzles_carry_their_size() -> None:

@@ -42,7 +42,7 @@ class Grader:
 
     def __init__(self, *, symbolic: bool, timeout: float = 5.0) -> None:
         if symbolic and find_spec("math_verify") is None:
-            raise InvalidRequest("grading", "needs math-verify: pip install 'gsr-engine[bench]'")
+            raise InvalidRequest("grading", "needs math-verify: pip install 'gsr-engine[train]'")
         self._symbolic = symbolic
         self._timeout = timeout
         self._known: dict[tuple[str, str], bool] = {}

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from benchmarks.grading import Grader
+from train.grading import Grader
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,166 @@
+"""Problems with their gold answers: from JSONL or Parquet, or a data set of the hub."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from gsr_engine.errors import InvalidRequest
+
+Located = tuple[str, dict[str, Any]]
+"""Where a row is, for messages, and the row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A problem.
+
+    Attributes:
+        text: the problem itself, without any instruction.
+        answer: the gold answer, None where there is none.
+        solution: a worked solution that came with it.
+        source: where it is from.
+        size: what results are grouped by; "" for no grouping.
+    """
+
+    id: str
+    text: str
+    answer: str | None
+    solution: str | None = None
+    source: str = ""
+    size: str = ""
+
+
+_COLUMNS = {one.name: one.name for one in fields(Problem) if one.name != "text"}
+_COLUMNS["problem"] = "problem"
+
+
+def parse_columns(text: str) -> dict[str, str]:
+    """Columns by field, from "problem=question,answer=final_answer"; "answer=" says there is none.
+
+    Raises:
+        InvalidRequest: it is no such list, or names a field that problems do not have.
+    """
+    columns = {}
+    for pair in filter(None, text.split(",")):
+        name, equals, column = (part.strip() for part in pair.partition("="))
+        if not equals or name not in _COLUMNS:
+            raise InvalidRequest(
+                "columns", f"must be FIELD=COLUMN with {', '.join(_COLUMNS)}, got {pair!r}"
+            )
+        columns[name] = column
+    return columns
+
+
+def load_problems(
+    data: str | Path, columns: Mapping[str, str] | None = None, split: str = "train"
+) -> list[Problem]:
+    """Problems of a JSONL or Parquet file, of a folder of such files, or of a hub id.
+
+    Args:
+        data: a path that exists, else a hub id.
+        columns: column by field where they differ. `problem` and `answer` must be there unless
+            mapped to ""; of the others those are taken that are there, and mapped ones must be.
+            An answer that is null or empty counts as none; an id is the row's number by default.
+        split: of a hub data set, e.g. "train[:1000]".
+
+    Raises:
+        InvalidRequest: a row lacks a column or holds no text; the message names file and row.
+    """
+    mapped = {**_COLUMNS, **(columns or {})}
+    needed = {"problem", "answer", *(columns or ())}
+    rows = _rows(Path(data)) if Path(data).exists() else _hub_rows(str(data), split)
+    problems = []
+    for number, (where, row) in enumerate(rows, start=1):
+        try:
+            problems.append(_problem(row, mapped, needed, number))
+        except KeyError as error:
+            raise InvalidRequest("data", f"{where}: there is no {error}") from None
+        except (TypeError, ValueError) as error:
+            raise InvalidRequest("data", f"{where}: {error}") from None
+    if not problems:
+        raise InvalidRequest("data", f"{data} holds no problems")
+    return problems
+
+
+def _problem(
+    row: Mapping[str, Any], columns: Mapping[str, str], needed: set[str], number: int
+) -> Problem:
+    found: dict[str, str | None] = {}
+    for name, column in columns.items():
+        value = row[column] if column and name in needed else row.get(column)
+        if not isinstance(value, str | int | float | None):
+            raise TypeError(f"{column} must be text, got {type(value).__name__}")
+        found[name] = None if value in (None, "") else str(value)
+        (found[name] or "").encode()  # a lone surrogate is no text
+    text = found["problem"]
+    if text is None:
+        raise TypeError(f"{columns['problem']} is empty")
+    return Problem(
+        id=found["id"] or str(number),
+        text=text,
+        answer=found["answer"],
+        solution=found["solution"],
+        source=found["source"] or "",
+        size=found["size"] or "",
+    )
+
+
+def read_jsonl(path: Path) -> Iterator[Located]:
+    """The objects of a JSONL file; blank lines are skipped.
+
+    Raises:
+        InvalidRequest: a line is no object; the message names file and line.
+    """
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            where = f"{path} line {number}"
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise InvalidRequest("data", f"{where}: {error}") from None
+            if not isinstance(row, dict):
+                raise InvalidRequest("data", f"{where}: must be an object, got {line:.100}")
+            yield where, row
+
+
+def _rows(path: Path) -> Iterator[Located]:
+    if path.is_dir():
+        files = sorted(one for one in path.rglob("*") if one.suffix in (".jsonl", ".parquet"))
+        for file in files:
+            yield from _rows(file)
+    elif path.suffix == ".parquet":
+        yield from _parquet_rows(path)
+    else:
+        yield from read_jsonl(path)
+
+
+def _parquet_rows(path: Path) -> Iterator[Located]:
+    import pyarrow  # noqa: PLC0415  # of the train extra, as `datasets` below
+    from pyarrow import parquet  # noqa: PLC0415
+
+    number = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches():
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path} row {number}", row
+    except pyarrow.ArrowException as error:
+        raise InvalidRequest("data", f"{path} after row {number}: {error}") from None
+
+
+def _hub_rows(name: str, split: str) -> Iterator[Located]:
+    import datasets  # noqa: PLC0415
+
+    try:
+        rows = datasets.load_dataset(name, split=split)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise InvalidRequest("data", f"{name!r} is no path, and as a hub id: {error}") from None
+    for number, row in enumerate(rows, start=1):
+        yield f"{name} {split} row {number}", row
