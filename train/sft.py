@@ -2,7 +2,7 @@
 
     python -m train.sft --config run.toml
     torchrun --nproc_per_node 8 -m train.sft --model HUB_ID --data FOLDER --out FOLDER
-    python -m train.sft --config run.toml --dry-run
+    python -m train.sft --config run.toml --dry-run 8
 
 The same command goes on where an interrupted run was, on any number of ranks. `OUT/model` is the
 trained checkpoint, `OUT/report.md` its report card.
@@ -16,9 +16,10 @@ import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from rich.console import Console
 
 from gsr_engine.errors import CheckpointError, GsrError, InvalidRequest
 from gsr_engine.weights import find_checkpoint
@@ -112,7 +113,7 @@ def _check_tokenizer(data: Path, source: Path) -> None:
     if not (data / "card.json").exists():
         raise InvalidRequest("data", f"{data} has no card.json; train.build writes one")
     card = json.loads((data / "card.json").read_text(encoding="utf-8"))
-    if card["tokenizer_sha256"] != _digest(source / "tokenizer.json"):
+    if card["tokenizer_hash"] != _digest(source / "tokenizer.json"):
         raise InvalidRequest("data", f"{data} was built with another tokenizer than {source} has")
 
 
@@ -120,8 +121,15 @@ def _digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def parse(arguments: Sequence[str] | None = None) -> tuple[SftConfig, bool]:
-    """Settings from flags over those of a TOML file (its table [sft]); and whether to run dry.
+class DryRun(NamedTuple):
+    """What is asked of a dry run."""
+
+    gpus: int
+    expected: dict[str, Any] | None
+
+
+def parse(arguments: Sequence[str] | None = None) -> tuple[SftConfig, DryRun | None]:
+    """Settings from flags over those of a TOML file (its table [sft]); and a dry run asked for.
 
     Raises:
         InvalidRequest: a value is out of range, or the file is none.
@@ -130,24 +138,24 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[SftConfig, bool]:
 
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", type=Path)
-    first.add_argument("--dry-run", action="store_true")
+    first.add_argument("--dry-run", type=int, nargs="?", const=8)
     known, rest = first.parse_known_args(arguments)
     values: dict[str, Any] = dict.fromkeys(("model", "data", "out"), tyro.MISSING)
-    if known.config:
-        raw = read_toml(known.config)
-        values |= raw.get("sft", raw)
-    description = f"{__doc__}\n\n--config FILE.toml: settings; --dry-run: what it would take."
+    file = read_toml(known.config) if known.config else {}
+    values |= file.get("sft", file)
+    flags = "--config FILE.toml: settings. --dry-run GPUS: what it would take."
+    description = f"{__doc__}\n\n{flags}"
     config = tyro.cli(
         SftConfig, args=rest, default=SftConfig.from_dict(values), description=description
     )
-    return config, known.dry_run
+    return config, known.dry_run and DryRun(known.dry_run, file.get("expected"))
 
 
 def main() -> None:
     """The command."""
     config, dry = parse()
     if dry:
-        dry_run(config)
+        dry_run(config, dry.gpus, dry.expected, Console())
     elif not train(config, partial(print, flush=True)):
         raise SystemExit(0)
 

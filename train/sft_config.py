@@ -42,12 +42,14 @@ class SftConfig:
         compile: compile each layer (a GPU; the first step takes minutes).
         shard: ranks that share one copy of the state; 0 means all (HSDP: ranks of a node).
         lora: rank of LoRA adapters on every linear layer; 0 trains all parameters.
-        log_every, eval_every, save_every: steps between log lines, losses on the held-out rows,
-            and checkpoints; 0: at the end only.
+        log_every: steps between lines of the log; 0: at the end only.
+        eval_every: steps between losses on the held-out rows; 0: at the end only.
+        save_every: steps between checkpoints; 0: at the end only.
         keep: checkpoints that are kept.
         selfref: JSONL of problems with answers; with each evaluation the engine solves and refines
             them with the weights as they are.
-        selfref_k, selfref_tokens: candidates per problem, and the longest candidate.
+        selfref_k: candidates per problem.
+        selfref_tokens: longest candidate and refinement.
         max_skipped: steps in a row whose gradients are not finite, before the run stops.
         trackers: where the log goes besides log.jsonl.
         seed: of the order of rows.

@@ -79,7 +79,11 @@ def config(tmp_path_factory: pytest.TempPathFactory, qwen2: Path) -> SftConfig:
     # Packs of one row keep a step long enough to be interrupted.
     return tiny_config(
         *(qwen2, data, folder / "one"),
-        steps=STEPS, batch=24, pack=400, save_every=2, log_every=1,
+        steps=STEPS,
+        batch=24,
+        pack=400,
+        save_every=2,
+        log_every=1,
     )
 
 

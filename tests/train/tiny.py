@@ -64,7 +64,7 @@ def write_set(folder: Path, model: Path, problems: int = 8, held_out: int = 0) -
     )
     gsr.save(folder)
     digest = hashlib.sha256((model / "tokenizer.json").read_bytes()).hexdigest()
-    (folder / "card.json").write_text(json.dumps({"tokenizer_sha256": digest}))
+    (folder / "card.json").write_text(json.dumps({"tokenizer_hash": digest}))
     return folder
 
 
