@@ -1,21 +1,22 @@
 """The hybrid set on disk: rows that are tokenised once, as `datasets` keeps them (Arrow).
 
-FOLDER/train/       the rows that are learnt from
-FOLDER/held_out/    rows of other problems, for losses during training; may be missing
-FOLDER/gsr.json     prompts, layouts and numbers of candidates that the rows were made with
-FOLDER/card.json    the data card: counts, sources, settings
+    FOLDER/train/       the rows that are learnt from
+    FOLDER/held_out/    rows of other problems, for losses during training; may be missing
+    FOLDER/gsr.json     prompts, layouts and numbers of candidates that the rows were made with
+    FOLDER/card.json    the data card: counts, sources, settings; card.md is the same to read
+    FOLDER/decontamination.jsonl    problems that were left out, and why
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import datasets
 import numpy as np
+import pyarrow as pa
 
 from gsr_engine.errors import InvalidRequest
 from gsr_engine.params import Layout
@@ -40,6 +41,7 @@ FEATURES = datasets.Features(
         "source": datasets.Value("string"),
     }
 )
+_LISTS = ("token_ids", "branch_lengths")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,22 +81,35 @@ class Example:
         }
 
 
-def write_split(folder: Path, split: Split, examples: Callable[[], Iterator[Example]]) -> int:
-    """Write a split whole, under another name first; returns the number of its rows."""
-    partial = folder / f"{split}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    cache = folder / "cache"
-    rows = datasets.Dataset.from_generator(
-        lambda: (example.as_dict() for example in examples()),
-        features=FEATURES,
-        cache_dir=str(cache),
-        fingerprint=f"{split}",
-    )
-    rows.save_to_disk(str(partial))
-    shutil.rmtree(cache, ignore_errors=True)
-    shutil.rmtree(folder / split, ignore_errors=True)
-    partial.rename(folder / split)
-    return len(rows)
+def table_of(examples: Iterable[Example]) -> pa.Table:
+    """Rows as a table of Arrow, in memory."""
+    columns: dict[str, list[Any]] = {name: [] for name in FEATURES}
+    for example in examples:
+        for name, value in example.as_dict().items():
+            # Arrays at once: a list of Python's integers takes nine times the memory.
+            column = np.asarray(value, np.int32) if name in _LISTS else value
+            columns[name].append(column)
+    schema = FEATURES.arrow_schema
+    return pa.table({one.name: pa.array(columns[one.name], one.type) for one in schema}, schema)
+
+
+def write_part(file: Path, examples: Iterable[Example]) -> None:
+    """Write some of the rows, whole or not at all."""
+    table = table_of(examples)
+    partial = file.with_suffix(".partial")
+    with pa.ipc.new_stream(partial, table.schema) as writer:
+        writer.write_table(table)
+    partial.replace(file)
+
+
+def read_parts(files: Iterable[Path]) -> datasets.Dataset:
+    """The rows of all parts, memory-mapped, in the order of the files."""
+    return datasets.concatenate_datasets([datasets.Dataset.from_file(str(one)) for one in files])
+
+
+def write_split(folder: Path, split: Split, rows: datasets.Dataset) -> None:
+    """Write a split."""
+    rows.save_to_disk(str(folder / split))
 
 
 class RowSet:

@@ -1,0 +1,71 @@
+"""The student as the builder needs it: its tokenizer, its prompts, and how text becomes rows."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache, cached_property
+from pathlib import Path
+
+from gsr_engine.errors import InvalidRequest
+from gsr_engine.gsr_config import GsrConfig
+from gsr_engine.prompts import Prompts
+from gsr_engine.tokenizer import Tokenizer
+from train.samples import Sample
+
+
+class Student:
+    """Tokenizer and prompts of the checkpoint that will be trained; weights are not needed.
+
+    Args:
+        folder: the checkpoint's.
+        gsr: its prompts, where they are not those of the folder's `gsr.json`.
+
+    Raises:
+        CheckpointError: there is no usable tokenizer, or `gsr.json` is unreadable.
+        InvalidRequest: the tokenizer names no end token, or has no chat template.
+    """
+
+    def __init__(self, folder: Path, gsr: GsrConfig | None = None) -> None:
+        self.folder = folder
+        self.gsr = gsr or GsrConfig.from_folder(folder)
+        self.tokenizer = Tokenizer.from_folder(folder)
+        self.prompts = Prompts(self.tokenizer, self.gsr)
+        if self.tokenizer.end_id is None:
+            raise InvalidRequest("model", f"the tokenizer of {folder} names no end token")
+        self._end: int = self.tokenizer.end_id
+        self._opening = "".join(self.tokenizer.pieces(self.prompts.direct([]).token_ids)).rstrip()
+
+    @cached_property
+    def tokenizer_hash(self) -> str:
+        """SHA-256 of `tokenizer.json`: ids mean the same where it is the same."""
+        return hashlib.sha256((self.folder / "tokenizer.json").read_bytes()).hexdigest()
+
+    def summary(self, sample: Sample, limit: int) -> list[int] | None:
+        """Ids of what a candidate shows, at most `limit`; None if it shows nothing.
+
+        A candidate with token ids was drawn with this tokenizer.
+        """
+        ids = sample.token_ids
+        if ids is None:
+            ids = self.tokenizer.encode_text(sample.text)
+        elif ids and ids[-1] in self.tokenizer.stop_ids:
+            ids = ids[:-1]
+        summary = self.prompts.summary(ids, limit)
+        return summary.token_ids if summary else None
+
+    def target(self, text: str) -> list[int]:
+        """Ids of a text to learn, with the end token.
+
+        Thinking stays, and begins where the student's own prompt leaves off: some teachers'
+        templates open it, so their text begins behind the tag.
+        """
+        if self.gsr.thinking and self.gsr.thinking[1] in text:
+            begin, _ = self.gsr.thinking
+            text = text.lstrip().removeprefix(begin).lstrip("\n")
+            if not self._opening.endswith(begin):
+                text = f"{begin}\n{text}"
+        return [*self.tokenizer.encode_text(text), self._end]
+
+
+load_student = cache(Student)
+"""A student, loaded once in each process."""
