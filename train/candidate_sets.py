@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 from gsr_engine.answers import majority
 from gsr_engine.errors import InvalidRequest
@@ -58,11 +57,11 @@ def uniform_weights(k: str) -> tuple[float, ...]:
     Raises:
         InvalidRequest: it is no such range.
     """
-    least, _, most = k.partition("-")
-    most = most or least
-    if not (least.isdigit() and most.isdigit() and 1 <= int(least) <= int(most) <= MAX_CANDIDATES):
+    found = re.fullmatch(r"(\d+)(?:-(\d+))?", k, re.ASCII)
+    least, most = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    if not 1 <= least <= most <= MAX_CANDIDATES:
         raise InvalidRequest("k", f"must be least-most within 1-{MAX_CANDIDATES}, got {k!r}")
-    return tuple(float(n >= int(least)) for n in range(1, int(most) + 1))
+    return tuple(float(n >= least) for n in range(1, most + 1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,10 +90,6 @@ class CandidateSet:
     majority_correct: bool | None
     seed: int
     tokenizer: str
-
-    def as_line(self) -> str:
-        """One line of JSON."""
-        return json.dumps(asdict(self), ensure_ascii=False) + "\n"
 
 
 def draw_sets(
@@ -162,33 +157,3 @@ def balanced(majority_correct: Sequence[bool | None], easy: float | None, seed: 
     rng = random.Random(seed)
     left_out = set(easy_sets) - set(rng.sample(easy_sets, count))
     return [index for index in range(len(majority_correct)) if index not in left_out]
-
-
-class SetFile(Sequence[CandidateSet]):
-    """The sets of a JSONL file, each read when it is asked for.
-
-    Raises:
-        InvalidRequest: there is no such file, it is empty, or (on use) a line is no set.
-    """
-
-    def __init__(self, path: Path) -> None:
-        if not path.is_file():
-            raise InvalidRequest("refine", f"{path} is no file; `train.build refine` writes it")
-        self._path = path
-        self._starts = [0]
-        with path.open("rb") as file:
-            self._starts += [file.tell() for _ in iter(file.readline, b"")]
-        if not len(self):
-            raise InvalidRequest("refine", f"{path} holds no set")
-
-    def __len__(self) -> int:
-        return len(self._starts) - 1
-
-    def __getitem__(self, index: int) -> CandidateSet:  # type: ignore[override]  # no slices
-        with self._path.open("rb") as file:
-            file.seek(self._starts[range(len(self))[index]])
-            line = file.readline()
-        try:
-            return CandidateSet(**json.loads(line))
-        except (ValueError, TypeError) as error:
-            raise InvalidRequest("refine", f"{self._path} line {index + 1}: {error!r}") from None

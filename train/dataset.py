@@ -1,10 +1,10 @@
 """The hybrid set on disk: rows that are tokenised once, as `datasets` keeps them (Arrow).
 
-    FOLDER/train/       the rows that are learnt from
-    FOLDER/held_out/    rows of other problems, for losses during training; may be missing
-    FOLDER/gsr.json     prompts, layouts and numbers of candidates that the rows were made with
-    FOLDER/card.json    the data card: counts, sources, settings; card.md is the same to read
-    FOLDER/decontamination.jsonl    problems that were left out, and why
+FOLDER/train/       the rows that are learnt from
+FOLDER/held_out/    rows of other problems, for losses during training; may be missing
+FOLDER/gsr.json     prompts, layouts and numbers of candidates that the rows were made with
+FOLDER/card.json    the data card: counts, sources, settings; card.md is the same to read
+FOLDER/decontamination.jsonl    problems that were left out, and why
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from gsr_engine.errors import InvalidRequest
 from train.problems import Problem
@@ -30,10 +30,6 @@ class Finding:
     found_in: str
     found_id: str
     text: str
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
 
 
 class Decontamination:
@@ -92,5 +88,5 @@ class Decontamination:
 
 
 def normalise_problem(text: str) -> str:
-    """A spelling that problems share which differ in case, spaces, dollar signs and how they end."""
+    """A spelling without case, spaces, dollar signs and the punctuation at the end."""
     return re.sub(r"[\s$]+", "", text.casefold()).rstrip(".:?!")

@@ -82,10 +82,6 @@ class SampleFilter:
         return "" if sample.correct or self.wrong else "wrong"
 
 
-CANDIDATES = SampleFilter(wrong=True, unchecked=True)
-"""Candidates may be wrong: that is what refinement is for."""
-
-
 class SamplePool:
     """The samples that a filter keeps, in a file of SQLite: memory does not grow with them.
 

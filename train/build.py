@@ -1,0 +1,190 @@
+"""python -m train.build: from problems, candidates and targets to the hybrid set.
+
+    refine    draws sets of candidates from a pool: prompts for the teacher (`train.generate`)
+    hybrid    direct and refinement rows for the student, tokenised once: what `train.sft` reads
+
+Both are pure functions of their inputs and settings. What is finished is not done again, what was
+interrupted goes on, and a result takes its place only when it is whole.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from gsr_engine.errors import GsrError
+from gsr_engine.gsr_config import GsrConfig
+from gsr_engine.weights import find_checkpoint
+from train.candidate_sets import SetConfig, draw_sets, uniform_weights
+from train.decontamination import Decontamination
+from train.fingerprint import fingerprint, is_done
+from train.hybrid import Ingredients, build_hybrid, work_folder
+from train.hybrid_config import HybridConfig
+from train.materials import TargetOf, drawn_from, own_solution
+from train.problems import read_problems
+from train.progress import tracked
+from train.samples import SampleFilter, SamplePool, read_records, sample_files
+from train.set_file import SetFile, write_sets
+from train.student import Student
+
+app = typer.Typer(
+    help="Build what a student learns from.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ProblemsOption = Annotated[
+    Path, typer.Option(help="JSONL of problems: id, problem, answer, solution, source.")
+]
+ModelOption = Annotated[str, typer.Option(help="The student: a folder or a hub id.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")]
+
+
+@app.command()
+def refine(
+    problems: ProblemsOption,
+    candidates: Annotated[Path, typer.Option(help="Samples of the student: a folder or JSONL.")],
+    model: ModelOption,
+    out: Annotated[Path, typer.Option(help="JSONL of the sets; a card is put beside it.")],
+    k: Annotated[str, typer.Option(help="Candidates of a set: least-most, evenly drawn.")] = "4-6",
+    sets: Annotated[int, typer.Option(min=1, help="Sets per problem.")] = 1,
+    easy: Annotated[float, typer.Option(help="Easy sets kept, as a share of the hard ones.")] = 0.5,
+    balance: Annotated[bool, typer.Option(help="Leave out easy sets beyond that share.")] = True,
+    keep_truncated: Annotated[bool, typer.Option(help="Show candidates that were cut.")] = False,
+    summary_tokens: Annotated[int, typer.Option(help="Longest candidate shown.")] = 1000,
+    seed: SeedOption = 0,
+) -> None:
+    """Draw sets of candidates to refine."""
+    console = Console(stderr=True)
+    config = SetConfig(
+        weights=uniform_weights(k),
+        sets=sets,
+        easy=easy if balance else None,
+        summary_tokens=summary_tokens,
+        seed=seed,
+    )
+    student = Student(find_checkpoint(model))
+    settings = {**asdict(config), "keep_truncated": keep_truncated, **_identity(student)}
+    key = fingerprint(settings, [problems, *sample_files(candidates)])
+    card = out.with_suffix(".card.json")
+    if out.is_file() and is_done(card, key):
+        console.print(f"{out} is there already")
+        return
+    asked = read_problems(problems)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    keep = SampleFilter(truncated=keep_truncated, wrong=True, unchecked=True)
+    pool_file = out.with_suffix(".candidates")
+    pool = SamplePool(pool_file, read_records(candidates), keep)
+    dropped = Counter({f"candidate: {reason}": n for reason, n in pool.dropped.items()})
+    drawn = draw_sets(tracked(asked, "problems", console), pool.of, student, config, dropped)
+    counts = write_sets(out, drawn, config.easy, seed)
+    pool.close()
+    pool_file.unlink()
+    told = {"fingerprint": key, "settings": settings, **counts, "dropped": _counted(dropped)}
+    card.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    console.print(f"{out}: drawn {counts['drawn']}, kept {counts['kept']}")
+
+
+@app.command()
+def hybrid(
+    problems: ProblemsOption,
+    model: ModelOption,
+    out: Annotated[Path, typer.Option(help="Folder of the set.")],
+    refine: Annotated[Path | None, typer.Option(help="Sets, as `refine` writes them.")] = None,
+    direct_targets: Annotated[
+        Path | None, typer.Option(help="Samples for the problems; without, their own solutions.")
+    ] = None,
+    refine_targets: Annotated[
+        Path | None, typer.Option(help="Samples for the sets; without, the problems' solutions.")
+    ] = None,
+    gsr: Annotated[Path | None, typer.Option(help="Folder of another gsr.json.")] = None,
+    layouts: Annotated[str, typer.Option(help="Of refinement rows.")] = "linear,branched",
+    in_turn: Annotated[bool, typer.Option(help="Each set in the next layout, not in all.")] = False,
+    mix: Annotated[float, typer.Option(help="Share of direct rows.")] = 0.5,
+    max_tokens: Annotated[int, typer.Option(help="Longest row; longer ones are dropped.")] = 16_384,
+    held_out: Annotated[float, typer.Option(help="Share of the problems held out.")] = 0.01,
+    decontaminate: Annotated[str, typer.Option(help="JSONL files of evaluation problems.")] = "",
+    ngram: Annotated[int, typer.Option(help="Words that two problems may not share.")] = 13,
+    keep_unchecked: Annotated[bool, typer.Option(help="Learn targets without a gold.")] = False,
+    seed: SeedOption = 0,
+    processes: Annotated[int, typer.Option(min=1, help="That tokenise.")] = 1,
+) -> None:
+    """Make the hybrid set."""
+    console = Console(stderr=True)
+    config = HybridConfig(
+        layouts=tuple(layouts.split(",")),  # type: ignore[arg-type]  # it checks them
+        in_turn=in_turn,
+        mix=mix,
+        max_tokens=max_tokens,
+        held_out=held_out,
+        seed=seed,
+    )
+    student = Student(find_checkpoint(model), gsr and GsrConfig.from_folder(gsr))
+    evaluation = [Path(name) for name in decontaminate.split(",") if name]
+    settings = {
+        **asdict(config),
+        "decontaminate": [path.name for path in evaluation],
+        "ngram": ngram,
+        "keep_unchecked": keep_unchecked,
+        "own_solutions": {"direct": direct_targets is None, "refine": refine_targets is None},
+    }
+    samples = [path for path in (direct_targets, refine_targets) if path]
+    inputs = [problems, *filter(None, [refine]), *evaluation]
+    inputs += [file for path in samples for file in sample_files(path)]
+    key = fingerprint({**settings, **_identity(student)}, inputs)
+    if is_done(out / "card.json", key):
+        console.print(f"{out} is there already")
+        return
+    check = Decontamination({path.name: read_problems(path) for path in evaluation}, ngram)
+    kept, findings = check.split(read_problems(problems))
+    dropped: Counter[str] = Counter()
+    work, keep = work_folder(out, key), SampleFilter(unchecked=keep_unchecked)
+
+    def targets(name: str, path: Path | None) -> TargetOf:
+        if path is None:
+            return own_solution
+        pool = SamplePool(work / f"{name}.samples", read_records(path), keep)
+        dropped.update({f"{name} target: {reason}": n for reason, n in pool.dropped.items()})
+        return drawn_from(pool, seed)
+
+    ingredients = Ingredients(
+        problems=kept,
+        sets=SetFile(refine) if refine else (),
+        direct_target=targets("direct", direct_targets),
+        refine_target=targets("refine", refine_targets),
+        findings=findings,
+        dropped=dropped,
+    )
+    build_hybrid(
+        ingredients,
+        student,
+        config,
+        out,
+        fingerprint=key,
+        settings=settings,
+        processes=processes,
+        console=console,
+    )
+    console.print((out / "card.md").read_text(encoding="utf-8"), markup=False)
+
+
+def _identity(student: Student) -> dict[str, Any]:
+    return {"tokenizer": student.tokenizer_hash, "gsr": asdict(student.gsr)}
+
+
+def _counted(counts: Counter[str]) -> dict[str, int]:
+    return {reason: count for reason, count in sorted(counts.items()) if count}
+
+
+if __name__ == "__main__":
+    try:
+        app()
+    except (GsrError, OSError) as error:
+        raise SystemExit(f"build: {error}") from None

@@ -1,0 +1,192 @@
+"""The hybrid set: direct and refinement rows of one student, mixed, split and described.
+
+Rows are tokenised in parts, each written whole under a folder that belongs to the build; what is
+too long, held out, or too much of one objective is known only then. The splits are copied from the
+parts, and the finished folder takes the place of an older one. A build that was interrupted goes
+on from its parts, if it was told apart from others by its fingerprint.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+from rich.console import Console
+
+from gsr_engine.errors import InvalidRequest
+from gsr_engine.gsr_config import GsrConfig
+from gsr_engine.params import LAYOUTS
+from train.candidate_sets import CandidateSet
+from train.data_card import describe, save_card
+from train.dataset import read_parts, write_split
+from train.decontamination import Finding
+from train.hybrid_config import HybridConfig
+from train.materials import (
+    Material,
+    TargetOf,
+    direct_materials,
+    own_solution,
+    refine_materials,
+)
+from train.parts import write_parts
+from train.problems import Problem
+from train.progress import tracked
+from train.splits import choose_rows
+from train.student import Student
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ingredients:
+    """What a hybrid set is made from.
+
+    Attributes:
+        problems: those to learn from; a set of another problem is left out.
+        sets: candidate sets, in the order of their rows.
+        direct_target, refine_target: the target of a problem, and of a set.
+        findings: problems that were left out already, for the report.
+        dropped: what else was left out on the way here, for the card.
+    """
+
+    problems: Sequence[Problem]
+    sets: Sequence[CandidateSet] = ()
+    direct_target: TargetOf = own_solution
+    refine_target: TargetOf = own_solution
+    findings: Sequence[Finding] = ()
+    dropped: Counter[str] = field(default_factory=Counter)
+
+
+def build_hybrid(
+    ingredients: Ingredients,
+    student: Student,
+    config: HybridConfig,
+    out: Path,
+    *,
+    fingerprint: str = "",
+    settings: dict[str, Any] | None = None,
+    processes: int = 1,
+    console: Console | None = None,
+) -> Path:
+    """Make the set; returns its folder.
+
+    Args:
+        ingredients: problems, sets and targets.
+        student: who will learn from it.
+        config: how rows are made.
+        out: the folder; a finished set takes the place of the one that is there.
+        fingerprint: of ingredients and settings. An interrupted build with the same one goes on;
+            "" begins anew.
+        settings: what the card tells, if more than `config`.
+        processes: that tokenise.
+        console: where progress is shown; None shows none.
+
+    Raises:
+        InvalidRequest: no row is left to learn from, or an id comes twice.
+    """
+    if len({one.id for one in ingredients.problems}) < len(ingredients.problems):
+        raise InvalidRequest("problems", "an id comes twice")
+    work = work_folder(out, fingerprint)
+    dropped = Counter(ingredients.dropped)
+    dropped.update(f"problem: {one.reason}" for one in ingredients.findings)
+    materials = _materials(ingredients, student, config, dropped, console)
+    parts = write_parts(materials, student, work / "parts", processes)
+    rows = read_parts(parts)
+    indices = choose_rows(rows, config, dropped)
+    if not len(indices["train"]):
+        raise InvalidRequest("data", f"no row is left to learn from; dropped: {dict(dropped)}")
+    splits = {name: rows.select(chosen) for name, chosen in indices.items() if len(chosen)}
+    finished = work / "finished"
+    shutil.rmtree(finished, ignore_errors=True)
+    finished.mkdir()
+    with _no_progress_bars():
+        for name, split in splits.items():
+            write_split(finished, name, split)
+    gsr = _trained_for(student.gsr, splits["train"])
+    gsr.save(finished)
+    with (finished / "decontamination.jsonl").open("w", encoding="utf-8") as file:
+        file.writelines(
+            json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in ingredients.findings
+        )
+    card = {
+        "fingerprint": fingerprint,
+        "settings": settings or asdict(config),
+        "template_hash": gsr.template.hash,
+        "tokenizer_hash": student.tokenizer_hash,
+        **describe(splits, dropped),
+    }
+    save_card(finished, card)
+    _replace(out, finished)
+    shutil.rmtree(work)
+    return out
+
+
+def work_folder(out: Path, fingerprint: str) -> Path:
+    """The folder of a build under way, beside `out`; what another build left there is removed."""
+    work = out.with_name(f"{out.name}.partial")
+    owner = work / "fingerprint"
+    if not (fingerprint and owner.is_file() and owner.read_text() == fingerprint):
+        shutil.rmtree(work, ignore_errors=True)
+        (work / "parts").mkdir(parents=True)
+        owner.write_text(fingerprint)
+    return work
+
+
+def _materials(
+    ingredients: Ingredients,
+    student: Student,
+    config: HybridConfig,
+    dropped: Counter[str],
+    console: Console | None,
+) -> Iterator[Material]:
+    yield from direct_materials(
+        tracked(ingredients.problems, "direct rows", console), ingredients.direct_target, dropped
+    )
+    yield from refine_materials(
+        tracked(ingredients.sets, "refinement rows", console),
+        {one.id: one for one in ingredients.problems},
+        ingredients.refine_target,
+        student.tokenizer_hash,
+        config.turns,
+        dropped,
+    )
+
+
+def _trained_for(gsr: GsrConfig, rows: datasets.Dataset) -> GsrConfig:
+    """What a checkpoint trained on the rows can do; without a refinement row, what it could."""
+    layouts, counts = set(rows.unique("layout")) - {""}, set(rows.unique("k")) - {0}
+    if not counts:
+        return gsr
+    return replace(
+        gsr,
+        layouts=tuple(one for one in LAYOUTS if one in layouts),
+        num_candidates=(min(counts), max(counts)),
+        trained=True,
+    )
+
+
+def _replace(old: Path, new: Path) -> None:
+    """Put a finished folder in the place of an older one."""
+    aside = old.with_name(f"{old.name}.old")
+    shutil.rmtree(aside, ignore_errors=True)
+    if old.exists():
+        old.rename(aside)
+    new.rename(old)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Silence those of `datasets`."""
+    silent = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not silent:
+            datasets.enable_progress_bars()
