@@ -104,7 +104,10 @@ def write_part(file: Path, examples: Iterable[Example]) -> None:
 
 def read_parts(files: Iterable[Path]) -> datasets.Dataset:
     """The rows of all parts, memory-mapped, in the order of the files."""
-    return datasets.concatenate_datasets([datasets.Dataset.from_file(str(one)) for one in files])
+    none = datasets.Dataset(table_of(()))
+    return datasets.concatenate_datasets(
+        [none, *(datasets.Dataset.from_file(str(one)) for one in files)]
+    )
 
 
 def write_split(folder: Path, split: Split, rows: datasets.Dataset) -> None:
