@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from gsr_engine.errors import GsrError
+from gsr_engine.errors import GsrError, InvalidRequest
 from gsr_engine.gsr_config import GsrConfig
 from gsr_engine.weights import find_checkpoint
 from train.candidate_sets import SetConfig, draw_sets, uniform_weights
@@ -104,7 +104,9 @@ def hybrid(
     refine_targets: Annotated[
         Path | None, typer.Option(help="Samples for the sets; without, the problems' solutions.")
     ] = None,
-    gsr: Annotated[Path | None, typer.Option(help="Folder of another gsr.json.")] = None,
+    gsr: Annotated[
+        Path | None, typer.Option(help="Folder of a gsr.json, not the student's.")
+    ] = None,
     layouts: Annotated[str, typer.Option(help="Of refinement rows.")] = "linear,branched",
     in_turn: Annotated[bool, typer.Option(help="Each set in the next layout, not in all.")] = False,
     mix: Annotated[float, typer.Option(help="Share of direct rows.")] = 0.5,
@@ -126,7 +128,7 @@ def hybrid(
         held_out=held_out,
         seed=seed,
     )
-    student = Student(find_checkpoint(model), gsr and GsrConfig.from_folder(gsr))
+    student = Student(find_checkpoint(model), _prompts_of(gsr) if gsr else None)
     evaluation = [Path(name) for name in decontaminate.split(",") if name]
     settings = {
         **asdict(config),
@@ -173,6 +175,12 @@ def hybrid(
         console=console,
     )
     console.print((out / "card.md").read_text(encoding="utf-8"), markup=False)
+
+
+def _prompts_of(folder: Path) -> GsrConfig:
+    if not (folder / "gsr.json").is_file():
+        raise InvalidRequest("gsr", f"{folder} holds no gsr.json")
+    return GsrConfig.from_folder(folder)
 
 
 def _identity(student: Student) -> dict[str, Any]:

@@ -14,11 +14,15 @@ import datasets
 import numpy as np
 import numpy.typing as npt
 
+from train.dataset import Split
+
 PERCENTILES = (5, 25, 50, 75, 95, 99, 100)
 _PACKAGES = ("gsr-engine", "datasets", "pyarrow", "tokenizers", "transformers")
 
 
-def describe(splits: Mapping[str, datasets.Dataset], dropped: Mapping[str, int]) -> dict[str, Any]:
+def describe(
+    splits: Mapping[Split, datasets.Dataset], dropped: Mapping[str, int]
+) -> dict[str, Any]:
     """The counts of every split, what was dropped, versions and date."""
     return {
         "splits": {name: _describe_split(rows) for name, rows in splits.items()},

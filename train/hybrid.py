@@ -107,20 +107,20 @@ def build_hybrid(
     with _no_progress_bars():
         for name, split in splits.items():
             write_split(finished, name, split)
-    gsr = _trained_for(student.gsr, splits["train"])
+    told = describe(splits, dropped)
+    gsr = _trained_for(student.gsr, told["splits"]["train"])
     gsr.save(finished)
     with (finished / "decontamination.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(
             json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in ingredients.findings
         )
-    card = {
+    made_with = {
         "fingerprint": fingerprint,
         "settings": settings or asdict(config),
         "template_hash": gsr.template.hash,
         "tokenizer_hash": student.tokenizer_hash,
-        **describe(splits, dropped),
     }
-    save_card(finished, card)
+    save_card(finished, {**made_with, **told})
     _replace(out, finished)
     shutil.rmtree(work)
     return out
@@ -157,14 +157,14 @@ def _materials(
     )
 
 
-def _trained_for(gsr: GsrConfig, rows: datasets.Dataset) -> GsrConfig:
+def _trained_for(gsr: GsrConfig, told: dict[str, Any]) -> GsrConfig:
     """What a checkpoint trained on the rows can do; without a refinement row, what it could."""
-    layouts, counts = set(rows.unique("layout")) - {""}, set(rows.unique("k")) - {0}
+    counts = [int(k) for k in told["by_k"]]
     if not counts:
         return gsr
     return replace(
         gsr,
-        layouts=tuple(one for one in LAYOUTS if one in layouts),
+        layouts=tuple(one for one in LAYOUTS if one in told["by_kind"]),
         num_candidates=(min(counts), max(counts)),
         trained=True,
     )

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from gsr_engine.sequence import derive_seed
 from train.dataset import Split
 from train.hybrid_config import HybridConfig
+from train.rows import OBJECTIVES
 
 Indices = npt.NDArray[np.int64]
 
@@ -30,9 +31,8 @@ def choose_rows(
     sides = [np.flatnonzero(learnt & direct), np.flatnonzero(learnt & ~direct)]
     rng = np.random.default_rng(config.seed)
     mixed = []
-    for name, side, count in zip(
-        ("direct", "refine"), sides, mixed_counts(*map(len, sides), config.mix), strict=True
-    ):
+    counts = mixed_counts(len(sides[0]), len(sides[1]), config.mix)
+    for name, side, count in zip(OBJECTIVES, sides, counts, strict=True):
         dropped[f"{name}: mix"] += len(side) - count
         mixed.append(rng.choice(side, count, replace=False) if count < len(side) else side)
     return {"train": np.sort(np.concatenate(mixed)), "held_out": np.flatnonzero(fits & held)}
