@@ -153,6 +153,8 @@ class Prompts:
         if len(ids) == 1:
             places = [index for index, token in enumerate(token_ids) if token == ids[0]]
             return places[-1] + 1 if places else None
+        if tag not in self._tokenizer.decode(token_ids):
+            return None  # mostly; one by one takes far longer
         # A tag of several tokens may be cut in other ways within a text, and share one with it.
         pieces = self._tokenizer.pieces(token_ids)
         begin = "".join(pieces).rfind(tag)
