@@ -127,7 +127,7 @@ def _markdown(card: dict[str, Any]) -> str:
 
 def _table(header: Sequence[str], rows: Any) -> list[str]:
     def line(cells: Sequence[Any]) -> str:
-        shown = (f"{one:,}" if isinstance(one, int) else str(one) for one in cells)
+        shown = (f"{one:,}" if type(one) is int else str(one) for one in cells)
         return f"| {' | '.join(shown)} |"
 
     body = [line(row) for row in rows]
