@@ -6,7 +6,8 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from gsr_engine.answers import majority
 from gsr_engine.errors import InvalidRequest
@@ -90,6 +91,10 @@ class CandidateSet:
     majority_correct: bool | None
     seed: int
     tokenizer: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, not copied: most are token ids."""
+        return {one.name: getattr(self, one.name) for one in fields(self)}
 
 
 def draw_sets(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ def write_sets(
     strata: list[tuple[int, int, bool | None]] = []
     with drawn.open("w", encoding="utf-8") as file:
         for one in sets:
-            file.write(json.dumps(asdict(one), ensure_ascii=False) + "\n")
+            file.write(json.dumps(one.as_dict(), ensure_ascii=False) + "\n")
             strata.append((len(one.candidates), one.num_correct, one.majority_correct))
     kept = set(balanced([right for *_, right in strata], easy, seed))
     with drawn.open("rb") as lines, partial.open("wb") as file:
