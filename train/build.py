@@ -119,6 +119,8 @@ def hybrid(
     processes: Annotated[int, typer.Option(min=1, help="That tokenise.")] = 1,
 ) -> None:
     """Make the hybrid set."""
+    if refine_targets and not refine:
+        raise InvalidRequest("refine", "must be given with refine_targets, which answer its sets")
     console = Console(stderr=True)
     config = HybridConfig(
         layouts=tuple(layouts.split(",")),  # type: ignore[arg-type]  # it checks them

@@ -65,12 +65,10 @@ class Material:
 
     def examples(self, student: Student) -> Iterator[Example]:
         """Its rows: one, or one in each layout."""
-        prompts = student.prompts
+        prompts, name, source = student.prompts, self.problem.id, self.target.source
         problem, target = prompts.problem(self.problem.text), student.target(self.target.text)
-        origin = (self.problem.id,)
         if not self.layouts:
-            row = direct_row(prompts, problem, target)
-            yield Example(row, *origin, source=self.target.source)
+            yield Example(direct_row(prompts, problem, target), name, source=source)
         summaries = [
             student.tokenizer.encode_text(one) if isinstance(one, str) else one
             for one in self.summaries
@@ -78,9 +76,7 @@ class Material:
         for layout in self.layouts:
             build = linear_row if layout == "linear" else branched_row
             row = build(prompts, problem, summaries, target)
-            yield Example(
-                row, *origin, layout, len(summaries), self.num_correct, self.target.source
-            )
+            yield Example(row, name, layout, len(summaries), self.num_correct, source)
 
 
 def direct_materials(

@@ -23,23 +23,24 @@ def write_parts(
 ) -> list[Path]:
     """Write the parts that `folder` does not hold yet; returns all of them, in order."""
     parts: list[Path] = []
-    chunks = _chunks(materials, PART)
-    if processes == 1:
-        for chunk in chunks:
+
+    def missing() -> Iterator[tuple[Path, list[Material]]]:
+        for chunk in _chunks(materials, PART):
             parts.append(folder / f"{len(parts):06}.arrow")
             if not parts[-1].exists():
-                write_part(parts[-1], _examples(chunk, student))
+                yield parts[-1], chunk
+
+    if processes == 1:
+        for file, chunk in missing():
+            write_part(file, _examples(chunk, student))
         return parts
     running: deque[Future[None]] = deque()
-    # Not forked: torch's threads and the tokenizer's do not survive it.
+    # Not forked: the threads of torch and of the tokenizer do not survive it.
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        for chunk in chunks:
-            parts.append(folder / f"{len(parts):06}.arrow")
-            if parts[-1].exists():
-                continue
+        for file, chunk in missing():
             if len(running) == 2 * processes:  # more would only wait in memory
                 running.popleft().result()
-            running.append(pool.submit(_write, parts[-1], chunk, student.folder, student.gsr))
+            running.append(pool.submit(_write, file, chunk, student.folder, student.gsr))
         for part in running:
             part.result()
     return parts

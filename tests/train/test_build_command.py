@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ import pytest
 from gsr_engine import InvalidRequest
 from tests.train.build_inputs import run_build, write_jsonl
 from train.dataset import RowSet
+from train.parts import PART
 from train.student import Student
 
 NUM = 40
@@ -122,6 +126,29 @@ def test_a_finished_build_is_done_again_only_for_other_inputs(
     assert "there already" not in run_build(*arguments)
     assert "direct: no target" not in (out / "card.md").read_text()
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("set.")] == []
+
+
+def test_a_killed_build_goes_on_and_ends_the_same(qwen2: Path, tmp_path: Path) -> None:
+    """SIGKILL as soon as some rows are written: no half set is seen, then or later."""
+    problems = [
+        {"id": f"p{i}", "problem": f"{i}?", "solution": f"{i} " * 400} for i in range(PART * 6)
+    ]
+    write_jsonl(tmp_path / "problems.jsonl", problems)
+    command = ["hybrid", f"--problems={tmp_path / 'problems.jsonl'}", f"--model={qwen2}", "--mix=1"]
+    out, parts = tmp_path / "killed", tmp_path / "killed.partial" / "parts"
+    build = subprocess.Popen([sys.executable, "-m", "train.build", *command, f"--out={out}"])
+    while build.poll() is None and not list(parts.glob("*.arrow")):
+        time.sleep(0.002)
+    build.kill()
+    build.wait()
+    assert not out.exists()
+    run_build(*command, f"--out={out}")
+    run_build(*command, f"--out={tmp_path / 'whole'}")
+    data = [
+        {file.name: file.read_bytes() for file in folder.glob("*/*.arrow")}
+        for folder in (out, tmp_path / "whole")
+    ]
+    assert data[0] == data[1]
 
 
 def test_unchecked_targets_are_an_option(arguments: list[str], tmp_path: Path) -> None:
