@@ -22,15 +22,14 @@ from gsr_engine.errors import GsrError, InvalidRequest
 from gsr_engine.gsr_config import GsrConfig
 from gsr_engine.weights import find_checkpoint
 from train.candidate_sets import SetConfig, draw_sets, uniform_weights
-from train.decontamination import Decontamination
 from train.fingerprint import fingerprint, is_done
-from train.hybrid import Ingredients, build_hybrid, work_folder
+from train.hybrid import build_hybrid, work_folder
 from train.hybrid_config import HybridConfig
-from train.materials import TargetOf, drawn_from, own_solution
+from train.hybrid_files import HybridFiles
 from train.problems import read_problems
 from train.progress import tracked
 from train.samples import SampleFilter, SamplePool, read_records, sample_files
-from train.set_file import SetFile, write_sets
+from train.set_file import write_sets
 from train.student import Student
 
 app = typer.Typer(
@@ -119,8 +118,6 @@ def hybrid(
     processes: Annotated[int, typer.Option(min=1, help="That tokenise.")] = 1,
 ) -> None:
     """Make the hybrid set."""
-    if refine_targets and not refine:
-        raise InvalidRequest("refine", "must be given with refine_targets, which answer its sets")
     console = Console(stderr=True)
     config = HybridConfig(
         layouts=tuple(layouts.split(",")),  # type: ignore[arg-type]  # it checks them
@@ -130,44 +127,23 @@ def hybrid(
         held_out=held_out,
         seed=seed,
     )
+    files = HybridFiles(
+        problems=problems,
+        refine=refine,
+        direct_targets=direct_targets,
+        refine_targets=refine_targets,
+        evaluation=tuple(Path(name) for name in decontaminate.split(",") if name),
+        ngram=ngram,
+        keep_unchecked=keep_unchecked,
+    )
     student = Student(find_checkpoint(model), _prompts_of(gsr) if gsr else None)
-    evaluation = [Path(name) for name in decontaminate.split(",") if name]
-    settings = {
-        **asdict(config),
-        "decontaminate": [path.name for path in evaluation],
-        "ngram": ngram,
-        "keep_unchecked": keep_unchecked,
-        "own_solutions": {"direct": direct_targets is None, "refine": refine_targets is None},
-    }
-    samples = [path for path in (direct_targets, refine_targets) if path]
-    inputs = [problems, *filter(None, [refine]), *evaluation]
-    inputs += [file for path in samples for file in sample_files(path)]
-    key = fingerprint({**settings, **_identity(student)}, inputs)
+    settings = {**asdict(config), **files.settings}
+    key = fingerprint({**settings, **_identity(student)}, files.paths())
     if is_done(out / "card.json", key):
         console.print(f"{out} is there already")
         return
-    check = Decontamination({path.name: read_problems(path) for path in evaluation}, ngram)
-    kept, findings = check.split(read_problems(problems))
-    dropped: Counter[str] = Counter()
-    work, keep = work_folder(out, key), SampleFilter(unchecked=keep_unchecked)
-
-    def targets(name: str, path: Path | None) -> TargetOf:
-        if path is None:
-            return own_solution
-        pool = SamplePool(work / f"{name}.samples", read_records(path), keep)
-        dropped.update({f"{name} target: {reason}": n for reason, n in pool.dropped.items()})
-        return drawn_from(pool, seed)
-
-    ingredients = Ingredients(
-        problems=kept,
-        sets=SetFile(refine) if refine else (),
-        direct_target=targets("direct", direct_targets),
-        refine_target=targets("refine", refine_targets),
-        findings=findings,
-        dropped=dropped,
-    )
     build_hybrid(
-        ingredients,
+        files.ingredients(work_folder(out, key), seed),
         student,
         config,
         out,

@@ -180,11 +180,16 @@ def test_own_solutions_are_targets_where_no_samples_are_given(
         ("--max-tokens=0", "max_tokens"),
         ("--ngram=0", "ngram"),
         ("--refine=nowhere.jsonl", "refine"),
-        ("--direct-targets=nowhere", "samples"),
+        ("--direct-targets=nowhere", "direct_targets"),
+        ("--decontaminate=nowhere.jsonl", "decontaminate"),
+        ("--gsr=nowhere", "gsr"),
     ],
 )
 def test_bad_options_are_named(bad: str, field: str, arguments: list[str]) -> None:
-    with pytest.raises(
-        (InvalidRequest, OSError), match=field if "nowhere" not in bad else "nowhere"
-    ):
+    with pytest.raises(InvalidRequest, match=f"^{field}:"):
         run_build(*arguments, bad)
+
+
+def test_refinement_targets_answer_sets(arguments: list[str]) -> None:
+    with pytest.raises(InvalidRequest, match="refine_targets"):
+        run_build(*(one for one in arguments if not one.startswith("--refine=")))
