@@ -94,7 +94,7 @@ class Cutter:
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """The files of a build; `set_ids` are what the refinement targets answer."""
+    """The files of a build."""
 
     problems: Path
     candidates: Path

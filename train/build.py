@@ -152,7 +152,7 @@ def hybrid(
         processes=processes,
         console=console,
     )
-    console.print((out / "card.md").read_text(encoding="utf-8"), markup=False)
+    console.print((out / "card.md").read_text(encoding="utf-8"), markup=False, soft_wrap=True)
 
 
 def _prompts_of(folder: Path) -> GsrConfig:

@@ -1,0 +1,50 @@
+"""The builder's synthetic records are what they say, and make a set."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from benchmarks.builder_inputs import Cutter, corpus, write_inputs, write_student
+from benchmarks.builder_scale import measure
+from tests.train.build_inputs import run_build
+
+
+def test_synthetic_records_make_a_set(tmp_path: Path) -> None:
+    text, student = corpus()[:300_000], tmp_path / "student"
+    student.mkdir()
+    write_student(student, text)
+    cutter = Cutter.of(text, student)
+    for kind in ("problem", "candidate"):
+        piece, ids = cutter.piece(kind)
+        assert piece in text
+        assert 0 < len(ids) < len(piece)
+    inputs = write_inputs(tmp_path, cutter, prompts=12, pool=6)
+    assert inputs.bytes > 12 * 4 * 5000
+    sets, out = tmp_path / "sets.jsonl", tmp_path / "set"
+    shared = [f"--problems={inputs.problems}", f"--model={student}"]
+    run_build(
+        "refine", *shared, f"--candidates={inputs.candidates}", f"--out={sets}", "--no-balance"
+    )
+    run_build(
+        "hybrid",
+        *shared,
+        f"--refine={sets}",
+        f"--direct-targets={inputs.direct_targets}",
+        f"--refine-targets={inputs.refine_targets}",
+        f"--decontaminate={inputs.evaluation}",
+        f"--out={out}",
+        "--max-tokens=30000",
+        "--held-out=0",
+        "--in-turn",
+    )
+    kinds = json.loads((out / "card.json").read_text())["splits"]["train"]["by_kind"]
+    assert kinds == {"branched": 6, "direct": 12, "linear": 6}
+
+
+def test_a_command_is_measured(tmp_path: Path) -> None:
+    (tmp_path / "written").write_bytes(b"12345")
+    measured = measure(["--help"], tmp_path)
+    assert measured.seconds > 0
+    assert measured.peak_bytes > 2**20
+    assert measured.written_bytes == 5
