@@ -76,6 +76,7 @@ def refine(
     if out.is_file() and is_done(card, key):
         console.print(f"{out} is there already")
         return
+    card.unlink(missing_ok=True)  # it must not tell of sets that are about to change
     asked = read_problems(problems)
     out.parent.mkdir(parents=True, exist_ok=True)
     keep = SampleFilter(truncated=keep_truncated, wrong=True, unchecked=True)
