@@ -26,7 +26,7 @@ from train.fingerprint import fingerprint, is_done
 from train.hybrid import build_hybrid, work_folder
 from train.hybrid_config import HybridConfig
 from train.hybrid_files import HybridFiles
-from train.problems import read_problems
+from train.problems import load_problems
 from train.progress import tracked
 from train.samples import SampleFilter, SamplePool, read_records, sample_files
 from train.set_file import write_sets
@@ -77,7 +77,7 @@ def refine(
         console.print(f"{out} is there already")
         return
     card.unlink(missing_ok=True)  # it must not tell of sets that are about to change
-    asked = read_problems(problems)
+    asked = load_problems(problems)
     out.parent.mkdir(parents=True, exist_ok=True)
     keep = SampleFilter(truncated=keep_truncated, wrong=True, unchecked=True)
     pool_file = out.with_suffix(".candidates")

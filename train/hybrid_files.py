@@ -12,7 +12,7 @@ from gsr_engine.errors import InvalidRequest
 from train.decontamination import Decontamination
 from train.hybrid import Ingredients
 from train.materials import TargetOf, drawn_from, own_solution
-from train.problems import read_problems
+from train.problems import load_problems
 from train.samples import SampleFilter, SamplePool, read_records, sample_files
 from train.set_file import SetFile
 
@@ -86,9 +86,9 @@ class HybridFiles:
         Raises:
             InvalidRequest: a file is missing or does not hold what it should.
         """
-        evaluation = {path.name: read_problems(path) for path in self.evaluation}
+        evaluation = {path.name: load_problems(path) for path in self.evaluation}
         check = Decontamination(evaluation, self.ngram)
-        kept, findings = check.split(read_problems(self.problems))
+        kept, findings = check.split(load_problems(self.problems))
         dropped: Counter[str] = Counter()
 
         def targets(name: str, samples: Path | None) -> TargetOf:

@@ -1,14 +1,20 @@
-"""Problems with their gold answers: from JSONL or Parquet, or a data set of the hub."""
+"""Problems with their gold answers: from JSONL or Parquet, or a data set of the hub.
+
+`python -m train.problems` writes those of any of them as the JSONL that the other stages read.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from gsr_engine.errors import InvalidRequest
+import typer
+
+from gsr_engine.errors import GsrError, InvalidRequest
 
 Located = tuple[str, dict[str, Any]]
 """Where a row is, for messages, and the row."""
@@ -164,3 +170,45 @@ def _hub_rows(name: str, split: str) -> Iterator[Located]:
         raise InvalidRequest("data", f"{name!r} is no path, and as a hub id: {error}") from None
     for number, row in enumerate(rows, start=1):
         yield f"{name} {split} row {number}", row
+
+
+def distinct(problems: Iterable[Problem]) -> Iterator[Problem]:
+    """The first of those that are the same text but for space and letter case.
+
+    OpenMathReasoning, for one, has a row for every solution of a problem.
+    """
+    seen = set()
+    for problem in problems:
+        key = hash(re.sub(r"\s+", " ", problem.text).strip().lower())
+        if key not in seen:
+            seen.add(key)
+            yield problem
+
+
+def main(
+    data: Annotated[str, typer.Option(help="JSONL, Parquet, a folder of them, or a hub id.")],
+    out: Annotated[Path, typer.Option(help="JSONL to write.")],
+    columns: Annotated[str, typer.Option(help="FIELD=COLUMN,... where names differ.")] = "",
+    split: Annotated[str, typer.Option(help="Of a hub data set.")] = "train",
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many.")] = None,
+    answered: Annotated[bool, typer.Option(help="Leave out those without an answer.")] = True,
+) -> None:
+    """Write distinct problems in the form that the other stages read."""
+    rows = load_problems(data, parse_columns(columns), split)
+    kept = [one for one in distinct(rows) if one.answer is not None or not answered]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_suffix(".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        for problem in kept[:limit]:
+            values = asdict(problem)
+            line = {"problem": values.pop("text"), **values}
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    partial.replace(out)
+    print(f"{out}: {len(kept[:limit])} of {len(rows)} rows")
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except (GsrError, OSError) as error:
+        raise SystemExit(f"problems: {error}") from None

@@ -131,7 +131,8 @@ def test_a_finished_build_is_done_again_only_for_other_inputs(
 def test_a_killed_build_goes_on_and_ends_the_same(qwen2: Path, tmp_path: Path) -> None:
     """SIGKILL as soon as some rows are written: no half set is seen, then or later."""
     problems = [
-        {"id": f"p{i}", "problem": f"{i}?", "solution": f"{i} " * 400} for i in range(PART * 6)
+        {"id": f"p{i}", "problem": f"{i}?", "answer": "", "solution": f"{i} " * 400}
+        for i in range(PART * 6)
     ]
     write_jsonl(tmp_path / "problems.jsonl", problems)
     command = ["hybrid", f"--problems={tmp_path / 'problems.jsonl'}", f"--model={qwen2}", "--mix=1"]

@@ -11,7 +11,7 @@ import datasets
 import pytest
 
 from gsr_engine import InvalidRequest
-from train.problems import load_problems, parse_columns
+from train.problems import Problem, load_problems, main, parse_columns
 
 ROWS = [
     {"question": "1+1", "final": "2", "id": "a", "solution": "One and one.", "level": 3},
@@ -87,3 +87,22 @@ def test_columns_are_a_list_of_pairs() -> None:
     for bad in ("question", "text=question"):
         with pytest.raises(InvalidRequest, match=bad):
             parse_columns(bad)
+
+
+def test_the_command_writes_distinct_answered_problems(tmp_path: Path) -> None:
+    """One row for every solution becomes one for every problem, in the form that is read back."""
+    rows = [
+        {"q": "What is 1+1?", "gold": "2", "from": "aops"},
+        {"q": " what is  1+1?", "gold": "2", "from": "aops"},
+        {"q": "What is 1+2?", "gold": None, "from": "aops"},
+        {"q": "What is 1+3?", "gold": "4", "from": "aops"},
+        {"q": "What is 1+4?", "gold": "5", "from": "aops"},
+    ]
+    source, out = tmp_path / "raw.jsonl", tmp_path / "out" / "problems.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    main(str(source), out, columns="problem=q,answer=gold,source=from", limit=2)
+    expected = [
+        Problem("1", "What is 1+1?", "2", source="aops"),
+        Problem("4", "What is 1+3?", "4", source="aops"),
+    ]
+    assert load_problems(out) == expected

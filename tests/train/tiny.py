@@ -17,7 +17,7 @@ from gsr_engine.prompts import Prompts
 from gsr_engine.tokenizer import Tokenizer
 from tests.checkpoints import load_oracle
 from train.attention import branch_mask
-from train.dataset import Example, Split, write_split
+from train.dataset import Example, Split, read_parts, write_part, write_split
 from train.rows import OBJECTIVES, Row, branched_row, direct_row, linear_row
 from train.sft_config import SftConfig
 
@@ -57,8 +57,9 @@ def write_set(folder: Path, model: Path, problems: int = 8, held_out: int = 0) -
     splits: list[tuple[Split, int, int]] = [("train", problems, 0), ("held_out", held_out, 1)]
     for split, count, seed in splits:
         if count:
-            examples = make_examples(model, count, seed)
-            write_split(folder, split, lambda examples=examples: iter(examples))
+            part = folder / f"{split}.arrow"
+            write_part(part, make_examples(model, count, seed))
+            write_split(folder, split, read_parts([part]))
     gsr = replace(
         GsrConfig.from_folder(model), layouts=("linear", "branched"), num_candidates=(3, 3)
     )
