@@ -115,7 +115,8 @@ def test_sigterm_at_one_rank_stops_both_and_one_process_goes_on(
 ) -> None:
     mine = elsewhere(config, "stopped")
     ranks = Ranks(mine)
-    ranks.signal_last_rank(signal.SIGTERM, (mine.out / "log.jsonl").exists)
+    log = mine.out / "log.jsonl"
+    ranks.signal_last_rank(signal.SIGTERM, lambda: log.exists() and log.stat().st_size > 0)
     assert ranks.wait() == 0
     assert "interrupted; step" in ranks.said
     said: list[str] = []
