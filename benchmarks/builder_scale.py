@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.builder_inputs import Cutter, corpus, write_inputs, write_student
-from benchmarks.environment import describe_machine
+from train.environment import describe_machine
 
 
 @dataclass(frozen=True, slots=True)
