@@ -110,12 +110,13 @@ class Engine:
         self._scheduler.add(request)
 
     def new_generate(
-        self, prompt: str | list[int], params: SamplingParams, *, index: int = 0
+        self, prompt: str | list[int], params: SamplingParams, *, index: int = 0, first: int = 0
     ) -> GenerateRequest:
         """A request for one prompt: text as it is (no template), or token ids.
 
         `index` is the prompt's place in the caller's list: with a seed given, prompts at
-        different places still draw different streams.
+        different places still draw different streams. With `first` given, the n streams are those
+        that a request for more of them would draw from that one on.
 
         Raises:
             InvalidRequest: it cannot be served.
@@ -125,7 +126,7 @@ class Engine:
         elif not isinstance(prompt, list):
             raise InvalidRequest("prompt", f"must be text or token ids, got {prompt!r}")
         seed = _seed(params.seed, index)
-        return GenerateRequest(list(prompt), params, seed, self.tokenizer, self.limits)
+        return GenerateRequest(list(prompt), params, seed, self.tokenizer, self.limits, first)
 
     def new_self_refine(
         self,

@@ -30,7 +30,7 @@ class GenerateRequest(Request[GenerateResult]):
     """Prefill a prompt once, fork n streams.
 
     `streams` are the live streams, once it is admitted: a caller that steps the engine itself can
-    read what they hold so far.
+    read what they hold so far. They draw as streams `first`, `first + 1`, ... of the seed.
 
     Raises:
         InvalidRequest: the prompt is empty or too long, or the pool too small.
@@ -43,6 +43,7 @@ class GenerateRequest(Request[GenerateResult]):
         seed: int,
         tokenizer: Tokenizer,
         limits: Limits,
+        first: int = 0,
     ) -> None:
         limits.check_streams("n", params.n)
         limits.check_prompt("prompt", prompt)
@@ -57,6 +58,7 @@ class GenerateRequest(Request[GenerateResult]):
         super().__init__(params.n, params.priority)
         self._prompt = prompt
         self._seed = seed
+        self._first = first
         self._tokenizer = tokenizer
         self.streams: list[Sequence] = []
 
@@ -66,7 +68,8 @@ class GenerateRequest(Request[GenerateResult]):
         prompt = new_prompt(self._prompt, params.cache_salt)
         phases: tuple[Phase, Phase] = ("candidate_prefill", "candidate_decode")
         group = Group(self, prompt, phases, salt=params.cache_salt)
-        seeds = [derive_seed(self._seed, stream) for stream in range(params.n)]
+        streams = range(self._first, self._first + params.n)
+        seeds = [derive_seed(self._seed, stream) for stream in streams]
         group.fork(params, seeds, StopRule.of(params, self._tokenizer))
         self.streams = group.sequences
         phase = self.usage.phase("candidate_prefill")
