@@ -1,0 +1,89 @@
+"""Leases: which worker has which shard, as files that all workers see."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A file that says who works on something; its time of change is the worker's heartbeat.
+
+    Two workers may for a moment both believe that a lease is theirs: when two steal it at once, or
+    when its owner slept too long. The first to `renew` learns that it is not. What they work on
+    must bear that.
+    """
+
+    path: Path
+    owner: str
+
+    def renew(self) -> bool:
+        """Say that the worker lives; False if the lease is not its own any more."""
+        try:
+            if self.path.read_text(encoding="utf-8") != self.owner:
+                return False
+            os.utime(self.path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def release(self) -> None:
+        """Let others have it."""
+        if self.renew():
+            self.path.unlink(missing_ok=True)
+
+
+@dataclass(slots=True)
+class Leases:
+    """Takes leases, those of dead workers too.
+
+    A worker is dead when its process is gone from this host, or when its heartbeat stood still for
+    `seconds` of our own clock: the clocks of two hosts are never compared.
+    """
+
+    seconds: float
+    _seen: dict[Path, tuple[int, float]] = field(default_factory=dict)
+
+    def take(self, path: Path) -> Lease | None:
+        """The lease at a path; None while another worker has it."""
+        lease = Lease(path, f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(8)}")
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.write(lease.owner)
+        except FileExistsError:
+            if not self._is_dead(path):
+                return None
+            stolen = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+            stolen.write_text(lease.owner, encoding="utf-8")
+            stolen.replace(path)
+        return lease
+
+    def _is_dead(self, path: Path) -> bool:
+        try:
+            owner, beat = path.read_text(encoding="utf-8"), path.stat().st_mtime_ns
+        except FileNotFoundError:  # just released: the next try gets it
+            return False
+        host, _, rest = owner.partition(" ")
+        process, _, _ = rest.partition(" ")
+        if host == socket.gethostname() and process.isdigit() and not _is_alive(int(process)):
+            return True
+        last, since = self._seen.get(path, (0, 0.0))
+        if beat != last:
+            self._seen[path] = (beat, time.monotonic())
+            return False
+        return time.monotonic() - since > self.seconds
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
