@@ -1,0 +1,219 @@
+"""Generation by the engine: draws that can be named, and workers that are killed at any point."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+
+from gsr_engine import Engine, InvalidRequest, SamplingParams, SelfRefineParams
+from gsr_engine.gsr_config import GsrConfig
+from tests.train.drawers import contents
+from train.drawing import DrawConfig
+from train.engine_source import EngineSource, runs
+from train.generation import Tally, generate
+from train.grading import Grader
+from train.problems import Problem
+from train.prompts import Prompt, direct_prompts, load_refine_prompts, prompt_ids, prompt_text
+from train.shards import Store, read_samples
+
+PROBLEMS = [Problem(f"q{i}", f"{chr(97 + i)} {i} + {i * i}", str(i + i * i)) for i in range(9)]
+REFINE = [Prompt("r0", "1 + 1", "2", ("It is 3.", "It is 2.")), Prompt("r1", "2", None, ("4",))]
+
+
+@pytest.fixture(scope="module")
+def engine(qwen2: Path) -> Iterator[Engine]:
+    with Engine.from_pretrained(qwen2, prefix_cache=False, max_num_seqs=6) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def config(qwen2: Path) -> DrawConfig:
+    return DrawConfig(model=str(qwen2), max_tokens=24, seed=5)
+
+
+def fill(engine: Engine, folder: Path, config: DrawConfig, prompts: list[Prompt], n: int) -> Tally:
+    store = Store(folder, config, prompts, n, shard_size=4)
+    with Grader(symbolic=False) as grader:
+        return generate(store, EngineSource(engine, config), grader)
+
+
+def test_a_sample_is_the_engines_own_draw(
+    engine: Engine, config: DrawConfig, tmp_path: Path
+) -> None:
+    prompts = direct_prompts(PROBLEMS)
+    fill(engine, tmp_path, config, prompts, 2)
+    fill(engine, tmp_path, config, prompts, 8)  # more than it decodes at a time
+    records = {(one["id"], one["sample"]): one for one in read_samples(tmp_path)}
+    assert len(records) == 8 * len(prompts)
+    for prompt in prompts[:3]:
+        params = SamplingParams(n=6, max_tokens=24, seed=config.prompt_seed(prompt))
+        (expected,) = engine.generate([engine.direct_prompt(prompt.problem)], params)
+        for completion in expected.completions:
+            record = records[prompt.id, completion.index]
+            assert record["token_ids"] == completion.content_ids
+            assert record["text"] == completion.text
+            assert record["logprob"] == completion.logprob
+            assert record["finish_reason"] == completion.finish_reason
+            assert record["num_tokens"] == len(completion.token_ids)
+            assert record["source"] == config.model
+    assert len({one["text"] for one in records.values()}) > len(prompts) * 4
+
+
+def test_refinements_read_what_the_engine_reads(
+    engine: Engine, config: DrawConfig, tmp_path: Path
+) -> None:
+    fill(engine, tmp_path, config, REFINE, 1)
+    texts = [one["text"] for one in read_samples(tmp_path)]
+    for prompt, text in zip(REFINE, texts, strict=True):
+        ids = prompt_ids(prompt, engine.tokenizer, engine.prompts)
+        refine = SelfRefineParams(
+            order="as_generated", refine=SamplingParams(temperature=0.0, max_tokens=24)
+        )
+        with pytest.warns(UserWarning, match="gsr.json"):
+            (result,) = engine.self_refine(
+                [prompt.problem], refine, [list(prompt.candidates or ())]
+            )
+        (greedy,) = engine.generate([ids], SamplingParams(temperature=0.0, max_tokens=24))
+        assert result.refinement is not None
+        assert greedy.completions[0].token_ids == result.refinement.token_ids
+        params = SamplingParams(max_tokens=24, seed=config.prompt_seed(prompt))
+        assert engine.generate([ids], params)[0].completions[0].text == text
+
+
+@pytest.mark.parametrize("prompt", [*direct_prompts(PROBLEMS[:1]), *REFINE])
+def test_a_server_is_asked_in_the_same_words(engine: Engine, prompt: Prompt) -> None:
+    text = prompt_text(prompt, GsrConfig().template)
+    mine = prompt_ids(prompt, engine.tokenizer, engine.prompts)
+    assert engine.tokenizer.chat([{"role": "user", "content": text}]) == mine
+
+
+def test_what_the_engine_cannot_serve_is_a_failed_sample(
+    engine: Engine, config: DrawConfig, tmp_path: Path
+) -> None:
+    prompts = [Prompt("long", "x" * 2000), Prompt("short", "x")]
+    tally = fill(engine, tmp_path, config, prompts, 2)
+    assert tally.failed == 2
+    long, *_, short = read_samples(tmp_path)
+    assert "too many" in long["error"]
+    assert short["error"] == ""
+
+
+def test_numbers_are_asked_for_in_runs_of_neighbours() -> None:
+    assert list(runs([2, 3, 4, 7, 9, 10], 2)) == [(2, 2), (4, 1), (7, 1), (9, 2)]
+    assert list(runs([], 2)) == []
+
+
+def test_candidate_sets_are_read_and_bad_ones_named(tmp_path: Path) -> None:
+    file = tmp_path / "refine.jsonl"
+    good = {"id": "r0", "problem": "1 + 1", "answer": "2", "layout": "linear", "extra": 1}
+    good["candidates"] = ["It is 3.", "It is 2."]
+    file.write_text(json.dumps(good) + "\n")
+    assert load_refine_prompts(file) == REFINE[:1]
+    for bad, says in (
+        ({"candidates": []}, "candidates must be"),
+        ({"candidates": [1]}, "must be text"),
+        ({"id": None}, "must be text"),
+        ({"layout": "branched"}, "layout must be linear"),
+    ):
+        file.write_text(json.dumps(good) + "\n" + json.dumps({**good, **bad}) + "\n")
+        with pytest.raises(InvalidRequest, match=f"line 2: .*{says}"):
+            load_refine_prompts(file)
+
+
+def work(model: Path, folder: Path, config: DrawConfig, n: int) -> None:
+    """A worker that is to be killed."""
+    with Engine.from_pretrained(model, prefix_cache=False, max_num_seqs=6) as engine:
+        fill(engine, folder, config, direct_prompts(PROBLEMS), n)
+
+
+def test_workers_killed_at_any_point_leave_the_same_set(
+    engine: Engine, qwen2: Path, config: DrawConfig, tmp_path: Path
+) -> None:
+    whole, folder = tmp_path / "whole", tmp_path / "killed"
+    fill(engine, whole, config, direct_prompts(PROBLEMS), 8)
+
+    def written() -> int:
+        return sum(file.stat().st_size for file in folder.glob("*.jsonl"))
+
+    forkserver = get_context("forkserver")  # which imports torch once
+    forkserver.set_forkserver_preload(["tests.train.test_generate"])
+    rng, killed = random.Random(0), 0
+    for _ in range(6):
+        worker = forkserver.Process(target=work, args=(qwen2, folder, config, 8))
+        worker.start()
+        enough = written() + rng.randrange(1, 8000)
+        while written() < enough and worker.is_alive():
+            time.sleep(0.001)
+        worker.kill()
+        worker.join()
+        killed += worker.exitcode == -signal.SIGKILL
+    assert killed >= 3
+    fill(engine, folder, config, direct_prompts(PROBLEMS), 8)
+    # A worker may die between finishing a shard and taking its parts away: nobody reads them.
+    assert contents(folder).items() >= contents(whole).items()
+    assert list(read_samples(folder)) == list(read_samples(whole))
+
+
+def command(model: Path, data: Path, out: Path, *options: str) -> list[str]:
+    ask = ["--data", str(data), "--model", str(model), "--out", str(out), "--n", "4"]
+    limits = ["--max-tokens", "24", "--streams", "4", "--shard-size", "2", "--dtype", "float32"]
+    return [sys.executable, "-m", "train.generate", "direct", *ask, *limits, *options]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    file = tmp_path / "problems.jsonl"
+    rows = [{"id": p.id, "question": p.text, "answer": p.answer} for p in PROBLEMS]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def some_worker(out: Path, process: subprocess.Popen[str]) -> int:
+    """The process of the first worker that has a shard."""
+    while process.poll() is None:
+        for lease in out.glob("*.lease"):
+            with suppress(FileNotFoundError, ValueError):  # just gone, not yet written
+                _, worker, _ = lease.read_text().split()
+                return int(worker)
+        time.sleep(0.001)
+    raise AssertionError("nobody worked")
+
+
+def test_local_workers_are_restarted_and_the_command_says_how_it_went(
+    qwen2: Path, data: Path, tmp_path: Path
+) -> None:
+    out, columns = tmp_path / "out", ("--columns", "problem=question")
+    words = command(qwen2, data, out, *columns, "--workers", "2")
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        os.kill(some_worker(out, process), signal.SIGKILL)
+        assert process.stderr is not None
+        said = process.stderr.read()
+    assert process.returncode == 0, said
+    assert "ended with -9: started again" in said
+    assert "36/36 samples (100.0%)" in said
+    assert len(list(read_samples(out))) == 36
+
+
+def test_sigterm_gives_the_shards_back(qwen2: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = command(qwen2, data, out, "--columns", "problem=question")
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        while not list(out.glob("*.part-*")) and process.poll() is None:
+            time.sleep(0.001)
+        process.terminate()
+        assert process.stderr is not None
+        said = process.stderr.read()
+    assert process.returncode == 130, said
+    assert "goes on" in said
+    assert not list(out.glob("*.lease"))
