@@ -158,11 +158,11 @@ def test_workers_killed_at_any_point_leave_the_same_set(
         worker.kill()
         worker.join()
         killed += worker.exitcode == -signal.SIGKILL
-    assert killed >= 3
     fill(engine, folder, config, direct_prompts(PROBLEMS), 8)
     # A worker may die between finishing a shard and taking its parts away: nobody reads them.
     assert contents(folder).items() >= contents(whole).items()
     assert list(read_samples(folder)) == list(read_samples(whole))
+    assert killed >= 3  # or the test shows nothing
 
 
 def command(model: Path, data: Path, out: Path, *options: str) -> list[str]:
