@@ -1,0 +1,215 @@
+"""python -m train.recipe: a whole recipe, from problems to accuracy, one command after another.
+
+    python -m train.recipe gsr-7b           run what is not done yet
+    python -m train.recipe gsr-7b --show    print the commands, to run them by hand or in a queue
+
+A recipe is a TOML file. Its table [stages] says what runs, in that order, as the words behind
+`python -m`; the table of a stage's name holds that command's options, in the command's own words.
+With `base`, another recipe in the same folder, only what differs is written down: a table's values
+are laid over those of the base's table. The table [expected] is for `train.sft --dry-run`.
+
+A stage that ended well leaves a stamp beside its `out`. The stamp tells of its options and of those
+of all stages before it, so that a stage is run again if any of them was changed; stages that two
+recipes share are run once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from gsr_engine.errors import GsrError, InvalidRequest
+from train.sft_config import read_toml
+
+RECIPES = Path(__file__).parent / "recipes"
+_TRAINER = "train.sft"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One command of a recipe.
+
+    Attributes:
+        words: what stands behind `python -m`.
+        options: of the command, by name; `out` is where its result goes.
+        key: tells of words and options, and of those of all stages before.
+    """
+
+    name: str
+    words: tuple[str, ...]
+    options: dict[str, Any]
+    key: str
+
+    def command(self, ranks: int) -> list[str]:
+        """The command line; the trainer is started once for each of several ranks."""
+        launcher = [sys.executable]
+        if self.words[0] == _TRAINER and ranks > 1:
+            run = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}")
+            launcher += run
+        flags = [flag for name, value in self.options.items() for flag in _flags(name, value)]
+        return [*launcher, "-m", *self.words, *flags]
+
+    @property
+    def result(self) -> Path:
+        """What is there when the stage is finished, and not before."""
+        out = Path(self.options["out"])
+        return out / "model" if self.words[0] == _TRAINER else out
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it ended well, with these options, after stages with those options."""
+        stamp = self._stamp
+        return self.result.exists() and stamp.exists() and stamp.read_text() == self.key
+
+    def mark_done(self) -> None:
+        """Leave the stamp."""
+        self._stamp.write_text(self.key)
+
+    @property
+    def _stamp(self) -> Path:
+        out = Path(self.options["out"])
+        return out.with_name(f"{out.name}.done")
+
+
+def _flags(name: str, value: Any) -> list[str]:
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    values = value if isinstance(value, list) else [value]
+    return [f"--{flag}", *map(str, values)]
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a recipe: a path, or the name of one that comes with the trainer.
+
+    Raises:
+        InvalidRequest: there is none.
+    """
+    for path in (Path(name), RECIPES / f"{name}.toml"):
+        if path.is_file():
+            return path
+    known = ", ".join(sorted(path.stem for path in RECIPES.glob("*.toml")))
+    raise InvalidRequest("recipe", f"{name} is no file, and none of {known}")
+
+
+def read_recipe(path: Path) -> list[Stage]:
+    """The stages of a recipe, in order.
+
+    Raises:
+        InvalidRequest: the file is no recipe; the message names the table.
+    """
+    tables = _tables(path)
+    commands = tables.pop("stages", None)
+    if not commands:
+        raise InvalidRequest("stages", f"{path} says nothing of them")
+    tables.pop("expected", None)
+    if strangers := tables.keys() - commands.keys():
+        raise InvalidRequest("stages", f"{path} has a table for {min(strangers)}, which is none")
+    stages, key = [], ""
+    for name, words in commands.items():
+        options = tables.get(name, {})
+        if "out" not in options:
+            raise InvalidRequest(name, f"must have an `out` in {path}")
+        told = json.dumps([key, words, options], sort_keys=True)
+        key = hashlib.sha256(told.encode()).hexdigest()
+        stages.append(Stage(name, tuple(words.split()), options, key))
+    return stages
+
+
+def _tables(path: Path) -> dict[str, dict[str, Any]]:
+    own = read_toml(path)
+    base = own.pop("base", None)
+    tables = _tables(path.parent / base) if base else {}
+    for name, values in own.items():
+        if not isinstance(values, dict):
+            raise InvalidRequest(name, f"must be a table in {path}")
+        tables[name] = {**tables.get(name, {}), **values}
+    return tables
+
+
+def choose(stages: Sequence[Stage], names: Sequence[str]) -> list[Stage]:
+    """The stages of these names, in the recipe's order; without names all.
+
+    Raises:
+        InvalidRequest: a name is that of no stage.
+    """
+    known = [stage.name for stage in stages]
+    for name in names:
+        if name not in known:
+            raise InvalidRequest("stage", f"must be one of {', '.join(known)}, got {name}")
+    return [stage for stage in stages if stage.name in names or not names]
+
+
+def run_stage(stage: Stage, ranks: int) -> int:
+    """Run its command, and stamp it if all went well; returns the exit status.
+
+    A stage that saved its work and left when it was told to is not finished: status 1 at least.
+    """
+    status = _call(stage.command(ranks))
+    if status == 0 and stage.result.exists():
+        stage.mark_done()
+        return 0
+    return status or 1
+
+
+def _call(command: Sequence[str]) -> int:
+    """The exit status of a command, which hears of signals and decides when it ends."""
+    with subprocess.Popen(command) as process:  # noqa: S603  # running them is what it is for
+        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        try:
+            while True:
+                try:
+                    status = process.wait()
+                except KeyboardInterrupt:  # the terminal has told the command, too
+                    continue
+                return status if status >= 0 else 128 - status
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def main(
+    recipe: Annotated[str, typer.Argument(help="A TOML file, or the name of a shipped recipe.")],
+    stage: Annotated[
+        list[str] | None, typer.Option(help="Only this stage; may be given several times.")
+    ] = None,
+    ranks: Annotated[
+        int | None, typer.Option(min=1, help="Processes that train; default: one for each GPU.")
+    ] = None,
+    show: Annotated[bool, typer.Option(help="Print the commands and what is done; no more.")] = (
+        False
+    ),
+) -> None:
+    """Run the stages of a recipe that are not done yet."""
+    wanted = choose(read_recipe(find_recipe(recipe)), stage or [])
+    ranks = ranks or max(1, torch.cuda.device_count())
+    for one in wanted:
+        done = one.is_done
+        print(f"# {one.name}{': done' if done else ''}", flush=True)
+        if show or not done:
+            print(shlex.join(one.command(ranks)), flush=True)
+        if show or done:
+            continue
+        start = time.perf_counter()
+        if status := run_stage(one, ranks):
+            print(f"# {one.name}: not finished; the same command goes on", flush=True)
+            raise typer.Exit(status)
+        print(f"# {one.name}: done in {time.perf_counter() - start:,.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except (GsrError, OSError) as error:
+        raise SystemExit(f"recipe: {error}") from None
