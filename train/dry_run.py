@@ -22,7 +22,7 @@ from train.flops import PEAKS, Flops
 from train.memory import ModelSize
 from train.sft_config import Checkpointing, SftConfig, read_toml
 
-SHAPES = Path(__file__).parent / "recipes" / "shapes.toml"
+SHAPES = Path(__file__).parent / "shapes.toml"
 GPUS = {"H100": 80e9, "H200": 141e9}
 """Memory of those that are told of, bytes."""
 MFU = 0.4
