@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check wheel soak nano nano-study gpu-check lock clean
+.PHONY: help demo test check wheel soak nano nano-study rehearsal gpu-check lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -39,6 +39,10 @@ nano: $(INSTALLED) ## train the model in the box from nothing and prove it (<= 3
 
 nano-study: $(INSTALLED) ## two more seeds, the ablations and the controls (hours)
 	$(BIN)/python -m benchmarks.nano_study
+
+rehearsal: $(INSTALLED) ## the paper's recipe in miniature, from problems to accuracy, for two models (minutes)
+	$(BIN)/python -m train.recipe rehearsal --ranks 2
+	$(BIN)/python -m train.recipe rehearsal-wide --ranks 2
 
 # No environment is made: it takes the Python that is there, with what a GPU's machine comes with.
 gpu-check: ## on a machine with an NVIDIA GPU: is the engine right there, and how fast (<= 9 minutes)
