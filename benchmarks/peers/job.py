@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,8 +108,8 @@ def read_job(file: Path) -> Job:
     return Job(**json.loads(file.read_text(encoding="utf-8")))
 
 
-def write_json(file: Path, value: Job | JobResult) -> None:
-    """A job or a result as JSON."""
+def write_json(file: Path, value: Any) -> None:
+    """A job or a result, of whatever kind, as JSON."""
     file.write_text(json.dumps(asdict(value)), encoding="utf-8")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from benchmarks.peers import transformers_batching, transformers_generate
 from benchmarks.peers.install import ROOT, python_of
 from benchmarks.peers.job import Job, JobResult, read_result, write_json
+from benchmarks.peers.training_job import TrainingJob
 
 IN_PROCESS: dict[str, Callable[[Job], JobResult]] = {
     "transformers": transformers_generate.run,
@@ -35,6 +36,15 @@ def run_peer(name: str, job: Job, out: Path, root: Path = ROOT) -> JobResult:
             return IN_PROCESS[name](job)
         except Exception as error:  # hours of other figures must not be lost with it
             raise PeerSkipped(f"failed: {type(error).__name__}: {error}") from error
+    return read_result(call_peer(name, job, out, root))
+
+
+def call_peer(name: str, job: Job | TrainingJob, out: Path, root: Path = ROOT) -> Path:
+    """The file that a peer answers with, from the environment of its own.
+
+    Raises:
+        PeerSkipped: it is not installed, or failed.
+    """
     python = python_of(name, root)
     if not python.exists():
         raise PeerSkipped(f"not installed: python -m benchmarks.peers.install {name}")
@@ -53,4 +63,4 @@ def run_peer(name: str, job: Job, out: Path, root: Path = ROOT) -> JobResult:
         )
     if done.returncode or not answer.exists():
         raise PeerSkipped(f"failed with status {done.returncode}, see {log}")
-    return read_result(answer)
+    return answer
