@@ -8,7 +8,7 @@ from statistics import median
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingJob:
-    """Rows to learn from in fp32, in order, by AdamW at a constant rate; gradients are clipped at 1.
+    """Rows to learn from in fp32, in order, by AdamW at a constant rate, gradients clipped at 1.
 
     Attributes:
         model: folder of the checkpoint to start from.

@@ -1,0 +1,267 @@
+"""Part 6, the trainer: how much of the chip a step of it uses, and whether its attention is right.
+
+As many layers of 7B's shape as fit on one GPU, embedding and head beside them, in bf16 over fp32
+parameters; rows of lognormal lengths of all three kinds, packed to 16k tokens. Wanted is an `mfu`,
+which counts the pairs of tokens that see one another, of 40 % compiled and 35 % eager; `mfu_full`
+counts all pairs of a row. The update counts as time. With fewer layers the head weighs more:
+`head_share` says how much of the operations is its.
+
+What is right is the CPU's path, that is tested against transformers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import accumulate
+from pathlib import Path
+from statistics import median
+from typing import Any, cast
+
+import torch
+from torch.distributed.tensor import DTensor
+from transformers import PretrainedConfig
+
+from benchmarks.gpu_check.record import Record, Row
+from benchmarks.gpu_check.setting import Setting
+from benchmarks.kernels import measure_limits
+from benchmarks.random_weights import shape_config
+from benchmarks.training_rows import Kind, RowSizes, random_rows
+from train.batches import PackedBatch, collate
+from train.flops import Flops, peak_flops
+from train.memory import ModelSize
+from train.model import Trainee, build_model
+from train.optimizer import clip_gradients, make_optimizer
+from train.plan import pack
+from train.rows import OBJECTIVES
+from train.rows import Row as TrainingRow
+from train.sft_config import Checkpointing, Dtype, SftConfig
+from train.world import World, joined
+
+_KINDS: tuple[Kind, ...] = ("direct", "linear", "branched")
+_SCALE = 0.02
+# Of the packs, what rows may come to: they do not fill them to the last token.
+_FILL = 0.95
+# Of the memory that is free, what is planned for: the rest is for what an allocator cannot use.
+_MEMORY = 0.85
+_LIMIT_FP32 = 1e-3
+# In bf16 the CPU's own path is so far off, times this: it attends in fp32.
+_TIMES_ROUNDED = 3.0
+
+
+_LONG = RowSizes(problem=300, summary=600, target=3000, spread=0.6, k=4, longest=16_384)
+_SHORT = RowSizes(problem=12, summary=10, target=30, spread=0.5, k=3, longest=300)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sizes:
+    """The work.
+
+    Attributes:
+        shape: of the model.
+        rows: their lengths.
+        pack: tokens of one forward.
+        packs: of one step, about.
+        steps: that are timed, after one that is not.
+    """
+
+    shape: str = "7b"
+    rows: RowSizes = _LONG
+    pack: int = 16_384
+    packs: int = 4
+    steps: int = 2
+
+
+_TINY = _Sizes(shape="tiny", rows=_SHORT, pack=512, packs=2, steps=1)
+
+
+def run(setting: Setting, record: Record) -> None:
+    """The most telling first, for time may run out."""
+    sizes = _TINY if setting.tiny else _Sizes()
+    measure_limits(setting.device)  # while the memory is free
+    with _alone(setting) as world:
+
+        def measure(checkpointing: Checkpointing, compiled: bool) -> None:
+            case = f"{checkpointing} checkpointing, {'compiled' if compiled else 'eager'}"
+            step = partial(_time_steps, sizes, setting, world, checkpointing, compiled)
+            record.attempt("training step", case, step)
+
+        # What a CPU runs is of another shape with each row: not worth compiling.
+        ways = (True, False) if setting.on_gpu else (False,)
+        measure("selective", ways[0])
+        for dtype in ("float32", "bfloat16"):
+            for compiled in ways:
+                case = f"{dtype}, {'compiled' if compiled else 'eager'}"
+                check = partial(_compare, cast(Dtype, dtype), compiled, world)
+                record.attempt("against the CPU", case, check)
+        for compiled in ways[1:]:
+            measure("selective", compiled)
+        for compiled in ways:
+            measure("full", compiled)
+
+
+@contextmanager
+def _alone(setting: Setting) -> Iterator[World]:
+    """A world of one process, on the device of the setting."""
+    with joined() as world:
+        yield replace(world, device=torch.device(setting.device))
+
+
+def _config(sizes: _Sizes, **settings: Any) -> SftConfig:
+    return SftConfig(model="random", data=Path(), out=Path(), pack=sizes.pack, **settings)
+
+
+def layers_that_fit(shape: PretrainedConfig, config: SftConfig, free: float) -> int:
+    """Layers of a shape, at most its own, that a step can train in so many bytes; at least one."""
+    size = ModelSize.of(shape)
+    for layers in range(shape.num_hidden_layers, 1, -1):
+        parameters = size.root + layers * size.layer
+        smaller = replace(size, layers=layers, parameters=parameters, trained=parameters)
+        if sum(smaller.bytes_per_gpu(config, shards=1).values()) <= free:
+            return layers
+    return 1
+
+
+def with_layers(shape: PretrainedConfig, layers: int) -> PretrainedConfig:
+    """A shape with other layers, all of the kind of its first."""
+    raw = shape.to_dict() | {"num_hidden_layers": layers, "layer_types": None}
+    return type(shape).from_dict(raw)
+
+
+def packed_rows(sizes: _Sizes, vocab_size: int) -> list[list[TrainingRow]]:
+    """Packs of rows of all kinds, about as many as a step has."""
+    drawn = random_rows(_KINDS * (8 * sizes.packs), sizes.rows, vocab_size)
+    room = _FILL * sizes.pack * sizes.packs
+    ends = accumulate(map(len, drawn))
+    rows = [row for row, end in zip(drawn, ends, strict=True) if end <= room]
+    return [[rows[at] for at in places] for places in pack(list(map(len, rows)), sizes.pack, 1)]
+
+
+def _time_steps(
+    sizes: _Sizes, setting: Setting, world: World, checkpointing: Checkpointing, compiled: bool
+) -> Row:
+    setting.free_memory()
+    config = _config(sizes, checkpointing=checkpointing, compile=compiled)
+    shape = shape_config(sizes.shape)
+    if setting.on_gpu:
+        free = _MEMORY * torch.cuda.mem_get_info()[0]
+        shape = with_layers(shape, layers_that_fit(shape, config, free))
+        torch.cuda.reset_peak_memory_stats()
+    trainee = build_model(shape, config, world.mesh(0))
+    _fill(trainee)
+    optimizer = make_optimizer(trainee, config)
+    packs = packed_rows(sizes, shape.vocab_size)
+    step = partial(_step, trainee, optimizer, packs, world, config)
+    times = [step() for _ in range(sizes.steps + 1)][1:]
+    seconds, update = (median(one) for one in zip(*times, strict=True))
+    rows = [row for one in packs for row in one]
+    tokens, flops = sum(map(len, rows)), Flops.of(shape)
+    rates = [count / seconds for count in flops.of_rows(rows)]
+    head = 6 * flops.head * sum(row.num_targets for row in rows)
+    peak = peak_flops(world.device)
+    return {
+        **{
+            name: peak and rate / peak
+            for name, rate in zip(("mfu", "mfu_full"), rates, strict=True)
+        },
+        "of_matmul": 1e-12 * rates[0] / measure_limits(setting.device).matmul_tflops,
+        "tokens_per_s": tokens / seconds,
+        "step_s": seconds,
+        "update_s": update,
+        "layers": shape.num_hidden_layers,
+        "head_share": head / (rates[0] * seconds),
+        "packs": len(packs),
+        "padding": 1 - tokens / (len(packs) * sizes.pack),
+        "gib": torch.cuda.max_memory_allocated() / 2**30 if setting.on_gpu else None,
+    }
+
+
+def _step(
+    trainee: Trainee,
+    optimizer: torch.optim.Optimizer,
+    packs: Sequence[Sequence[TrainingRow]],
+    world: World,
+    config: SftConfig,
+) -> tuple[float, float]:
+    """Seconds of a step as the trainer does it, and of these the update's."""
+    start = time.perf_counter()
+    for batch in _batches(packs, world.device, config.pack):
+        trainee(batch).sum().backward()
+    _wait(world.device)
+    middle = time.perf_counter()
+    clip_gradients(trainee, config.clip)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    _wait(world.device)
+    end = time.perf_counter()
+    return end - start, end - middle
+
+
+def _batches(
+    packs: Sequence[Sequence[TrainingRow]], device: torch.device, size: int
+) -> Iterator[PackedBatch]:
+    # Compiled kernels want one shape.
+    return (collate(rows, device, size if device.type == "cuda" else 0) for rows in packs)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+@torch.no_grad()
+def _fill(trainee: Trainee) -> None:
+    """Draw the weights where they are: a checkpoint of this size takes longer than the check."""
+    torch.manual_seed(0)
+    for parameter in map(_local, trainee.parameters()):
+        if parameter.dim() > 1:
+            parameter.normal_(0.0, _SCALE)
+        else:
+            parameter.fill_(1.0)
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    """All of it: this process is alone."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _compare(dtype: Dtype, compiled: bool, world: World) -> Row:
+    """Losses and gradients of a tiny model, of packed rows of all kinds."""
+    on_cpu = replace(world, device=torch.device("cpu"))
+    exact = _gradients("float32", False, on_cpu)
+    errors = _errors(_gradients(dtype, compiled, world), exact)
+    limit = _LIMIT_FP32
+    if dtype == "bfloat16":
+        rounded = _errors(_gradients(dtype, False, on_cpu), exact)
+        limit = _TIMES_ROUNDED * max(rounded.values())
+    worst = max(errors, key=errors.__getitem__)
+    passed = all(error <= limit for error in errors.values())  # NaN is not
+    return {"error": errors[worst], "of": worst, "limit": limit, "passed": passed}
+
+
+def _gradients(dtype: Dtype, compiled: bool, world: World) -> dict[str, torch.Tensor]:
+    """Gradients by name, and the losses, on the CPU; the weights are the same each time."""
+    config = _config(_TINY, dtype=dtype, compile=compiled)
+    shape = shape_config(_TINY.shape)
+    trainee = build_model(shape, config, world.mesh(0))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in map(_local, trainee.parameters()):
+            values = torch.randn(parameter.shape, generator=generator)
+            matrix = parameter.dim() > 1
+            parameter.copy_(values * shape.hidden_size**-0.5 if matrix else 1 + 0.1 * values)
+    losses = torch.zeros(len(OBJECTIVES), device=world.device)
+    for batch in _batches(packed_rows(_TINY, shape.vocab_size), world.device, config.pack):
+        some = trainee(batch)
+        some.sum().backward()
+        losses += some.detach()
+    gradients = {name: _local(p.grad).cpu() for name, p in trainee.named_parameters()}
+    return {"losses": losses.cpu(), **gradients}
+
+
+def _errors(found: dict[str, torch.Tensor], exact: dict[str, torch.Tensor]) -> dict[str, float]:
+    """How far each tensor is off, as a share of its norm."""
+    return {name: float((found[name] - one).norm() / one.norm()) for name, one in exact.items()}
