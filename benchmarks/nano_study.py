@@ -169,9 +169,8 @@ def _with_rows(recipe: Recipe, change: Callable[[int, int], tuple[int, int]]) ->
     first, *later = recipe.stages
     changed = []
     for stage in later:
-        direct, refine = change(stage.mixture.direct, stage.mixture.refine)
-        mixture = replace(stage.mixture, direct=direct, refine=refine)
-        changed.append(replace(stage, mixture=mixture))
+        direct, refine = change(stage.direct, stage.refine)
+        changed.append(replace(stage, direct=direct, refine=refine))
     return replace(recipe, stages=(first, *changed))
 
 
@@ -179,7 +178,7 @@ def _controls(nano: Path, puzzles: int) -> list[Row]:
     """selfRef@4 of the shipped model over candidates that are not its own four."""
     problems = puzzle_problems("test", TEST_SEED, puzzles)
     own = _drawn(nano / "model", problems)
-    weak = _drawn(nano / default_recipe(0).stages[0].name, problems)
+    weak = _drawn(nano / default_recipe(0).stages[0].name / "model", problems)
     given = {
         "own four": own,
         "one of its own, four times": [candidates[:1] * K for candidates in own],

@@ -3,8 +3,9 @@
     read      direct solving, and refining drafts of a solver that slips, from scratch
     own-1, 2  candidates of its own, drawn anew by the engine, and hybrid training on them
 
-Every stage leaves its state under --out and is not repeated: an interrupted run goes on where it
-was. The result is a Hugging Face folder, `<out>/model`.
+A stage is what anybody's training is: `train.generate` (where it learns from its own candidates),
+`train.build`, `train.sft`. Every stage leaves its state under --out and is not repeated: an
+interrupted run goes on where it was. The result is a Hugging Face folder, `<out>/model`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -25,32 +27,54 @@ from gsr_engine import Engine
 from gsr_engine.demo.puzzles import sample_puzzles
 from gsr_engine.errors import CheckpointError, GsrError
 from gsr_engine.gsr_config import GsrConfig
+from gsr_engine.params import Layout
 from gsr_engine.sequence import derive_seed
-from train.checkpoint import export_model
-from train.data import Mixture, Record, Rows
-from train.model import load_model
-from train.nano_data import own_records, synthetic_records
+from train.candidate_sets import SetConfig, draw_sets
+from train.hybrid import Ingredients, build_hybrid
+from train.hybrid_config import HybridConfig
+from train.nano_data import draw_own, puzzle_problems, slipped_samples
 from train.nano_init import nano_gsr_config, write_initial_checkpoint
-from train.sft import SftConfig, Trainer
+from train.problems import Problem
+from train.sft import train
+from train.sft_config import SftConfig
+from train.student import Student
+
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """One stage: candidates of its own for `own_puzzles` (0: synthetic drafts), then training."""
+    """One stage: candidates of its own for `own_puzzles` (0: synthetic drafts), then training.
+
+    Attributes:
+        direct, refine: rows of a step.
+        weights: of refinements with 1, 2, ... candidates.
+        layouts: of refinement rows, in turn.
+        candidates: drawn for each of its own puzzles.
+        sets: of candidates that are drawn for each puzzle.
+        lr, final_lr: learning rate at the beginning and at the end.
+    """
 
     name: str
-    sft: SftConfig
-    mixture: Mixture
+    steps: int
+    direct: int
+    refine: int
+    weights: tuple[float, ...]
+    layouts: tuple[Layout, ...]
+    lr: float
+    final_lr: float
+    warmup: int
     own_puzzles: int = 0
     candidates: int = 8
+    sets: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """How nano is made; the ablations of the study are recipes with other mixtures.
+    """How nano is made; the ablations of the study are recipes with other rows.
 
     Attributes:
-        synthetic_puzzles: puzzles of the first stage; later stages draw their direct rows there.
+        synthetic_puzzles: puzzles of the first stage; later stages draw direct rows there, too.
         slip_rate: highest share of the first factor's carries that a synthetic draft gets wrong.
         gsr: the prompts and layouts that it is trained for.
     """
@@ -64,39 +88,41 @@ class Recipe:
 
 def default_recipe(seed: int = 0) -> Recipe:
     """The recipe of the shipped model."""
-    read = Mixture(direct=7, refine=9, candidate_weights=(0.3, 0.25, 0.2, 0.25))
-    own = Mixture(
-        direct=6,
-        refine=10,
-        candidate_weights=(0.12, 0.1, 0.12, 0.46, 0.05, 0.05, 0.05, 0.05),
-        # Half and half, branched stays 1 to 2 points behind.
-        layouts=("linear", "branched", "branched"),
-    )
-
-    def stage(name: str, steps: int, lr: float, end: float, own_puzzles: int = 1500) -> Stage:
-        sft = SftConfig(
-            steps=steps,
-            lr=lr,
-            warmup=20 if own_puzzles else 60,
-            final_lr=end / lr,
-            micro_tokens=1024,  # the activations of one layer stay in a CPU's cache
-            seed=derive_seed(seed, *name.encode()),
-        )
-        mixture = own if own_puzzles else read
-        return Stage(name=name, sft=sft, mixture=mixture, own_puzzles=own_puzzles)
-
     # One long decay of the learning rate over all stages; the candidates are renewed in between.
+    read = Stage(
+        name="read",
+        steps=600,
+        direct=7,
+        refine=9,
+        weights=(0.3, 0.25, 0.2, 0.25),
+        layouts=("linear", "branched"),
+        lr=3e-3,
+        final_lr=1.5e-3,
+        warmup=60,
+    )
+
+    def own(name: str, steps: int, lr: float, final_lr: float) -> Stage:
+        return Stage(
+            name=name,
+            steps=steps,
+            direct=6,
+            refine=10,
+            weights=(0.12, 0.1, 0.12, 0.46, 0.05, 0.05, 0.05, 0.05),
+            # Half and half, branched stays 1 to 2 points behind.
+            layouts=("linear", "branched", "branched"),
+            lr=lr,
+            final_lr=final_lr,
+            warmup=20,
+            own_puzzles=1500,
+            sets=4,
+        )
+
     return Recipe(
-        stages=(
-            stage("read", 600, 3e-3, 1.5e-3, own_puzzles=0),
-            stage("own-1", 500, 1.5e-3, 8e-4),
-            stage("own-2", 600, 8e-4, 4e-5),
-        ),
-        seed=seed,
+        stages=(read, own("own-1", 500, 1.5e-3, 8e-4), own("own-2", 600, 8e-4, 4e-5)), seed=seed
     )
 
 
-def run_recipe(recipe: Recipe, out: Path, say: Callable[[str], None] = print) -> Path:
+def run_recipe(recipe: Recipe, out: Path, say: Say = print) -> Path:
     """Run the stages that are not done yet; returns the folder of the finished model."""
     start = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
@@ -105,14 +131,19 @@ def run_recipe(recipe: Recipe, out: Path, say: Callable[[str], None] = print) ->
     if not (source / "gsr.json").exists():
         write_initial_checkpoint(source, recipe.gsr, recipe.seed)
     for index, stage in enumerate(recipe.stages):
-        target = out / stage.name
-        if not (target / "model.safetensors").exists():
-            records = _records(recipe, stage, index, source, say)
-            run_stage(stage, records, source, target, say)
-        source = target
+        folder = out / stage.name
+        if not (folder / "model").exists():
+            data = folder / "data"
+            if not data.exists():
+                _build(recipe, stage, index, source, data, say)
+            if not train(_settings(recipe, stage, source, folder), say):
+                raise KeyboardInterrupt
+        source = folder / "model"
     model = out / "model"
     shutil.rmtree(model, ignore_errors=True)
-    shutil.copytree(source, model, ignore=shutil.ignore_patterns("state.*", "log.jsonl"))
+    shutil.copytree(source, model)
+    shutil.copy(out / recipe.stages[-1].name / "report.md", out / "report.md")
+    shutil.copy(out / recipe.stages[-1].name / "report.png", out / "report.png")
     say(f"nano: {model} after {time.perf_counter() - start:.0f} s")
     return model
 
@@ -128,39 +159,52 @@ def _claim(file: Path, recipe: Recipe) -> None:
         )
 
 
-def _records(
-    recipe: Recipe, stage: Stage, index: int, source: Path, say: Callable[[str], None]
-) -> list[Record]:
-    """Synthetic records, or the model's own in front of the puzzles for direct rows."""
-    puzzles = sample_puzzles("train", recipe.seed, recipe.synthetic_puzzles)
-    with Engine.from_pretrained(source, dtype="float32") as engine:
-        drafts = 0 if stage.own_puzzles else len(stage.mixture.candidate_weights)
-        synthetic = synthetic_records(
-            puzzles, engine.tokenizer, engine.prompts, drafts, recipe.slip_rate, recipe.seed
-        )
-        if not stage.own_puzzles:
-            return synthetic
-        start = time.perf_counter()
-        seed = 1000 * (index + 1) + recipe.seed
-        asked = sample_puzzles("train", seed, stage.own_puzzles)
-        own, right = own_records(engine, asked, stage.candidates, seed)
-        share = sum(map(sum, right)) / sum(map(len, right))
-        say(
-            f"{stage.name}: {len(asked)} puzzles x {stage.candidates} candidates, "
-            f"pass@1 {share:.3f}, {time.perf_counter() - start:.0f} s"
-        )
-        return [*own, *synthetic]
+def _settings(recipe: Recipe, stage: Stage, source: Path, out: Path) -> SftConfig:
+    return SftConfig(
+        model=str(source),
+        data=out / "data",
+        out=out,
+        steps=stage.steps,
+        batch=stage.direct + stage.refine,
+        pack=1024,  # the activations of one layer stay in a CPU's cache
+        lr=stage.lr,
+        final_lr=stage.final_lr / stage.lr,
+        warmup=stage.warmup,
+        dtype="float32",
+        log_every=50,
+        seed=derive_seed(recipe.seed, *stage.name.encode()),
+    )
 
 
-def run_stage(
-    stage: Stage, records: list[Record], source: Path, target: Path, say: Callable[[str], None]
-) -> None:
-    """Train one stage and export it."""
-    with Engine.from_pretrained(source, dtype="float32") as engine:
-        rows = Rows(engine.prompts, records, stage.mixture, stage.sft.seed)
-    trainer = Trainer(load_model(source), rows, stage.sft, target, stage.name)
-    trainer.run(say)
-    export_model(trainer.model, target, source)
+def _build(recipe: Recipe, stage: Stage, index: int, source: Path, data: Path, say: Say) -> None:
+    """The hybrid set of a stage: everybody's direct rows, and sets of candidates of some."""
+    synthetic = sample_puzzles("train", recipe.seed, recipe.synthetic_puzzles)
+    problems = puzzle_problems(synthetic, "synthetic")
+    seed = 1000 * (index + 1) + recipe.seed
+    student = Student(source)
+    asked: list[Problem] = problems
+    if stage.own_puzzles:
+        asked = puzzle_problems(sample_puzzles("train", seed, stage.own_puzzles), stage.name)
+        problems = [*asked, *problems]
+        with Engine.from_pretrained(source, dtype="float32") as engine:
+            pool = draw_own(
+                engine, asked, stage.candidates, data.parent / "candidates", stage.name, seed, say
+            )
+    else:
+        pool = slipped_samples(synthetic, problems, recipe.slip_rate, recipe.seed)
+    drawing = SetConfig(weights=stage.weights, sets=stage.sets, easy=None, seed=seed)
+    rows = HybridConfig(
+        layouts=stage.layouts,
+        in_turn=True,
+        mix=stage.direct / (stage.direct + stage.refine),
+        max_tokens=1024,
+        held_out=0.02,
+        seed=seed,
+    )
+    dropped: Counter[str] = Counter()
+    sets = list(draw_sets(asked, pool, student, drawing, dropped)) if stage.refine else []
+    ingredients = Ingredients(problems=problems, sets=sets, dropped=dropped)
+    build_hybrid(ingredients, student, rows, data)
 
 
 def main(

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import random
+import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+from gsr_engine import Engine
 from gsr_engine.demo.puzzles import Puzzle
 from gsr_engine.sequence import derive_seed
+from train.drawing import DrawConfig
+from train.engine_source import EngineSource
+from train.generation import generate
+from train.grading import Grader
 from train.problems import Problem
+from train.prompts import direct_prompts
 from train.samples import Sample
+from train.shards import Store, read_samples
+
+MAX_TOKENS = 200
+"""More than twice the longest solution."""
 
 
 def puzzle_problems(puzzles: Sequence[Puzzle], name: str) -> list[Problem]:
@@ -43,3 +56,33 @@ def slipped_samples(
         return [Sample(index, text) for index, text in enumerate(texts)]
 
     return drafts
+
+
+def draw_own(
+    engine: Engine,
+    problems: Sequence[Problem],
+    candidates: int,
+    folder: Path,
+    name: str,
+    seed: int,
+    say: Callable[[str], None],
+) -> Callable[[str], list[Sample]]:
+    """The model's own candidates at temperature 1, in a store under `folder`."""
+    start = time.perf_counter()
+    config = DrawConfig(
+        model=name, template=engine.gsr.template.hash, max_tokens=MAX_TOKENS, seed=seed
+    )
+    store = Store(folder, config, direct_prompts(problems), candidates)
+    with Grader(symbolic=False) as grader:
+        tally = generate(store, EngineSource(engine, config), grader)
+    by_problem: defaultdict[str, list[Sample]] = defaultdict(list)
+    right = 0
+    for record in read_samples(folder):
+        by_problem[record["id"]].append(Sample.from_record(record))
+        right += record["correct"]
+    share = right / (len(problems) * candidates)
+    say(
+        f"{name}: {len(problems)} puzzles x {candidates} candidates, pass@1 {share:.3f}, "
+        f"{tally.samples} drawn in {time.perf_counter() - start:.0f} s"
+    )
+    return by_problem.__getitem__

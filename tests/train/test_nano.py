@@ -21,8 +21,7 @@ from train.nano_data import slipped_draft
 def tiny(seed: int = 0) -> Recipe:
     recipe = default_recipe(seed)
     stages = [
-        replace(stage, sft=replace(stage.sft, steps=2), own_puzzles=stage.own_puzzles and 3)
-        for stage in recipe.stages[:2]
+        replace(stage, steps=2, own_puzzles=stage.own_puzzles and 3) for stage in recipe.stages[:2]
     ]
     return replace(recipe, stages=tuple(stages), synthetic_puzzles=20)
 
@@ -34,6 +33,7 @@ def test_from_nothing_to_a_report(tmp_path: Path) -> None:
     again: list[str] = []
     run_recipe(tiny(), tmp_path / "run", again.append)
     assert len(again) == 1  # every stage is done
+    assert (tmp_path / "run" / "report.md").read_text().startswith("# own-1")
     with pytest.raises(CheckpointError, match="another recipe"):
         run_recipe(tiny(seed=1), tmp_path / "run")
     run, samples = evaluate(model, 4, tmp_path / "report", "validation", ks=(1, 4))
@@ -50,8 +50,8 @@ def test_ablations_change_one_thing_each() -> None:
     variants = _ablations(recipe)
     direct, refine = variants["direct only"], variants["refine only"]
     assert direct.stages[0] == refine.stages[0] == recipe.stages[0]
-    assert all(stage.mixture.refine == 0 for stage in direct.stages[1:])
-    assert all(stage.mixture.direct == 0 for stage in refine.stages[1:])
+    assert all(stage.refine == 0 for stage in direct.stages[1:])
+    assert all(stage.direct == 0 for stage in refine.stages[1:])
     assert variants["not restated"].gsr.template.restate is None
     assert json.dumps(sorted(variants))
 
