@@ -1,5 +1,7 @@
 """The exceptions that a user can catch: every one is a `GsrError`."""
 
+from __future__ import annotations
+
 
 class GsrError(Exception):
     """Base of every error that gsr_engine raises on purpose."""
@@ -14,6 +16,11 @@ class InvalidRequest(GsrError, ValueError):
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")
         self.field = field
+        self._message = message
+
+    def __reduce__(self) -> tuple[type[InvalidRequest], tuple[str, str]]:
+        """Both arguments, so that it can be raised in one process and caught in another."""
+        return type(self), (self.field, self._message)
 
 
 class CheckpointError(GsrError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 import re
 from collections import Counter
@@ -70,7 +72,8 @@ class CandidateSet:
     """What a refinement reads. As a line of JSON it is also a prompt for `train.generate`.
 
     Attributes:
-        id: the problem's and the number of the set.
+        id: the problem's, the number of the set, and a digest of what is shown: a target of other
+            candidates is no target of these.
         candidates, candidate_ids: summaries as text and as ids, in the order shown.
         indices: which samples of the pool they are.
         num_correct: right ones among them, -1 where not all were checked.
@@ -120,12 +123,12 @@ def draw_sets(
             continue
         for number in range(config.sets):
             seed = derive_seed(config.seed, number, *problem.id.encode())
-            yield _draw(problem, f"{problem.id}#{number}", pool, weights, student, seed)
+            yield _draw(problem, number, pool, weights, student, seed)
 
 
 def _draw(
     problem: Problem,
-    name: str,
+    number: int,
     pool: Sequence[tuple[Sample, list[int]]],
     weights: Sequence[float],
     student: Student,
@@ -137,12 +140,14 @@ def _draw(
     right = [one.correct for one, _ in shown]
     checked = None not in right
     vote = majority([one.answer for one, _ in shown])
+    candidates = [student.tokenizer.decode(ids) for _, ids in shown]
+    digest = hashlib.sha256(json.dumps([problem.text, candidates]).encode()).hexdigest()[:8]
     return CandidateSet(
-        id=name,
+        id=f"{problem.id}#{number}-{digest}",
         problem_id=problem.id,
         problem=problem.text,
         answer=problem.answer,
-        candidates=[student.tokenizer.decode(ids) for _, ids in shown],
+        candidates=candidates,
         candidate_ids=[ids for _, ids in shown],
         indices=[one.index for one, _ in shown],
         num_correct=sum(map(bool, right)) if checked else -1,

@@ -98,7 +98,8 @@ def main(
     )
     interrupt_on_sigterm()
     try:
-        run(job, workers, ray=ray)
+        if run(job, workers, ray=ray).out_of_budget:
+            raise typer.Exit(3)  # samples are missing: what follows must not begin
     except KeyboardInterrupt:
         _say("interrupted; the same command goes on")
         raise typer.Exit(130) from None

@@ -67,8 +67,9 @@ class Grader:
         if self._connection is None:
             context = mp.get_context("spawn")
             self._connection, theirs = context.Pipe()
-            self._worker = context.Process(target=_serve, args=(theirs,), daemon=True)
-            self._worker.start()
+            worker = context.Process(target=_serve, args=(theirs,), daemon=True)
+            worker.start()
+            self._worker = worker
             theirs.close()
         try:
             self._connection.send(pair)

@@ -78,7 +78,8 @@ def load_problems(
     """
     mapped = {**_COLUMNS, **(columns or {})}
     needed = {"problem", "answer", *(columns or ())}
-    rows = _rows(Path(data)) if Path(data).exists() else _hub_rows(str(data), split)
+    wanted = set(mapped.values())
+    rows = _rows(Path(data)) if Path(data).exists() else _hub_rows(str(data), split, wanted)
     problems = []
     for number, (where, row) in enumerate(rows, start=1):
         try:
@@ -161,13 +162,15 @@ def _parquet_rows(path: Path) -> Iterator[Located]:
         raise InvalidRequest("data", f"{path} after row {number}: {error}") from None
 
 
-def _hub_rows(name: str, split: str) -> Iterator[Located]:
+def _hub_rows(name: str, split: str, wanted: set[str]) -> Iterator[Located]:
     import datasets  # noqa: PLC0415
 
     try:
         rows = datasets.load_dataset(name, split=split)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise InvalidRequest("data", f"{name!r} is no path, and as a hub id: {error}") from None
+    # Solutions may be most of the bytes.
+    rows = rows.select_columns([column for column in rows.column_names if column in wanted])
     for number, row in enumerate(rows, start=1):
         yield f"{name} {split} row {number}", row
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gsr_engine.errors import InvalidRequest
+from train.shards import read_samples
 
 _COLUMNS = "sample, text, token_ids, finish_reason, answer, correct, source"
 
@@ -157,13 +158,16 @@ def sample_files(path: Path) -> list[Path]:
 
 
 def read_records(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a samples folder or of a JSONL file.
+    """The records of a store of `train.generate`, of a folder of JSONL files, or of one.
 
     A last line without its end was torn by an interruption and is left out.
 
     Raises:
         InvalidRequest: there is no such file, or a line is no JSON object with an id.
     """
+    if (path / "settings.json").is_file():
+        yield from read_samples(path)
+        return
     files = sample_files(path)
     if not files or not all(file.is_file() for file in files):
         raise InvalidRequest("samples", f"{path} holds no JSONL file")

@@ -42,10 +42,13 @@ def arguments(qwen2: Path, tmp_path: Path) -> list[str]:
     shared = [f"--problems={tmp_path / 'problems.jsonl'}", f"--model={qwen2}"]
     pool, sets = tmp_path / "candidates.jsonl", tmp_path / "sets.jsonl"
     run_build("refine", *shared, f"--candidates={pool}", f"--out={sets}", "--k=2-3", "--no-balance")
-    for name, suffix in (("direct", ""), ("refine", "#0")):
+    written = [json.loads(line) for line in sets.read_text().splitlines()]
+    ids = {"direct": {f"p{i}": f"p{i}" for i in range(NUM)}}
+    ids["refine"] = {one["problem_id"]: one["id"] for one in written}
+    for name in ("direct", "refine"):
         targets = [
             {
-                "id": f"p{i}{suffix}",
+                "id": ids[name].get(f"p{i}", "none"),
                 "sample": j,
                 "text": f"{name} {i} {('right', 'right', 'wrong', 'unchecked', 'cut')[j]}",
                 "correct": (True, True, False, None, True)[j],
