@@ -10,8 +10,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the cores are taken already
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.checkpoints import FAMILIES, make_checkpoint
+
+# No test is timed, and a busy machine is no failure.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

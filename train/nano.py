@@ -105,8 +105,8 @@ def default_recipe(seed: int = 0) -> Recipe:
         return Stage(
             name=name,
             steps=steps,
-            direct=6,
-            refine=10,
+            direct=5,
+            refine=12,
             weights=(0.12, 0.1, 0.12, 0.46, 0.05, 0.05, 0.05, 0.05),
             # Half and half, branched stays 1 to 2 points behind.
             layouts=("linear", "branched", "branched"),
@@ -114,11 +114,11 @@ def default_recipe(seed: int = 0) -> Recipe:
             final_lr=final_lr,
             warmup=20,
             own_puzzles=1500,
-            sets=4,
+            sets=6,
         )
 
     return Recipe(
-        stages=(read, own("own-1", 500, 1.5e-3, 8e-4), own("own-2", 600, 8e-4, 4e-5)), seed=seed
+        stages=(read, own("own-1", 500, 1.5e-3, 8e-4), own("own-2", 800, 8e-4, 4e-5)), seed=seed
     )
 
 
