@@ -108,8 +108,21 @@ class Inputs:
         return sum(path.stat().st_size for path in asdict(self).values())
 
 
+def answer_sets(sets: Path, targets: Path) -> None:
+    """Give refinement targets, written for problems, the ids of those problems' sets."""
+    with sets.open(encoding="utf-8") as file:
+        ids = {one["problem_id"]: one["id"] for one in map(json.loads, file)}
+    renamed = targets.with_suffix(".renamed")
+    with targets.open(encoding="utf-8") as old, renamed.open("w", encoding="utf-8") as new:
+        for target in map(json.loads, old):
+            new.write(json.dumps(target | {"id": ids[target["id"]]}) + "\n")
+    renamed.replace(targets)
+
+
 def write_inputs(folder: Path, cutter: Cutter, prompts: int, pool: int) -> Inputs:
-    """Problems, each with a pool of candidates, a direct target and one for its set."""
+    """Problems, each with a pool of candidates, a direct target and one for its set
+    (`answer_sets` names the set, once it is drawn).
+    """
     names = ("problems", "candidates", "direct_targets", "refine_targets", "evaluation")
     inputs = Inputs(*(folder / f"{name}.jsonl" for name in names))
     files = {name: getattr(inputs, name).open("w", encoding="utf-8") for name in names}
@@ -133,9 +146,10 @@ def write_inputs(folder: Path, cutter: Cutter, prompts: int, pool: int) -> Input
                 correct=answer == "1",
                 finish_reason="stop",
             )
-        for name, prompt in (("direct", problem), ("refine", f"{problem}#0")):
+        for name in ("direct", "refine"):
             text, _ = cutter.piece(name)
-            write(f"{name}_targets", id=prompt, sample=0, text=text, correct=True, source="teacher")
+            target = {"id": problem, "sample": 0, "text": text, "correct": True}
+            write(f"{name}_targets", **target, source="teacher")
     for number in range(500):
         write("evaluation", id=f"e{number}", problem=f"evaluated {number} {number}", answer="1")
     for file in files.values():

@@ -23,7 +23,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.builder_inputs import Cutter, corpus, write_inputs, write_student
+from benchmarks.builder_inputs import (
+    Cutter,
+    answer_sets,
+    corpus,
+    write_inputs,
+    write_student,
+)
 from train.environment import describe_machine
 
 
@@ -113,6 +119,7 @@ def main(
         f"--processes={processes}",
     ]
     drawn = measure([*refine, "--no-balance"], sets)
+    answer_sets(sets, inputs.refine_targets)
     made = measure(hybrid, out)
     card = json.loads((out / "card.json").read_text(encoding="utf-8"))
     rows = sum(split["rows"] for split in card["splits"].values())
