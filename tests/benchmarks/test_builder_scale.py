@@ -5,7 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from benchmarks.builder_inputs import Cutter, corpus, write_inputs, write_student
+from benchmarks.builder_inputs import (
+    Cutter,
+    answer_sets,
+    corpus,
+    write_inputs,
+    write_student,
+)
 from benchmarks.builder_scale import measure
 from tests.train.build_inputs import run_build
 
@@ -26,6 +32,7 @@ def test_synthetic_records_make_a_set(tmp_path: Path) -> None:
     run_build(
         "refine", *shared, f"--candidates={inputs.candidates}", f"--out={sets}", "--no-balance"
     )
+    answer_sets(sets, inputs.refine_targets)
     run_build(
         "hybrid",
         *shared,
