@@ -153,6 +153,7 @@ class _Worker:
             self._count_present()
             for shard in self._open:
                 shard.release()
+            self._store.release()  # what an interrupt caught between being claimed and open
 
     def _go_on(self) -> bool:
         """Submit what there is room for; False when nothing is left to wait for."""

@@ -48,20 +48,34 @@ class Leases:
 
     seconds: float
     _seen: dict[Path, tuple[int, float]] = field(default_factory=dict)
+    _taken: set[Lease] = field(default_factory=set)
 
     def take(self, path: Path) -> Lease | None:
         """The lease at a path; None while another worker has it."""
-        lease = Lease(path, f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(8)}")
+        is_left = path.exists()
+        if is_left and not self._is_dead(path):
+            return None
+        token = secrets.token_hex(8)
+        lease = Lease(path, f"{socket.gethostname()} {os.getpid()} {token}")
+        written = path.with_name(f"{path.name}.{token}")
+        self._taken.add(lease)  # before it is: an interrupt may come between any two lines
         try:
-            with path.open("x", encoding="utf-8") as file:
-                file.write(lease.owner)
+            written.write_text(lease.owner, encoding="utf-8")
+            if is_left:
+                written.replace(path)
+            else:
+                os.link(written, path)
         except FileExistsError:
-            if not self._is_dead(path):
-                return None
-            stolen = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-            stolen.write_text(lease.owner, encoding="utf-8")
-            stolen.replace(path)
+            self._taken.remove(lease)
+            return None
+        finally:
+            written.unlink(missing_ok=True)
         return lease
+
+    def release(self) -> None:
+        """Let others have whatever was taken here and not released."""
+        while self._taken:
+            self._taken.pop().release()
 
     def _is_dead(self, path: Path) -> bool:
         try:

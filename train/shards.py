@@ -119,6 +119,10 @@ class Store:
             return Shard(self, index, self._shards[index], lease)
         return None
 
+    def release(self) -> None:
+        """Leave all shards that were claimed here to others, as they are."""
+        self._leases.release()
+
     def _finished(self) -> set[int]:
         found = map(_FINISHED.fullmatch, os.listdir(self.folder))
         return {int(name[1]) for name in found if name and int(name[2]) >= self.n}

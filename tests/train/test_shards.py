@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import FrameType
+from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given, settings
@@ -21,6 +27,9 @@ from train.generation import generate
 from train.grading import Grader
 from train.lease import Leases
 from train.shards import Store, read_samples
+
+if TYPE_CHECKING:
+    from _typeshed import TraceFunction
 
 ALL = [(prompt.id, sample) for prompt in PROMPTS for sample in range(3)]
 
@@ -124,6 +133,53 @@ def test_a_process_that_is_gone_is_not_waited_for(tmp_path: Path) -> None:
     os.waitpid(pid, 0)
     assert (tmp_path / "lease").exists()
     assert Leases(1e9).take(tmp_path / "lease") is not None
+
+
+def test_a_claim_that_is_interrupted_anywhere_leaves_no_lease(tmp_path: Path) -> None:
+    for line in itertools.count(1):
+        store = open_store(tmp_path)
+        try:
+            with interrupt_at_line(line, of=("take", "claim", "_load")):
+                assert store.claim() is not None
+            break
+        except KeyboardInterrupt:
+            store.release()
+            assert not list(tmp_path.glob("*.lease"))
+    assert line > 20
+
+
+@contextmanager
+def interrupt_at_line(number: int, of: tuple[str, ...]) -> Iterator[None]:
+    """Ctrl-C when these functions have run so many lines."""
+    left = number
+
+    def trace(frame: FrameType, event: str, _: object) -> TraceFunction | None:
+        nonlocal left
+        if event == "line":
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+        return trace if frame.f_code.co_name in of else None
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+def test_a_worker_interrupted_in_a_claim_gives_the_shard_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dict[str, bytes]
+) -> None:
+    folder = tmp_path / "s"
+    with monkeypatch.context() as patch:
+        patch.setattr("train.shards.Shard", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            draw(folder)
+    assert not list(folder.glob("*.lease"))
+    draw(folder)
+    assert contents(folder) == whole
 
 
 def test_of_two_who_finish_a_shard_the_first_wins(tmp_path: Path) -> None:
