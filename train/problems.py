@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -64,6 +65,20 @@ def parse_columns(text: str) -> dict[str, str]:
 def load_problems(
     data: str | Path, columns: Mapping[str, str] | None = None, split: str = "train"
 ) -> list[Problem]:
+    """All of `iterate_problems`.
+
+    Raises:
+        InvalidRequest: there are none; or as there.
+    """
+    problems = list(iterate_problems(data, columns, split))
+    if not problems:
+        raise InvalidRequest("data", f"{data} holds no problems")
+    return problems
+
+
+def iterate_problems(
+    data: str | Path, columns: Mapping[str, str] | None = None, split: str = "train"
+) -> Iterator[Problem]:
     """Problems of a JSONL or Parquet file, of a folder of such files, or of a hub id.
 
     Args:
@@ -80,17 +95,13 @@ def load_problems(
     needed = {"problem", "answer", *(columns or ())}
     wanted = set(mapped.values())
     rows = _rows(Path(data)) if Path(data).exists() else _hub_rows(str(data), split, wanted)
-    problems = []
     for number, (where, row) in enumerate(rows, start=1):
         try:
-            problems.append(_problem(row, mapped, needed, number))
+            yield _problem(row, mapped, needed, number)
         except KeyError as error:
             raise InvalidRequest("data", f"{where}: there is no {error}") from None
         except (TypeError, ValueError) as error:
             raise InvalidRequest("data", f"{where}: {error}") from None
-    if not problems:
-        raise InvalidRequest("data", f"{data} holds no problems")
-    return problems
 
 
 def _problem(
@@ -197,17 +208,22 @@ def main(
     answered: Annotated[bool, typer.Option(help="Leave out those without an answer.")] = True,
 ) -> None:
     """Write distinct problems in the form that the other stages read."""
-    rows = load_problems(data, parse_columns(columns), split)
-    kept = [one for one in distinct(rows) if one.answer is not None or not answered]
+    rows = distinct(iterate_problems(data, parse_columns(columns), split))
+    kept = (one for one in rows if one.answer is not None or not answered)
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_suffix(".partial")
+    written = 0
     with partial.open("w", encoding="utf-8") as file:
-        for problem in kept[:limit]:
+        for problem in islice(kept, limit):
             values = asdict(problem)
             line = {"problem": values.pop("text"), **values}
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            written += 1
+    if not written:
+        partial.unlink()
+        raise InvalidRequest("data", f"{data} holds no problems")
     partial.replace(out)
-    print(f"{out}: {len(kept[:limit])} of {len(rows)} rows")
+    print(f"{out}: {written} problems")
 
 
 if __name__ == "__main__":

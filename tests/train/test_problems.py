@@ -106,3 +106,7 @@ def test_the_command_writes_distinct_answered_problems(tmp_path: Path) -> None:
         Problem("4", "What is 1+3?", "4", source="aops"),
     ]
     assert load_problems(out) == expected
+    source.write_text('{"problem": "unanswered", "answer": null}')
+    with pytest.raises(InvalidRequest, match="no problems"):
+        main(str(source), tmp_path / "none.jsonl")
+    assert not list(tmp_path.glob("none*"))
