@@ -110,6 +110,7 @@ def hybrid(
     layouts: Annotated[str, typer.Option(help="Of refinement rows.")] = "linear,branched",
     in_turn: Annotated[bool, typer.Option(help="Each set in the next layout, not in all.")] = False,
     mix: Annotated[float, typer.Option(help="Share of direct rows.")] = 0.5,
+    rows: Annotated[int | None, typer.Option(help="To learn from, at most.")] = None,
     max_tokens: Annotated[int, typer.Option(help="Longest row; longer ones are dropped.")] = 16_384,
     held_out: Annotated[float, typer.Option(help="Share of the problems held out.")] = 0.01,
     decontaminate: Annotated[str, typer.Option(help="JSONL files of evaluation problems.")] = "",
@@ -124,6 +125,7 @@ def hybrid(
         layouts=tuple(layouts.split(",")),  # type: ignore[arg-type]  # it checks them
         in_turn=in_turn,
         mix=mix,
+        rows=rows,
         max_tokens=max_tokens,
         held_out=held_out,
         seed=seed,

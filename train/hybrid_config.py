@@ -18,6 +18,7 @@ class HybridConfig:
             more; otherwise each set is there in every layout.
         mix: share of direct rows in the training split, exact to one row: the objective that has
             too many loses rows, drawn by the seed. The held-out split is left whole.
+        rows: of the training split at most; what is more is dropped as the mix is. None keeps all.
         max_tokens: longest row; longer ones are dropped.
         held_out: share of the problems, by a hash of their ids alone, whose rows are not learnt.
         seed: of the rows that the mix drops.
@@ -26,6 +27,7 @@ class HybridConfig:
     layouts: tuple[Layout, ...] = LAYOUTS
     in_turn: bool = False
     mix: float = 0.5
+    rows: int | None = None
     max_tokens: int = 16_384
     held_out: float = 0.01
     seed: int = 0
@@ -38,6 +40,8 @@ class HybridConfig:
             raise InvalidRequest("layouts", "one comes twice, which means something only in turn")
         if not 0 <= self.mix <= 1:
             raise InvalidRequest("mix", f"must be between 0 and 1, got {self.mix}")
+        if self.rows is not None and self.rows < 1:
+            raise InvalidRequest("rows", f"must be at least 1, got {self.rows}")
         if not 0 <= self.held_out < 1:
             raise InvalidRequest("held_out", f"must be at least 0 and below 1, got {self.held_out}")
         if self.max_tokens < 1:

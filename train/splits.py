@@ -31,7 +31,7 @@ def choose_rows(
     sides = [np.flatnonzero(learnt & direct), np.flatnonzero(learnt & ~direct)]
     rng = np.random.default_rng(config.seed)
     mixed = []
-    counts = mixed_counts(len(sides[0]), len(sides[1]), config.mix)
+    counts = mixed_counts(len(sides[0]), len(sides[1]), config.mix, config.rows)
     for name, side, count in zip(OBJECTIVES, sides, counts, strict=True):
         dropped[f"{name}: mix"] += len(side) - count
         mixed.append(rng.choice(side, count, replace=False) if count < len(side) else side)
@@ -43,8 +43,13 @@ def is_held_out(problem_id: str, share: float) -> bool:
     return derive_seed(0, *problem_id.encode()) < share * 2**63
 
 
-def mixed_counts(direct: int, refine: int, mix: float) -> tuple[int, int]:
+def mixed_counts(direct: int, refine: int, mix: float, rows: int | None = None) -> tuple[int, int]:
     """Most rows of each objective such that direct ones are `mix` of all, to the nearest row."""
     if direct * (1 - mix) > refine * mix:
-        return round(refine * mix / (1 - mix)), refine
-    return direct, round(direct * (1 - mix) / mix) if mix > 0 else refine
+        direct = round(refine * mix / (1 - mix))
+    elif mix > 0:
+        refine = round(direct * (1 - mix) / mix)
+    if rows is not None and direct + refine > rows:
+        direct = min(direct, max(rows - refine, round(rows * mix)))
+        refine = rows - direct
+    return direct, refine

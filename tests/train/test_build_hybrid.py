@@ -127,6 +127,23 @@ def test_the_mix_is_exact_to_a_row_and_one_side_is_whole(
     assert abs(kept[0] - mix * sum(kept)) <= 0.5 + 1e-6
 
 
+@given(
+    direct=st.integers(0, 5000),
+    refine=st.integers(0, 5000),
+    mix=st.floats(0, 1),
+    rows=st.integers(1, 12_000),
+)
+def test_rows_are_capped_in_the_same_mix(direct: int, refine: int, mix: float, rows: int) -> None:
+    kept, whole = mixed_counts(direct, refine, mix, rows), mixed_counts(direct, refine, mix)
+    if sum(whole) <= rows:
+        assert kept == whole
+    else:
+        assert sum(kept) == rows
+        assert 0 <= kept[0] <= whole[0]
+        assert 0 <= kept[1] <= whole[1]
+        assert abs(kept[0] - mix * rows) <= 1 + 1e-6
+
+
 @pytest.mark.parametrize(("mix", "expected"), [(0.5, (60, 60)), (0.2, (60, 240)), (0, (0, 240))])
 def test_rows_are_mixed(
     mix: float, expected: tuple[int, int], student: Student, tmp_path: Path
