@@ -1,13 +1,14 @@
 """python -m benchmarks.nano_study: what nano's recipe owes to each of its parts.
 
-    seeds       the recipe with three seeds, the shipped one among them
-    ablations   direct rows only and refinement rows only, from the same first stage on and at the
-                same number of tokens; the problem not restated; the other refine position
+    objectives  direct rows only and refinement rows only, from the same first stage on and at the
+                same number of tokens
     controls    the shipped model given one candidate four times, candidates of another puzzle,
                 and weaker candidates (of the first stage's model)
+    seeds       the recipe with three seeds, the shipped one among them
+    layouts     the problem not restated; the other refine position
 
-The models are trained side by side, one per core. Every part leaves its folder under --out and is
-not repeated, so the study can be interrupted.
+The models are trained side by side, one per core. Each leaves its folder under --out and is not
+made again, so the study can be interrupted, and done a table at a time.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
 import torch
 import typer
@@ -43,30 +44,36 @@ from train.nano import Recipe, default_recipe, run_recipe
 from train.problems import Problem
 
 Row = dict[str, str]
+Title = Literal["objectives", "controls", "seeds", "layouts"]
+SHIPPED = "nano"
 
 
 def main(
     out: Annotated[Path, typer.Option(help="Folder of the study.")] = Path("runs/nano-study"),
-    nano: Annotated[Path, typer.Option(help="Run of `make nano`, for seed 0.")] = Path("runs/nano"),
+    nano: Annotated[Path, typer.Option(help="Run of `make nano`.")] = Path("runs/nano"),
     puzzles: Annotated[int, typer.Option(help="Held-out puzzles.")] = 1000,
+    tables: Annotated[
+        list[Title] | None, typer.Option("--table", help="Can be repeated. [default: all]")
+    ] = None,
 ) -> None:
     """Run what is missing, then print and write the tables."""
-    seeds = {f"seed {seed}": default_recipe(seed) for seed in (0, 1, 2)}
-    ablations = {"hybrid": seeds["seed 0"], **_ablations(seeds["seed 0"])}
-    folders = {name: out / name.replace(" ", "-") for name in (*seeds, *ablations)}
-    folders |= {"seed 0": nano, "hybrid": nano}
-    samples = _evaluate_all(seeds | ablations, folders, nano, puzzles)
-    tables = {
-        "seeds": [_main_row(name, samples[name]) for name in seeds],
-        "ablations": [_main_row(name, samples[name]) for name in ablations],
-        "controls": _controls(nano, puzzles),
+    titles = tables or list(get_args(Title))
+    recipes = {title: _recipes(title) for title in titles if title != "controls"}
+    others = {name: recipe for table in recipes.values() for name, recipe in table.items()}
+    samples = _evaluate_all(others, out, nano, puzzles)
+    rows = {
+        title: _controls(nano, puzzles)
+        if title == "controls"
+        else [_main_row(name, samples[name]) for name in (SHIPPED, *recipes[title])]
+        for title in titles
     }
-    (out / "study.json").write_text(json.dumps({"machine": describe_machine(), **tables}, indent=1))
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "study.json").write_text(json.dumps({"machine": describe_machine(), **rows}, indent=1))
     with (out / "study.txt").open("w") as file:
         for console in (Console(), Console(file=file, width=160)):
             console.print(f"{puzzles} held-out puzzles; ± half the 95 % bootstrap interval")
-            for title, rows in tables.items():
-                _show(console, title, rows)
+            for title in titles:
+                _show(console, title, rows[title])
 
 
 def _show(console: Console, title: str, rows: Sequence[Row]) -> None:
@@ -79,14 +86,15 @@ def _show(console: Console, title: str, rows: Sequence[Row]) -> None:
 
 
 def _evaluate_all(
-    recipes: dict[str, Recipe], folders: dict[str, Path], nano: Path, puzzles: int
+    recipes: dict[str, Recipe], out: Path, nano: Path, puzzles: int
 ) -> dict[str, list[Sample]]:
     """Train (or find) every model, evaluate it (or find its samples), one model per core."""
-    # Seed 0 first and with all cores: the ablations begin from its first stage.
-    _evaluate_one("seed 0", recipes["seed 0"], nano, puzzles)
-    others = [name for name, folder in folders.items() if folder != nano]
-    for name in others:
-        _reuse_first_stage(recipes[name], folders[name], recipes["seed 0"], nano)
+    shipped = default_recipe()
+    # First and with all cores: some of the others begin from its first stage.
+    _evaluate_one(SHIPPED, shipped, nano, puzzles)
+    folders = {name: out / name.replace(" ", "-") for name in recipes}
+    for name, recipe in recipes.items():
+        _reuse_first_stage(recipe, folders[name], shipped, nano)
     with ProcessPoolExecutor(
         max_workers=os.cpu_count(),
         mp_context=mp.get_context("spawn"),
@@ -95,10 +103,11 @@ def _evaluate_all(
     ) as pool:
         waiting = [
             pool.submit(_evaluate_one, name, recipes[name], folders[name], puzzles)
-            for name in others
+            for name in recipes
         ]
         for done in waiting:
             done.result()
+    folders[SHIPPED] = nano
     return {name: _held_out(folder, puzzles) for name, folder in folders.items()}
 
 
@@ -151,12 +160,19 @@ def _cell(values: scores.Hits) -> str:
     return f"{interval.mean:.3f} ±{(interval.high - interval.low) / 2:.3f}"
 
 
-def _ablations(recipe: Recipe) -> dict[str, Recipe]:
+def _recipes(title: Title) -> dict[str, Recipe]:
+    """The recipes that a table compares with the shipped one."""
+    recipe = default_recipe()
+    if title == "seeds":
+        return {f"seed {seed}": default_recipe(seed) for seed in (1, 2)}
+    if title == "objectives":
+        return {
+            "direct only": _with_rows(recipe, lambda direct, refine: (direct + 4 * refine, 0)),
+            "refine only": _with_rows(recipe, lambda direct, refine: (0, refine + direct // 4)),
+        }
     not_restated = replace(recipe.gsr, template=replace(recipe.gsr.template, restate=None))
     other: RefinePosition = "fork" if recipe.gsr.refine_position == "after" else "after"
     return {
-        "direct only": _with_rows(recipe, lambda direct, refine: (direct + 4 * refine, 0)),
-        "refine only": _with_rows(recipe, lambda direct, refine: (0, refine + direct // 4)),
         "not restated": replace(recipe, gsr=not_restated),
         f"refine position {other}": replace(recipe, gsr=replace(recipe.gsr, refine_position=other)),
     }

@@ -125,7 +125,9 @@ def _plot(
     rates.set(title="tokens/s", ylim=(0, None))
     _line(norms, training, "grad_norm", "gradient norm", color="tab:red")
     norms.set(title="gradient norm and learning rate", yscale="log")
-    _line(norms.twinx(), training, "lr", "learning rate", color="grey", linestyle=":")
+    schedule = norms.twinx()
+    _line(schedule, training, "lr", "learning rate", color="grey", linestyle=":")
+    schedule.set_ylabel("learning rate", color="grey")
     names = [name for name in (measured[0] if measured else {}) if name not in ("step", "problems")]
     for name in names:
         refined = name in ("linear", "branched")

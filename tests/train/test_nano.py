@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import typer
 
 from benchmarks.nano import evaluate
 from benchmarks.nano import main as judge
-from benchmarks.nano_study import _ablations
+from benchmarks.nano_study import _recipes
 from gsr_engine import CheckpointError
 from gsr_engine.demo.puzzles import sample_puzzles
 from train.nano import Recipe, default_recipe, run_recipe
@@ -45,15 +44,16 @@ def test_from_nothing_to_a_report(tmp_path: Path) -> None:
     assert "missed" in (tmp_path / "report" / "report.txt").read_text()
 
 
-def test_ablations_change_one_thing_each() -> None:
+def test_the_study_changes_one_thing_at_a_time() -> None:
     recipe = default_recipe()
-    variants = _ablations(recipe)
-    direct, refine = variants["direct only"], variants["refine only"]
+    direct, refine = _recipes("objectives").values()
     assert direct.stages[0] == refine.stages[0] == recipe.stages[0]
     assert all(stage.refine == 0 for stage in direct.stages[1:])
     assert all(stage.direct == 0 for stage in refine.stages[1:])
-    assert variants["not restated"].gsr.template.restate is None
-    assert json.dumps(sorted(variants))
+    not_restated, position = (one.gsr for one in _recipes("layouts").values())
+    assert not_restated.template.restate is None
+    assert not_restated.refine_position == recipe.gsr.refine_position != position.refine_position
+    assert [one.seed for one in _recipes("seeds").values()] == [1, 2]
 
 
 def test_a_draft_slips_at_about_its_rate() -> None:
