@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check wheel soak nano nano-study rehearsal gpu-check lock clean
+.PHONY: help demo test check wheel soak nano nano-study rehearsal kernels-aot gpu-check lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ nano-study: $(INSTALLED) ## two more seeds, the ablations and the controls (hour
 rehearsal: $(INSTALLED) ## the paper's recipe in miniature, from problems to accuracy, for two models (minutes)
 	$(BIN)/python -m train.recipe rehearsal --ranks 2
 	$(BIN)/python -m train.recipe rehearsal-wide --ranks 2
+
+kernels-aot: $(INSTALLED) ## compile every kernel for an H100 or H200 without one: registers, spills, machine code
+	$(BIN)/python -m benchmarks.kernels.compiled
 
 # No environment is made: it takes the Python that is there, with what a GPU's machine comes with.
 gpu-check: ## on a machine with an NVIDIA GPU: is the engine right there, and how fast (<= 9 minutes)

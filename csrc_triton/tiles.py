@@ -49,20 +49,21 @@ _PREFILL = {
     256: Tile(64, 32, 8, 2),
 }
 # Exact fp32 has no tensor cores: it is here to be compared with.
-_FP32 = Tile(32, 16, 8, 1)
+_DECODE_FP32 = Tile(16, 32, 8, 1)
+_PREFILL_FP32 = Tile(32, 64, 8, 1)
 
 
 def decode_tile(lanes: int, block_d: int, dtype: torch.dtype) -> Tile:
-    """The tile for items of at most so many lanes; none spills a register (test_compiles.py)."""
+    """The tile for items of at most so many lanes; none spills a register (`make kernels-aot`)."""
     block_m = min(max(triton.next_power_of_2(lanes), NARROW.value), _MAX_DECODE_LANES)
     if dtype == torch.float32:
-        return _FP32._replace(block_m=min(block_m, _FP32.block_m))
+        return _DECODE_FP32
     return Tile(block_m, *_DECODE[block_d])
 
 
 def prefill_tile(block_d: int, dtype: torch.dtype) -> Tile:
     """The tile for prefill, whatever the chunks are: a shape that followed them would recompile."""
-    return _FP32 if dtype == torch.float32 else _PREFILL[block_d]
+    return _PREFILL_FP32 if dtype == torch.float32 else _PREFILL[block_d]
 
 
 @triton.jit

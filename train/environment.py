@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import subprocess
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -17,10 +18,21 @@ def describe_machine() -> dict[str, str]:
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "cpu": _cpu_name(),
         "threads": str(torch.get_num_threads()),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        **_gpu(),
         "python": platform.python_version(),
         **_versions("torch", "triton", "transformers", "gsr-engine"),
     }
+
+
+def _gpu() -> dict[str, str]:
+    if not torch.cuda.is_available():
+        return {"gpu": "none"}
+    facts = {"gpu": torch.cuda.get_device_name()}
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    with suppress(OSError, subprocess.SubprocessError):
+        told = subprocess.run(query, capture_output=True, text=True, check=True, timeout=10)  # noqa: S603
+        facts["driver"] = told.stdout.split()[0]
+    return facts
 
 
 def _versions(*names: str) -> dict[str, str]:

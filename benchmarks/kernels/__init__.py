@@ -3,7 +3,8 @@
     python -m benchmarks.kernels                 # every kernel: a table, and rows as JSON lines
     python -m benchmarks.kernels --quick
     python -m benchmarks.kernels --only sweep    # the split lengths and tiles behind the tables
-    python -m benchmarks.kernels.compiled        # registers, spills, shared memory; no GPU needed
+    python -m pytest benchmarks/kernels          # by pytest-benchmark, to keep and compare
+    make kernels-aot                             # registers, spills, shared memory; no GPU needed
 
 Every `measure_…` and `sweep_…` function takes a device and gives plain dicts; `FAMILIES` names them
 for whoever wants them all. They need the kernels and torch, nothing else. On a CPU the references

@@ -1,9 +1,11 @@
 """What the compiler makes of the kernels for an sm_90 chip, without one.
 
-    python -m benchmarks.kernels.compiled
+    make kernels-aot                                 # every kernel, as the engine launches it
+    python -m benchmarks.kernels.compiled --sweep    # the tiles that `--only sweep` tries
 
 Registers and shared memory say how many programs a multiprocessor holds at once; a spilled register
-or a matrix product without wgmma says that a tile is a bad one before any device time is spent.
+or a matrix product without wgmma (HGMMA) says that a tile is a bad one before any device time is
+spent. LDGSTS is the machine's cp.async.
 """
 
 from __future__ import annotations
@@ -11,25 +13,34 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
+from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
+from rich.console import Console
+from rich.table import Table
 
-POINTERS = (
-    dict.fromkeys(("items", "num_items", "row_ids", "page_table", "offsets"), "*i32")
-    | dict.fromkeys(("partial_ids", "cu_seqlens", "own", "span_offsets", "spans"), "*i32")
-    | dict.fromkeys(("sizes", "chunks"), "*i32")
-    | dict.fromkeys(("positions", "slots", "ids", "top_k", "seeds", "indices", "token_ids"), "*i64")
-    | dict.fromkeys(("temperature", "top_p", "min_p", "cos_sin"), "*fp32")
-    | dict.fromkeys(("maxima", "sums", "packed", "logprobs"), "*fp32")
-    | dict.fromkeys(("partial_out", "partial_lse", "lse"), "*fp32")
-)
-"""Those that do not point to numbers of the model's dtype."""
+import csrc_triton
+from benchmarks.kernels.decode import DecodeCase, DecodeWorld
+from benchmarks.kernels.elementwise import ElementwiseCase, works
+from benchmarks.kernels.launches import Launch, recorded
+from benchmarks.kernels.prefill import PrefillCase, PrefillWorld
+from benchmarks.kernels.worlds import Heads
+
+HEAD_DIMS = (64, 80, 96, 128, 256)
 DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
+SIBLINGS = (1, 4, 16)
+"""Rows that share a span, of a model with 7 query heads for each kv head: 7, 28 and 112 lanes."""
+FACTS = ("registers", "spilled", "shared", "resident")
+INSTRUCTIONS = ("HGMMA", "HMMA", "LDGSTS", "BAR")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,41 +68,22 @@ class Compiled:
         return len(re.findall(rf"\s{re.escape(instruction)}\b", self.sass))
 
 
-def compile_kernel(
-    name: str, constants: Mapping[str, Any], dtype: torch.dtype = torch.bfloat16, **options: int
-) -> Compiled:
-    """Compile `module.function` of csrc_triton as a launch with aligned tensors would.
-
-    Args:
-        name: like "decode._reduce_kernel".
-        constants: its constexpr arguments.
-        dtype: of the model.
-        options: num_warps and num_stages.
-    """
+def compile_launch(launch: Launch) -> Compiled:
+    """Compile a kernel for its launch."""
     import triton  # noqa: PLC0415 (not installed everywhere)
     from triton.backends.compiler import GPUTarget  # noqa: PLC0415
     from triton.compiler import ASTSource  # noqa: PLC0415
 
-    module, function = name.split(".")
+    module, function = launch.name.split(".")
     kernel = getattr(import_module(f"csrc_triton.{module}"), function)
-    signature = {
-        argument: "constexpr" if argument in constants else _kind(argument, dtype)
-        for argument in kernel.arg_names
-    }
     place = kernel.arg_names.index
-    # A launch finds pointers and strides to be multiples of 16, and loads 16 bytes at a time.
-    aligned = [
-        n
-        for n in kernel.arg_names
-        if n.endswith(("_ptr", "stride", "width", "vocab")) and n not in constants
-    ]
     source = ASTSource(
         fn=kernel,
-        signature=signature,
-        constexprs={(place(n),): value for n, value in constants.items()},
-        attrs={(place(n),): [["tt.divisibility", 16]] for n in aligned},
+        signature=dict(launch.signature),
+        constexprs={(place(name),): value for name, value in launch.constants.items()},
+        attrs={(place(name),): [["tt.divisibility", 16]] for name in launch.aligned},
     )
-    options = {"num_warps": 4, "num_stages": 3} | options
+    options = dict(launch.options)
     made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(made.asm["cubin"])
@@ -101,12 +93,6 @@ def compile_kernel(
     shared = made.metadata.shared
     resident = _resident(registers, shared, options["num_warps"])
     return Compiled(registers, stack, shared, resident, made.asm["ptx"], sass)
-
-
-def _kind(argument: str, dtype: torch.dtype) -> str:
-    if argument.endswith("_ptr"):
-        return POINTERS.get(argument.removesuffix("_ptr"), f"*{DTYPES[dtype]}")
-    return "fp32" if argument in ("eps", "scale") else "i32"
 
 
 def _dump(option: str, cubin: str) -> str:
@@ -123,74 +109,103 @@ def _resident(registers: int, shared: int, num_warps: int) -> int:
     return min(65536 // (per_warp * num_warps), 233472 // (shared + 1024), 64 // num_warps, 32)
 
 
-HEADS = {"num_kv_heads": 4, "group": 7, "page_size": 16}
+Case = tuple[str, Launch]
+"""What a kernel is launched for, in words, and the launch."""
 
 
-def compile_decode(head_dim: int, lanes: int, dtype: torch.dtype, tile: Any = None) -> Compiled:
-    """The work-list kernel for items of at most so many lanes, with the table's tile or this."""
-    tiles = import_module("csrc_triton.tiles")
-    block_d = 1 << (head_dim - 1).bit_length()
-    tile = tile or tiles.decode_tile(lanes, block_d, dtype)
-    one = {"tiles_per_item": 1} if lanes <= tile.block_m else {}  # a launch takes 1 for a constant
-    return _compile_attention("decode._work_list_kernel", head_dim, block_d, dtype, tile, one)
+def shipped(dtypes: Sequence[torch.dtype] = tuple(DTYPES)) -> list[Case]:
+    """Every kernel as the engine launches it: each dtype, each head dim, narrow and wide items."""
+    cases: list[Case] = []
+    for dtype in dtypes:
+        dtype_name = DTYPES[dtype]
+        for dim in HEAD_DIMS:
+            for siblings in SIBLINGS:
+                label = f"{dtype_name}, D {dim}, {siblings} rows share"
+                cases += launches_of(label, decoding(dim, siblings, dtype))
+            cases += launches_of(f"{dtype_name}, D {dim}", prefilling(dim, dtype))
+        rows = [ElementwiseCase(64, vocab=0, heads=Heads(28, 4, dim)) for dim in HEAD_DIMS]
+        for case in (*rows, ElementwiseCase(64)):
+            for _, name, make in works(replace(case, dtype=dtype)):
+                cases += launches_of(f"{dtype_name}, {name}", make("cpu")[1])
+    return distinct(cases)
 
 
-def compile_prefill(head_dim: int, dtype: torch.dtype, tile: Any = None) -> Compiled:
-    """The prefill kernel, with the table's tile or this."""
-    tiles = import_module("csrc_triton.tiles")
-    block_d = 1 << (head_dim - 1).bit_length()
-    tile = tile or tiles.prefill_tile(block_d, dtype)
-    return _compile_attention("prefill._prefill_kernel", head_dim, block_d, dtype, tile, {})
+def distinct(cases: Sequence[Case]) -> list[Case]:
+    """Each program once, under its first label."""
+    found: list[Case] = []
+    for label, launch in cases:
+        if all(launch != other for _, other in found):
+            found.append((label, launch))
+    return found
 
 
-def _compile_attention(
-    name: str,
-    head_dim: int,
-    block_d: int,
-    dtype: torch.dtype,
-    tile: Any,
-    constants: dict[str, int],
-) -> Compiled:
-    sides = {"block_m": tile.block_m, "block_n": tile.block_n, "block_d": block_d}
-    constants = HEADS | {"head_dim": head_dim} | sides | constants
-    options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
-    return compile_kernel(name, constants, dtype, **options)
+def launches_of(label: str, run: Callable[[], object]) -> list[Case]:
+    """What a call of csrc_triton launches."""
+    with recorded() as launches:
+        run()
+    return [(label, launch) for launch in launches]
 
 
-def main() -> None:
-    """Print what the tiles of the tables, and of the sweeps at D = 128, compile to."""
-    from rich.console import Console  # noqa: PLC0415 (the functions above need none)
-    from rich.table import Table  # noqa: PLC0415
-
-    table = Table(title="sm_90, bf16")
-    for column in ("kernel", "head dim", "tile", *FACTS, *INSTRUCTIONS):
-        table.add_column(column)
-    for name, head_dim, tile, compiled in _all():
-        facts = [str(getattr(compiled, fact)) for fact in FACTS]
-        counts = [str(compiled.count(instruction)) for instruction in INSTRUCTIONS]
-        table.add_row(name, str(head_dim), "x".join(map(str, tile)), *facts, *counts)
-    Console(width=120).print(table)
+def decoding(dim: int, siblings: int, dtype: torch.dtype, tile: Any = None) -> Callable[[], object]:
+    """Decode attention of some siblings over the problem they share, and the merging."""
+    heads = Heads(28, 4, dim)
+    case = DecodeCase(1, own=16, siblings=siblings, problem=16, share=True, heads=heads)
+    world = DecodeWorld.of(replace(case, dtype=dtype), "cpu")
+    if tile is None:
+        return partial(csrc_triton.decode_attention, *world.arguments())
+    kernels = import_module("csrc_triton.decode")
+    return partial(kernels.decode_attention_partials, *world.arguments(), tile)
 
 
-FACTS = ("registers", "spilled", "shared", "resident")
-INSTRUCTIONS = ("HGMMA", "HMMA", "LDGSTS", "BAR")
+def prefilling(dim: int, dtype: torch.dtype, tile: Any = None) -> Callable[[], object]:
+    """Prefill attention of a chunk behind a context."""
+    case = PrefillCase(16, context=(16,), heads=Heads(28, 4, dim), dtype=dtype)
+    arguments = PrefillWorld.of(case, "cpu").arguments()
+    if tile is None:
+        return partial(csrc_triton.prefill_attention, *arguments)
+    return partial(import_module("csrc_triton.prefill").prefill_attention, *arguments, tile)
 
 
-def _all() -> Iterator[tuple[str, int, Any, Compiled]]:
+def swept() -> Iterator[Case]:
+    """The tiles that the sweeps try, for bf16 and D = 128."""
     from benchmarks.kernels.sweep import DECODE_TILES, PREFILL_TILES  # noqa: PLC0415
 
     tiles, bf16 = import_module("csrc_triton.tiles"), torch.bfloat16
-    decode = [(dim, tiles.decode_tile(lanes, dim, bf16)) for dim in _DIMS for lanes in (16, 64)]
-    decode += [(128, tiles.Tile(64, *tile)) for tile in DECODE_TILES]
-    prefill = [(dim, tiles.prefill_tile(dim, bf16)) for dim in _DIMS]
-    prefill += [(128, tiles.Tile(*tile)) for tile in PREFILL_TILES]
-    for dim, tile in decode:
-        yield "decode", dim, tile, compile_decode(dim, tile.block_m, bf16, tile)
-    for dim, tile in prefill:
-        yield "prefill", dim, tile, compile_prefill(dim, bf16, tile)
+    for siblings, choice in product(SIBLINGS[:2], DECODE_TILES):
+        block_m = tiles.decode_tile(7 * siblings, 128, bf16).block_m
+        tile = tiles.Tile(block_m, *choice)
+        yield from launches_of("x".join(map(str, tile)), decoding(128, siblings, bf16, tile))
+    for choice in PREFILL_TILES:
+        run = prefilling(128, bf16, tiles.Tile(*choice))
+        yield from launches_of("x".join(map(str, choice)), run)
 
 
-_DIMS = (64, 128, 256)
+def _facts(case: Case) -> list[str]:
+    label, launch = case
+    compiled = compile_launch(launch)
+    facts = [str(getattr(compiled, fact)) for fact in FACTS]
+    counts = [str(compiled.count(instruction)) for instruction in INSTRUCTIONS]
+    return [launch.name, label, *facts, *counts]
+
+
+def main(
+    sweep: Annotated[bool, typer.Option(help="The tiles of the sweeps instead.")] = False,
+) -> None:
+    """Compile, print what came of it, and exit 1 where a register spills."""
+    cases = list(swept()) if sweep else shipped()
+    table = Table(title="sm_90")
+    for column in ("kernel", "launched for", *FACTS, *INSTRUCTIONS):
+        table.add_column(column)
+    spilled = []
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        for facts in pool.map(_facts, cases):
+            table.add_row(*facts)
+            if facts[3] != "0":
+                spilled.append(f"{facts[0]} ({facts[1]})")
+    Console(width=140).print(table)
+    if spilled and not sweep:
+        raise SystemExit(f"these spill registers: {', '.join(spilled)}")
+
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -28,7 +28,7 @@ class DecodeCase:
         siblings: in each group.
         problem: tokens that a group's siblings share.
         share: whether the list shares them: else every sibling reads them for itself.
-        split: tokens after which a span is cut.
+        split: tokens after which a span is cut; 256 is the engine's (`decode_work.SPLIT`).
         heads: of the model.
         dtype: of everything.
         peers: whether to time SDPA and FlashInfer too.
@@ -39,7 +39,7 @@ class DecodeCase:
     siblings: int = 1
     problem: int = 0
     share: bool = False
-    split: int = 512
+    split: int = 256
     heads: Heads = QWEN2_7B
     dtype: torch.dtype = torch.bfloat16
     peers: bool = True

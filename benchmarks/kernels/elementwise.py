@@ -54,7 +54,7 @@ def measure_elementwise(
         cases = TINY if device == "cpu" else CASES[1:] if quick else CASES
     rows = []
     for case in cases:
-        for kernel, name, make in _kernels(case):
+        for kernel, name, make in works(case):
             label = f"{name}, {case.rows} rows"
             rows += collect(kernel, [(label, make)], partial(_measure, device=device), emit)
     return rows
@@ -72,7 +72,8 @@ def _measure(make: Callable[[str], Work], device: str) -> Row:
     }
 
 
-def _kernels(case: ElementwiseCase) -> Iterator[tuple[str, str, Callable[[str], Work]]]:
+def works(case: ElementwiseCase) -> Iterator[tuple[str, str, Callable[[str], Work]]]:
+    """(kernel, what it works on, what makes the work on a device) for every such kernel."""
     heads = case.heads
     yield "rms_norm", f"hidden {case.hidden} + residual", partial(_norm, case)
     yield "rms_norm", f"{heads.query} heads of {heads.dim}", partial(_head_norm, case)

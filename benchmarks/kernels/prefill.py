@@ -1,4 +1,4 @@
-"""Prefill attention over chunks and contexts: against the rate of a matrix product and SDPA."""
+"""Prefill attention over chunks and contexts: against the rate of a matrix product, and peers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 import csrc_triton
 from benchmarks.kernels.rows import Emit, Row, add, collect, ignore
@@ -28,7 +29,7 @@ class PrefillCase:
         context: lengths of the spans that each segment's rows see besides.
         heads: of the model.
         dtype: of everything.
-        peers: whether to time SDPA too.
+        peers: whether to time SDPA and FlexAttention too.
     """
 
     tokens: int
@@ -118,23 +119,45 @@ def _measure(case: PrefillCase, device: str) -> Row:
     run = partial(csrc_triton.prefill_attention, *world.arguments())
     row = time_prefill(case, device, run)
     if case.peers:
-        add(row, "sdpa_failed", lambda: _against_sdpa(row["us"], case, world, run(), device))
+        keys, values = world.cache.dense(_contexts(world.cache, len(case.context) + 1))
+        q = world.q.unflatten(0, (case.segments, case.tokens)).transpose(1, 2).contiguous()
+        for name, prepare in (("sdpa", _sdpa), ("flex", _flex)):
+            peer = partial(prepare, q, keys, values)
+            add(row, f"{name}_failed", partial(_against, row["us"], name, peer, run(), device))
     return row
 
 
-def _against_sdpa(
-    us: float, case: PrefillCase, world: PrefillWorld, out: Tensor, device: str
+def _sdpa(q: Tensor, keys: Tensor, values: Tensor) -> Callable[[], Tensor]:
+    mask = causal_lower_right(q.shape[2], keys.shape[2])
+    return lambda: F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, enable_gqa=True)
+
+
+def _flex(q: Tensor, keys: Tensor, values: Tensor) -> Callable[[], Tensor]:
+    """FlexAttention, compiled on a GPU; uncompiled it makes all scores."""
+    before = keys.shape[2] - q.shape[2]
+    mask = create_block_mask(
+        lambda _batch, _head, row, token: token <= row + before,
+        None,
+        None,
+        q.shape[2],
+        keys.shape[2],
+        device=str(q.device),
+    )
+    attend = torch.compile(flex_attention, dynamic=False) if q.is_cuda else flex_attention
+    return lambda: attend(q, keys, values, block_mask=mask, enable_gqa=True)
+
+
+def _against(
+    us: float,
+    name: str,
+    prepare: Callable[[], Callable[[], Tensor]],
+    out: Tensor,
+    device: str,
 ) -> Row:
-    keys, values = world.cache.dense(_contexts(world.cache, len(case.context) + 1))
-    q = world.q.unflatten(0, (case.segments, case.tokens)).transpose(1, 2).contiguous()
-    mask = causal_lower_right(case.tokens, keys.shape[2])
-
-    def run() -> Tensor:
-        return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, enable_gqa=True)
-
+    run = prepare()
     theirs = 1e6 * seconds(run, device)
     error = relative_error(out, run().transpose(1, 2).flatten(0, 1))
-    return {"sdpa_us": theirs, "sdpa_ratio": theirs / us, "sdpa_error": error}
+    return {f"{name}_us": theirs, f"{name}_ratio": theirs / us, f"{name}_error": error}
 
 
 def time_prefill(case: PrefillCase, device: str, run: Callable[[], object]) -> Row:

@@ -70,7 +70,8 @@ def seconds(run: Callable[[], object], device: str, repeats: int = 20) -> float:
     return median(times)
 
 
-def _on_cuda(run: Callable[[], object], repeats: int) -> float:
+def captured(run: Callable[[], object]) -> Callable[[], None]:
+    """A CUDA graph's replay of a run."""
     for _ in range(2):
         run()  # compiles, and makes the handles that a capture must not
     torch.cuda.synchronize()
@@ -78,6 +79,11 @@ def _on_cuda(run: Callable[[], object], repeats: int) -> float:
     with torch.cuda.graph(graph):
         run()
     graph.replay()
+    return graph.replay
+
+
+def _on_cuda(run: Callable[[], object], repeats: int) -> float:
+    replay = captured(run)
     others = torch.empty(_FLUSH_BYTES // 4, device="cuda").normal_()
     pairs = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(repeats)]
     for start, end in pairs:
@@ -85,7 +91,7 @@ def _on_cuda(run: Callable[[], object], repeats: int) -> float:
         # queued while this runs.
         others.sum()
         start.record()
-        graph.replay()
+        replay()
         end.record()
     torch.cuda.synchronize()
     milliseconds: float = median(start.elapsed_time(end) for start, end in pairs)

@@ -1,17 +1,27 @@
-"""Every kernel compiles for an sm_90 chip, without one: the interpreter checks no types.
+"""What the kernels compile to for an sm_90 chip is what they were written for.
 
-Types that differ between the branches of an `if`, for one, pass there and fail on a GPU. The tiles
-of the tables must fit as well: a spilled register, or a product that is not the chip's own, is slow
-and nothing else would say so.
+A product that is not the chip's own, or loads of a few bytes, are slow and nothing else would say
+so. That every kernel compiles at all, and none spills a register, is `make kernels-aot`.
 """
+
+from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks.kernels.compiled import compile_decode, compile_kernel, compile_prefill
+from benchmarks.kernels.compiled import (
+    Case,
+    Compiled,
+    compile_launch,
+    decoding,
+    launches_of,
+    prefilling,
+)
+from benchmarks.kernels.elementwise import ElementwiseCase, works
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="triton compiles on Linux"),
@@ -21,70 +31,26 @@ BF16 = torch.bfloat16
 
 
 @pytest.fixture(autouse=True)
-def fresh_cache(tmp_path, monkeypatch):
+def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
 
 
-ELEMENTWISE = [
-    ("norm._rms_norm_kernel", {"has_residual": True, "block_rows": 1, "block": 4096}),
-    ("norm._rms_norm_kernel", {"has_residual": False, "block_rows": 16, "block": 128}),
-    ("activation._swiglu_kernel", {"block": 1024}),
-    (
-        "rope._rope_and_cache_kernel",
-        {
-            "num_q_heads": 28,
-            "num_kv_heads": 4,
-            "half": 64,
-            "block_q": 32,
-            "block_kv": 4,
-            "block_half": 64,
-        },
-    ),
-    (
-        "decode._reduce_kernel",
-        {"num_heads": 28, "head_dim": 128, "few": 4, "many": 16, "block_d": 128},
-    ),
-]
-SAMPLING = [
-    ("logprobs._summary_kernel", {"block": 2048}, 4),
-    ("logprobs._summary_kernel", {"block": 2048, "temperature_ptr": None}, 4),
-    ("logprobs._logprob_kernel", {}, 1),
-    ("sampling._pack_kernel", {"block": 2048}, 4),
-    ("sampling._draw_kernel", {"block": 2048}, 8),
-]
-
-
-@pytest.mark.parametrize(("name", "constants"), ELEMENTWISE)
-def test_compiles_for_sm_90_in_bf16(name, constants):
-    compiled = compile_kernel(name, constants, BF16)
-    assert compiled.spilled == 0
-    assert ".v4.b32" in compiled.ptx  # 16 bytes at a time
-
-
-@pytest.mark.parametrize(("name", "constants", "num_warps"), SAMPLING)
-@pytest.mark.parametrize("kind", [BF16, torch.float32], ids=str)
-def test_sampling_compiles(name, constants, num_warps, kind):
-    assert compile_kernel(name, constants, kind, num_warps=num_warps).spilled == 0
-
-
 @pytest.mark.parametrize("head_dim", [64, 128])
-@pytest.mark.parametrize("lanes", [16, 64])
-def test_decode_tiles_fit(head_dim, lanes):
-    compiled = compile_decode(head_dim, lanes, BF16)
-    assert compiled.spilled == 0
+@pytest.mark.parametrize("siblings", [1, 16])
+def test_decode_tiles_fit(head_dim: int, siblings: int) -> None:
+    compiled = attention_of(launches_of("", decoding(head_dim, siblings, BF16)))
     assert compiled.resident >= 2
     # One row's lanes take the narrow products, many rows' the wide ones; keys and values come 16
     # bytes at a time, ahead of their use.
     assert compiled.count("HMMA") > 0
-    assert (compiled.count("HGMMA") > 0) == (lanes == 64)
+    assert (compiled.count("HGMMA") > 0) == (siblings > 1)
     assert loads_ahead(compiled)
 
 
 @pytest.mark.parametrize("head_dim", [64, 128])
-def test_prefill_tiles_fit(head_dim):
-    compiled = compile_prefill(head_dim, BF16)
-    assert compiled.spilled == 0
+def test_prefill_tiles_fit(head_dim: int) -> None:
+    compiled = attention_of(launches_of("", prefilling(head_dim, BF16)))
     assert compiled.count("HGMMA") > 0
     assert compiled.count("HMMA") == 0
     # Where the compiler takes products one by one, it waits after each.
@@ -92,20 +58,37 @@ def test_prefill_tiles_fit(head_dim):
     assert loads_ahead(compiled)
 
 
-def loads_ahead(compiled):
+def test_other_kernels_move_16_bytes_at_a_time() -> None:
+    cases = launches_of("", decoding(128, 1, BF16))
+    for _, _, make in works(ElementwiseCase(64, vocab=0)):
+        cases += launches_of("", make("cpu")[1])
+    names = {launch.name for _, launch in cases if not is_attention(launch.name)}
+    assert names == {
+        "activation._swiglu_kernel",
+        "decode._reduce_kernel",
+        "norm._rms_norm_kernel",
+        "rope._rope_and_cache_kernel",
+    }
+    for _, launch in cases:
+        assert is_attention(launch.name) or ".v4.b32" in compile_launch(launch).ptx, launch
+
+
+def is_attention(name: str) -> bool:
+    return name in ("decode._work_list_kernel", "prefill._prefill_kernel")
+
+
+def attention_of(cases: list[Case]) -> Compiled:
+    (launch,) = [launch for _, launch in cases if is_attention(launch.name)]
+    return compile_launch(launch)
+
+
+def loads_ahead(compiled: Compiled) -> bool:
     return compiled.count("LDGSTS") > 0 and "cp.async.cg.shared.global [ %r" in compiled.ptx
 
 
-@pytest.mark.parametrize("head_dim", [16, 80, 256])
-def test_other_head_dims_compile(head_dim):
-    assert compile_decode(head_dim, 64, BF16).spilled == 0
-    assert compile_prefill(head_dim, BF16).spilled == 0
-
-
-def test_an_item_of_several_tiles_compiles():
-    assert compile_decode(64, 100, BF16).spilled == 0
-
-
-def test_fp32_compiles():
-    assert compile_decode(80, 64, torch.float32).resident
-    assert compile_prefill(80, torch.float32).resident
+def test_a_launch_is_what_its_tensors_are() -> None:
+    (launch,) = [one for _, one in launches_of("", prefilling(80, torch.float32))]
+    assert launch.signature["q_ptr"] == "*fp32"
+    assert launch.constants["head_dim"] == 80
+    assert "q_ptr" in launch.aligned
+    assert attention_of([("", launch)]).resident

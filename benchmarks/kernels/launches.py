@@ -1,0 +1,105 @@
+"""What the engine's launches ask the compiler for, found by making them without a GPU.
+
+A launcher is called with CPU tensors while its kernels are replaced by recorders: so types,
+constants, alignment, warps and stages are those of a real launch, whatever a launcher decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+import csrc_triton
+
+MODULES = ("activation", "decode", "logprobs", "norm", "prefill", "rope", "sampling")
+_TYPES = {
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+    torch.float32: "fp32",
+    torch.int32: "i32",
+    torch.int64: "i64",
+}
+_DEFAULTS = {"num_warps": 4, "num_stages": 3}
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One kernel as it is launched.
+
+    Attributes:
+        name: like "decode._reduce_kernel".
+        signature: the type of every argument.
+        constants: those that are compiled in.
+        aligned: arguments that are multiples of 16.
+        options: num_warps and num_stages.
+    """
+
+    name: str
+    signature: Mapping[str, str]
+    constants: Mapping[str, Any]
+    aligned: frozenset[str]
+    options: Mapping[str, int]
+
+
+class _Recorder:
+    """Stands in for a kernel."""
+
+    def __init__(self, name: str, kernel: Any, note: Callable[[Launch], None]) -> None:
+        self._name, self._kernel, self._note = name, kernel, note
+
+    def __getitem__(self, grid: object) -> Callable[..., None]:
+        return self._launch
+
+    def _launch(self, *args: object, **named: Any) -> None:
+        values = dict(zip(self._kernel.arg_names, args, strict=False)) | named
+        options = {name: values.pop(name, value) for name, value in _DEFAULTS.items()}
+        fixed = {one.name for one in self._kernel.params if one.is_constexpr}
+        # As Triton does it: None and 1 are compiled in, too.
+        constants = {n: v for n, v in values.items() if n in fixed or v is None or _is_one(v)}
+        signature = {
+            name: "constexpr" if name in constants else _type(values[name])
+            for name in self._kernel.arg_names
+        }
+        aligned = frozenset(n for n in values if n not in constants and _is_aligned(values[n]))
+        self._note(Launch(self._name, signature, constants, aligned, options))
+
+
+def _type(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"*{_TYPES[value.dtype]}"
+    return "fp32" if isinstance(value, float) else "i32"
+
+
+def _is_one(value: object) -> bool:
+    return isinstance(value, int) and value == 1
+
+
+def _is_aligned(value: object) -> bool:
+    number = value.data_ptr() if isinstance(value, Tensor) else value
+    return isinstance(number, int) and number % 16 == 0
+
+
+@contextmanager
+def recorded() -> Iterator[list[Launch]]:
+    """Inside, csrc_triton launches kernels for tensors on a CPU, and they are noted, not run."""
+    launches: list[Launch] = []
+    with ExitStack() as stack:
+        for name in MODULES:
+            module = import_module(f"csrc_triton.{name}")
+            for function, kernel in list(vars(module).items()):
+                if function.endswith("_kernel"):
+                    recorder = _Recorder(f"{name}.{function}", kernel, launches.append)
+                    stack.enter_context(patch.object(module, function, recorder))
+        stack.enter_context(
+            patch.object(
+                csrc_triton, "_backend", lambda _, name: import_module(f"csrc_triton.{name}")
+            )
+        )
+        yield launches
