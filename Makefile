@@ -33,7 +33,7 @@ wheel: $(INSTALLED) ## build the wheel and run its demo outside the checkout
 soak: $(INSTALLED) ## a million random actions against the scheduler, with a stub model (minutes)
 	$(BIN)/python -m tests.engine.soak
 
-nano: $(INSTALLED) ## train the model in the box from nothing and prove it (<= 30 minutes on 2 cores)
+nano: $(INSTALLED) ## train the model in the box from nothing and prove it (about 20 minutes on 2 cores)
 	$(BIN)/python -m train.nano
 	$(BIN)/python -m benchmarks.nano
 

@@ -26,8 +26,15 @@ GetTensor = Callable[[str], torch.Tensor]
 MakeLinear = Callable[..., Linear]
 
 
-def find_checkpoint(path_or_id: str | Path, revision: str | None = None) -> Path:
+def find_checkpoint(
+    path_or_id: str | Path, revision: str | None = None, *, weights: bool = True
+) -> Path:
     """The local folder of a checkpoint; a hub id is downloaded (weights as safetensors only).
+
+    Args:
+        path_or_id: a folder or a hub id.
+        revision: of the hub's repository.
+        weights: without, only what is small: configuration, tokenizer, template.
 
     Raises:
         CheckpointError: neither a folder nor a repository that can be had.
@@ -42,7 +49,7 @@ def find_checkpoint(path_or_id: str | Path, revision: str | None = None) -> Path
             snapshot_download(
                 str(path_or_id),
                 revision=revision,
-                allow_patterns=["*.json", "*.safetensors", "*.jinja"],
+                allow_patterns=["*.json", "*.jinja", *(["*.safetensors"] if weights else [])],
             )
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:

@@ -3,8 +3,9 @@
     refine    draws sets of candidates from a pool: prompts for the teacher (`train.generate`)
     hybrid    direct and refinement rows for the student, tokenised once: what `train.sft` reads
 
-Both are pure functions of their inputs and settings. What is finished is not done again, what was
-interrupted goes on, and a result takes its place only when it is whole.
+Both are pure functions of their inputs and settings. What is finished is not done again, and a
+result takes its place only when it is whole. An interrupted `hybrid` goes on from the rows that are
+tokenised; `refine`, minutes for hundreds of thousands of sets, begins anew.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def refine(
         summary_tokens=summary_tokens,
         seed=seed,
     )
-    student = Student(find_checkpoint(model))
+    student = Student(find_checkpoint(model, weights=False))
     settings = {**asdict(config), "keep_truncated": keep_truncated, **_identity(student)}
     key = fingerprint(settings, [problems, *sample_files(candidates)])
     card = out.with_suffix(".card.json")
@@ -139,7 +140,7 @@ def hybrid(
         ngram=ngram,
         keep_unchecked=keep_unchecked,
     )
-    student = Student(find_checkpoint(model), _prompts_of(gsr) if gsr else None)
+    student = Student(find_checkpoint(model, weights=False), _prompts_of(gsr) if gsr else None)
     settings = {**asdict(config), **files.settings}
     key = fingerprint({**settings, **_identity(student)}, files.paths())
     if is_done(out / "card.json", key):

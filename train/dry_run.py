@@ -69,7 +69,7 @@ def model_shape(model: str) -> PretrainedConfig:
         CheckpointError: it is neither.
     """
     try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(find_checkpoint(model))
+        config: PretrainedConfig = AutoConfig.from_pretrained(find_checkpoint(model, weights=False))
     except (CheckpointError, OSError, ValueError):
         shapes = read_toml(SHAPES)
         if model not in shapes:

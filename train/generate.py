@@ -119,6 +119,8 @@ def run(job: GenerationJob, workers: int, *, ray: bool = False) -> Tally:
     else:
         tally = run_workers(job, workers, progress, _say)
     progress.say(tally)
+    if store.complete():
+        tally.out_of_budget = 0  # others could pay for the rest
     if tally.out_of_budget:
         _say("the budget is spent; the same command goes on with a new one")
     return tally

@@ -71,7 +71,7 @@ class GenerationJob:
                 raise InvalidRequest(
                     "prompts", "is for a server; an engine's checkpoint has its own"
                 )
-            return GsrConfig.from_folder(find_checkpoint(self.model))
+            return GsrConfig.from_folder(find_checkpoint(self.model, weights=False))
         return GsrConfig() if self.prompts is None else GsrConfig.from_folder(self.prompts)
 
     def config(self) -> DrawConfig:

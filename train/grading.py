@@ -7,6 +7,7 @@ it, so it runs in a worker process that is killed when it takes too long.
 from __future__ import annotations
 
 import multiprocessing as mp
+import signal
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from types import TracebackType
@@ -20,6 +21,9 @@ _LONGEST = 2000
 
 
 def _serve(connection: Connection) -> None:
+    # A signal to the whole group is for who asks: what is drawn is still to be graded.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     from math_verify import parse, verify  # noqa: PLC0415  # seconds to import, workers only
 
     while True:
@@ -63,6 +67,15 @@ class Grader:
         return self._known[pair]
 
     def _ask(self, pair: tuple[str, str]) -> bool:
+        """Wrong where it takes too long; asks once more where the worker died, of whatever."""
+        for _ in range(2):
+            try:
+                return self._compare(pair)
+            except (EOFError, OSError):
+                self.close()
+        return False
+
+    def _compare(self, pair: tuple[str, str]) -> bool:
         fresh = self._connection is None
         if self._connection is None:
             context = mp.get_context("spawn")
@@ -71,13 +84,10 @@ class Grader:
             worker.start()
             self._worker = worker
             theirs.close()
-        try:
-            self._connection.send(pair)
-            # A fresh worker first imports sympy.
-            if self._connection.poll(self._timeout + (60.0 if fresh else 0.0)):
-                return bool(self._connection.recv())
-        except (EOFError, OSError):  # the worker died
-            pass
+        self._connection.send(pair)
+        # A fresh worker first imports sympy.
+        if self._connection.poll(self._timeout + (60.0 if fresh else 0.0)):
+            return bool(self._connection.recv())
         self.close()
         return False
 

@@ -87,8 +87,12 @@ def build_hybrid(
         console: where progress is shown; None shows none.
 
     Raises:
-        InvalidRequest: no row is left to learn from, or an id comes twice.
+        InvalidRequest: no row is left to learn from, an id comes twice, or the student's engine
+            would show branched candidates otherwise than rows do.
     """
+    branched = len(ingredients.sets) and "branched" in config.layouts
+    if branched and student.gsr.candidate_kv != "reread":
+        raise InvalidRequest("candidate_kv", 'must be "reread": rows show summaries alone')
     if len({one.id for one in ingredients.problems}) < len(ingredients.problems):
         raise InvalidRequest("problems", "an id comes twice")
     work = work_folder(out, fingerprint)

@@ -51,7 +51,7 @@ class HybridFiles:
     def settings(self) -> dict[str, Any]:
         """How the files are read."""
         return {
-            "decontaminate": [path.name for path in self.evaluation],
+            "decontaminate": [str(path) for path in self.evaluation],
             "ngram": self.ngram,
             "keep_unchecked": self.keep_unchecked,
             "own_solutions": {
@@ -86,7 +86,7 @@ class HybridFiles:
         Raises:
             InvalidRequest: a file is missing or does not hold what it should.
         """
-        evaluation = {path.name: load_problems(path) for path in self.evaluation}
+        evaluation = {str(path): load_problems(path) for path in self.evaluation}
         check = Decontamination(evaluation, self.ngram)
         kept, findings = check.split(load_problems(self.problems))
         dropped: Counter[str] = Counter()

@@ -6,7 +6,9 @@ import os
 import secrets
 import socket
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 
@@ -56,7 +58,7 @@ class Leases:
         if is_left and not self._is_dead(path):
             return None
         token = secrets.token_hex(8)
-        lease = Lease(path, f"{socket.gethostname()} {os.getpid()} {token}")
+        lease = Lease(path, f"{_host()} {os.getpid()} {token}")
         written = path.with_name(f"{path.name}.{token}")
         self._taken.add(lease)  # before it is: an interrupt may come between any two lines
         try:
@@ -84,13 +86,23 @@ class Leases:
             return False
         host, _, rest = owner.partition(" ")
         process, _, _ = rest.partition(" ")
-        if host == socket.gethostname() and process.isdigit() and not _is_alive(int(process)):
+        if host == _host() and process.isdigit() and not _is_alive(int(process)):
             return True
         last, since = self._seen.get(path, (0, 0.0))
         if beat != last:
             self._seen[path] = (beat, time.monotonic())
             return False
         return time.monotonic() - since > self.seconds
+
+
+@cache
+def _host() -> str:
+    """Where process numbers mean the same: containers may share a host's name, and clones too."""
+    parts = [socket.gethostname()]
+    with suppress(OSError):  # Linux alone has them
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return "/".join(parts)
 
 
 def _is_alive(process: int) -> bool:

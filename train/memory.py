@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import AttentionInterface, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
+from train.evaluation import KV_CACHE_GIB
 from train.lora import add_adapters
 from train.loss import CHUNK
 from train.sft_config import Checkpointing, SftConfig
@@ -83,7 +84,12 @@ class ModelSize:
             "activations kept": config.pack * kept,
             "one layer computed again": config.pack * again,
             "a chunk of logits": logits,
+            "the evaluation's engine, first GPU": self._engine_bytes(config),
         }
+
+    def _engine_bytes(self, config: SftConfig) -> float:
+        """Weights and KV of the engine that measures selfRef@k between steps."""
+        return 2.0 * self.parameters + KV_CACHE_GIB * 2**30 if config.selfref else 0.0
 
 
 def _count(module: torch.nn.Module) -> int:

@@ -208,8 +208,8 @@ def main(
     answered: Annotated[bool, typer.Option(help="Leave out those without an answer.")] = True,
 ) -> None:
     """Write distinct problems in the form that the other stages read."""
-    rows = distinct(iterate_problems(data, parse_columns(columns), split))
-    kept = (one for one in rows if one.answer is not None or not answered)
+    rows = iterate_problems(data, parse_columns(columns), split)
+    kept = distinct(one for one in rows if one.answer is not None or not answered)
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_suffix(".partial")
     written = 0

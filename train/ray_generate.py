@@ -5,8 +5,9 @@ The folder of the store, the data and this checkout must be on a file system of 
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from gsr_engine.errors import InvalidRequest
@@ -51,7 +52,8 @@ def run_on_ray(job: GenerationJob, workers: int) -> Tally:
     shards = ray.data.range(num_shards, override_num_blocks=-(-num_shards // _BATCH))
     done = shards.map_batches(
         RayWorker,
-        fn_constructor_args=(job,),
+        # Workers have folders of their own.
+        fn_constructor_args=(replace(job, out=job.out.absolute(), data=_absolute(job.data)),),
         batch_size=None,
         compute=ray.data.ActorPoolStrategy(size=workers),
         num_gpus=1 if gpus else 0,
@@ -60,3 +62,7 @@ def run_on_ray(job: GenerationJob, workers: int) -> Tally:
     for row in done.iter_rows():
         total.add(Tally(**row))
     return total
+
+
+def _absolute(path_or_id: str) -> str:
+    return str(Path(path_or_id).absolute()) if Path(path_or_id).exists() else path_or_id

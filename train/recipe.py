@@ -9,14 +9,16 @@ With `base`, another recipe in the same folder, only what differs is written dow
 are laid over those of the base's table. The table [expected] is for `train.sft --dry-run`.
 
 A stage that ended well leaves a stamp beside its `out`. The stamp tells of its options and of those
-of all stages before it, so that a stage is run again if any of them was changed; stages that two
-recipes share are run once.
+of all stages before it, so that a stage is run again if any of them was changed (the generator and
+the trainer then ask for another `out`, rather than mix two runs); stages that two recipes share are
+run once.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
 import signal
 import subprocess
@@ -166,7 +168,9 @@ def run_stage(stage: Stage, ranks: int) -> int:
 
 def _call(command: Sequence[str]) -> int:
     """The exit status of a command, which hears of signals and decides when it ends."""
-    with subprocess.Popen(command) as process:  # noqa: S603  # running them is what it is for
+    # torchrun would give its ranks 30 seconds; a step and a checkpoint of a large model take more.
+    environment = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "900", **os.environ}
+    with subprocess.Popen(command, env=environment) as process:  # noqa: S603  # what it is for
         before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         try:
             while True:

@@ -57,7 +57,10 @@ def read_log(file: Path) -> list[Entry]:
     """The lines of a log, by step; of steps that were done again after a resume, the last."""
     latest: dict[tuple[str, int], Entry] = {}
     for line in file.read_text(encoding="utf-8").splitlines():
-        entry = json.loads(line)
+        try:
+            entry = json.loads(line)
+        except ValueError:  # torn by a crash
+            continue
         kind = next(name for name in ("loss", "held_out_direct", "selfref") if name in entry)
         latest[kind, entry["step"]] = entry
     return sorted(latest.values(), key=lambda entry: entry["step"])

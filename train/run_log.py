@@ -1,11 +1,13 @@
 """What a run writes down: log.jsonl always, a progress line, and trackers where they are asked for.
 
-Lines of log.jsonl, one JSON object each; after a resume the last line of a step counts:
+Lines of log.jsonl, one JSON object each; after a resume the last line of a step counts, and a line
+that a crash tore is none:
 
-    training   step, seconds, loss, loss_direct, loss_refine, lr, grad_norm, tokens,
-               tokens_per_second, padding (share), tflops, mfu, mfu_full (of the peak, counting the
-               visible pairs or all; null where the peak is unknown), memory_gib, rows (by layout),
-               num_correct (refinement rows by right candidates), skipped
+    training   step, seconds, loss (the sum of the next two), loss_direct, loss_refine, lr,
+               grad_norm, tokens, tokens_per_second, padding (share), tflops, mfu, mfu_full (of the
+               peak, counting the visible pairs or all; null where the peak is unknown),
+               memory_gib (the most so far: of the GPU, or of the process on a CPU),
+               rows (by layout), num_correct (refinement rows by right candidates), skipped
     held out   step, held_out_direct, held_out_refine
     selfRef@k  step, selfref {pass@1, maj@k, linear, branched, problems}
 """
@@ -15,7 +17,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from importlib.util import find_spec
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, TextIO
 
 from gsr_engine.errors import InvalidRequest
 from train.sft_config import SftConfig
@@ -39,7 +42,7 @@ class RunLog:
         for tracker in config.trackers:
             if find_spec(tracker) is None:
                 raise InvalidRequest("trackers", f"needs {tracker}: pip install {tracker}")
-        self._file = (config.out / "log.jsonl").open("a", encoding="utf-8") if writes else None
+        self._file = _appended(config.out / "log.jsonl") if writes else None
         self._sinks = [_SINKS[tracker](config) for tracker in config.trackers if writes]
 
     def write(self, entry: dict[str, Any]) -> None:
@@ -57,6 +60,13 @@ class RunLog:
             self._file.close()
         for sink in self._sinks:
             sink.close()
+
+
+def _appended(file: Path) -> TextIO:
+    """Open at its end, which is that of a line."""
+    if file.exists() and (text := file.read_bytes()) and not text.endswith(b"\n"):
+        file.write_bytes(text + b"\n")
+    return file.open("a", encoding="utf-8")
 
 
 def _scalars(entry: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
@@ -85,8 +95,15 @@ class _Wandb:
     def __init__(self, config: SftConfig) -> None:
         import wandb  # noqa: PLC0415  # optional
 
+        name = config.out / "wandb_id"  # a run that goes on is the same one
+        if not name.exists():
+            name.write_text(wandb.util.generate_id(), encoding="utf-8")
         self._run = wandb.init(
-            project="gsr-engine", dir=str(config.out), config=config.as_dict(), resume="allow"
+            project="gsr-engine",
+            dir=str(config.out),
+            config=config.as_dict(),
+            id=name.read_text(encoding="utf-8"),
+            resume="allow",
         )
 
     def write(self, step: int, scalars: Scalars) -> None:

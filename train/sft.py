@@ -55,6 +55,7 @@ def train(config: SftConfig, say: Say = print) -> bool:
     with joined() as world:
         if world.rank == 0:
             _claim(config)
+            say(f"sft: {json.dumps(config.as_dict())}")
         world.wait()
         held_out = config.data / "held_out"
         trainee = build_model(read_model_config(source), config, world.mesh(config.shard))
@@ -75,6 +76,8 @@ def train(config: SftConfig, say: Say = print) -> bool:
         )
         finished = trainer.run()
         log.close()
+        if measure is not None:
+            measure.close()
         if finished:
             _export(trainee, config, source, world)
         if finished and world.rank == 0:
@@ -105,7 +108,9 @@ def _claim(config: SftConfig) -> None:
                 f"{config.out} holds a run with another {', '.join(changed)}; remove it or choose "
                 "another folder"
             )
-    file.write_text(json.dumps(mine, indent=1) + "\n", encoding="utf-8")
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps(mine, indent=1) + "\n", encoding="utf-8")
+    partial.replace(file)
 
 
 def _check_tokenizer(data: Path, source: Path) -> None:

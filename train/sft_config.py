@@ -96,7 +96,8 @@ class SftConfig:
             _require(0 < value < math.inf, name, "above 0", value)
         _require(0 <= self.final_lr <= 1, "final_lr", "between 0 and 1", self.final_lr)
         _require(0 < self.beta2 < 1, "beta2", "between 0 and 1", self.beta2)
-        _require(self.warmup >= 0 and self.decay >= 0, "warmup", "0 or more", self.warmup)
+        for name in ("warmup", "decay"):
+            _require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
         choices = {
             "objective_norm": ObjectiveNorm,
             "dtype": Dtype,

@@ -21,6 +21,7 @@ import os
 import re
 import secrets
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -116,7 +117,10 @@ class Store:
             if index in self._finished():  # in the meantime
                 lease.release()
                 continue
-            return Shard(self, index, self._shards[index], lease)
+            try:
+                return Shard(self, index, self._shards[index], lease)
+            except FileNotFoundError:  # whoever slept and lost the lease finishes it after all
+                lease.release()
         return None
 
     def release(self) -> None:
@@ -134,9 +138,10 @@ class Store:
         """
         for name in sorted(filter(_FINISHED.fullmatch, os.listdir(self.folder))):
             file = self.folder / name
-            if any(_failed(record) for _, record in _lines(file)):
-                shard = name.partition(".")[0]
-                file.rename(self.folder / f"{shard}.part-{secrets.token_hex(8)}.jsonl")
+            with suppress(FileNotFoundError):  # another host does the same
+                if any(_failed(record) for _, record in _lines(file)):
+                    shard = name.partition(".")[0]
+                    file.rename(self.folder / f"{shard}.part-{secrets.token_hex(8)}.jsonl")
 
 
 class Shard:
@@ -220,7 +225,8 @@ class Shard:
         finally:
             partial.unlink(missing_ok=True)
         if done.exists():
-            for file in set(self._files()) - {done}:
+            crashed = self._store.folder.glob(self._path("partial-*").name)
+            for file in {*self._files(), *crashed} - {done}:
                 file.unlink(missing_ok=True)
         self.release()
 

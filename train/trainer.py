@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from resource import RUSAGE_SELF, getrusage
 from typing import Any
 
 import torch
@@ -128,8 +130,8 @@ class Trainer:
         self._began = time.perf_counter()
         with StopSignal() as signal:
             stopped = self._loop(signal)
-        self._checkpoints.save(self.step)
-        self._checkpoints.finish()
+            self._checkpoints.save(self.step)
+            self._checkpoints.finish()
         if stopped:
             self._say(f"sft: interrupted; step {self.step} is saved under {self._config.out}")
             return False
@@ -156,11 +158,18 @@ class Trainer:
                 interval = _Interval()
             if stopped:
                 return True
-            if not last and config.save_every and self.step % config.save_every == 0:
-                self._checkpoints.save(self.step)
-            if not last and config.eval_every and self.step % config.eval_every == 0:
-                self._evaluate()
+            if not last:
+                interval.began += self._save_and_evaluate()
         return False
+
+    def _save_and_evaluate(self) -> float:
+        """What is due after a step; the seconds that it took, which are none of training."""
+        began, config = time.perf_counter(), self._config
+        if config.save_every and self.step % config.save_every == 0:
+            self._checkpoints.save(self.step)
+        if config.eval_every and self.step % config.eval_every == 0:
+            self._evaluate()
+        return time.perf_counter() - began
 
     def _batches(self, step: int) -> StepBatches:
         """The rows of a step."""
@@ -253,7 +262,7 @@ class Trainer:
             "tflops": round(rates[0] / 1e12, 3),
             "mfu": peak and round(rates[0] / peak, 4),
             "mfu_full": peak and round(rates[1] / peak, 4),
-            "memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if cuda else None,
+            "memory_gib": round(_peak_bytes(cuda) / 2**30, 2),
             "rows": dict(layouts),
             "num_correct": {str(n): count for n, count in sorted(right.items())},
             "skipped": interval.skipped,
@@ -292,3 +301,11 @@ class Trainer:
         totals = self._world.sum(torch.stack([sums, counts]))
         means = (totals[0] / totals[1].clamp_min(1)).tolist()
         return {f"held_out_{n}": round(v, 5) for n, v in zip(OBJECTIVES, means, strict=True)}
+
+
+def _peak_bytes(cuda: bool) -> int:
+    """The most that this process held: of the GPU's memory, or of the host's where it trains."""
+    if cuda:
+        return torch.cuda.max_memory_allocated()
+    peak = getrusage(RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -80,7 +80,10 @@ class _Worker:
     def start(self) -> None:
         self.connection, theirs = _SPAWN.Pipe(duplex=False)
         # No daemon: these may have no children, and the grader is one.
-        self.process = _SPAWN.Process(target=_serve, args=(self.job, theirs))
+        job = self.job
+        if job.budget is not None:  # its predecessors have spent of it
+            job = replace(job, budget=job.budget - sum(tally.tokens for tally in self.tallies))
+        self.process = _SPAWN.Process(target=_serve, args=(job, theirs))
         with _set(self.environment):
             self.process.start()
         theirs.close()

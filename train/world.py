@@ -17,7 +17,9 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from gsr_engine.errors import InvalidRequest
 
 TIMEOUT = timedelta(minutes=30)
-"""A rank that is waited for longer than this is lost."""
+"""A rank whose part of a computation takes longer than this is lost."""
+_PATIENCE = timedelta(days=2)
+"""How long ranks wait for one that does something alone, like an evaluation by the engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +31,14 @@ class World:
         device: what it computes on.
         saving: a group of its own for checkpoints that are written while the others train:
             collectives of two threads must not meet in one group.
+        waiting: the group of `wait`.
     """
 
     rank: int
     size: int
     device: torch.device
     saving: dist.ProcessGroup
+    waiting: dist.ProcessGroup
 
     def mesh(self, shard: int) -> DeviceMesh:
         """One dimension that shards over all ranks, or two: copies, and the `shard` ranks of each.
@@ -58,7 +62,7 @@ class World:
 
     def wait(self) -> None:
         """Until all ranks are here; on the host, so that no GPU is kept busy."""
-        dist.barrier(self.saving)
+        dist.barrier(self.waiting)
 
 
 @contextmanager
@@ -76,7 +80,8 @@ def joined() -> Iterator[World]:
         torch.cuda.set_device(device)
     try:
         saving = dist.new_group(backend="gloo", timeout=TIMEOUT)
-        yield World(dist.get_rank(), dist.get_world_size(), device, saving)
+        waiting = dist.new_group(backend="gloo", timeout=_PATIENCE)
+        yield World(dist.get_rank(), dist.get_world_size(), device, saving, waiting)
     finally:
         dist.destroy_process_group()
 

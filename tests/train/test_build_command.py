@@ -91,7 +91,7 @@ def test_a_whole_build(arguments: list[str], qwen2: Path, tmp_path: Path) -> Non
     ]
     findings = [json.loads(line) for line in (out / "decontamination.jsonl").open()]
     assert [(one["problem_id"], one["reason"], one["found_in"]) for one in findings] == [
-        ("p7", "ngram", "eval.jsonl"),
+        ("p7", "ngram", str(tmp_path / "eval.jsonl")),
         ("p9", "duplicate", ""),
     ]
     card = json.loads((out / "card.json").read_text())

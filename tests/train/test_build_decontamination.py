@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from gsr_engine import InvalidRequest
 from train.decontamination import Decontamination
+from train.hybrid_files import HybridFiles
 from train.problems import Problem
 
 WORDS = [f"w{index}" for index in range(5000)]
@@ -76,3 +79,18 @@ def test_of_problems_that_come_twice_the_first_is_kept() -> None:
 def test_a_bad_length_is_named() -> None:
     with pytest.raises(InvalidRequest, match="ngram"):
         Decontamination({}, 0)
+
+
+def test_evaluation_sets_of_the_same_name_are_all_looked_at(tmp_path: Path) -> None:
+    files = []
+    for name in ("aime24", "aime25"):
+        (tmp_path / name).mkdir()
+        files.append(tmp_path / name / "test.jsonl")
+        files[-1].write_text(json.dumps({"problem": f"{name} asks", "answer": "1"}) + "\n")
+    problems = tmp_path / "problems.jsonl"
+    asked = ("aime24 asks", "aime25 asks", "we ask")
+    problems.write_text("".join(json.dumps({"problem": p, "answer": "1"}) + "\n" for p in asked))
+    work = tmp_path / "work"
+    work.mkdir()
+    found = HybridFiles(problems=problems, evaluation=tuple(files)).ingredients(work, 0)
+    assert [one.text for one in found.problems] == ["we ask"]

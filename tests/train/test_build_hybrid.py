@@ -302,3 +302,13 @@ def test_thinking_begins_where_the_prompt_leaves_off(qwen2: Path, tmp_path: Path
     thinks = Student(opened)
     for text in ("<think>\nhm</think>5", "hm</think>5"):
         assert thinks.tokenizer.decode(thinks.target(text)) == "hm</think>5"
+
+
+def test_branched_rows_are_not_made_for_an_engine_that_shows_more(
+    student: Student, tmp_path: Path
+) -> None:
+    other = Student(student.folder, replace(student.gsr, candidate_kv="as_generated"))
+    made = ingredients(student, 9)
+    with pytest.raises(InvalidRequest, match="candidate_kv"):
+        build_hybrid(made, other, HybridConfig(), tmp_path / "branched")
+    build_hybrid(made, other, HybridConfig(layouts=("linear",)), tmp_path / "linear")

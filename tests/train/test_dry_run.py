@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from rich.console import Console
@@ -71,6 +72,13 @@ def test_the_flag_reads_the_recipes_file(tmp_path: Path) -> None:
     config, dry = parse(["--config", str(file), "--dry-run", "16"])
     assert (config.model, dry) == ("m", (16, {"rows": 5}))
     assert parse(["--config", str(file)])[1] is None
+
+
+def test_no_weights_are_fetched(qwen2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetch = Mock(return_value=str(qwen2))
+    monkeypatch.setattr("gsr_engine.weights.snapshot_download", fetch)
+    assert model_shape("somebody/model").model_type == "qwen2"
+    assert not any("safetensors" in one for one in fetch.call_args.kwargs["allow_patterns"])
 
 
 def test_what_is_not_known_is_named(qwen2: Path, tmp_path: Path) -> None:

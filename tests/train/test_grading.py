@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing as mp
+import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -29,6 +32,20 @@ def grader() -> Iterator[Grader]:
 )
 def test_answers(grader: Grader, answer: str | None, gold: str, right: bool) -> None:
     assert grader.correct(answer, gold) is right
+
+
+def test_a_dead_worker_makes_no_answer_wrong() -> None:
+    others = set(mp.active_children())
+    with Grader(symbolic=True) as grader:
+        assert grader.correct("1 + x", "x+1")
+        (worker,) = set(mp.active_children()) - others
+        assert worker.pid
+        os.kill(worker.pid, signal.SIGTERM)  # it is not for the worker
+        assert grader.correct("2 + x", "x+2")
+        assert set(mp.active_children()) - others == {worker}
+        worker.kill()
+        worker.join()
+        assert grader.correct("3 + x", "x+3")
 
 
 def test_a_hang_is_a_wrong_answer_and_the_next_one_is_graded() -> None:

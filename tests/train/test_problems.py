@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import datasets
 import pytest
@@ -81,6 +82,15 @@ def test_what_is_no_path_is_looked_for_on_the_hub() -> None:
         load_problems("no-such/path")
 
 
+def test_a_hub_id_is_read_by_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"problem": "1+1", "expected_answer": "2"}, {"problem": "1+2", "expected_answer": "3"}]
+    opened = Mock(return_value=datasets.Dataset.from_list(rows))
+    monkeypatch.setattr(datasets, "load_dataset", opened)
+    found = load_problems("someone/problems", {"answer": "expected_answer"}, "cot")
+    assert [(one.text, one.answer) for one in found] == [("1+1", "2"), ("1+2", "3")]
+    opened.assert_called_once_with("someone/problems", split="cot")
+
+
 def test_columns_are_a_list_of_pairs() -> None:
     assert parse_columns("problem=question, answer=") == {"problem": "question", "answer": ""}
     assert parse_columns("") == {}
@@ -92,6 +102,7 @@ def test_columns_are_a_list_of_pairs() -> None:
 def test_the_command_writes_distinct_answered_problems(tmp_path: Path) -> None:
     """One row for every solution becomes one for every problem, in the form that is read back."""
     rows = [
+        {"q": "What is 1+1?", "gold": None, "from": "aops"},
         {"q": "What is 1+1?", "gold": "2", "from": "aops"},
         {"q": " what is  1+1?", "gold": "2", "from": "aops"},
         {"q": "What is 1+2?", "gold": None, "from": "aops"},
@@ -102,8 +113,8 @@ def test_the_command_writes_distinct_answered_problems(tmp_path: Path) -> None:
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     main(str(source), out, columns="problem=q,answer=gold,source=from", limit=2)
     expected = [
-        Problem("1", "What is 1+1?", "2", source="aops"),
-        Problem("4", "What is 1+3?", "4", source="aops"),
+        Problem("2", "What is 1+1?", "2", source="aops"),
+        Problem("5", "What is 1+3?", "4", source="aops"),
     ]
     assert load_problems(out) == expected
     source.write_text('{"problem": "unanswered", "answer": null}')

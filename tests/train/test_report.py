@@ -10,6 +10,8 @@ import pytest
 
 from gsr_engine import InvalidRequest
 from train.report import read_log, write_report
+from train.run_log import RunLog
+from train.sft_config import SftConfig
 
 
 def line(step: int, **fields: Any) -> str:
@@ -59,6 +61,17 @@ def test_rates_of_a_known_gpu_are_told(run: Path) -> None:
     text = (run / "report.md").read_text()
     assert "| MFU by visible pairs / by all pairs | 41.2% / 45.0% |" in text
     assert "| memory, GiB | 61.5 |" in text
+
+
+def test_a_torn_line_is_none_and_the_log_goes_on_behind_it(run: Path) -> None:
+    file = run / "log.jsonl"
+    before = read_log(file)
+    file.write_bytes(file.read_bytes() + b'{"step": 20, "lo')
+    assert read_log(file) == before
+    log = RunLog(SftConfig(model="m", data=run, out=run), writes=True)
+    log.write({"step": 30, "selfref": {}})
+    log.close()
+    assert read_log(file) == [*before, {"step": 30, "selfref": {}}]
 
 
 def test_the_last_line_of_a_step_counts(run: Path) -> None:

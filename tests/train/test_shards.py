@@ -135,6 +135,24 @@ def test_a_process_that_is_gone_is_not_waited_for(tmp_path: Path) -> None:
     assert Leases(1e9).take(tmp_path / "lease") is not None
 
 
+def test_process_numbers_mean_nothing_on_another_host(tmp_path: Path) -> None:
+    """Nor in another container of this one."""
+    lease = Leases(1e9).take(tmp_path / "lease")
+    assert lease is not None
+    host, _, token = lease.owner.split()
+    assert host.count("/") == 2  # name, boot, and where the numbers are counted
+    (tmp_path / "lease").write_text(f"{host}x 999999999 {token}")
+    assert Leases(1e9).take(tmp_path / "lease") is None
+
+
+def test_a_shard_that_is_finished_by_another_meanwhile_is_not_claimed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("train.shards.Shard", Mock(side_effect=FileNotFoundError))
+    assert open_store(tmp_path).claim() is None
+    assert not list(tmp_path.glob("*.lease"))
+
+
 def test_a_claim_that_is_interrupted_anywhere_leaves_no_lease(tmp_path: Path) -> None:
     for line in itertools.count(1):
         store = open_store(tmp_path)
