@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 
 from benchmarks.gpu_check import CHECKOUT
@@ -111,6 +112,10 @@ def main(
     parts = only.split(",")
     if unknown := [part for part in parts if part not in PARTS]:
         raise typer.BadParameter(f"only: {unknown[0]!r} is none of {', '.join(PARTS)}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit(
+            "gpu_check: torch sees no NVIDIA GPU; --device cpu runs tiny shapes without"
+        )
     out.mkdir(parents=True, exist_ok=True)
     for name in (ROWS, "report.txt", "log.txt", "kernel-tests.log", "profile.txt"):
         (out / name).unlink(missing_ok=True)

@@ -183,3 +183,11 @@ def test_a_part_in_a_process_of_its_own(tmp_path: Path) -> None:
     command.main(only="kernel-speed", device="cpu", out=tmp_path)
     assert len(read_rows(tmp_path)) > 5
     assert "kernel-speed: " in (tmp_path / "report.txt").read_text()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_so_and_touches_nothing(tmp_path: Path) -> None:
+    (tmp_path / ROWS).write_text("earlier results")
+    with pytest.raises(SystemExit, match="no NVIDIA GPU"):
+        command.main(device="cuda", out=tmp_path)
+    assert (tmp_path / ROWS).read_text() == "earlier results"
