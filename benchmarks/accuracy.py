@@ -30,7 +30,7 @@ from gsr_engine import (
     SelfRefineParams,
 )
 from gsr_engine.demo.report import NANO
-from train.environment import describe_machine
+from gsr_engine.environment import describe_machine
 from train.grading import Grader
 from train.problems import Problem
 

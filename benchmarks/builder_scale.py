@@ -30,7 +30,7 @@ from benchmarks.builder_inputs import (
     write_inputs,
     write_student,
 )
-from train.environment import describe_machine
+from gsr_engine.environment import describe_machine
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-from gsr_engine.layers import Linear
-from gsr_engine.model import Decoder
+from gsr_engine.model.decoder import Decoder
+from gsr_engine.model.linear import Linear
 
 _SECONDS = 1.0
 

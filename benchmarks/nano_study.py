@@ -36,9 +36,9 @@ from benchmarks.problems import puzzle_problems
 from benchmarks.samples import Sample, read_samples
 from benchmarks.scores import bootstrap
 from gsr_engine import Engine, SamplingParams
+from gsr_engine.checkpoint.gsr_config import RefinePosition
+from gsr_engine.environment import describe_machine
 from gsr_engine.errors import GsrError, InvalidRequest
-from gsr_engine.gsr_config import RefinePosition
-from train.environment import describe_machine
 from train.grading import Grader
 from train.nano import Recipe, default_recipe, run_recipe
 from train.problems import Problem

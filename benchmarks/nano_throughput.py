@@ -20,10 +20,10 @@ from rich.table import Table
 
 from benchmarks.static_loop import StaticLoop
 from gsr_engine import Engine, SamplingParams
-from gsr_engine.config import ModelConfig
+from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.demo.report import NANO
-from gsr_engine.weights import load_decoder
-from train.environment import describe_machine
+from gsr_engine.environment import describe_machine
+from gsr_engine.model.weights import load_decoder
 
 N = 4
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedModel
 
-from gsr_engine.segments import Segment, Span
+from gsr_engine.kv.segments import Segment, Span
 
 TIE = 1e-3
 """Logits of fp32 that are nearer to one another than this may change places by rounding."""

@@ -15,11 +15,11 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, Qwen2Config
 
 from gsr_engine import Engine, EngineConfig, InvalidRequest
-from gsr_engine.config import ModelConfig
+from gsr_engine.checkpoint.gsr_config import GsrConfig, Template
+from gsr_engine.checkpoint.model_config import ModelConfig
+from gsr_engine.checkpoint.tokenizer import Tokenizer
 from gsr_engine.demo.report import NANO
-from gsr_engine.gsr_config import GsrConfig, Template
-from gsr_engine.model import Decoder
-from gsr_engine.tokenizer import Tokenizer
+from gsr_engine.model.decoder import Decoder
 
 ROOT = Path("runs/random-weights")
 

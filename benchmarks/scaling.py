@@ -23,8 +23,8 @@ from benchmarks.scaling_host import HostShare, measure_host
 from benchmarks.scaling_plot import plot_scaling
 from benchmarks.scaling_queue import Fairness, QueueCost, measure_fairness, measure_queue
 from gsr_engine import GsrError, InvalidRequest
+from gsr_engine.environment import describe_machine
 from gsr_engine.params import LAYOUTS
-from train.environment import describe_machine
 
 HOST_SHARE = 0.05
 """The most of a step that the host may take."""

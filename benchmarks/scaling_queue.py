@@ -13,7 +13,7 @@ from benchmarks.stopwatch import Stopwatch
 from benchmarks.stub_runner import stub_engine
 from gsr_engine import SamplingParams, SelfRefineParams
 from gsr_engine.demo.puzzles import sample_puzzles
-from gsr_engine.waiting import OVERTAKES
+from gsr_engine.schedule.admission import OVERTAKES
 
 _BLOCK = 25
 """Steps of one queue in a row before it is another's turn: all feel the same machine."""

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.samples import Sample
-from gsr_engine.answers import majority
+from gsr_engine.text.answers import majority
 
 _BLOCK = 2_000_000
 """Draws of the bootstrap that are held in memory at a time."""

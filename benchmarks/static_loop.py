@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from gsr_engine.layers import rope_table
-from gsr_engine.model import Decoder, Layer
+from gsr_engine.model.decoder import Decoder, Layer
+from gsr_engine.model.rope import rope_table
 
 
 class StaticLoop:

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from gsr_engine import Engine
 from gsr_engine.demo.report import NANO
-from gsr_engine.plan import StepPlan
-from gsr_engine.sampler import Draws
+from gsr_engine.execution.sampler import Draws
+from gsr_engine.step.plan import StepPlan
 
 
 class _Drawn(NamedTuple):

@@ -24,10 +24,10 @@ from benchmarks.random_weights import SHAPES, random_problems, write_checkpoint
 from benchmarks.throughput_ours import Work, run_ours
 from benchmarks.throughput_table import show
 from gsr_engine import GsrError
-from gsr_engine.config import ModelConfig
-from gsr_engine.cpu import compute_dtype
-from gsr_engine.weights import load_decoder
-from train.environment import describe_machine
+from gsr_engine.checkpoint.model_config import ModelConfig
+from gsr_engine.environment import describe_machine
+from gsr_engine.model.linear import compute_dtype
+from gsr_engine.model.weights import load_decoder
 
 
 def limits_of(work: Work) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from train.environment import describe_machine
+from gsr_engine.environment import describe_machine
 from train.loss import CHUNK, target_losses
 
 mpl.use("Agg")

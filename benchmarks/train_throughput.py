@@ -30,8 +30,8 @@ from benchmarks.random_weights import shape_config, write_checkpoint
 from benchmarks.train_throughput_table import show
 from benchmarks.training_rows import RowSizes, random_rows
 from gsr_engine import GsrError
+from gsr_engine.environment import describe_machine
 from train.dataset import Example, read_parts, write_part, write_split
-from train.environment import describe_machine
 from train.plan import Plan
 from train.rows import Row
 from train.sft_config import Checkpointing, SftConfig

@@ -1,6 +1,6 @@
 """gsr_engine: parallel refinement (selfRef@k) on one shared KV cache."""
 
-from gsr_engine.async_engine import AsyncEngine, final_result
+from gsr_engine.checkpoint.gsr_config import GsrConfig, Template
 from gsr_engine.config import EngineConfig
 from gsr_engine.engine import Engine
 from gsr_engine.errors import (
@@ -14,7 +14,10 @@ from gsr_engine.errors import (
     QueueFull,
     UnsupportedModel,
 )
-from gsr_engine.events import (
+from gsr_engine.outputs import Completion, GenerateResult, PhaseUsage, RefineResult, Usage
+from gsr_engine.params import SamplingParams, SelfRefineParams
+from gsr_engine.serving.async_engine import AsyncEngine, final_result
+from gsr_engine.serving.events import (
     CandidateDone,
     CandidateToken,
     Event,
@@ -23,9 +26,6 @@ from gsr_engine.events import (
     RefineToken,
     Submitted,
 )
-from gsr_engine.gsr_config import GsrConfig, Template
-from gsr_engine.outputs import Completion, GenerateResult, PhaseUsage, RefineResult, Usage
-from gsr_engine.params import SamplingParams, SelfRefineParams
 
 __version__ = "0.1.0"
 

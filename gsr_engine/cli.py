@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import platform
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -160,23 +158,9 @@ def _completion(completion: Any) -> dict[str, Any]:
 @app.command()
 def env(as_json: JsonOption = False) -> None:
     """What this machine and its packages are, to paste into a report."""
-    import torch
+    from gsr_engine.environment import describe_machine
 
-    def installed(name: str) -> str:
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            return "not installed"
-
-    packages = ("gsr-engine", "torch", "triton", "transformers", "safetensors", "numpy")
-    facts = {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        **{name: installed(name) for name in packages},
-        "threads": str(torch.get_num_threads()),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-        "location": str(Path(__file__).parent),
-    }
+    facts = {**describe_machine(), "location": str(Path(__file__).parent)}
     if as_json:
         print(json.dumps(facts))
         return

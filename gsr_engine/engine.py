@@ -11,31 +11,32 @@ from typing import Any, Self, TypeVar
 
 import torch
 
-from gsr_engine.backend import build_runner
-from gsr_engine.checkpoint import Checkpoint
-from gsr_engine.config import EngineConfig, ModelConfig
-from gsr_engine.cpu import compute_dtype
-from gsr_engine.device import check_weights_fit, choose_device
+from gsr_engine.checkpoint.files import find_checkpoint
+from gsr_engine.checkpoint.gsr_config import GsrConfig
+from gsr_engine.checkpoint.model_config import ModelConfig
+from gsr_engine.checkpoint.tokenizer import Message, Tokenizer
+from gsr_engine.config import EngineConfig
 from gsr_engine.errors import CheckpointError, EngineClosed, InvalidRequest
-from gsr_engine.generate import GenerateRequest
-from gsr_engine.gsr_config import GsrConfig
-from gsr_engine.limits import Limits
-from gsr_engine.memory import Memory
-from gsr_engine.metrics import Metrics
-from gsr_engine.model import Decoder
+from gsr_engine.execution.device import build_runner, check_weights_fit, choose_device
+from gsr_engine.execution.metrics import Metrics
+from gsr_engine.execution.pipeline import Pipeline
+from gsr_engine.kv.page_pool import PagePool
+from gsr_engine.kv.prefix_cache import PrefixCache
+from gsr_engine.model.decoder import Decoder
+from gsr_engine.model.linear import compute_dtype
+from gsr_engine.model.weights import load_decoder, weight_bytes
 from gsr_engine.outputs import Completion, GenerateResult, RefineResult
 from gsr_engine.params import SamplingParams, SelfRefineParams, one_each
-from gsr_engine.pipeline import Pipeline
-from gsr_engine.prefix_cache import PrefixCache
-from gsr_engine.prompts import Prompts
-from gsr_engine.scheduler import Scheduler
-from gsr_engine.segments import PagePool
-from gsr_engine.self_refine import SelfRefineRequest, warn_beyond_evidence
-from gsr_engine.sequence import Request, derive_seed
-from gsr_engine.tokenizer import Message, Tokenizer
-from gsr_engine.two_engines import RefineElsewhere
-from gsr_engine.waiting import AnyRequest
-from gsr_engine.weights import find_checkpoint, load_decoder, weight_bytes
+from gsr_engine.requests.generate import GenerateRequest
+from gsr_engine.requests.limits import Limits
+from gsr_engine.requests.request import Request
+from gsr_engine.requests.self_refine import SelfRefineRequest, warn_beyond_evidence
+from gsr_engine.requests.two_engines import RefineElsewhere
+from gsr_engine.schedule.admission import AnyRequest
+from gsr_engine.schedule.memory import Memory
+from gsr_engine.schedule.scheduler import Scheduler
+from gsr_engine.seeds import derive_seed
+from gsr_engine.text.prompts import Checkpoint, Prompts
 
 ResultT = TypeVar("ResultT")
 

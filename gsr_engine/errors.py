@@ -49,3 +49,28 @@ class EngineClosed(GsrError):
 
 class QueueFull(GsrError):
     """An `AsyncEngine` has `max_pending` unfinished requests, and the caller would not wait."""
+
+
+def check_int(name: str, value: object, low: int, high: int) -> None:
+    """Raise InvalidRequest unless a field is an integer within the limits."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise InvalidRequest(name, f"must be an integer from {low} to {high}, got {value!r}")
+
+
+def check_float(name: str, value: object, low: float, high: float) -> None:
+    """Raise InvalidRequest unless a field is a number within the limits."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not low <= value <= high:  # type: ignore[operator]  # nan fails too
+        raise InvalidRequest(name, f"must be a number from {low:g} to {high:g}, got {value!r}")
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise InvalidRequest unless a field is one of the choices."""
+    if value not in choices:
+        raise InvalidRequest(name, f"must be one of {', '.join(choices)}, got {value!r}")
+
+
+def check_bool(name: str, value: object) -> None:
+    """Raise InvalidRequest unless a field is True or False."""
+    if not isinstance(value, bool):
+        raise InvalidRequest(name, f"must be True or False, got {value!r}")

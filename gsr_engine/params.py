@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar, get_args
 
-from gsr_engine.errors import InvalidRequest
+from gsr_engine.errors import InvalidRequest, check_bool, check_choice, check_float, check_int
 
 MAX_CANDIDATES = 256
 """Cap of `n` and `k`: a request copies itself that many times, so it must be bounded."""
@@ -23,29 +23,8 @@ MAX_STOP_LENGTH = 1000
 MAX_TOP_LOGPROBS = 20
 
 
-def _check_int(name: str, value: object, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise InvalidRequest(name, f"must be an integer from {low} to {high}, got {value!r}")
-
-
-def _check_float(name: str, value: object, low: float, high: float) -> None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not low <= value <= high:  # type: ignore[operator]  # nan fails too
-        raise InvalidRequest(name, f"must be a number from {low:g} to {high:g}, got {value!r}")
-
-
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise InvalidRequest(name, f"must be one of {', '.join(choices)}, got {value!r}")
-
-
-def _check_bool(name: str, value: object) -> None:
-    if not isinstance(value, bool):
-        raise InvalidRequest(name, f"must be True or False, got {value!r}")
-
-
 def _check_queueing(priority: object, cache_salt: object) -> None:
-    _check_int("priority", priority, -1000, 1000)
+    check_int("priority", priority, -1000, 1000)
     if not isinstance(cache_salt, str):
         raise InvalidRequest("cache_salt", f"must be text, got {cache_salt!r}")
 
@@ -100,36 +79,36 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         """Raise InvalidRequest for a value out of range."""
-        _check_int("n", self.n, 1, MAX_CANDIDATES)
-        _check_float("temperature", self.temperature, 0.0, 100.0)
-        _check_int("top_k", self.top_k, 0, 2**31 - 1)
-        _check_float("top_p", self.top_p, 0.0, 1.0)
+        check_int("n", self.n, 1, MAX_CANDIDATES)
+        check_float("temperature", self.temperature, 0.0, 100.0)
+        check_int("top_k", self.top_k, 0, 2**31 - 1)
+        check_float("top_p", self.top_p, 0.0, 1.0)
         if self.top_p == 0.0:
             raise InvalidRequest("top_p", "must be above 0, got 0 (for greedy use temperature=0)")
-        _check_float("min_p", self.min_p, 0.0, 1.0)
+        check_float("min_p", self.min_p, 0.0, 1.0)
         # Beyond these bounds a logit would leave the range of fp32.
-        _check_float("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
-        _check_float("presence_penalty", self.presence_penalty, -2.0, 2.0)
-        _check_float("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
+        check_float("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
+        check_float("presence_penalty", self.presence_penalty, -2.0, 2.0)
+        check_float("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
         if self.seed is not None:
-            _check_int("seed", self.seed, 0, 2**63 - 1)
-        _check_int("top_logprobs", self.top_logprobs, 0, MAX_TOP_LOGPROBS)
+            check_int("seed", self.seed, 0, 2**63 - 1)
+        check_int("top_logprobs", self.top_logprobs, 0, MAX_TOP_LOGPROBS)
         _check_queueing(self.priority, self.cache_salt)
         self._check_length()
         self._check_stops()
 
     def _check_length(self) -> None:
-        _check_int("min_tokens", self.min_tokens, 0, 2**31 - 1)
+        check_int("min_tokens", self.min_tokens, 0, 2**31 - 1)
         if self.max_tokens is None:
             return
-        _check_int("max_tokens", self.max_tokens, 1, 2**31 - 1)
+        check_int("max_tokens", self.max_tokens, 1, 2**31 - 1)
         if self.min_tokens > self.max_tokens:
             raise InvalidRequest(
                 "min_tokens", f"{self.min_tokens} is above max_tokens {self.max_tokens}"
             )
 
     def _check_stops(self) -> None:
-        _check_bool("ignore_eos", self.ignore_eos)
+        check_bool("ignore_eos", self.ignore_eos)
         if not isinstance(self.stop, tuple | list):
             raise InvalidRequest("stop", f"must be a tuple of texts, got {self.stop!r}")
         if len(self.stop) > MAX_STOP_STRINGS:
@@ -144,7 +123,7 @@ class SamplingParams:
                 "stop_token_ids", f"must be a tuple of token ids, got {self.stop_token_ids!r}"
             )
         for token in self.stop_token_ids:
-            _check_int("stop_token_ids", token, 0, 2**31 - 1)
+            check_int("stop_token_ids", token, 0, 2**31 - 1)
 
     @property
     def penalises(self) -> bool:
@@ -212,19 +191,19 @@ class SelfRefineParams:
 
     def __post_init__(self) -> None:
         """Raise InvalidRequest for a value out of range or a contradiction."""
-        _check_int("k", self.k, 1, MAX_CANDIDATES)
-        _check_choice("layout", self.layout, LAYOUTS)
-        _check_choice("view", self.view, get_args(View))
-        _check_choice("order", self.order, get_args(Order))
+        check_int("k", self.k, 1, MAX_CANDIDATES)
+        check_choice("layout", self.layout, LAYOUTS)
+        check_choice("view", self.view, get_args(View))
+        check_choice("order", self.order, get_args(Order))
         if self.seed is not None:
-            _check_int("seed", self.seed, 0, 2**63 - 1)
-        _check_int("summary_tokens", self.summary_tokens, 1, 2**31 - 1)
-        _check_int("min_candidates", self.min_candidates, 1, self.k)
+            check_int("seed", self.seed, 0, 2**63 - 1)
+        check_int("summary_tokens", self.summary_tokens, 1, 2**31 - 1)
+        check_int("min_candidates", self.min_candidates, 1, self.k)
         if self.deadline is not None:
-            _check_float("deadline", self.deadline, 0.0, 1e9)
-        _check_int("agreement", self.agreement, 0, self.k)
+            check_float("deadline", self.deadline, 0.0, 1e9)
+        check_int("agreement", self.agreement, 0, self.k)
         self._check_rounds()
-        _check_bool("force_layout", self.force_layout)
+        check_bool("force_layout", self.force_layout)
         _check_queueing(self.priority, self.cache_salt)
         for name, params in (("candidate", self.candidate), ("refine", self.refine)):
             if not isinstance(params, SamplingParams):
@@ -242,10 +221,10 @@ class SelfRefineParams:
         if not isinstance(self.widths, tuple | list):
             raise InvalidRequest("widths", f"must be a tuple of integers, got {self.widths!r}")
         for width in self.widths:
-            _check_int("widths", width, 1, MAX_CANDIDATES)
-        _check_int("refinements", self.refinements, 1, MAX_CANDIDATES)
+            check_int("widths", width, 1, MAX_CANDIDATES)
+        check_int("refinements", self.refinements, 1, MAX_CANDIDATES)
         if self.subset is not None:
-            _check_int("subset", self.subset, 1, MAX_CANDIDATES)
+            check_int("subset", self.subset, 1, MAX_CANDIDATES)
         if self.order == "as_finished":
             if self.layout != "linear":
                 raise InvalidRequest("order", "as_finished is for the linear layout only")

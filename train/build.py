@@ -19,9 +19,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from gsr_engine.checkpoint.files import find_checkpoint
+from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.errors import GsrError, InvalidRequest
-from gsr_engine.gsr_config import GsrConfig
-from gsr_engine.weights import find_checkpoint
 from train.candidate_sets import SetConfig, draw_sets, uniform_weights
 from train.fingerprint import fingerprint, is_done
 from train.hybrid import build_hybrid, work_folder

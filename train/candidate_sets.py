@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from gsr_engine.answers import majority
 from gsr_engine.errors import InvalidRequest
 from gsr_engine.params import MAX_CANDIDATES
-from gsr_engine.sequence import derive_seed
+from gsr_engine.seeds import derive_seed
+from gsr_engine.text.answers import majority
 from train.problems import Problem
 from train.samples import Sample
 from train.student import Student

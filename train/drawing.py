@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Protocol
 
 from gsr_engine.params import SamplingParams
-from gsr_engine.sequence import derive_seed
+from gsr_engine.seeds import derive_seed
 from train.prompts import Prompt
 
 

@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoConfig, PretrainedConfig, Qwen2Config
 
+from gsr_engine.checkpoint.files import find_checkpoint
 from gsr_engine.errors import CheckpointError, InvalidRequest
-from gsr_engine.weights import find_checkpoint
 from train.flops import PEAKS, Flops
 from train.memory import ModelSize
 from train.sft_config import Checkpointing, SftConfig, read_toml

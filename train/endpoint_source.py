@@ -8,10 +8,10 @@ from importlib.util import find_spec
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from gsr_engine.answers import find_answer
+from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.errors import GsrError, InvalidRequest
-from gsr_engine.gsr_config import GsrConfig
-from gsr_engine.sequence import derive_seed
+from gsr_engine.seeds import derive_seed
+from gsr_engine.text.answers import find_answer
 from train.drawing import Ask, DrawConfig, Drawn
 from train.prompts import prompt_text
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from gsr_engine import Completion, Engine, InvalidRequest
-from gsr_engine.generate import GenerateRequest
+from gsr_engine.requests.generate import GenerateRequest
 from train.drawing import Ask, DrawConfig, Drawn
 from train.prompts import Prompt, prompt_ids
 

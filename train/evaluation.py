@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from gsr_engine import Engine, SamplingParams, SelfRefineParams
-from gsr_engine.answers import majority
+from gsr_engine.text.answers import majority
 from train.export import export_model
 from train.grading import Grader
 from train.model import Trainee

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from gsr_engine.config import read_json
+from gsr_engine.checkpoint.files import read_json
 
 
 def fingerprint(settings: dict[str, Any], files: Iterable[Path]) -> str:

@@ -10,9 +10,9 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from gsr_engine import Engine
+from gsr_engine.checkpoint.files import find_checkpoint
+from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.errors import InvalidRequest
-from gsr_engine.gsr_config import GsrConfig
-from gsr_engine.weights import find_checkpoint
 from train.drawing import DrawConfig, Source
 from train.endpoint_source import EndpointSource
 from train.engine_source import EngineSource

@@ -13,8 +13,8 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Self
 
-from gsr_engine.answers import normalise, same_answer
 from gsr_engine.errors import InvalidRequest
+from gsr_engine.text.answers import normalise, same_answer
 
 _LONGEST = 2000
 """Longer answers than this are wrong: no gold answer is near it."""

@@ -20,8 +20,8 @@ from typing import Any
 import datasets
 from rich.console import Console
 
+from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.errors import InvalidRequest
-from gsr_engine.gsr_config import GsrConfig
 from gsr_engine.params import LAYOUTS
 from train.candidate_sets import CandidateSet
 from train.data_card import describe, save_card

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gsr_engine.params import Layout
-from gsr_engine.sequence import derive_seed
+from gsr_engine.seeds import derive_seed
 from train.candidate_sets import CandidateSet
 from train.dataset import Example
 from train.problems import Problem

@@ -24,11 +24,11 @@ import typer
 from transformers.utils.logging import disable_progress_bar
 
 from gsr_engine import Engine
+from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.demo.puzzles import sample_puzzles
 from gsr_engine.errors import CheckpointError, GsrError
-from gsr_engine.gsr_config import GsrConfig
 from gsr_engine.params import Layout
-from gsr_engine.sequence import derive_seed
+from gsr_engine.seeds import derive_seed
 from train.candidate_sets import SetConfig, draw_sets
 from train.hybrid import Ingredients, build_hybrid
 from train.hybrid_config import HybridConfig

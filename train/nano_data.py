@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gsr_engine import Engine
 from gsr_engine.demo.puzzles import Puzzle
-from gsr_engine.sequence import derive_seed
+from gsr_engine.seeds import derive_seed
 from train.drawing import DrawConfig
 from train.engine_source import EngineSource
 from train.generation import generate

@@ -16,8 +16,8 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as RawTokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from gsr_engine.checkpoint.gsr_config import GsrConfig, Template
 from gsr_engine.demo.puzzles import ANSWER_PATTERN, BASE, CARRIES, LINES, PLACES
-from gsr_engine.gsr_config import GsrConfig, Template
 
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<user>", "<assistant>", "<unk>")
 THINKING = ("<think>", "</think>")

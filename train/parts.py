@@ -9,7 +9,7 @@ from itertools import chain, islice
 from multiprocessing import get_context
 from pathlib import Path
 
-from gsr_engine.gsr_config import GsrConfig
+from gsr_engine.checkpoint.gsr_config import GsrConfig
 from train.dataset import Example, write_part
 from train.materials import Material
 from train.student import Student, load_student

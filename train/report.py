@@ -15,8 +15,8 @@ from typing import Any
 
 import matplotlib as mpl
 
+from gsr_engine.environment import describe_machine
 from gsr_engine.errors import InvalidRequest
-from train.environment import describe_machine
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt  # after the backend is chosen

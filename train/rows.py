@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from gsr_engine.prompts import Prompts
+from gsr_engine.text.prompts import Prompts
 
 Objective = Literal["direct", "refine"]
 OBJECTIVES: tuple[Objective, ...] = ("direct", "refine")

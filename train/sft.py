@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import torch
 from rich.console import Console
 
+from gsr_engine.checkpoint.files import find_checkpoint
 from gsr_engine.errors import CheckpointError, GsrError, InvalidRequest
-from gsr_engine.weights import find_checkpoint
 from train.dataset import RowSet
 from train.dry_run import dry_run
 from train.evaluation import SelfRefEvaluation

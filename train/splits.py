@@ -8,7 +8,7 @@ import datasets
 import numpy as np
 import numpy.typing as npt
 
-from gsr_engine.sequence import derive_seed
+from gsr_engine.seeds import derive_seed
 from train.dataset import Split
 from train.hybrid_config import HybridConfig
 from train.rows import OBJECTIVES

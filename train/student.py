@@ -6,10 +6,10 @@ import hashlib
 from functools import cache, cached_property
 from pathlib import Path
 
+from gsr_engine.checkpoint.gsr_config import GsrConfig
+from gsr_engine.checkpoint.tokenizer import Tokenizer
 from gsr_engine.errors import InvalidRequest
-from gsr_engine.gsr_config import GsrConfig
-from gsr_engine.prompts import Prompts
-from gsr_engine.tokenizer import Tokenizer
+from gsr_engine.text.prompts import Prompts
 from train.samples import Sample
 
 

@@ -9,11 +9,12 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.engine.conftest import random_prompts
 from gsr_engine import Engine, SamplingParams
-from gsr_engine.generate import GenerateRequest
-from gsr_engine.prefix_cache import PrefixCache
-from gsr_engine.segments import PagePool, Segment, Span
-from gsr_engine.sequence import Group
-from gsr_engine.stopping import StopRule
+from gsr_engine.kv.page_pool import PagePool
+from gsr_engine.kv.prefix_cache import PrefixCache
+from gsr_engine.kv.segments import Segment, Span
+from gsr_engine.requests.generate import GenerateRequest
+from gsr_engine.requests.request import Group
+from gsr_engine.text.stopping import StopRule
 
 _LENGTH, _SHARED = 256, 128
 _PROMPTS = random_prompts(1000, _LENGTH, _SHARED)

@@ -8,7 +8,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.stub_runner import StubRunner
 from gsr_engine import Engine
-from gsr_engine.batch import build_batch
+from gsr_engine.step.batch import build_batch
 
 _ROUNDS = 200
 

@@ -22,9 +22,9 @@ from benchmarks.gpu_check.steps import (
 )
 from benchmarks.kernels import measure_limits
 from benchmarks.random_weights import engine_over, model_config
-from gsr_engine.generate import GenerateRequest
-from gsr_engine.model import Decoder
-from gsr_engine.weights import dummy_decoder
+from gsr_engine.model.decoder import Decoder
+from gsr_engine.model.weights import dummy_decoder
+from gsr_engine.requests.generate import GenerateRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

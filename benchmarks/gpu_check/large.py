@@ -17,8 +17,8 @@ import csrc_triton
 from benchmarks.gpu_check.record import Record, Row
 from benchmarks.gpu_check.setting import Setting
 from csrc_triton import PagedSpan, PrefillPlan, WorkList, reference
-from gsr_engine.decode_work import SPLIT
-from gsr_engine.segments import PAGE_SIZE
+from gsr_engine.attention.sharing import SPLIT
+from gsr_engine.kv.segments import PAGE_SIZE
 
 # Rows of a prefill whose scores the reference holds at a time.
 _ROWS_AT_A_TIME = 512

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.gpu_check.record import Record, read_rows
 from benchmarks.gpu_check.setting import Setting
-from train.environment import describe_machine
+from gsr_engine.environment import describe_machine
 
 
 def run_part(name: str, setting: Setting, seconds: float) -> None:

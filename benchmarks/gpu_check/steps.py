@@ -14,10 +14,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.stopwatch import Stopwatch
 from gsr_engine import Engine, SamplingParams
-from gsr_engine.config import ModelConfig
-from gsr_engine.generate import GenerateRequest
-from gsr_engine.transfer import Fetched
-from gsr_engine.weights import weight_bytes
+from gsr_engine.checkpoint.model_config import ModelConfig
+from gsr_engine.model.weights import weight_bytes
+from gsr_engine.requests.generate import GenerateRequest
+from gsr_engine.step.transfer import Fetched
 
 _TOP = 10
 

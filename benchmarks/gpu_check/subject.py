@@ -13,11 +13,11 @@ from benchmarks.gpu_check.setting import Setting
 from benchmarks.gpu_check.steps import random_prompts
 from benchmarks.random_weights import engine_over, random_problems, write_checkpoint
 from gsr_engine import Engine, SamplingParams, SelfRefineParams
-from gsr_engine.config import ModelConfig
-from gsr_engine.model import Decoder
+from gsr_engine.checkpoint.model_config import ModelConfig
+from gsr_engine.model.decoder import Decoder
+from gsr_engine.model.weights import load_decoder
 from gsr_engine.params import LAYOUTS, Layout
-from gsr_engine.sequence import Sequence as Stream
-from gsr_engine.weights import load_decoder
+from gsr_engine.requests.request import Sequence as Stream
 
 # Of the most likely tokens so many are compared.
 _TOPS = 5

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from benchmarks.kernels import FAMILIES, measure_limits
 from benchmarks.kernels.rows import Row
-from train.environment import describe_machine
+from gsr_engine.environment import describe_machine
 
 _SHARES = ("of_copy", "of_matmul")
 _WIDTH = 160  # a log has no width of its own

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from train.environment import describe_machine
+from gsr_engine.environment import describe_machine
 
 
 def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:

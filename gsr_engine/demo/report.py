@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gsr_engine.answers import majority, same_answer
 from gsr_engine.demo.puzzles import Puzzle
 from gsr_engine.engine import Engine
 from gsr_engine.outputs import RefineResult
 from gsr_engine.params import Layout, SelfRefineParams
+from gsr_engine.text.answers import majority, same_answer
 
 NANO = Path(__file__).parent / "nano"
 """The checkpoint in the box."""

@@ -12,14 +12,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from gsr_engine.answers import same_answer
 from gsr_engine.demo.puzzles import BASE, Puzzle, readable
 from gsr_engine.demo.report import DemoReport, Judged, run_layout
 from gsr_engine.engine import Engine
-from gsr_engine.generate import completion
 from gsr_engine.params import LAYOUTS, Layout, SamplingParams, SelfRefineParams
-from gsr_engine.self_refine import SelfRefineRequest
-from gsr_engine.sequence import Sequence
+from gsr_engine.requests.request import Sequence, completion
+from gsr_engine.requests.self_refine import SelfRefineRequest
+from gsr_engine.text.answers import same_answer
 
 
 def demo_params(k: int, layout: Layout, seed: int) -> SelfRefineParams:

@@ -7,7 +7,7 @@ import pytest
 
 import csrc_triton
 from gsr_engine import Engine, SamplingParams, SelfRefineParams
-from gsr_engine.gsr_config import GsrConfig
+from gsr_engine.checkpoint.gsr_config import GsrConfig
 from tests.checkpoints import make_checkpoint
 from tests.csrc_triton.conftest import INTERPRETED
 from tests.engine.paged import paged_engine

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gsr_engine.answers import find_answer
 from gsr_engine.demo.puzzles import (
     ANSWER_PATTERN,
     BASE,
@@ -21,6 +20,7 @@ from gsr_engine.demo.puzzles import (
     sample_puzzles,
     stream_of,
 )
+from gsr_engine.text.answers import find_answer
 
 PUZZLES = st.builds(
     Puzzle,

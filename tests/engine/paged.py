@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from gsr_engine import Engine, EngineConfig
-from gsr_engine.backend import paged_runner
-from gsr_engine.kv_cache import KVCache
+from gsr_engine.attention.kv_cache import KVCache
+from gsr_engine.execution.device import paged_runner
 
 
 def paged_engine(folder: Path, lag: int = 1, **options: Any) -> Engine:

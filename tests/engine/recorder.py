@@ -7,8 +7,8 @@ import random
 import pytest
 import torch
 
-from gsr_engine.sampler import PendingDraws
-from gsr_engine.sequence import Sequence
+from gsr_engine.execution.sampler import PendingDraws
+from gsr_engine.requests.request import Sequence
 
 
 class Recorder:
@@ -18,7 +18,7 @@ class Recorder:
         self.logits: dict[Sequence, list[torch.Tensor]] = {}
         self._vocab = vocab
         self._random = random.Random(seed)
-        monkeypatch.setattr("gsr_engine.sampler.Sampler.draw", self._draw)
+        monkeypatch.setattr("gsr_engine.execution.sampler.Sampler.draw", self._draw)
 
     def _draw(
         self, logits: torch.Tensor, draw_rows: list[int], sequences: list[Sequence]

@@ -8,10 +8,10 @@ from typing import Any
 from gsr_engine import Engine, SamplingParams, SelfRefineParams
 from gsr_engine.demo.report import NANO
 from gsr_engine.errors import InvalidRequest
-from gsr_engine.kv_cache import slots
-from gsr_engine.plan import StepPlan
-from gsr_engine.segments import PAGE_SIZE, Context, Segment
-from gsr_engine.waiting import AnyRequest
+from gsr_engine.kv.segments import PAGE_SIZE, Context, Segment
+from gsr_engine.schedule.admission import AnyRequest
+from gsr_engine.step.batch import slots
+from gsr_engine.step.plan import StepPlan
 
 END = 2  # nano's
 

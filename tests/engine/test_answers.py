@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gsr_engine.answers import find_answer, majority, normalise, same_answer
+from gsr_engine.text.answers import find_answer, majority, normalise, same_answer
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from gsr_engine import (
     Submitted,
     final_result,
 )
-from gsr_engine.tokenizer import Tokenizer
+from gsr_engine.checkpoint.tokenizer import Tokenizer
 from tests.engine.readers import (
     CANDIDATES,
     ENDLESS,
@@ -267,7 +267,7 @@ def test_a_step_that_fails_is_a_result_with_an_error(
     async def main() -> None:
         async with serving(qwen2) as engine:
             with monkeypatch.context() as patch:
-                patch.setattr("gsr_engine.sampler.Sampler.draw", draw)
+                patch.setattr("gsr_engine.execution.sampler.Sampler.draw", draw)
                 result = verify(await read(engine.self_refine("1+1", PARAMS)))
                 assert result.error == "RuntimeError: no dice"
             assert verify(await read(engine.self_refine("1+1", PARAMS))).error is None
@@ -284,7 +284,7 @@ def test_a_request_whose_events_cannot_be_made_fails_alone(
 
     async def main() -> None:
         async with serving(qwen2) as engine:
-            monkeypatch.setattr("gsr_engine.watch.Detokenizer.push", push)
+            monkeypatch.setattr("gsr_engine.serving.observer.Detokenizer.push", push)
             with pytest.raises(UnicodeError, match="no text"):
                 await read(engine.generate([5], ENDLESS))
             verify(await read(engine.self_refine("1+1", PARAMS)))

@@ -22,7 +22,7 @@ from gsr_engine import (
     SamplingParams,
     Submitted,
 )
-from gsr_engine.mailbox import Mailbox
+from gsr_engine.serving.mailbox import Mailbox
 from tests.engine.readers import (
     ENDLESS,
     PARAMS,

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from gsr_engine import Engine, SamplingParams, SelfRefineParams
-from gsr_engine.gsr_config import TEMPLATES
-from gsr_engine.sampler import PendingDraws
+from gsr_engine.checkpoint.gsr_config import TEMPLATES
+from gsr_engine.execution.sampler import PendingDraws
 from tests.engine.recorder import Recorder
 
 
@@ -25,7 +25,7 @@ def scripted(engine: Engine, monkeypatch: pytest.MonkeyPatch, texts: list[str]) 
         tokens = [taken[s][len(s.segment)] for s in sequences]
         return PendingDraws(torch.tensor(tokens), torch.zeros(len(tokens)), [], [])
 
-    monkeypatch.setattr("gsr_engine.sampler.Sampler.draw", draw)
+    monkeypatch.setattr("gsr_engine.execution.sampler.Sampler.draw", draw)
 
 
 @pytest.mark.parametrize("end", ["<|im_end|>", "<|endoftext|>"])

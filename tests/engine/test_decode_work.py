@@ -7,10 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gsr_engine.decode_work import SPLIT, DecodeWork, HostWork, unpacked
-from gsr_engine.plan import Chunk
-from gsr_engine.segments import PAGE_SIZE, PagePool, Segment, Span
-from gsr_engine.sharing import Sharing, SharingCosts
+from gsr_engine.attention.decode_work import DecodeWork, HostWork, unpacked
+from gsr_engine.attention.sharing import SPLIT, Sharing, SharingCosts
+from gsr_engine.kv.page_pool import PagePool
+from gsr_engine.kv.segments import PAGE_SIZE, Segment, Span
+from gsr_engine.step.plan import Chunk
 
 Places = list[tuple[int, int]]
 """(page, offset) of some tokens."""

@@ -12,9 +12,9 @@ from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from gsr_engine.detokenize import Detokenizer
-from gsr_engine.stopping import StopWatch
-from gsr_engine.tokenizer import Tokenizer
+from gsr_engine.checkpoint.tokenizer import Tokenizer
+from gsr_engine.text.detokenizer import Detokenizer
+from gsr_engine.text.stopping import StopWatch
 
 VOCAB = 300
 prove = settings(deadline=None, derandomize=True, max_examples=150)

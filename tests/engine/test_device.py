@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from gsr_engine import Engine, EngineConfig, InvalidRequest, OutOfMemory
-from gsr_engine.config import ModelConfig
-from gsr_engine.device import check_weights_fit, choose_device
-from gsr_engine.weights import copy_weights, dummy_decoder, load_decoder, weight_bytes
+from gsr_engine.checkpoint.model_config import ModelConfig
+from gsr_engine.execution.device import check_weights_fit, choose_device
+from gsr_engine.model.weights import copy_weights, dummy_decoder, load_decoder, weight_bytes
 
 GIB = 2**30
 

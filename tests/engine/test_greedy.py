@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 
 from benchmarks.oracle import TIE, shortfalls, stream_logits
 from gsr_engine import Engine, SamplingParams, SelfRefineParams
-from gsr_engine.gsr_config import GsrConfig
-from gsr_engine.sequence import Sequence
+from gsr_engine.checkpoint.gsr_config import GsrConfig
+from gsr_engine.requests.request import Sequence
 from tests.checkpoints import load_oracle
 
 SHORT = SamplingParams(max_tokens=20, temperature=0.0, ignore_eos=True)

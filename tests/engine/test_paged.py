@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gsr_engine import Completion, Engine, RefineResult, SamplingParams, SelfRefineParams
-from gsr_engine.gsr_config import GsrConfig
+from gsr_engine.checkpoint.gsr_config import GsrConfig
 from tests.checkpoints import load_oracle
 from tests.engine.paged import paged_engine
 from tests.engine.test_greedy import SHORT, assert_best, prompts

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gsr_engine import Engine, SamplingParams
-from gsr_engine.prefix_cache import MIN_SHARED, PrefixCache
-from gsr_engine.segments import PagePool, Segment, Span, context_length, pages_for
+from gsr_engine.kv.page_pool import PagePool
+from gsr_engine.kv.prefix_cache import MIN_SHARED, PrefixCache
+from gsr_engine.kv.segments import Segment, Span, context_length, pages_for
 
 # Few tokens and runs of them, so that many prompts begin alike.
 PROMPTS = st.lists(

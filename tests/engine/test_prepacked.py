@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from gsr_engine import Completion, Engine, SamplingParams, cpu
-from gsr_engine.config import ModelConfig
-from gsr_engine.weights import load_decoder
+from gsr_engine import Completion, Engine, SamplingParams
+from gsr_engine.checkpoint.model_config import ModelConfig
+from gsr_engine.demo.report import NANO
+from gsr_engine.model import linear
+from gsr_engine.model.weights import load_decoder
 
 FP32 = torch.float32
 PARAMS = SamplingParams(n=3, temperature=1.0, max_tokens=30, seed=5, ignore_eos=True)
@@ -20,8 +22,8 @@ PROMPTS = ["a", "what else", *(c * n for c, n in zip("stuv", (15, 40, 150, 300),
 @pytest.fixture
 def prepack(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small weights are prepacked, too."""
-    monkeypatch.setattr(cpu, "_LEAST_WEIGHTS", 0)
-    if not cpu.prepacks(ModelConfig.from_folder(Path(cpu.__file__).parent / "demo/nano"), FP32):
+    monkeypatch.setattr(linear, "_LEAST_WEIGHTS", 0)
+    if not linear.prepacks(ModelConfig.from_folder(NANO), FP32):
         pytest.skip("torch has no oneDNN here")
 
 
@@ -43,7 +45,7 @@ def test_tokens_are_those_of_plain_weights_in_any_company(
     with Engine.from_pretrained(folder, dtype="float32") as engine:
         together = [result.completions for result in engine.generate(PROMPTS, PARAMS)]
         assert together == [alone(engine, index) for index in range(len(PROMPTS))]
-    monkeypatch.setattr(cpu, "_LEAST_WEIGHTS", 1 << 60)
+    monkeypatch.setattr(linear, "_LEAST_WEIGHTS", 1 << 60)
     with Engine.from_pretrained(folder, dtype="float32") as engine:
         plain = [result.completions for result in engine.generate(PROMPTS, PARAMS)]
     for mine, other in zip(chain(*together), chain(*plain), strict=True):
@@ -70,6 +72,6 @@ def test_small_weights_stay_plain(qwen2: Path) -> None:
 
 def test_auto_runs_bf16_where_the_cpu_multiplies_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for has, expected in ((True, torch.bfloat16), (False, FP32)):
-        monkeypatch.setattr(cpu, "has_bf16_products", lambda has=has: has)
-        assert cpu.compute_dtype(torch.bfloat16) == expected
-        assert cpu.compute_dtype(FP32) == FP32
+        monkeypatch.setattr(linear, "has_bf16_products", lambda has=has: has)
+        assert linear.compute_dtype(torch.bfloat16) == expected
+        assert linear.compute_dtype(FP32) == FP32

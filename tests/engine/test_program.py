@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gsr_engine import CheckpointError, Engine, InvalidRequest, SamplingParams, SelfRefineParams
-from gsr_engine.answers import majority
 from gsr_engine.demo.puzzles import sample_puzzles
 from gsr_engine.demo.report import NANO
+from gsr_engine.text.answers import majority
 
 PROBLEMS = [puzzle.problem for puzzle in sample_puzzles("validation", 5, 6)]
 TOKENS = SamplingParams(max_tokens=200)
@@ -83,7 +83,7 @@ def test_a_round_of_everybody_is_one_prompt(engine: Engine) -> None:
 def test_agreement_stops_the_rest(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     # So hot that the candidates differ in length; what they say counts as one answer.
     hot = replace(TOKENS, temperature=2.0)
-    monkeypatch.setattr("gsr_engine.checkpoint.find_answer", lambda text, _: text[:1])
+    monkeypatch.setattr("gsr_engine.text.prompts.find_answer", lambda text, _: text[:1])
     wanted = params(k=8, agreement=2, order="as_generated", candidate=hot)
     results = refine(engine, wanted)
     stopped = 0

@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from transformers import RepetitionPenaltyLogitsProcessor
 
 from gsr_engine import Completion, Engine, InvalidRequest, SamplingParams, SelfRefineParams
-from gsr_engine.logits import LogitEdits
-from gsr_engine.sampler import Sampler
-from gsr_engine.segments import Segment, Span
-from gsr_engine.sequence import Sequence
+from gsr_engine.execution.logits import LogitEdits
+from gsr_engine.execution.sampler import Sampler
+from gsr_engine.kv.segments import Segment, Span
+from gsr_engine.requests.request import Sequence
 from tests.checkpoints import load_oracle, make_checkpoint
 from tests.engine.test_chat_checkpoint import scripted
 

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gsr_engine.errors import OutOfPages, PoolCorrupted
-from gsr_engine.segments import (
+from gsr_engine.kv.page_pool import PagePool
+from gsr_engine.kv.segments import (
     PAGE_SIZE,
     Context,
-    PagePool,
     Segment,
     Span,
     first_tokens,

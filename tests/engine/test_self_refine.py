@@ -11,8 +11,8 @@ import torch
 
 from benchmarks.oracle import causal_logits, stream_logits
 from gsr_engine import Engine, InvalidRequest, RefineResult, SamplingParams, SelfRefineParams
-from gsr_engine.gsr_config import GsrConfig
-from gsr_engine.self_refine import SelfRefineRequest
+from gsr_engine.checkpoint.gsr_config import GsrConfig
+from gsr_engine.requests.self_refine import SelfRefineRequest
 from tests.checkpoints import load_oracle
 from tests.engine.recorder import Recorder
 

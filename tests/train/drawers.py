@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-from gsr_engine.sequence import derive_seed
+from gsr_engine.seeds import derive_seed
 from train.drawing import Ask, DrawConfig, Drawn
 from train.generation import Tally, generate
 from train.grading import Grader

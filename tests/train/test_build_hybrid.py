@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gsr_engine import Engine, InvalidRequest, SamplingParams, SelfRefineParams
-from gsr_engine.gsr_config import TEMPLATES, GsrConfig
+from gsr_engine.checkpoint.gsr_config import TEMPLATES, GsrConfig
 from tests.engine.test_self_refine import with_gsr
 from train.candidate_sets import SetConfig, draw_sets, uniform_weights
 from train.dataset import RowSet

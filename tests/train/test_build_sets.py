@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gsr_engine import InvalidRequest
-from gsr_engine.answers import majority
+from gsr_engine.text.answers import majority
 from tests.train.build_inputs import run_build, write_jsonl
 from train.candidate_sets import SetConfig, balanced, draw_sets, uniform_weights
 from train.problems import Problem

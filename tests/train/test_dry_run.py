@@ -76,7 +76,7 @@ def test_the_flag_reads_the_recipes_file(tmp_path: Path) -> None:
 
 def test_no_weights_are_fetched(qwen2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fetch = Mock(return_value=str(qwen2))
-    monkeypatch.setattr("gsr_engine.weights.snapshot_download", fetch)
+    monkeypatch.setattr("gsr_engine.checkpoint.files.snapshot_download", fetch)
     assert model_shape("somebody/model").model_type == "qwen2"
     assert not any("safetensors" in one for one in fetch.call_args.kwargs["allow_patterns"])
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gsr_engine.gsr_config import TEMPLATES, GsrConfig
+from gsr_engine.checkpoint.gsr_config import TEMPLATES, GsrConfig
 from tests.train.drawers import CONFIG, PROMPTS, contents, open_store
 from tests.train.fake_server import Answer, FakeServer
 from train.endpoint_source import EndpointError, EndpointSource

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from gsr_engine import Engine, InvalidRequest, SamplingParams, SelfRefineParams
-from gsr_engine.gsr_config import GsrConfig
+from gsr_engine.checkpoint.gsr_config import GsrConfig
 from tests.train.drawers import contents
 from train.drawing import DrawConfig
 from train.engine_source import EngineSource, runs

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from gsr_engine import CheckpointError, Engine, InvalidRequest, SamplingParams, SelfRefineParams
-from gsr_engine.gsr_config import GsrConfig
+from gsr_engine.checkpoint.gsr_config import GsrConfig
 from tests.train.tiny import make_examples, plain_losses, tiny_config, write_set
 from train.plan import Plan
 from train.sft import parse, train

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from gsr_engine.gsr_config import GsrConfig
-from gsr_engine.prompts import Prompts
-from gsr_engine.tokenizer import Tokenizer
+from gsr_engine.checkpoint.gsr_config import GsrConfig
+from gsr_engine.checkpoint.tokenizer import Tokenizer
+from gsr_engine.text.prompts import Prompts
 from tests.checkpoints import load_oracle
 from train.attention import branch_mask
 from train.dataset import Example, Split, read_parts, write_part, write_split

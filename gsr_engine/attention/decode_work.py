@@ -1,0 +1,228 @@
+"""The work list of decoding streams, kept up from step to step on the host.
+
+What streams read hardly changes from one step to the next: each has one token more. So the list is
+laid out when the streams change, with room for tokens to come, and otherwise only the ends of the
+streams' own items move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from csrc_triton import WorkList
+from gsr_engine.attention.sharing import SPLIT, Sharing
+from gsr_engine.kv.segments import PAGE_SIZE, Context, Segment
+from gsr_engine.step.plan import Chunk
+from gsr_engine.step.transfer import to_device
+
+IntArray = npt.NDArray[np.integer[Any]]
+# A row merges its partials by rank: by the place of the span in its context, then by piece. Its own
+# tokens come last.
+_PLACE = 1 << 32
+_OWN = 1 << 24
+
+
+def room_to_grow(num_rows: int) -> int:
+    """The most entries of a page table that name no page yet."""
+    return num_rows * 2 * SPLIT // PAGE_SIZE
+
+
+@dataclass(frozen=True, slots=True)
+class HostWork:
+    """A work list in host memory; see `csrc_triton.WorkList`. All arrays are int32."""
+
+    items: IntArray
+    row_ids: IntArray
+    partial_offsets: IntArray
+    partial_ids: IntArray
+    page_table: IntArray
+    max_rows_per_item: int
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that the list is for."""
+        return len(self.partial_offsets) - 1
+
+    def packed(self, num_rows: int, num_entries: int) -> IntArray:
+        """All arrays in one, padded for so many rows and entries; `unpacked` is its inverse."""
+        items = np.zeros(5 * num_entries, dtype=np.int32)
+        items[: self.items.size] = self.items.reshape(-1)
+        entries = np.zeros((2, num_entries), dtype=np.int32)
+        entries[0, : len(self.row_ids)] = self.row_ids
+        entries[1, : len(self.partial_ids)] = self.partial_ids
+        offsets = np.full(num_rows + 1, self.partial_offsets[-1], dtype=np.int32)
+        offsets[: len(self.partial_offsets)] = self.partial_offsets
+        count = np.array([len(self.items)], dtype=np.int32)
+        return np.concatenate([count, items, entries.reshape(-1), offsets, self.page_table])
+
+    def on(self, device: torch.device) -> WorkList:
+        """The same on a device, of exact size."""
+        rows, entries = self.num_rows, len(self.row_ids)
+        vector = to_device(self.packed(rows, entries), device)
+        return unpacked(vector, rows, entries, self.max_rows_per_item)
+
+
+def unpacked(
+    vector: torch.Tensor, num_rows: int, num_entries: int, max_rows_per_item: int
+) -> WorkList:
+    """Views of a packed work list, int32; behind the rest stands the page table."""
+    sizes = [1, 5 * num_entries, num_entries, num_entries, num_rows + 1]
+    count, items, row_ids, partial_ids, offsets, page_table = vector.split(
+        [*sizes, len(vector) - sum(sizes)]
+    )
+    return WorkList(
+        items=items.view(-1, 5),
+        num_items=count,
+        row_ids=row_ids,
+        page_table=page_table,
+        partial_offsets=offsets,
+        partial_ids=partial_ids,
+        max_rows_per_item=max_rows_per_item,
+    )
+
+
+class DecodeWork:
+    """Makes the work list of each step's decoding chunks; chunk i is row i."""
+
+    def __init__(self, sharing: Sharing) -> None:
+        self._sharing = sharing
+        self._segments: list[Segment] = []
+        self._stops = np.empty(0, dtype=np.int64)
+        self._layout: _Layout | None = None
+
+    def build(self, chunks: Sequence[Chunk]) -> HostWork:
+        """The list for some chunks of one token each; it is good until the next one is built."""
+        segments = [chunk.segment for chunk in chunks]
+        stops = np.array([chunk.stop for chunk in chunks], dtype=np.int64)
+        layout = self._layout
+        goes_on = segments == self._segments and np.array_equal(stops, self._stops + 1)
+        if layout is None or not goes_on or not layout.has_room(stops):
+            layout = self._layout = _Layout(segments, stops, self._sharing)
+        self._segments, self._stops = segments, stops
+        layout.advance(segments, stops)
+        self._sharing.count(*layout.counts)
+        return layout.work
+
+
+class _Layout:
+    """The list for certain streams, with room for tokens to come."""
+
+    def __init__(
+        self, segments: list[Segment], stops: npt.NDArray[np.int64], sharing: Sharing
+    ) -> None:
+        self._pages: list[int] = []
+        self._items: list[IntArray] = []
+        self._entries: list[IntArray] = []  # [2, entries]: row, and its rank among the row's
+        self._num_entries = 0
+        # The piece that is growing, and one to grow into.
+        self._pieces = (stops - 1) // SPLIT + 2
+        most = self._add_contexts(segments, sharing)
+        self._add_own(segments)
+        rows, ranks = np.concatenate(self._entries, axis=1)
+        counts = np.bincount(rows, minlength=len(segments))
+        self.work = HostWork(
+            items=np.concatenate(self._items, dtype=np.int32),
+            row_ids=rows.astype(np.int32),
+            partial_offsets=np.concatenate([[0], counts.cumsum()], dtype=np.int32),
+            partial_ids=np.lexsort((ranks, rows)).astype(np.int32),
+            page_table=np.array(self._pages, dtype=np.int32),
+            max_rows_per_item=most,
+        )
+
+    def has_room(self, stops: npt.NDArray[np.int64]) -> bool:
+        """Whether streams of these lengths have pieces to grow into."""
+        return bool((stops <= self._pieces * SPLIT).all())
+
+    def advance(self, segments: list[Segment], stops: npt.NDArray[np.int64]) -> None:
+        """Let every stream see its newest token."""
+        newest = stops - 1
+        self.work.items[self._first_item + newest // SPLIT, 4] = stops
+        for row in np.flatnonzero(newest % PAGE_SIZE == 0).tolist():
+            page = int(newest[row]) // PAGE_SIZE
+            self.work.page_table[self._first_page[row] + page] = segments[row].pages[page]
+
+    def _add_contexts(self, segments: list[Segment], sharing: Sharing) -> int:
+        """The spans of all contexts, each once; returns the most rows that an item has."""
+        readers = _readers(segments)
+        rows = [np.concatenate([one for _, one in by]) for by in readers.values()]
+        counts = [len(each) for each in rows]
+        pieces = [-(-(stop - start) // SPLIT) for _, start, stop in readers]
+        choice = sharing.choose(counts, pieces, int(self._pieces.sum()) - len(segments))
+        first_page: dict[Segment, int] = {}
+        saved = 0
+        for (segment, start, stop), by, mine, together in zip(
+            readers, readers.values(), rows, choice, strict=True
+        ):
+            if segment not in first_page:
+                first_page[segment] = len(self._pages)
+                self._pages += segment.pages
+            places = np.concatenate([np.full(len(one), place) for place, one in by])
+            self._add_span(mine, places, (first_page[segment], start, stop), together)
+            saved += together * (stop - start) * (len(mine) - 1)
+        several = sum(count > 1 for count in counts)
+        self.counts = sum(choice), several - sum(choice), saved
+        return max((n for n, together in zip(counts, choice, strict=True) if together), default=1)
+
+    def _add_span(
+        self, rows: IntArray, places: IntArray, span: tuple[int, int, int], together: bool
+    ) -> None:
+        """The items of one span (first page, start, stop): of all rows, or of one row each."""
+        first_page, start, stop = span
+        begins = np.arange(start, stop, SPLIT)
+        count, size = (len(begins), len(rows)) if together else (len(begins) * len(rows), 1)
+        entry = self._num_entries + np.arange(count) * size
+        per_piece = count // max(1, len(begins))
+        begin = np.repeat(begins, per_piece)
+        end = np.minimum(begin + SPLIT, stop)
+        table = np.full(count, first_page)
+        self._items.append(np.stack([entry, entry + size, table, begin, end], axis=1))
+        piece = np.repeat(np.arange(len(begins)), len(rows))
+        ranks = np.tile(places, len(begins)) * _PLACE + piece
+        self._entries.append(np.stack([np.tile(rows, len(begins)), ranks]))
+        self._num_entries += count * size
+
+    def _add_own(self, segments: list[Segment]) -> None:
+        """The streams' own tokens: one item for each piece, the last ones empty yet."""
+        pieces = self._pieces
+        count = int(pieces.sum())
+        before = pieces.cumsum() - pieces
+        rows = np.repeat(np.arange(len(segments)), pieces)
+        piece = np.arange(count) - before[rows]
+        self._first_item = sum(map(len, self._items)) + before
+        self._first_page = len(self._pages) + before * (SPLIT // PAGE_SIZE)
+        for segment, reserved in zip(
+            segments, (pieces * (SPLIT // PAGE_SIZE)).tolist(), strict=True
+        ):
+            self._pages += segment.pages + [0] * (reserved - len(segment.pages))
+        begin = piece * SPLIT
+        end = begin.copy()
+        done = piece < pieces[rows] - 2
+        end[done] += SPLIT
+        entry = self._num_entries + np.arange(count)
+        table = self._first_page[rows]
+        self._items.append(np.stack([entry, entry + 1, table, begin, end], axis=1))
+        self._entries.append(np.stack([rows, _OWN * _PLACE + piece]))
+        self._num_entries += count
+
+
+def _readers(
+    segments: list[Segment],
+) -> dict[tuple[Segment, int, int], list[tuple[int, IntArray]]]:
+    """Each span that streams see: (its place in their context, their rows), siblings at once."""
+    siblings: dict[int, tuple[Context, list[int]]] = {}
+    for row, segment in enumerate(segments):
+        siblings.setdefault(id(segment.context), (segment.context, []))[1].append(row)
+    readers: dict[tuple[Segment, int, int], list[tuple[int, IntArray]]] = {}
+    for context, members in siblings.values():
+        rows = np.array(members)
+        for place, span in enumerate(context):
+            if len(span):
+                key = (span.segment, span.start, span.stop)
+                readers.setdefault(key, []).append((place, rows))
+    return readers

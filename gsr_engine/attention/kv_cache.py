@@ -1,0 +1,34 @@
+"""The page tensors: where the KV of every segment lives."""
+
+from __future__ import annotations
+
+import torch
+
+from gsr_engine.checkpoint.model_config import ModelConfig
+from gsr_engine.config import EngineConfig
+from gsr_engine.kv.segments import PAGE_SIZE, pages_for
+
+
+def pages_in(num_bytes: int, config: EngineConfig, model: ModelConfig, dtype: torch.dtype) -> int:
+    """Pages that so many bytes hold, but no more than `max_num_seqs` longest contexts fill."""
+    page_bytes = 2 * model.num_layers * PAGE_SIZE * model.num_kv_heads * model.head_dim
+    page_bytes *= dtype.itemsize
+    wanted = config.max_num_seqs * (pages_for(config.model_length(model)) + 1)
+    return max(1, min(num_bytes // page_bytes, wanted))
+
+
+class KVCache:
+    """Keys and values of all layers: `pages` is
+    `[num_layers, 2, num_pages, PAGE_SIZE, num_kv_heads, head_dim]`, keys at 0, values at 1.
+
+    Keys are stored rotated. A *slot* is `page * PAGE_SIZE + offset`. One page more than the pool
+    hands out takes the writes of padding rows, at `padding_slot`.
+    """
+
+    def __init__(
+        self, model: ModelConfig, num_pages: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        shape = (model.num_layers, 2, num_pages + 1, PAGE_SIZE, model.num_kv_heads, model.head_dim)
+        self.pages = torch.zeros(shape, dtype=dtype, device=device)
+        self.num_pages = num_pages
+        self.padding_slot = num_pages * PAGE_SIZE

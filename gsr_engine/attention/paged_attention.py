@@ -1,0 +1,96 @@
+"""Attention straight from the pages, by the kernels of `csrc_triton`: the backend of a GPU."""
+
+from __future__ import annotations
+
+import torch
+
+from csrc_triton import (
+    PagedSpan,
+    PrefillPlan,
+    WorkList,
+    decode_attention,
+    prefill_attention,
+    rope_and_cache,
+)
+from gsr_engine.attention.decode_work import DecodeWork
+from gsr_engine.attention.kv_cache import KVCache
+from gsr_engine.attention.sharing import Sharing
+from gsr_engine.checkpoint.model_config import ModelConfig
+from gsr_engine.model.rope import rope_table
+from gsr_engine.step.batch import Batch
+from gsr_engine.step.plan import Chunk
+from gsr_engine.step.transfer import to_device
+
+
+class PagedAttention:
+    """Decoding rows follow one work list, prefilling rows one plan; no KV is ever copied.
+
+    On CPU tensors the kernels' plain references compute the same.
+    """
+
+    def __init__(self, model: ModelConfig, cache: KVCache, length: int, sharing: Sharing) -> None:
+        self._model = model
+        self._cache = cache
+        self._scale = model.head_dim**-0.5
+        self._cos_sin = rope_table(model.rope, model.head_dim, length).to(cache.pages.device)
+        self._sharing = sharing
+        self.lists = DecodeWork(sharing)
+        self._positions = self._slots = torch.empty(0, dtype=torch.int64)
+        self._work: WorkList | None = None
+        self._prefill: PrefillPlan | None = None
+
+    def begin(self, batch: Batch) -> None:
+        """Lay out the lists of a step."""
+        device, decodes = self._cache.pages.device, batch.num_decodes
+        work = self.lists.build(batch.chunks[:decodes]).on(device) if decodes else None
+        prefills = batch.chunks[decodes:]
+        plan = _prefill_plan(prefills, device) if prefills else None
+        self.bind(batch.positions, batch.slot_mapping, work, plan)
+
+    def bind(
+        self,
+        positions: torch.Tensor,
+        slots: torch.Tensor,
+        work: WorkList | None,
+        prefill: PrefillPlan | None = None,
+    ) -> None:
+        """Let the layers read these: the rows of the work list, then those of the plan."""
+        self._positions, self._slots = positions, slots
+        self._work, self._prefill = work, prefill
+
+    def forward(self, layer: int, qkv: torch.Tensor) -> torch.Tensor:
+        """Rotate, write and attend; see `AttentionBackend.forward`."""
+        heads, kv_heads = self._model.num_heads, self._model.num_kv_heads
+        q, k, v = qkv.split([heads, kv_heads, kv_heads], dim=1)
+        keys, values = self._cache.pages[layer]
+        q, _ = rope_and_cache(q, k, v, self._cos_sin, self._positions, keys, values, self._slots)
+        parts = []
+        if self._work is not None:
+            rows = self._work.num_rows
+            parts.append(decode_attention(q[:rows], keys, values, self._work, self._scale))
+            q = q[rows:]
+        if self._prefill is not None:
+            parts.append(prefill_attention(q, keys, values, self._prefill, self._scale))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def reset(self) -> None:
+        """Forget everything that was kept between steps."""
+        self.lists = DecodeWork(self._sharing)
+
+
+def _prefill_plan(chunks: list[Chunk], device: torch.device) -> PrefillPlan:
+    """The plan of some chunks, brought to the device in one copy."""
+    plan = PrefillPlan.from_segments([_paged(chunk) for chunk in chunks])
+    tensors = (plan.cu_seqlens_q, plan.own, plan.span_offsets, plan.spans, plan.page_table)
+    vector = to_device(torch.cat([tensor.view(-1) for tensor in tensors]).numpy(), device)
+    moved = vector.split([tensor.numel() for tensor in tensors])
+    cu_seqlens, own, offsets, spans, pages = (
+        there.view(tensor.shape) for there, tensor in zip(moved, tensors, strict=True)
+    )
+    return PrefillPlan(cu_seqlens, own, offsets, spans, pages, plan.max_seqlen_q)
+
+
+def _paged(chunk: Chunk) -> tuple[PagedSpan, list[PagedSpan]]:
+    segment = chunk.segment
+    context = [PagedSpan(s.segment.pages, s.start, s.stop) for s in segment.context]
+    return PagedSpan(segment.pages, chunk.start, chunk.stop), context

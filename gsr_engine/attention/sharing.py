@@ -1,0 +1,119 @@
+"""Which spans the streams that see them read together: a cost model for decode attention.
+
+A span that n streams see is read by one item of n rows, or by n items of one row each. Together,
+its keys and values leave memory once, but the tile is wider and takes longer; apart, every stream
+has a program of its own. Nothing is gained while the chip has a free place for each of these.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from csrc_triton import PagedSpan, WorkList, decode_attention
+from gsr_engine.attention.kv_cache import KVCache
+from gsr_engine.checkpoint.model_config import ModelConfig
+from gsr_engine.kv.segments import pages_for
+
+# Of the narrowest tile of the decode kernel.
+NARROW_LANES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class SharingCosts:
+    """What decides, measured at warm-up on a GPU.
+
+    Attributes:
+        places: programs of an item that the chip runs at a time without one delaying another.
+        wide: seconds of an item whose lanes fill the widest tile, over those of a one-row item,
+            when the chip is full of such.
+        lanes: of the widest tile.
+    """
+
+    places: int = 0
+    wide: float = 1.0
+    lanes: int = 64
+
+
+class Sharing:
+    """Chooses, and counts what was chosen; without costs nothing is ever shared."""
+
+    def __init__(self, costs: SharingCosts | None, num_heads: int, num_kv_heads: int) -> None:
+        self._costs = costs
+        self._group = num_heads // num_kv_heads
+        self._kv_heads = num_kv_heads
+        self._counts = {"spans_shared": 0, "spans_apart": 0, "tokens_saved": 0}
+
+    def choose(self, readers: Sequence[int], pieces: Sequence[int], own_pieces: int) -> list[bool]:
+        """For spans of so many readers and pieces: whether each is read together.
+
+        `own_pieces` are those that no two streams see.
+        """
+        costs = self._costs
+        apart = own_pieces + sum(n * p for n, p in zip(readers, pieces, strict=True))
+        if costs is None or apart * self._kv_heads <= costs.places:
+            return [False] * len(readers)
+        return [n > 1 and self._wide_cost(costs, n) < n for n in readers]
+
+    def _wide_cost(self, costs: SharingCosts, readers: int) -> float:
+        """Cost of an item of so many rows, in items of one row."""
+        tiles = math.ceil(readers * self._group / costs.lanes)
+        return tiles * (costs.wide if readers * self._group > NARROW_LANES else 1.0)
+
+    def count(self, shared: int, apart: int, tokens_saved: int) -> None:
+        """Count the spans of one step that more than one stream sees, and what sharing saved."""
+        self._counts["spans_shared"] += shared
+        self._counts["spans_apart"] += apart
+        self._counts["tokens_saved"] += tokens_saved
+
+    def as_dict(self) -> dict[str, Any]:
+        """Counters since the start: spans by step, and KV tokens that were not read again."""
+        return dict(self._counts)
+
+
+_WAVES = 8
+"""Items for each place of the chip: enough that the last ones to end do not matter."""
+_REPEATS = 10
+
+
+def measure_costs(model: ModelConfig, cache: KVCache) -> SharingCosts:
+    """Time items of one row and items of a whole tile of rows; on a CPU nothing is measured."""
+    costs = SharingCosts()
+    device = cache.pages.device
+    if device.type == "cpu":
+        return costs
+    places = torch.cuda.get_device_properties(device).multi_processor_count
+    rows = max(1, costs.lanes * model.num_kv_heads // model.num_heads)
+    narrow = _seconds(model, cache, 1, places * _WAVES)
+    wide = _seconds(model, cache, rows, places * _WAVES)
+    return SharingCosts(places, max(1.0, wide / narrow), costs.lanes)
+
+
+def _seconds(model: ModelConfig, cache: KVCache, rows: int, programs: int) -> float:
+    """Milliseconds of attention over items of so many rows each, with as many programs in all."""
+    device, dtype = cache.pages.device, cache.pages.dtype
+    keys, values = cache.pages[0]
+    size = pages_for(SPLIT)
+    spans = []
+    for item in range(-(-programs // model.num_kv_heads)):
+        pages = [(item * size + page) % cache.num_pages for page in range(size)]
+        spans.append((range(rows), PagedSpan(pages, 0, SPLIT)))
+    work = WorkList.from_spans(spans, rows, SPLIT, device)
+    q = torch.zeros((rows, model.num_heads, model.head_dim), dtype=dtype, device=device)
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    for repeat in range(-2, _REPEATS):
+        if repeat == 0:
+            start.record()
+        decode_attention(q, keys, values, work, model.head_dim**-0.5)
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end))
+
+
+# Tokens of one item. Fixed, so that where a span is cut does not depend on the batch; a power of
+# two and a multiple of the page size, so that a stream's own items begin on pages.
+SPLIT = 256

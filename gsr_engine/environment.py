@@ -1,0 +1,54 @@
+"""The machine and versions that a figure was measured with."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from contextlib import suppress
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+
+def describe_machine() -> dict[str, str]:
+    """Facts to write beside every result."""
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "cpu": _cpu_name(),
+        "threads": str(torch.get_num_threads()),
+        **_gpu(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        **_versions("gsr-engine", "torch", "triton", "transformers", "safetensors", "numpy"),
+    }
+
+
+def _gpu() -> dict[str, str]:
+    if not torch.cuda.is_available():
+        return {"gpu": "none"}
+    facts = {"gpu": torch.cuda.get_device_name()}
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    with suppress(OSError, subprocess.SubprocessError):
+        told = subprocess.run(query, capture_output=True, text=True, check=True, timeout=10)  # noqa: S603
+        facts["driver"] = told.stdout.split()[0]
+    return facts
+
+
+def _versions(*names: str) -> dict[str, str]:
+    """Of those that are installed: the kernels need few, and run where the engine is not."""
+    found = {}
+    for name in names:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "unknown"

@@ -1,0 +1,148 @@
+"""Where the engine runs: the device, the memory it leaves for KV pages, and the runner for it."""
+
+from __future__ import annotations
+
+import torch
+
+from gsr_engine.attention.decode_work import room_to_grow
+from gsr_engine.attention.kv_cache import KVCache, pages_in
+from gsr_engine.attention.paged_attention import PagedAttention
+from gsr_engine.attention.sharing import Sharing, measure_costs
+from gsr_engine.attention.torch_attention import TorchAttention
+from gsr_engine.config import EngineConfig
+from gsr_engine.errors import InvalidRequest, OutOfMemory
+from gsr_engine.execution.graphs import DecodeGraphs
+from gsr_engine.execution.runner import Runner
+from gsr_engine.execution.sampler import draw_anything
+from gsr_engine.model.decoder import Decoder
+
+# For captured graphs, work lists and partial results of decode attention.
+_RESERVE = 1 << 30
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of `EngineConfig.device`.
+
+    Raises:
+        InvalidRequest: cuda, where torch sees no NVIDIA GPU.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InvalidRequest("device", "'cuda' was asked for, and torch sees no NVIDIA GPU")
+    use_gpu = name == "cuda" or (name == "auto" and torch.cuda.is_available())
+    return torch.device("cuda", torch.cuda.current_device()) if use_gpu else torch.device("cpu")
+
+
+def check_weights_fit(weight_bytes: int, config: EngineConfig) -> None:
+    """Raise OutOfMemory for weights that the engine's share of the GPU does not hold."""
+    free, total = torch.cuda.mem_get_info()
+    room = min(free, int(total * config.gpu_memory_utilization))
+    if weight_bytes > room:
+        raise OutOfMemory(
+            f"the weights take {_gib(weight_bytes)}, and the GPU has {_gib(room)} for the engine "
+            f"({_gib(free)} of {_gib(total)} free, gpu_memory_utilization "
+            f"{config.gpu_memory_utilization})"
+        )
+
+
+def bytes_for_pages(decoder: Decoder, config: EngineConfig) -> int:
+    """What KV pages may take of the GPU, after running the largest step once.
+
+    Raises:
+        OutOfMemory: nothing is left for them.
+    """
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    try:
+        _largest_step(decoder, config)
+    except torch.OutOfMemoryError:
+        raise OutOfMemory(
+            f"a step of max_batch_tokens {config.max_batch_tokens} does not fit beside the weights"
+        ) from None
+    step = torch.cuda.max_memory_allocated() - before
+    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info()
+    used, share = total - free, int(total * config.gpu_memory_utilization)
+    room = share - used - step - _RESERVE
+    if room <= 0:
+        raise OutOfMemory(
+            f"nothing is left for KV pages: of {_gib(share)} (gpu_memory_utilization "
+            f"{config.gpu_memory_utilization}), {_gib(used)} are taken, the largest step needs "
+            f"{_gib(step)} (lower max_batch_tokens), and {_gib(_RESERVE)} are kept for graphs"
+        )
+    return room
+
+
+@torch.inference_mode()
+def _largest_step(decoder: Decoder, config: EngineConfig) -> None:
+    device = decoder.device
+    token_ids = torch.zeros(config.max_batch_tokens, dtype=torch.int64, device=device)
+    rows = torch.zeros(config.max_num_seqs, dtype=torch.int64, device=device)
+    hidden = decoder.hidden(token_ids, _NoAttention(decoder), rows)
+    draw_anything(decoder.logits(hidden))
+
+
+class _NoAttention:
+    """Attends to nothing: what it takes of memory for a moment is less than the linears do."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._num_heads = decoder.config.num_heads
+
+    def forward(self, layer: int, qkv: torch.Tensor) -> torch.Tensor:
+        """Something of the right shape."""
+        return qkv[:, : self._num_heads].contiguous()
+
+
+def _gib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.1f} GiB"
+
+
+_CPU_BYTES = 1 << 30
+
+
+def build_runner(decoder: Decoder, config: EngineConfig) -> tuple[Runner, int]:
+    """The runner for a decoder, on its device, and the number of KV pages.
+
+    Raises:
+        OutOfMemory: a GPU has no room for pages.
+    """
+    cache = KVCache(decoder.config, _num_pages(decoder, config), decoder.dtype, decoder.device)
+    if decoder.device.type == "cpu":
+        attention = TorchAttention(decoder.config, cache, config.model_length(decoder.config))
+        # Plain fp32 products give a row the same bits whatever the other rows are once every thread
+        # has at least 4 of them; prepacked ones and bf16 do so at any size (measured, on 1 and 2
+        # threads).
+        plain = decoder.dtype == torch.float32 and not decoder.head.is_prepacked
+        # Measured: 4 per thread do where there is no AVX-512, 16 where there is.
+        multiple = max(16, 4 * torch.get_num_threads()) if plain else 1
+        runner = Runner(
+            decoder, attention, cache.padding_slot, config.max_num_seqs, row_multiple=multiple
+        )
+        return runner, cache.num_pages
+    return paged_runner(decoder, config, cache, lag=1), cache.num_pages
+
+
+def paged_runner(decoder: Decoder, config: EngineConfig, cache: KVCache, lag: int) -> Runner:
+    """The runner of a GPU; on CPU tensors it does the same with the kernels' references."""
+    model = decoder.config
+    costs = measure_costs(model, cache) if config.share_spans else None
+    sharing = Sharing(costs, model.num_heads, model.num_kv_heads)
+    attention = PagedAttention(model, cache, config.model_length(model), sharing)
+    graphs = None
+    if config.cuda_graphs:
+        room = cache.num_pages + room_to_grow(config.max_num_seqs)
+        graphs = DecodeGraphs(decoder, attention, room)
+    # Nothing is written for padding rows.
+    return Runner(
+        decoder, attention, -1, config.max_num_seqs, lag=lag, graphs=graphs, sharing=sharing
+    )
+
+
+def _num_pages(decoder: Decoder, config: EngineConfig) -> int:
+    if config.kv_cache_gib is not None:
+        num_bytes = int(config.kv_cache_gib * 2**30)
+    elif decoder.device.type == "cpu":
+        num_bytes = _CPU_BYTES
+    else:
+        num_bytes = bytes_for_pages(decoder, config)
+    return pages_in(num_bytes, config, decoder.config, decoder.dtype)

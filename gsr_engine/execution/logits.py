@@ -1,0 +1,167 @@
+"""What streams ask to be done to their logits before a token is drawn, and to be told of them.
+
+Only the few logits that change are touched, and they are put back after the draw: the reported
+log-probabilities are those of the model, and a stream that asks for nothing pays nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+
+from gsr_engine.kv.segments import Context
+from gsr_engine.outputs import TopLogprobs
+from gsr_engine.requests.request import Sequence
+from gsr_engine.step.transfer import to_device
+
+IntArray = npt.NDArray[np.int64]
+Places = tuple[torch.Tensor, torch.Tensor]
+"""Rows and token ids of some logits, no pair twice."""
+
+
+class SeenTokens:
+    """The distinct tokens that a stream is penalised for, ascending, and how often it drew each.
+
+    Built from the tokens of the stream alone, so it is the same after a preemption.
+    """
+
+    def __init__(self, prompt: IntArray, token_ids: list[int]) -> None:
+        every = np.concatenate([prompt, np.array(token_ids, dtype=np.int64)])
+        self.token_ids, places = np.unique(every, return_inverse=True)
+        self.counts = np.bincount(places[len(prompt) :], minlength=len(self.token_ids))
+        self._taken = len(token_ids)
+
+    def follow(self, token_ids: list[int]) -> None:
+        """Count what the stream drew since it was looked at last."""
+        for token in token_ids[self._taken :]:
+            place = int(np.searchsorted(self.token_ids, token))
+            if place == len(self.token_ids) or self.token_ids[place] != token:
+                self.token_ids = np.insert(self.token_ids, place, token)
+                self.counts = np.insert(self.counts, place, 0)
+            self.counts[place] += 1
+        self._taken = len(token_ids)
+
+
+class _Penalties:
+    """The streams of a batch with penalties: their rows, strengths [S, 3] and what they saw."""
+
+    def __init__(
+        self, members: list[tuple[int, Sequence]], before: _Penalties | None, device: torch.device
+    ) -> None:
+        known: dict[Sequence, SeenTokens] = before.seen if before else {}
+        prompts: dict[Context, IntArray] = {}  # siblings share theirs
+        self.seen: dict[Sequence, SeenTokens] = {
+            s: known.get(s) or _seen(s, prompts) for _, s in members
+        }
+        self._rows = torch.tensor([row for row, _ in members], device=device)
+        strengths = [
+            (s.params.repetition_penalty, s.params.presence_penalty, s.params.frequency_penalty)
+            for _, s in members
+        ]
+        self._strengths = torch.tensor(strengths, dtype=torch.float32, device=device)
+
+    def apply(self, logits: torch.Tensor) -> tuple[Places, torch.Tensor]:
+        """Edit in place; where, and what was there before.
+
+        Repetition is that of CTRL (arXiv 1909.05858), presence and frequency are OpenAI's.
+        """
+        for sequence, seen in self.seen.items():
+            seen.follow(sequence.segment.token_ids)
+        every, device = self.seen.values(), logits.device
+        lengths = torch.tensor([len(seen.token_ids) for seen in every], device=device)
+        token_ids = torch.from_numpy(np.concatenate([s.token_ids for s in every])).to(device)
+        counts = torch.from_numpy(np.concatenate([s.counts for s in every])).to(device)
+        strengths = self._strengths.repeat_interleave(lengths, dim=0)
+        repetition, presence, frequency = strengths.unbind(1)
+        places = self._rows.repeat_interleave(lengths), token_ids
+        old = logits[places]
+        new = torch.where(old > 0, old / repetition, old * repetition)
+        logits[places] = new - presence * (counts > 0) - frequency * counts
+        return places, old
+
+
+class _Minimum:
+    """The streams of a batch with `min_tokens`: before so many, nothing that ends them is drawn."""
+
+    def __init__(self, members: list[tuple[int, Sequence]], vocab_size: int) -> None:
+        self._members = [
+            (row, sequence, [token for token in sequence.stop_token_ids if token < vocab_size])
+            for row, sequence in members
+        ]
+
+    def apply(self, logits: torch.Tensor) -> tuple[Places, torch.Tensor]:
+        """Edit in place; where, and what was there before."""
+        closed = [
+            (row, token)
+            for row, sequence, token_ids in self._members
+            if sequence.num_drawn < sequence.params.min_tokens
+            for token in token_ids
+        ]
+        pairs = torch.tensor(closed, dtype=torch.int64, device=logits.device).view(-1, 2)
+        places = pairs[:, 0], pairs[:, 1]
+        old = logits[places]
+        logits[places] = float("-inf")
+        return places, old
+
+
+class LogitEdits:
+    """What the streams of one batch ask to be done to their rows of logits.
+
+    A row's edits depend on its stream alone: on its `SamplingParams`, the tokens that it drew and,
+    for `repetition_penalty`, all tokens that its context shows. Row i is that of sequence i; what
+    `before` counted of a stream is not counted again.
+    """
+
+    def __init__(
+        self,
+        sequences: list[Sequence],
+        vocab_size: int,
+        device: torch.device,
+        before: LogitEdits | None = None,
+    ) -> None:
+        rows = list(enumerate(sequences))
+        penalised = [(row, s) for row, s in rows if s.params.penalises]
+        bounded = [(row, s) for row, s in rows if s.params.min_tokens]
+        self._penalties: _Penalties | None = None
+        if penalised:
+            known = before._penalties if before else None
+            self._penalties = _Penalties(penalised, known, device)
+        self._minimum = _Minimum(bounded, vocab_size) if bounded else None
+
+    @contextmanager
+    def applied(self, logits: torch.Tensor) -> Iterator[None]:
+        """Edit logits [N, vocab_size] in place, and put them back on leaving."""
+        done = [part.apply(logits) for part in (self._penalties, self._minimum) if part]
+        yield
+        for places, old in reversed(done):
+            logits[places] = old
+
+
+def _seen(sequence: Sequence, prompts: dict[Context, IntArray]) -> SeenTokens:
+    """What a stream saw so far; of its context only where `repetition_penalty` asks for it."""
+    context = sequence.segment.context if sequence.params.repetition_penalty != 1.0 else ()
+    if context not in prompts:
+        shown = [np.array(span.token_ids, dtype=np.int64) for span in context]
+        prompts[context] = np.unique(np.concatenate([np.empty(0, dtype=np.int64), *shown]))
+    return SeenTokens(prompts[context], sequence.segment.token_ids)
+
+
+def top_logprobs(logits: torch.Tensor, wanted: list[int]) -> list[torch.Tensor]:
+    """Token ids and log-probabilities, [R, most wanted], of the R rows that want any."""
+    rows = np.flatnonzero(wanted)
+    logprobs = F.log_softmax(logits[to_device(rows, logits.device)], dim=-1, dtype=torch.float32)
+    values, token_ids = logprobs.topk(min(max(wanted), logits.shape[1]), dim=-1)
+    return [token_ids, values]
+
+
+def listed_tops(
+    wanted: list[int], token_ids: list[list[int]], logprobs: list[list[float]]
+) -> list[TopLogprobs | None]:
+    """For each row as many as it wants of what `top_logprobs` found; None where it wants none."""
+    found = zip(token_ids, logprobs, strict=True)
+    return [list(zip(*next(found), strict=True))[:count] if count else None for count in wanted]

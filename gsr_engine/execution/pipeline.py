@@ -1,0 +1,88 @@
+"""The steps that are on their way: planned, launched, and committed once their tokens are known."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+
+from gsr_engine.execution.metrics import Metrics
+from gsr_engine.execution.runner import Runner
+from gsr_engine.execution.sampler import PendingDraws
+from gsr_engine.schedule.scheduler import Scheduler
+from gsr_engine.step.plan import StepPlan
+
+_log = logging.getLogger(__name__)
+
+
+class Pipeline:
+    """Keeps the device busy: the next step is planned and launched while it computes this one.
+
+        host    | plan 1 | plan 2 | commit 1, plan 3 | commit 2, plan 4 |
+        device           | step 1           | step 2          | step 3
+
+    So a stream is told one step late that it ended: it is fed its end token in vain, which is no
+    part of any span. With a lag of 0 every step is committed before the next is planned.
+    """
+
+    def __init__(self, scheduler: Scheduler, metrics: Metrics, runner: Runner) -> None:
+        self.runner = runner
+        self._scheduler = scheduler
+        self._metrics = metrics
+        self._in_flight: deque[tuple[StepPlan, PendingDraws]] = deque()
+        self._since = 0.0  # when the device began with the oldest of them
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step is on its way."""
+        return bool(self._in_flight)
+
+    def step(self) -> None:
+        """Launch the next step, and commit the one before it."""
+        if not self._in_flight:
+            self._since = time.perf_counter()
+        elif self._tokens_are_needed():
+            self._commit()
+        plan = self._scheduler.plan()
+        if plan.chunks:
+            self._launch(plan)
+        if len(self._in_flight) > (self.runner.lag if plan.chunks else 0):
+            self._commit()
+
+    def drain(self) -> None:
+        """Commit whatever was launched."""
+        while self._in_flight:
+            self._commit()
+
+    def _tokens_are_needed(self) -> bool:
+        """Whether the next step cannot be drawn without the tokens of this one."""
+        plan, _ = self._in_flight[-1]
+        return any(sequence.params.penalises for _, sequence in plan.draws)
+
+    def _launch(self, plan: StepPlan) -> None:
+        try:
+            draws = self.runner.launch(plan)
+        except Exception as error:  # the requests of this step fail, nobody else
+            self.drain()
+            self._fail(plan, error)
+        else:
+            self._scheduler.launched(plan)
+            self._in_flight.append((plan, draws))
+
+    def _commit(self) -> None:
+        plan, pending = self._in_flight.popleft()
+        try:
+            draws = pending.wait()
+        except Exception as error:
+            self._fail(plan, error)
+            return
+        self._scheduler.commit(plan, *draws)
+        now = time.perf_counter()
+        self._metrics.record_step(plan, now - self._since)
+        self._since = now
+
+    def _fail(self, plan: StepPlan, error: Exception) -> None:
+        _log.error("a step failed", exc_info=error)
+        for group, _, _ in plan.shares:
+            self._scheduler.end(group.request, f"{type(error).__name__}: {error}")
+        self.runner.reset()

@@ -1,0 +1,88 @@
+"""Runs one step on the device: plan to tensors, model, draws."""
+
+from __future__ import annotations
+
+import torch
+
+from gsr_engine.attention.interface import AttentionBackend
+from gsr_engine.attention.sharing import Sharing
+from gsr_engine.execution.graphs import DecodeGraphs
+from gsr_engine.execution.sampler import PendingDraws, Sampler
+from gsr_engine.kv.segments import Segment
+from gsr_engine.model.decoder import Decoder
+from gsr_engine.model.weights import copy_weights
+from gsr_engine.step.batch import Batch, build_batch, known_tokens
+from gsr_engine.step.plan import StepPlan
+
+
+class Runner:
+    """Executes step plans; keeps nothing of a request but working copies.
+
+    Attributes:
+        decoder: the model.
+        lag: how many launched steps the host may be ahead of what it knows of their tokens. A
+            token that was drawn in the step before is then read on the device.
+        sharing: what it read together of what streams share, where that is a choice.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        attention: AttentionBackend,
+        padding_slot: int,
+        max_draws: int,
+        *,
+        row_multiple: int = 1,
+        lag: int = 0,
+        graphs: DecodeGraphs | None = None,
+        sharing: Sharing | None = None,
+    ) -> None:
+        self.decoder = decoder
+        self.lag = lag
+        self.sharing = sharing
+        self._attention = attention
+        self._padding_slot = padding_slot
+        self._row_multiple = row_multiple
+        self._sampler = Sampler()
+        self._graphs = graphs
+        self._drawn = torch.zeros(max_draws, dtype=torch.int64, device=decoder.device)
+        self._drawn_at: dict[Segment, int] = {}
+
+    @torch.inference_mode()
+    def launch(self, plan: StepPlan) -> PendingDraws:
+        """Have the plan's chunks computed and its tokens drawn; on a GPU this does not wait."""
+        batch = build_batch(plan, self._row_multiple, self._padding_slot, self._drawn_at)
+        hidden = self._hidden(batch)
+        sequences = [sequence for _, sequence in plan.draws]
+        logits = self.decoder.logits(hidden) if sequences else hidden
+        draws = self._sampler.draw(logits, batch.draw_rows, sequences)
+        if self.lag:
+            self._drawn[: len(sequences)].copy_(draws.token_ids)
+            self._drawn_at = {s.segment: draw for draw, s in enumerate(sequences)}
+        return draws
+
+    def _hidden(self, batch: Batch) -> torch.Tensor:
+        if self._graphs is not None and batch.num_decodes == len(batch.chunks):
+            return self._graphs.run(batch, self._drawn)
+        batch = batch.to(self.decoder.device)
+        token_ids = batch.token_ids
+        if batch.has_sources:
+            token_ids = known_tokens(batch.inputs, self._drawn)
+        self._attention.begin(batch)
+        return self.decoder.hidden(token_ids, self._attention, batch.logit_rows)
+
+    def use(self, decoder: Decoder) -> None:
+        """Go on with the weights of another decoder of the same shape, loaded on the CPU.
+
+        On a GPU they are copied over the old ones: there is no room for both, and captured graphs
+        know these addresses.
+        """
+        if self.decoder.device.type == "cpu":
+            self.decoder = decoder
+        else:
+            copy_weights(decoder, self.decoder)
+        self.reset()
+
+    def reset(self) -> None:
+        """Drop what the attention kept between steps (working copies of streams that ended)."""
+        self._attention.reset()

@@ -1,0 +1,1 @@
+"""Who sees which tokens, and in which pages they lie; knows no tensors."""

@@ -1,0 +1,165 @@
+"""The prefix cache: which spans already hold the KV of a prompt's first tokens.
+
+A tree over token ids, one per salt. A node's edge is a span: the tokens after its parent's. A
+prompt walks down as far as its tokens agree, token by token, and what it passed becomes its
+context; only the rest is a new segment. Spans may be cached before they are computed: whoever
+reads them first computes them.
+
+    salt ── (problem A, 0, 40) ─┬─ (problem A, 40, 90)
+                                └─ (problem B, 0, 33)      B agrees with A in 40 tokens
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from gsr_engine.kv.page_pool import PagePool
+from gsr_engine.kv.segments import Context, Segment, Span, context_length, first_tokens
+
+MIN_SHARED = 16
+"""A shorter agreement (a chat header) is computed again: sharing it would save nothing."""
+
+
+@dataclass(eq=False, slots=True)
+class Node:
+    """An edge of the tree and what follows; `pins` counts the groups that use its whole path."""
+
+    span: Span
+    parent: Node | None
+    children: dict[int, Node] = field(default_factory=dict)
+    pins: int = 0
+
+    @property
+    def first_token(self) -> int:
+        """The token that leads from the parent to this node."""
+        return self.span.segment.token_ids[self.span.start]
+
+
+class PrefixCache:
+    """Holds the pages of what it knows until they are wanted elsewhere: least recently used first.
+
+    Attributes:
+        queried_tokens: tokens of all prompts that were looked up.
+        hit_tokens: tokens of them that were found.
+    """
+
+    def __init__(self, pool: PagePool) -> None:
+        self._pool = pool
+        self._roots: dict[str, Node] = {}
+        self._idle: OrderedDict[Node, None] = OrderedDict()  # leaves without pins, oldest first
+        self.queried_tokens = 0
+        self.hit_tokens = 0
+
+    def new_prompt(self, token_ids: list[int], salt: str) -> Segment:
+        """A segment for a prompt: its context is what is known of it, at least one token is new."""
+        context = first_tokens(self._find(token_ids, salt), len(token_ids) - 1)
+        found = context_length(context)
+        if found < MIN_SHARED:
+            context, found = (), 0
+        self.queried_tokens += len(token_ids)
+        self.hit_tokens += found
+        return Segment(token_ids[found:], position=found, context=context)
+
+    def as_dict(self) -> dict[str, int]:
+        """The counters as plain numbers."""
+        return {"queried_tokens": self.queried_tokens, "hit_tokens": self.hit_tokens}
+
+    def _find(self, token_ids: list[int], salt: str) -> Context:
+        node, done, found = self._roots.get(salt), 0, []
+        while node is not None and done < len(token_ids):
+            child = node.children.get(token_ids[done])
+            if child is None:
+                break
+            agreed = _agreement(child.span, token_ids, done)
+            found.append(Span(child.span.segment, child.span.start, child.span.start + agreed))
+            done += agreed
+            node = child if agreed == len(child.span) else None
+        return tuple(found)
+
+    def pin(self, context: Context, salt: str) -> Node:
+        """Remember the tokens of a context, and keep them until `unpin`; returns their last node.
+
+        Where other spans with the same tokens are known already, these stay.
+        """
+        node = self._roots.setdefault(salt, Node(Span(Segment([]), 0, 0), None))
+        for span in context:
+            start = span.start
+            while start < span.stop:
+                child = node.children.get(span.segment.token_ids[start])
+                if child is None:
+                    child = self._add(node, Span(span.segment, start, span.stop))
+                    start = span.stop
+                else:
+                    agreed = _agreement(child.span, span.segment.token_ids[: span.stop], start)
+                    if agreed < len(child.span):
+                        child = self._split(child, agreed)
+                    start += agreed
+                node = child
+        node.pins += 1
+        self._idle.pop(node, None)
+        return node
+
+    def unpin(self, node: Node) -> None:
+        """Undo one `pin`; its path is now the most recently used."""
+        node.pins -= 1
+        if not node.pins and not node.children:
+            self._idle[node] = None
+
+    def _add(self, parent: Node, span: Span) -> Node:
+        self._pool.cache(span)
+        node = Node(span, parent)
+        parent.children[node.first_token] = node
+        self._idle.pop(parent, None)
+        return node
+
+    def _split(self, node: Node, length: int) -> Node:
+        """Cut a node's edge; returns the upper half, a new node over the old one."""
+        span, parent = node.span, node.parent
+        cut = span.start + length
+        upper = Node(Span(span.segment, span.start, cut), parent, {})
+        self._pool.cache(upper.span)
+        if parent is not None:
+            parent.children[upper.first_token] = upper
+        node.span, node.parent = Span(span.segment, cut, span.stop), upper
+        upper.children[node.first_token] = node
+        return upper
+
+    def evict(self) -> bool:
+        """Forget the least recently used leaf that no group uses; False if there is none."""
+        if not self._idle:
+            return False
+        node, _ = self._idle.popitem(last=False)
+        self._pool.uncache(node.span)
+        parent = node.parent
+        if parent is not None:
+            del parent.children[node.first_token]
+            if not parent.children and not parent.pins and parent.parent is not None:
+                self._idle[parent] = None
+                self._idle.move_to_end(parent, last=False)
+        return True
+
+    def clear(self) -> None:
+        """Forget everything; no group may hold a pin."""
+        while self.evict():
+            pass
+
+    @property
+    def spans(self) -> list[Span]:
+        """Every span that the cache holds."""
+        spans, nodes = [], list(self._roots.values())
+        while nodes:
+            node = nodes.pop()
+            nodes.extend(node.children.values())
+            if node.parent is not None:
+                spans.append(node.span)
+        return spans
+
+
+def _agreement(span: Span, token_ids: list[int], done: int) -> int:
+    """How many tokens of a span are those of a list from place `done` on."""
+    mine = span.segment.token_ids
+    most = min(len(span), len(token_ids) - done)
+    if mine[span.start : span.start + most] == token_ids[done : done + most]:
+        return most
+    return next(i for i in range(most) if mine[span.start + i] != token_ids[done + i])

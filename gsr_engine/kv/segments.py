@@ -1,0 +1,99 @@
+"""Segments, spans and contexts: what a token can see, and the pages that hold it.
+
+A *segment* is an append-only run of tokens with KV pages of its own. A *span* is some
+consecutive tokens of a segment. A *context* is a list of spans. Every token of a segment
+attends to all of its segment's context and causally to its own segment; nothing else exists.
+
+    problem     [ P0 P1 P2 P3 | P4 P5 .. .. ]        a page holds tokens of one segment only
+                       ^ span (problem, 0, 6)
+    candidate 1 [ A0 A1 A2 .. ]   context: the span above; starts on a page of its own
+    candidate 2 [ B0 B1 .. .. ]   context: the same span, the same pages, two references more
+
+This module knows nothing of tensors: a page is a number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+PAGE_SIZE = 16
+
+
+def pages_for(num_tokens: int) -> int:
+    """Pages that a segment of `num_tokens` tokens fills (the last one perhaps in part)."""
+    return -(-num_tokens // PAGE_SIZE)
+
+
+@dataclass(eq=False, slots=True)
+class Segment:
+    """An append-only run of tokens.
+
+    `position` is the position of its first token, the others follow one by one. The KV of the
+    first `computed` tokens is written; page `pages[i]` holds tokens `[16 i, 16 i + 16)`. Pages
+    leave from the end when nobody holds them, and `computed` falls with them: what is needed
+    again is computed again, whoever needs it.
+    """
+
+    token_ids: list[int]
+    position: int = 0
+    context: Context = ()
+    computed: int = 0
+    pages: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def end_position(self) -> int:
+        """The position right after the last token."""
+        return self.position + len(self.token_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Tokens `[start, stop)` of a segment, at token (not page) granularity."""
+
+    segment: Segment
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def token_ids(self) -> list[int]:
+        """The tokens that the span shows."""
+        return self.segment.token_ids[self.start : self.stop]
+
+    @property
+    def computed(self) -> bool:
+        """Whether the KV of every token of the span is written."""
+        return self.segment.computed >= self.stop
+
+
+Context = tuple[Span, ...]
+
+
+def context_length(context: Context) -> int:
+    """Number of tokens that a context shows."""
+    return sum(len(span) for span in context)
+
+
+def first_tokens(context: Context, count: int) -> Context:
+    """The context that shows the first `count` tokens of another."""
+    kept = []
+    for span in context:
+        if count <= 0:
+            break
+        kept.append(Span(span.segment, span.start, min(span.stop, span.start + count)))
+        count -= len(span)
+    return tuple(kept)
+
+
+def missing(context: Context) -> Iterator[tuple[Segment, int]]:
+    """(segment, stop) of whatever a context shows and nobody computed, writers before readers."""
+    for span in context:
+        if not span.computed:
+            yield from missing(span.segment.context)
+            yield span.segment, span.stop

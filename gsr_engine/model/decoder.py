@@ -1,0 +1,103 @@
+"""One decoder for Llama 3, Mistral, Qwen2/2.5 and Qwen3: they differ by flags only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from csrc_triton import rms_norm, swiglu
+from gsr_engine.checkpoint.model_config import ModelConfig
+from gsr_engine.model.linear import Linear
+
+
+class LayerAttention(Protocol):
+    """What the layers ask of attention, once a step was laid out for it."""
+
+    def forward(self, layer: int, qkv: torch.Tensor) -> torch.Tensor:
+        """Rotate q and k, write k and v to their slots, attend; returns [N, num_heads, head_dim].
+
+        qkv is [N, num_heads + 2 num_kv_heads, head_dim]: queries, keys, values of the rows that
+        `begin` was told, before rotation; it may be overwritten. Every row attends to all of its
+        segment's context and causally to its own segment. All KV of the step is written before
+        any is read. Padding rows return anything finite.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Weights of one layer; q, k, v are one product, so are gate and up."""
+
+    input_norm: torch.Tensor
+    qkv: Linear
+    q_norm: torch.Tensor | None
+    k_norm: torch.Tensor | None
+    output: Linear
+    post_norm: torch.Tensor
+    gate_up: Linear
+    down: Linear
+
+
+@dataclass(frozen=True, slots=True)
+class Decoder:
+    """The model: token ids and positions in, logits out, attention behind an interface."""
+
+    config: ModelConfig
+    embedding: torch.Tensor
+    layers: list[Layer]
+    final_norm: torch.Tensor
+    head: Linear
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of weights, activations and KV."""
+        return self.embedding.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where weights, activations and KV are."""
+        return self.embedding.device
+
+    @torch.inference_mode()
+    def hidden(
+        self,
+        token_ids: torch.Tensor,
+        attention: LayerAttention,
+        rows: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Normalised last hidden states, [M, hidden_size], of `rows` [M] (None: of all rows).
+
+        `token_ids`, int64 [N], are the rows that `attention` was told by `begin`, with their
+        positions and the slots of their KV.
+        """
+        eps = self.config.rms_norm_eps
+        residual = self.embedding[token_ids]
+        hidden = rms_norm(residual, self.layers[0].input_norm, eps)
+        for index, layer in enumerate(self.layers):
+            if index:
+                hidden, residual = rms_norm(hidden, layer.input_norm, eps, residual)
+            attended = attention.forward(index, self._project(layer, hidden))
+            hidden = layer.output(attended.flatten(1))
+            hidden, residual = rms_norm(hidden, layer.post_norm, eps, residual)
+            hidden = layer.down(swiglu(layer.gate_up(hidden)))
+        if rows is not None:
+            hidden, residual = hidden[rows], residual[rows]
+        hidden, _ = rms_norm(hidden, self.final_norm, eps, residual)
+        return hidden
+
+    @torch.inference_mode()
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits [M, vocab_size], in the model's dtype, of hidden states [M, hidden_size]."""
+        return self.head(hidden)
+
+    def _project(self, layer: Layer, hidden: torch.Tensor) -> torch.Tensor:
+        config = self.config
+        qkv = layer.qkv(hidden).view(hidden.shape[0], -1, config.head_dim)
+        if layer.q_norm is not None and layer.k_norm is not None:
+            bounds = [config.num_heads, config.num_heads + config.num_kv_heads]
+            q, k, v = qkv.tensor_split(bounds, dim=1)
+            q = rms_norm(q, layer.q_norm, config.rms_norm_eps)
+            k = rms_norm(k, layer.k_norm, config.rms_norm_eps)
+            qkv = torch.cat([q, k, v], dim=1)
+        return qkv

@@ -1,0 +1,76 @@
+"""The rotary position embedding's table, for every kind of scaling that the engine runs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+
+def rope_table(rope: dict[str, Any], head_dim: int, length: int) -> torch.Tensor:
+    """Cosines and sines of the rotary angles, fp32 [length, head_dim].
+
+    The first half of a row are cosines, the second sines, of position · inverse frequency;
+    yarn's attention factor is multiplied in. Formulas: RoFormer (arXiv 2104.09864), Llama 3.1's
+    frequency bands, YaRN (arXiv 2309.00071), with the parameter names of transformers.
+    """
+    frequencies = _inverse_frequencies(rope, head_dim)
+    angles = torch.arange(length, dtype=torch.float32)[:, None] * frequencies
+    scale = _attention_factor(rope)
+    return torch.cat([angles.cos() * scale, angles.sin() * scale], dim=1)
+
+
+def _inverse_frequencies(rope: dict[str, Any], head_dim: int) -> torch.Tensor:
+    theta: float = rope["rope_theta"]
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim
+    frequencies: torch.Tensor = 1.0 / (theta**exponents)
+    if rope["rope_type"] == "llama3":
+        return _llama3_frequencies(frequencies, rope)
+    if rope["rope_type"] == "yarn":
+        return _yarn_frequencies(frequencies, rope, head_dim)
+    return frequencies
+
+
+def _llama3_frequencies(frequencies: torch.Tensor, rope: dict[str, Any]) -> torch.Tensor:
+    """Long wavelengths are stretched by `factor`, short ones kept, those between interpolated."""
+    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+    turns = rope["original_max_position_embeddings"] * frequencies / (2 * math.pi)
+    smooth = ((turns - low) / (high - low)).clamp(0.0, 1.0)
+    factor: float = rope["factor"]
+    banded: torch.Tensor = (1 - smooth) * frequencies / factor + smooth * frequencies
+    return banded
+
+
+def _yarn_frequencies(
+    frequencies: torch.Tensor, rope: dict[str, Any], head_dim: int
+) -> torch.Tensor:
+    """A ramp from kept to stretched, between the dimensions of beta_fast and beta_slow turns."""
+    original, base = rope["original_max_position_embeddings"], rope["rope_theta"]
+
+    def dimension(turns: float) -> float:
+        return head_dim * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(base))
+
+    low = dimension(rope.get("beta_fast") or 32)
+    high = dimension(rope.get("beta_slow") or 1)
+    if rope.get("truncate", True):
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, head_dim - 1)
+    span = max(high - low, 0.001)
+    ramp = ((torch.arange(head_dim // 2, dtype=torch.float32) - low) / span).clamp(0, 1)
+    factor: float = rope["factor"]
+    return frequencies / factor * ramp + frequencies * (1 - ramp)
+
+
+def _attention_factor(rope: dict[str, Any]) -> float:
+    if rope["rope_type"] != "yarn":
+        return 1.0
+    if rope.get("attention_factor") is not None:
+        return float(rope["attention_factor"])
+
+    def mscale(weight: float) -> float:
+        return 0.1 * weight * math.log(rope["factor"]) + 1.0 if rope["factor"] > 1 else 1.0
+
+    if rope.get("mscale") and rope.get("mscale_all_dim"):
+        return mscale(rope["mscale"]) / mscale(rope["mscale_all_dim"])
+    return mscale(1.0)

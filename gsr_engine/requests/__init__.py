@@ -1,0 +1,1 @@
+"""What callers wait for: programs of streams; knows no tensors."""

@@ -1,0 +1,85 @@
+"""The plain request: one prompt, n streams."""
+
+from __future__ import annotations
+
+from gsr_engine.checkpoint.tokenizer import Tokenizer
+from gsr_engine.kv.segments import context_length, pages_for
+from gsr_engine.outputs import FinishReason, GenerateResult, Phase
+from gsr_engine.params import SamplingParams
+from gsr_engine.requests.limits import Limits
+from gsr_engine.requests.request import Group, NewPrompt, Request, Sequence, completion
+from gsr_engine.seeds import derive_seed
+from gsr_engine.text.stopping import StopRule
+
+
+class GenerateRequest(Request[GenerateResult]):
+    """Prefill a prompt once, fork n streams.
+
+    `streams` are the live streams, once it is admitted: a caller that steps the engine itself can
+    read what they hold so far. They draw as streams `first`, `first + 1`, ... of the seed.
+
+    Raises:
+        InvalidRequest: the prompt is empty or too long, or the pool too small.
+    """
+
+    def __init__(
+        self,
+        prompt: list[int],
+        params: SamplingParams,
+        seed: int,
+        tokenizer: Tokenizer,
+        limits: Limits,
+        first: int = 0,
+    ) -> None:
+        limits.check_streams("n", params.n)
+        limits.check_prompt("prompt", prompt)
+        prompt_pages = pages_for(len(prompt))
+        free_pages = (limits.num_pages - prompt_pages) // params.n
+        self._params = limits.bound(params, len(prompt), free_pages)
+        stream_pages = pages_for(self._params.max_tokens or 1)
+        limits.check_pages(
+            prompt_pages + stream_pages,
+            f"{prompt_pages} for the prompt, {stream_pages} for a stream",
+        )
+        super().__init__(params.n, params.priority)
+        self._prompt = prompt
+        self._seed = seed
+        self._first = first
+        self._tokenizer = tokenizer
+        self.streams: list[Sequence] = []
+
+    def start(self, new_prompt: NewPrompt) -> list[Group]:
+        """One group: the prompt and its streams."""
+        params = self._params
+        prompt = new_prompt(self._prompt, params.cache_salt)
+        phases: tuple[Phase, Phase] = ("candidate_prefill", "candidate_decode")
+        group = Group(self, prompt, phases, salt=params.cache_salt)
+        streams = range(self._first, self._first + params.n)
+        seeds = [derive_seed(self._seed, stream) for stream in streams]
+        group.fork(params, seeds, StopRule.of(params, self._tokenizer))
+        self.streams = group.sequences
+        phase = self.usage.phase("candidate_prefill")
+        phase.reused_cache = context_length(prompt.context)
+        phase.reused_prompt = (params.n - 1) * len(self._prompt)
+        return [group]
+
+    def group_finished(self, group: Group) -> list[Group]:
+        """The result; nothing follows."""
+        self._finish(error=None)
+        return []
+
+    def end(self, reason: FinishReason, error: str | None = None) -> None:
+        """The result as far as it got."""
+        for stream in self.streams:
+            stream.end(reason)
+        self._finish(error)
+
+    def _finish(self, error: str | None) -> None:
+        self.usage.prompt_tokens = len(self._prompt)
+        self.usage.completion_tokens = sum(len(stream.segment) for stream in self.streams)
+        self.result = GenerateResult(
+            prompt_token_ids=self._prompt,
+            completions=[completion(stream, self._tokenizer) for stream in self.streams],
+            usage=self.usage,
+            error=error,
+        )

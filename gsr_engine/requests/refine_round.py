@@ -1,0 +1,89 @@
+"""One round of refinements: from the solutions that are there to the segments that read them.
+
+linear     problem ──┬─ candidate 1..k            (freed as they finish)
+                     └─ the summaries and the instruction, read anew ── refinement
+branched   problem ──── candidate 1..k ──── instruction ── refinement
+                        (their KV is attended as it is; a summary that is only a part of its
+                        candidate, and what an earlier refinement wrote, is first read again,
+                        right behind the problem)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gsr_engine.kv.segments import Segment, Span, first_tokens
+from gsr_engine.outputs import Phase
+from gsr_engine.requests.request import Group, Sequence
+from gsr_engine.text.prompts import DirectPrompt, Prompts, Summary
+
+REFINE: tuple[Phase, Phase] = ("refine_prefill", "refine_decode")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A solution of the round before, and what of it is shown.
+
+    `in_place`: its KV may be attended where it was written.
+    """
+
+    sequence: Sequence
+    summary: Summary
+    in_place: bool
+
+
+class RefineRound:
+    """Builds the prompts of one round behind the direct prompt of a problem.
+
+    Attributes:
+        rereads: groups that read summaries again; they go before their readers.
+    """
+
+    def __init__(
+        self, prompts: Prompts, problem: list[int], direct: DirectPrompt, group: Group
+    ) -> None:
+        self._prompts = prompts
+        self._problem = problem
+        self._direct = direct
+        self._group = group
+        self._reread: dict[Sequence, Span] = {}
+        self.rereads: list[Group] = []
+
+    def linear(self, shown: list[Source]) -> Segment:
+        """The problem's span is reused; everything after it is the new segment's own."""
+        segment = self.opening()
+        for source in shown:
+            segment.token_ids += self._prompts.linear_candidate(source.summary.token_ids)
+        self.close(segment)
+        return segment
+
+    def opening(self) -> Segment:
+        """A linear prompt without candidates, to be continued."""
+        shared = self._direct.problem_stop
+        token_ids = self._prompts.linear_opening(self._problem)[shared:]
+        context = first_tokens(self._group.context, shared)
+        return Segment(token_ids, position=shared, context=context)
+
+    def close(self, segment: Segment) -> None:
+        """Append what ends a linear prompt."""
+        segment.token_ids += self._prompts.linear_closing(self._problem)
+
+    def branched(self, shown: list[Source]) -> Segment:
+        """The context is the direct prompt and a span per solution; only the glue is new."""
+        spans = [self._span(source) for source in shown]
+        glue = self._prompts.branched_glue(self._problem)
+        longest = max(span.segment.position + span.stop for span in spans)
+        fork = self._group.prompt.end_position
+        position = self._prompts.branched_position(fork, len(glue), longest)
+        return Segment(glue, position, context=(*self._group.context, *spans))
+
+    def _span(self, source: Source) -> Span:
+        sequence, summary = source.sequence, source.summary
+        if source.in_place and summary.verbatim:
+            return Span(sequence.segment, summary.start, summary.stop)
+        if sequence not in self._reread:
+            fork, context = self._group.prompt.end_position, self._group.context
+            segment = Segment(summary.token_ids, position=fork, context=context)
+            self.rereads.append(Group(self._group.request, segment, REFINE))
+            self._reread[sequence] = Span(segment, 0, len(segment))
+        return self._reread[sequence]

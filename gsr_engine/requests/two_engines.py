@@ -1,0 +1,163 @@
+"""selfRef@k with another engine as the refiner: one checkpoint writes, another one refines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+from gsr_engine.errors import InvalidRequest
+from gsr_engine.outputs import Completion, RefineResult, Usage
+from gsr_engine.params import SamplingParams, SelfRefineParams
+from gsr_engine.requests.generate import GenerateRequest
+from gsr_engine.requests.request import Request
+from gsr_engine.requests.self_refine import SelfRefineRequest
+
+
+class SteppedEngine(Protocol):
+    """What is used of an engine here; `gsr_engine.Engine` is one."""
+
+    def new_generate(
+        self, prompt: str | list[int], params: SamplingParams, *, index: int = 0
+    ) -> GenerateRequest:
+        """See `Engine.new_generate`."""
+
+    def new_self_refine(
+        self,
+        problem: str,
+        params: SelfRefineParams,
+        *,
+        candidates: Sequence[str | list[int]] | None = None,
+        index: int = 0,
+    ) -> SelfRefineRequest:
+        """See `Engine.new_self_refine`."""
+
+    def direct_prompt(self, problem: str) -> list[int]:
+        """See `Engine.direct_prompt`."""
+
+    def solution_text(self, completion: Completion) -> str:
+        """See `Engine.solution_text`."""
+
+    def submit(self, request: Request[Any]) -> None:
+        """See `Engine.submit`."""
+
+    def step(self) -> list[Request[Any]]:
+        """See `Engine.step`."""
+
+    def abort(self, request: Request[Any]) -> None:
+        """See `Engine.abort`."""
+
+
+class RefineElsewhere:
+    """Steps two engines side by side; a problem is refined as soon as its own candidates are done.
+
+    Candidates pass as text, for the refiner has a tokenizer of its own: their summaries, or all of
+    it where `params.view` says so. One without a summary is left out.
+
+    Raises:
+        InvalidRequest: a problem or its parameters, for either engine.
+    """
+
+    def __init__(
+        self,
+        writer: SteppedEngine,
+        refiner: SteppedEngine,
+        every: Sequence[tuple[str, SelfRefineParams]],
+    ) -> None:
+        self._writer, self._refiner = writer, refiner
+        self._every = list(every)
+        self._written: list[GenerateRequest] = []
+        for index, (problem, params) in enumerate(self._every):
+            _check(params)
+            prompt = writer.direct_prompt(problem)
+            drawn = replace(params.candidate, n=params.k, seed=params.seed)
+            self._written.append(writer.new_generate(prompt, drawn, index=index))
+            # Refused now rather than once its candidates are there.
+            refiner.new_self_refine(problem, params, index=index)
+        self._refined: dict[int, SelfRefineRequest] = {}
+
+    def run(self) -> list[RefineResult]:
+        """The results, in order."""
+        writing = dict(enumerate(self._written))
+        results: dict[int, RefineResult] = {}
+        try:
+            for request in self._written:
+                self._writer.submit(request)
+            while len(results) < len(self._every):
+                self._writer.step()
+                self._refiner.step()
+                for index, request in list(writing.items()):
+                    if request.finished:
+                        self._pass_on(index, results)
+                        del writing[index]
+                for index, refining in list(self._refined.items()):
+                    if refining.result is not None:
+                        results[index] = self._merge(index, refining.result)
+                        del self._refined[index]
+        except BaseException:  # interrupted: nobody is left to take the results
+            for request in self._written:
+                self._writer.abort(request)
+            for refining in self._refined.values():
+                self._refiner.abort(refining)
+            raise
+        return [results[index] for index in range(len(self._every))]
+
+    def _pass_on(self, index: int, results: dict[int, RefineResult]) -> None:
+        """Give the refiner what the writer wrote for one problem, or end it here."""
+        problem, params = self._every[index]
+        written = self._written[index].result
+        if written is None:
+            return
+        shown = self._shown(index)
+        error = written.error
+        if len(shown) < params.min_candidates:
+            error = error or (
+                f"{len(shown)} of {params.k} candidates are usable, "
+                f"min_candidates is {params.min_candidates}"
+            )
+        if error:
+            results[index] = self._merge(index, _nothing(error))
+            return
+        texts = [shown[place] for place in sorted(shown)]
+        try:
+            refining = self._refiner.new_self_refine(problem, params, candidates=texts, index=index)
+            self._refiner.submit(refining)
+            self._refined[index] = refining
+        except InvalidRequest as reason:  # e.g. too long in the refiner's tokens
+            results[index] = self._merge(index, _nothing(str(reason)))
+
+    def _shown(self, index: int) -> dict[int, str]:
+        """Text of each candidate that has one to show, by its index."""
+        written, whole = self._written[index].result, self._every[index][1].view == "full"
+        texts: dict[int, str] = {}
+        for candidate in written.completions if written else []:
+            text = candidate.text if whole else self._writer.solution_text(candidate)
+            if text.strip():
+                texts[candidate.index] = text
+        return texts
+
+    def _merge(self, index: int, refined: RefineResult) -> RefineResult:
+        """The refiner's result with the candidates, and the cost, of the writer."""
+        written = self._written[index].result
+        candidates: list[Completion] = written.completions if written else []
+        places = sorted(self._shown(index))
+        one_round = len(refined.rounds) == 1
+        used = [places[i] for i in refined.used] if one_round else refined.used
+        if written is not None:
+            refined.usage.add(written.usage)
+        return replace(refined, candidates=candidates, used=used)
+
+
+def _nothing(error: str) -> RefineResult:
+    return RefineResult("", None, None, [], [], [], Usage(), error)
+
+
+def _check(params: SelfRefineParams) -> None:
+    """Raise InvalidRequest for what needs the candidates in the refiner's own loop."""
+    for name, asked in (
+        ("order", params.order == "as_finished"),
+        ("agreement", bool(params.agreement)),
+        ("deadline", params.deadline is not None),
+    ):
+        if asked:
+            raise InvalidRequest(name, "is not possible with another engine as the refiner")

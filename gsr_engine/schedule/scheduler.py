@@ -1,0 +1,224 @@
+"""Decides what each step computes: state in, `StepPlan` out; then takes the drawn tokens."""
+
+from __future__ import annotations
+
+import heapq
+import math
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+
+from gsr_engine.config import EngineConfig
+from gsr_engine.errors import OutOfPages
+from gsr_engine.kv.segments import missing
+from gsr_engine.outputs import TopLogprobs
+from gsr_engine.requests.request import Group
+from gsr_engine.schedule.admission import Admission, AnyRequest
+from gsr_engine.schedule.memory import Memory
+from gsr_engine.step.plan import StepPlan
+
+
+class Scheduler:
+    """Continuous batching: decode and prefill share every step under one token budget.
+
+    Prompts of refinements go before those of new candidates, because they finish requests. A
+    group computes whatever it reads and nobody computed yet: its prompt, but also what a
+    preemption, an eviction or the end of another request took away.
+
+    Attributes:
+        finished: requests that reached their end since somebody last emptied the list.
+    """
+
+    def __init__(
+        self, config: EngineConfig, memory: Memory, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._max_tokens = config.max_batch_tokens
+        self._memory = memory
+        self._clock = clock
+        self._admission = Admission(config, memory)
+        self._deadlines: list[tuple[float, int]] = []  # a heap of (deadline, arrival)
+        self._timed: dict[int, AnyRequest] = {}  # by arrival
+        self.finished: list[AnyRequest] = []
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that hold nothing: not admitted yet, or preempted."""
+        return len(self._admission.waiting)
+
+    @property
+    def num_running(self) -> int:
+        """Requests that are admitted and not finished."""
+        return len(self._admission.running)
+
+    @property
+    def num_preemptions(self) -> int:
+        """How often a request, or a stream of the oldest, had to give way."""
+        return self._admission.num_preemptions
+
+    def check(self) -> None:
+        """Prove that every page is accounted for.
+
+        Raises:
+            PoolCorrupted: it is not.
+        """
+        self._memory.check(self._admission.groups())
+
+    def add(self, request: AnyRequest) -> None:
+        """Queue a request; its size was checked against the whole pool before."""
+        request.submitted = self._clock()
+        self._admission.waiting.add(request)
+        if request.deadline is not None and request.place is not None:
+            arrival = request.place[1]
+            heapq.heappush(self._deadlines, (request.deadline, arrival))
+            self._timed[arrival] = request
+
+    def plan(self) -> StepPlan:
+        """Choose the chunks of the next step; an empty plan means that nothing is left to do."""
+        self._expire()
+        for request in self._admission.admit():
+            if request.submitted is not None:
+                request.usage.queue_seconds = self._clock() - request.submitted
+                request.submitted = None
+            # What was finished when it was preempted, or after that by a token in flight.
+            self._settle(list(request.groups or ()))
+        self._grow()
+        plan = StepPlan()
+        unready: list[Group] = []
+        for group in self._admission.groups():
+            if not group.ready and not group.open:
+                computed = group.prompt.computed == len(group.prompt)
+                group.ready = computed and not any(missing(group.prompt.context))
+            if not group.ready or plan.decode(group):
+                unready.append(group)
+        unready.sort(key=lambda group: not group.is_refinement)
+        for group in unready:
+            self._prefill(group, plan)
+        return plan
+
+    def _grow(self) -> None:
+        while True:
+            try:
+                self._admission.grow()
+                return
+            except OutOfPages as error:
+                self.end(self._admission.running[0], str(error))
+
+    def _prefill(self, group: Group, plan: StepPlan) -> None:
+        """What a group reads and nobody computed, its prompt, and what its streams lost."""
+        for segment, stop in missing(group.prompt.context):
+            plan.prefill(group, segment, stop, self._max_tokens, [])
+        prompt = group.prompt
+        fresh = [s for s in group.sequences if not s.num_drawn and not s.finished]
+        plan.prefill(group, prompt, len(prompt), self._max_tokens, fresh)
+        for sequence in group.sequences:
+            if sequence.behind:
+                stop = len(sequence.segment)
+                plan.prefill(group, sequence.segment, stop, self._max_tokens, [sequence])
+
+    def launched(self, plan: StepPlan) -> None:
+        """A step is on its way: whatever is planned from here on runs after it."""
+        for chunk in plan.chunks:
+            chunk.segment.computed = chunk.stop
+        for _, sequence in plan.draws:
+            sequence.in_flight += 1
+
+    def commit(
+        self,
+        plan: StepPlan,
+        tokens: list[int],
+        logprobs: list[float],
+        tops: list[TopLogprobs | None] | None = None,
+    ) -> None:
+        """Take what a launched step drew: the fields of `Draws`."""
+        touched = {chunk.group: None for chunk in plan.chunks if not chunk.decode}
+        failed: dict[AnyRequest, None] = {}
+        drawn = zip(plan.draws, tokens, logprobs, tops or [None] * len(tokens), strict=True)
+        for (row, sequence), token, logprob, top in drawn:
+            group = plan.chunks[row].group
+            sequence.in_flight -= 1
+            if sequence.finish_reason is not None or group.request.finished:
+                continue  # it ended meanwhile: this token was drawn in vain
+            if not math.isfinite(logprob):
+                failed[group.request] = None
+                continue
+            sequence.append(token, logprob, top)
+            if sequence.finish_reason is not None:
+                touched[group] = None
+        for request in failed:
+            self.end(request, "the model's logits are not finite")
+        self._settle(touched)
+
+    def _settle(self, groups: Iterable[Group]) -> None:
+        """Tell requests of finished streams, give their pages back, move finished groups on."""
+        for group in groups:
+            for sequence in group.sequences:
+                if sequence.finished and not sequence.told and self._concerns(group):
+                    sequence.told = True
+                    tell = partial(group.request.stream_finished, group, sequence)
+                    self._follow(group.request, tell)
+            if not self._concerns(group):
+                continue
+            for sequence in group.sequences:
+                if not sequence.needed and sequence.held:
+                    self._memory.note_peak(group.request)
+                    self._memory.drop_stream(sequence)
+            if group.finished:
+                self._finish(group)
+
+    def _concerns(self, group: Group) -> bool:
+        """Whether a group is still computed: its request may have ended, or been preempted."""
+        request = group.request
+        return group.held and request.groups is not None and group in request.groups
+
+    def _finish(self, group: Group) -> None:
+        request = group.request
+        # What follows holds what it reads before the group gives it back.
+        self._follow(request, partial(request.group_finished, group))
+        if request.groups is None:
+            return
+        self._memory.note_peak(request)
+        self._memory.release(group)
+        request.groups.remove(group)
+        if request.finished:
+            self._retire(request)
+
+    def _follow(self, request: AnyRequest, tell: Callable[[], list[Group]]) -> None:
+        """Tell a request of something and start what it answers."""
+        try:
+            followers = tell()
+        except Exception as error:  # of this request alone
+            self.end(request, f"{type(error).__name__}: {error}")
+        else:
+            self._admission.start(request, followers)
+
+    def forget_kv(self) -> None:
+        """Have all KV computed again: of the running requests, and of cached prompts."""
+        self._admission.preempt_all()
+        if self._memory.cache:
+            self._memory.cache.clear()
+
+    def end(self, request: AnyRequest, error: str | None = None) -> None:
+        """End a request at once, wherever it stands: aborted, or failed with an error."""
+        if request.finished or request.place is None:
+            return
+        request.end("error" if error else "abort", error)
+        self._retire(request)
+
+    def _retire(self, request: AnyRequest) -> None:
+        self._admission.retire(request)
+        if request.place is not None:
+            self._timed.pop(request.place[1], None)
+        self.finished.append(request)
+
+    def _expire(self) -> None:
+        now = self._clock() if self._deadlines else 0.0
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, arrival = heapq.heappop(self._deadlines)
+            request = self._timed.pop(arrival, None)
+            if request is None:  # it reached its end before
+                continue
+            request.expire()
+            if request.finished:
+                self._retire(request)
+            else:
+                self._settle(list(request.groups or ()))

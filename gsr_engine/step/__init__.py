@@ -1,0 +1,1 @@
+"""One step: as a plan, as tensors, and on its way to the device."""

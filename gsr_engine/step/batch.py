@@ -1,0 +1,158 @@
+"""StepPlan to tensors: what the model and the attention of one step read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from gsr_engine.kv.segments import PAGE_SIZE, Segment, pages_for
+from gsr_engine.step.plan import Chunk, StepPlan
+from gsr_engine.step.transfer import to_device
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Tensors of one step; the rows of a chunk are consecutive, chunks in the plan's order.
+
+    Attributes:
+        chunks: the plan's chunks, decoding streams first.
+        rows: first row of each chunk.
+        num_decodes: how many chunks, and so rows, decode.
+        inputs: int64 [4, N], N padded to the engine's row multiple: of each row the token id, the
+            position, the slot where its KV goes, and the source.
+        has_sources: whether a row has a source: the draw of the step before that is its token,
+            which nobody on the host knows yet. All others have -1.
+        logit_rows: int64 [M], rows that need logits: the last row of each chunk that draws; None
+            where every row is.
+        draw_rows: for each draw of the plan, its row of the logits.
+    """
+
+    chunks: list[Chunk]
+    rows: list[int]
+    num_decodes: int
+    inputs: torch.Tensor
+    has_sources: bool
+    logit_rows: torch.Tensor | None
+    draw_rows: list[int]
+
+    @property
+    def token_ids(self) -> torch.Tensor:
+        """int64 [N]; 0 where the token comes from a source."""
+        return self.inputs[0]
+
+    @property
+    def positions(self) -> torch.Tensor:
+        """int64 [N]."""
+        return self.inputs[1]
+
+    @property
+    def slot_mapping(self) -> torch.Tensor:
+        """int64 [N]."""
+        return self.inputs[2]
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device, without waiting for it."""
+        if device.type == "cpu":
+            return self
+        rows = self.logit_rows
+        return replace(
+            self,
+            inputs=to_device(self.inputs.numpy(), device),
+            logit_rows=None if rows is None else to_device(rows.numpy(), device),
+        )
+
+
+def known_tokens(inputs: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+    """Token ids, int64 [N], of a batch's inputs; rows with a source take theirs from `drawn`."""
+    token_ids, _, _, sources = inputs
+    return torch.where(sources < 0, token_ids, drawn[sources.clamp_min(0)])
+
+
+def build_batch(
+    plan: StepPlan, row_multiple: int, padding_slot: int, drawn: Mapping[Segment, int] | None = None
+) -> Batch:
+    """Lay a plan out in tensors, on the host.
+
+    `row_multiple` pads rows and logit rows: on CPU in fp32 a matrix product gives the same bits
+    for a row whatever the other rows are, if their number is a multiple of a small power of two.
+    `drawn` says which draw of the step before is the next token of a segment that lacks it.
+    """
+    count, chunks = plan.num_tokens, plan.chunks
+    inputs = np.zeros((4, count + (-count % row_multiple)), dtype=np.int64)
+    inputs[2, count:], inputs[3] = padding_slot, -1
+    has_sources = _put_decodes(chunks[: plan.num_decodes], inputs, drawn or {})
+    rows = list(range(plan.num_decodes))
+    row = plan.num_decodes
+    for chunk in chunks[plan.num_decodes :]:
+        rows.append(row)
+        segment, start, stop = chunk.segment, chunk.start, chunk.stop
+        end = row + stop - start
+        inputs[0, row:end] = segment.token_ids[start:stop]
+        inputs[1, row:end] = np.arange(segment.position + start, segment.position + stop)
+        inputs[2, row:end] = slots(segment, start, stop)
+        row = end
+    logit_rows, draw_rows = _logit_rows(plan, rows)
+    return Batch(
+        chunks=chunks,
+        rows=rows,
+        num_decodes=plan.num_decodes,
+        inputs=torch.from_numpy(inputs),
+        has_sources=has_sources,
+        logit_rows=None if len(logit_rows) == count else _padded(logit_rows, row_multiple),
+        draw_rows=draw_rows,
+    )
+
+
+def _put_decodes(
+    chunks: Sequence[Chunk], inputs: npt.NDArray[np.int64], drawn: Mapping[Segment, int]
+) -> bool:
+    """Fill in the rows of decoding streams; whether a token of them is a draw nobody knows yet."""
+    count = len(chunks)
+    token_ids, positions, slot_mapping = [], [], []
+    has_sources = False
+    for row, chunk in enumerate(chunks):
+        segment, start = chunk.segment, chunk.start
+        if start < len(segment.token_ids):
+            token_ids.append(segment.token_ids[start])
+        else:
+            token_ids.append(0)
+            inputs[3, row] = drawn[segment]
+            has_sources = True
+        positions.append(segment.position + start)
+        slot_mapping.append(segment.pages[start // PAGE_SIZE] * PAGE_SIZE + start % PAGE_SIZE)
+    inputs[:3, :count] = token_ids, positions, slot_mapping
+    return has_sources
+
+
+def _logit_rows(plan: StepPlan, rows: list[int]) -> tuple[list[int], list[int]]:
+    """One row per drawing chunk, and which of them each draw reads (siblings read the same)."""
+    if len(plan.draws) == len(plan.chunks) == plan.num_decodes:
+        return rows, rows  # every chunk is a decoding stream, which draws
+    logit_rows: list[int] = []
+    draw_rows: list[int] = []
+    previous = -1
+    for index, _ in plan.draws:
+        if index != previous:
+            logit_rows.append(rows[index] + len(plan.chunks[index]) - 1)
+            previous = index
+        draw_rows.append(len(logit_rows) - 1)
+    return logit_rows, draw_rows
+
+
+def _padded(rows: list[int], multiple: int) -> torch.Tensor:
+    return torch.from_numpy(np.array(rows + [0] * (-len(rows) % multiple), dtype=np.int64))
+
+
+_PAGE_OFFSETS = np.arange(PAGE_SIZE, dtype=np.int64)
+
+
+def slots(segment: Segment, start: int, stop: int) -> npt.NDArray[np.int64]:
+    """Slots of tokens `[start, stop)` of a segment."""
+    first = start // PAGE_SIZE
+    pages = np.array(segment.pages[first : pages_for(stop)], dtype=np.int64)
+    every = (pages[:, None] * PAGE_SIZE + _PAGE_OFFSETS).reshape(-1)
+    return every[start - first * PAGE_SIZE : stop - first * PAGE_SIZE]

@@ -1,0 +1,184 @@
+"""Direct and refinement prompts as token ids, and the summaries that enter them.
+
+Prompts are composed from pieces that are tokenised apart, never by tokenising decoded text again,
+so the ids of header and problem are the same in every layout and their KV can be shared. The
+trainer builds its rows with the same functions.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass
+from itertools import accumulate
+
+from gsr_engine.checkpoint.gsr_config import GsrConfig
+from gsr_engine.checkpoint.tokenizer import Tokenizer
+from gsr_engine.outputs import Completion
+from gsr_engine.text.answers import find_answer
+
+
+@dataclass(frozen=True, slots=True)
+class DirectPrompt:
+    """A direct prompt; its first `problem_stop` tokens (header, problem) open a linear one too."""
+
+    token_ids: list[int]
+    problem_stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What of a candidate is shown to the refiner.
+
+    `token_ids` are the candidate's tokens `[start, stop)` without special tokens; `verbatim` says
+    that none had to be dropped.
+    """
+
+    token_ids: list[int]
+    start: int
+    stop: int
+
+    @property
+    def verbatim(self) -> bool:
+        """Whether the tokens are exactly the range."""
+        return len(self.token_ids) == self.stop - self.start
+
+
+class Prompts:
+    """Composes the prompts of one checkpoint.
+
+    Raises:
+        InvalidRequest: on use, where the checkpoint has no chat template.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, gsr: GsrConfig) -> None:
+        self._tokenizer = tokenizer
+        self._gsr = gsr
+        self._markup: dict[str, list[int]] = {}
+        self._frames: dict[tuple[str, ...], list[list[int]]] = {}
+        self._thinking = gsr.thinking
+
+    def _piece(self, text: str) -> list[int]:
+        if text not in self._markup:
+            self._markup[text] = self._tokenizer.encode_markup(text)
+        return self._markup[text]
+
+    def _frame(self, *roles: str) -> list[list[int]]:
+        if roles not in self._frames:
+            self._frames[roles] = self._tokenizer.chat_frame(list(roles))
+        return self._frames[roles]
+
+    def problem(self, text: str) -> list[int]:
+        """Ids of a problem's text; it cannot spell special tokens."""
+        return self._tokenizer.encode_text(text.strip())
+
+    def direct(self, problem: list[int]) -> DirectPrompt:
+        """The prompt that candidates continue."""
+        header, footer = self._frame("user")
+        ids = [*header, *problem, *self._piece(self._gsr.template.direct), *footer]
+        return DirectPrompt(ids, len(header) + len(problem))
+
+    def linear(self, problem: list[int], summaries: list[list[int]]) -> list[int]:
+        """The whole refinement prompt of the linear layout."""
+        ids = self.linear_opening(problem)
+        for summary in summaries:
+            ids += self.linear_candidate(summary)
+        return ids + self.linear_closing(problem)
+
+    def linear_opening(self, problem: list[int]) -> list[int]:
+        """The linear prompt up to its first candidate."""
+        header, _ = self._frame("user")
+        return [*header, *problem, *self._piece(self._gsr.template.preamble)]
+
+    def linear_candidate(self, summary: list[int]) -> list[int]:
+        """What one candidate adds to a linear prompt."""
+        return [*self._piece(self._gsr.template.separator), *summary]
+
+    def linear_closing(self, problem: list[int]) -> list[int]:
+        """The linear prompt from behind its last candidate on."""
+        _, footer = self._frame("user")
+        return [*self._piece(self._gsr.template.linear), *self._again(problem), *footer]
+
+    def branched_glue(self, problem: list[int]) -> list[int]:
+        """What follows the candidates in the branched layout: it closes the assistant's turn,
+        says the instruction and opens the next turn.
+        """
+        *_, close, footer = self._frame("user", "assistant", "user")
+        instruction = self._piece(self._gsr.template.branched)
+        return [*close, *instruction, *self._again(problem), *footer]
+
+    def _again(self, problem: list[int]) -> list[int]:
+        restate = self._gsr.template.restate
+        return [] if restate is None else [*self._piece(restate), *problem]
+
+    def branched_position(self, fork: int, glue: int, longest: int) -> int:
+        """Position of the first glue token.
+
+        At "fork" a glue longer than the direct prompt begins at 0 and ends behind the fork.
+
+        Args:
+            fork: position of the candidates' first token, which is the direct prompt's length.
+            glue: number of glue tokens.
+            longest: position right after the furthest token that any summary reached.
+        """
+        return longest if self._gsr.refine_position == "after" else max(fork - glue, 0)
+
+    def summary(self, token_ids: list[int], limit: int, whole: bool = False) -> Summary | None:
+        """The summary of a candidate: what follows its thinking (or the `whole` of it), at most
+        its last `limit` tokens.
+
+        `token_ids` come without the end token. None for a candidate that has nothing to show:
+        it is empty, or it began to think and never ended.
+        """
+        start = 0 if whole else self._thinking_stop(token_ids)
+        if start is None:
+            return None
+        start = max(start, len(token_ids) - limit)
+        shown = [t for t in token_ids[start:] if t not in self._tokenizer.special_ids]
+        return Summary(shown, start, len(token_ids)) if shown else None
+
+    def _thinking_stop(self, token_ids: list[int]) -> int | None:
+        """Where the text after thinking begins; None if the thinking has no end."""
+        if not self._thinking:
+            return 0
+        begin_tag, end_tag = self._thinking
+        stop = self._last_stop(token_ids, end_tag)
+        if stop is not None:
+            return stop
+        opening = self._frame("user")[1]  # a template may begin the thinking, or begin and end it
+        begun = self._last_stop(opening, begin_tag) or 0
+        thinks = begun > (self._last_stop(opening, end_tag) or 0)
+        return None if thinks or self._last_stop(token_ids, begin_tag) is not None else 0
+
+    def _last_stop(self, token_ids: list[int], tag: str) -> int | None:
+        """Index of the token behind the last occurrence of a tag."""
+        ids = self._piece(tag)
+        if len(ids) == 1:
+            places = [index for index, token in enumerate(token_ids) if token == ids[0]]
+            return places[-1] + 1 if places else None
+        if tag not in self._tokenizer.decode(token_ids):
+            return None  # mostly; one by one takes far longer
+        # A tag of several tokens may be cut in other ways within a text, and share one with it.
+        pieces = self._tokenizer.pieces(token_ids)
+        begin = "".join(pieces).rfind(tag)
+        if begin < 0:
+            return None
+        stops = list(accumulate(map(len, pieces)))
+        return bisect_left(stops, begin + len(tag)) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Its tokenizer, its prompts, and how its solutions are read."""
+
+    tokenizer: Tokenizer
+    prompts: Prompts
+    gsr: GsrConfig
+
+    def text_and_answer(self, solution: Completion) -> tuple[str, str | None]:
+        """A solution's text without its thinking ("" if that has no end), and its answer."""
+        content = solution.content_ids
+        # The text may go on into a token that a stop string cuts in two.
+        rest = solution.text[len(self.tokenizer.decode(content)) :]
+        summary = self.prompts.summary(content, max(1, len(content)))
+        text = self.tokenizer.decode(summary.token_ids) + rest if summary else ""
+        return text, find_answer(text, self.gsr.answer_pattern)
