@@ -1,6 +1,6 @@
 """python -m benchmarks.train_memory: what the loss holds in memory, over vocabulary x targets.
 
-Forward and backward of `train.loss.target_losses` beside plain cross-entropy over all logits, in
+Forward and backward of `train.trainer.loss.target_losses` beside plain cross-entropy over all logits, in
 fp32 on a CPU: the most that the process held (Linux's high-water mark of it), less what it held
 before, which is the hidden states, the head, and the gradients of both.
 """
@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gsr_engine.environment import describe_machine
-from train.loss import CHUNK, target_losses
+from train.trainer.loss import CHUNK, target_losses
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt  # after the backend is chosen

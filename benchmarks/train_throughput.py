@@ -32,9 +32,9 @@ from benchmarks.training_rows import RowSizes, random_rows
 from gsr_engine import GsrError
 from gsr_engine.environment import describe_machine
 from train.dataset import Example, read_parts, write_part, write_split
-from train.plan import Plan
 from train.rows import Row
-from train.sft_config import Checkpointing, SftConfig
+from train.trainer.batches import Plan
+from train.trainer.config import Checkpointing, SftConfig
 
 _SIZES = RowSizes(problem=60, summary=60, target=200, spread=0.6, k=4, longest=2000)
 

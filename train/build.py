@@ -22,16 +22,15 @@ from rich.console import Console
 from gsr_engine.checkpoint.files import find_checkpoint
 from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.errors import GsrError, InvalidRequest
-from train.candidate_sets import SetConfig, draw_sets, uniform_weights
-from train.fingerprint import fingerprint, is_done
-from train.hybrid import build_hybrid, work_folder
-from train.hybrid_config import HybridConfig
-from train.hybrid_files import HybridFiles
+from train.files import fingerprint, is_done
+from train.hybrid.candidate_sets import SetConfig, draw_sets, uniform_weights, write_sets
+from train.hybrid.hybrid_set import build_hybrid, work_folder
+from train.hybrid.inputs import HybridConfig, HybridFiles
+from train.hybrid.sample_pool import SampleFilter, SamplePool
+from train.hybrid.student import Student
 from train.problems import load_problems
 from train.progress import tracked
-from train.samples import SampleFilter, SamplePool, read_records, sample_files
-from train.set_file import write_sets
-from train.student import Student
+from train.samples import read_records, sample_files
 
 app = typer.Typer(
     help="Build what a student learns from.",

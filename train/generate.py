@@ -17,13 +17,13 @@ from typing import Annotated
 import typer
 
 from gsr_engine.errors import GsrError
-from train.generation import Tally
-from train.generation_job import GenerationJob, GenerationWorker, Task
-from train.generation_progress import GenerationProgress
+from train.generation.job import GenerationJob, GenerationWorker, Task
+from train.generation.processes import interrupt_on_sigterm, run_workers
+from train.generation.progress import GenerationProgress
+from train.generation.ray_cluster import run_on_ray
+from train.generation.store import SHARD_SIZE
+from train.generation.worker import Tally
 from train.problems import parse_columns
-from train.ray_generate import run_on_ray
-from train.shards import SHARD_SIZE
-from train.workers import interrupt_on_sigterm, run_workers
 
 _say = partial(typer.echo, err=True)
 

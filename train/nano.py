@@ -29,15 +29,15 @@ from gsr_engine.demo.puzzles import sample_puzzles
 from gsr_engine.errors import CheckpointError, GsrError
 from gsr_engine.params import Layout
 from gsr_engine.seeds import derive_seed
-from train.candidate_sets import SetConfig, draw_sets
-from train.hybrid import Ingredients, build_hybrid
-from train.hybrid_config import HybridConfig
-from train.nano_data import draw_own, puzzle_problems, slipped_samples
-from train.nano_init import nano_gsr_config, write_initial_checkpoint
+from train.hybrid.candidate_sets import SetConfig, draw_sets
+from train.hybrid.hybrid_set import build_hybrid
+from train.hybrid.inputs import HybridConfig, Ingredients
+from train.hybrid.student import Student
 from train.problems import Problem
 from train.sft import train
-from train.sft_config import SftConfig
-from train.student import Student
+from train.toy.nano_checkpoint import nano_gsr_config, write_initial_checkpoint
+from train.toy.puzzles import draw_own, puzzle_problems, slipped_samples
+from train.trainer.config import SftConfig
 
 Say = Callable[[str], None]
 

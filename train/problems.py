@@ -16,9 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from gsr_engine.errors import GsrError, InvalidRequest
-
-Located = tuple[str, dict[str, Any]]
-"""Where a row is, for messages, and the row."""
+from train.files import Located, read_jsonl
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,26 +123,6 @@ def _problem(
         source=found["source"] or "",
         size=found["size"] or "",
     )
-
-
-def read_jsonl(path: Path) -> Iterator[Located]:
-    """The objects of a JSONL file; blank lines are skipped.
-
-    Raises:
-        InvalidRequest: a line is no object; the message names file and line.
-    """
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            where = f"{path} line {number}"
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise InvalidRequest("data", f"{where}: {error}") from None
-            if not isinstance(row, dict):
-                raise InvalidRequest("data", f"{where}: must be an object, got {line:.100}")
-            yield where, row
 
 
 def _rows(path: Path) -> Iterator[Located]:

@@ -33,7 +33,7 @@ import torch
 import typer
 
 from gsr_engine.errors import GsrError, InvalidRequest
-from train.sft_config import read_toml
+from train.files import read_toml
 
 RECIPES = Path(__file__).parent / "recipes"
 _TRAINER = "train.sft"

@@ -1,20 +1,17 @@
-"""Samples by the prompt that they answer: what `train.generate` wrote, on disk, found by its id."""
+"""Samples: what was generated for a prompt, and the shards that hold them on disk."""
 
 from __future__ import annotations
 
 import json
-import sqlite3
-from array import array
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from gsr_engine.errors import InvalidRequest
-from train.shards import read_samples
-
-_COLUMNS = "sample, text, token_ids, finish_reason, answer, correct, source"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,100 +55,6 @@ class Sample:
             raise InvalidRequest("samples", f"{error!r} in {str(record)[:200]}") from None
 
 
-@dataclass(frozen=True, slots=True)
-class SampleFilter:
-    """Which samples are kept, besides those that are right and came to their end.
-
-    Attributes:
-        truncated: keep those that were cut at their longest.
-        wrong: keep those whose answer is wrong.
-        unchecked: keep those of problems without a gold answer.
-    """
-
-    truncated: bool = False
-    wrong: bool = False
-    unchecked: bool = False
-
-    def reason(self, sample: Sample) -> str:
-        """Why a sample is left out; "" if it is kept."""
-        if not sample.text or sample.finish_reason not in ("stop", "length"):
-            return "failed"
-        if sample.finish_reason == "length" and not self.truncated:
-            return "truncated"
-        if sample.correct is None:
-            return "" if self.unchecked else "unchecked"
-        return "" if sample.correct or self.wrong else "wrong"
-
-
-class SamplePool:
-    """The samples that a filter keeps, in a file of SQLite: memory does not grow with them.
-
-    Attributes:
-        dropped: how many were left out, by reason.
-
-    Raises:
-        InvalidRequest: a record is no sample.
-    """
-
-    def __init__(self, file: Path, records: Iterable[dict[str, Any]], keep: SampleFilter) -> None:
-        self.dropped: Counter[str] = Counter()
-        file.unlink(missing_ok=True)
-        self._database = sqlite3.connect(file)
-        # The file is made anew by every build, so it need not survive a crash.
-        self._database.executescript(
-            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;"
-            f"CREATE TABLE samples (prompt TEXT, {_COLUMNS}, UNIQUE (prompt, sample));"
-        )
-        with self._database:
-            self._database.executemany(
-                "INSERT OR IGNORE INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                self._kept(records, keep),
-            )
-
-    def _kept(
-        self, records: Iterable[dict[str, Any]], keep: SampleFilter
-    ) -> Iterator[tuple[Any, ...]]:
-        for record in records:
-            sample = Sample.from_record(record)
-            if reason := keep.reason(sample):
-                self.dropped[reason] += 1
-                continue
-            ids = None if sample.token_ids is None else array("i", sample.token_ids).tobytes()
-            yield (
-                str(record["id"]),
-                sample.index,
-                sample.text,
-                ids,
-                sample.finish_reason,
-                sample.answer,
-                sample.correct,
-                sample.source,
-            )
-
-    def of(self, prompt: str) -> list[Sample]:
-        """The samples of a prompt, by index."""
-        rows = self._database.execute(
-            f"SELECT {_COLUMNS} FROM samples WHERE prompt = ? ORDER BY sample",  # noqa: S608  # a constant
-            (prompt,),
-        )
-        return [
-            Sample(
-                index,
-                text,
-                None if ids is None else array("i", ids).tolist(),
-                finish_reason,
-                answer,
-                None if correct is None else bool(correct),
-                source,
-            )
-            for index, text, ids, finish_reason, answer, correct, source in rows
-        ]
-
-    def close(self) -> None:
-        """Give the file back."""
-        self._database.close()
-
-
 def sample_files(path: Path) -> list[Path]:
     """The JSONL files of a samples folder, or the one file."""
     return sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
@@ -193,3 +96,114 @@ def _valid(text: object) -> str:
     except UnicodeEncodeError:  # a lone surrogate
         return ""
     return text
+
+
+@dataclass(slots=True)
+class Drawn:
+    """One sample, as a store keeps it.
+
+    Attributes:
+        id, sample: which prompt, and which of its samples.
+        key: hash of what shaped it.
+        token_ids: without the end token; None where a server sent text.
+        finish_reason: "stop", "length", or "error" for one that failed for good.
+        num_tokens: generated tokens.
+        logprob: of the whole sample under the model, None where a server sent text.
+        answer: its final answer, None where it states none.
+        correct: whether that is the gold one, None where there is no gold answer.
+        source: the model that wrote it.
+        error: why it failed.
+    """
+
+    id: str
+    sample: int
+    key: str
+    text: str = ""
+    token_ids: list[int] | None = None
+    finish_reason: str = "error"
+    num_tokens: int = 0
+    logprob: float | None = None
+    answer: str | None = None
+    correct: bool | None = None
+    source: str = ""
+    error: str = ""
+
+    def as_line(self) -> bytes:
+        """A line of JSON."""
+        values = {name: getattr(self, name) for name in _FIELDS}
+        return json.dumps(values, separators=(",", ":")).encode() + b"\n"
+
+
+_FIELDS = [one.name for one in fields(Drawn)]
+FINISHED = re.compile(r"(\d+)\.n(\d+)\.jsonl")
+_PART = re.compile(r"(\d+)\.part-.*\.jsonl")
+Place = tuple[Path, int, int]
+"""A line: its file, offset and length in bytes."""
+_Located = tuple[Place, dict[str, Any]]
+
+
+def read_samples(folder: Path) -> Iterator[dict[str, Any]]:
+    """The samples of a store that nobody writes to, each once; see `Drawn` for the fields.
+
+    Of shards that are not finished come the samples that are there.
+
+    Raises:
+        InvalidRequest: the folder is no store, or a line of it is broken.
+    """
+    if not (folder / "settings.json").is_file():
+        raise InvalidRequest("samples", f"{folder} is none that train.generate wrote")
+    files = sorted(os.listdir(folder))
+    finished: dict[str, re.Match[str]] = {}
+    for match in filter(None, map(FINISHED.fullmatch, files)):
+        most = finished.get(match[1])
+        if most is None or int(match[2]) > int(most[2]):
+            finished[match[1]] = match
+    parts: dict[str, list[Path]] = {}
+    for match in filter(None, map(_PART.fullmatch, files)):
+        if match[1] not in finished:
+            parts.setdefault(match[1], []).append(folder / match[0])
+    for shard in sorted({*finished, *parts}):
+        lines = (
+            sample_lines(folder / finished[shard][0])
+            if shard in finished
+            else unique_samples(parts[shard])
+        )
+        for _, record in lines:
+            yield record
+
+
+def unique_samples(files: Sequence[Path]) -> Iterator[_Located]:
+    """Each sample once, the first of it; one that failed only if it never succeeded."""
+    seen: set[tuple[str, int]] = set()
+    failed = []
+    for place, record in chain.from_iterable(map(sample_lines, files)):
+        if is_failed(record):
+            failed.append((place, record))
+        elif (record["id"], record["sample"]) not in seen:
+            seen.add((record["id"], record["sample"]))
+            yield place, record
+    for place, record in failed:
+        if (record["id"], record["sample"]) not in seen:
+            seen.add((record["id"], record["sample"]))
+            yield place, record
+
+
+def sample_lines(file: Path) -> Iterator[_Located]:
+    """The records of a file and where they are; a torn last line is left out."""
+    offset = 0
+    with file.open("rb") as lines:
+        for line in lines:
+            if not line.endswith(b"\n"):
+                return
+            try:
+                record = json.loads(line)
+                record["id"], record["sample"], record["key"], record["finish_reason"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise InvalidRequest("samples", f"{file} at byte {offset}: {error!r}") from None
+            yield (file, offset, len(line)), record
+            offset += len(line)
+
+
+def is_failed(record: dict[str, Any]) -> bool:
+    """Whether a record is of a sample that failed for good."""
+    return bool(record["finish_reason"] == "error")

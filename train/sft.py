@@ -24,15 +24,16 @@ from rich.console import Console
 from gsr_engine.checkpoint.files import find_checkpoint
 from gsr_engine.errors import CheckpointError, GsrError, InvalidRequest
 from train.dataset import RowSet
-from train.dry_run import dry_run
-from train.evaluation import SelfRefEvaluation
-from train.export import export_model
-from train.model import Trainee, build_model, load_weights, read_model_config
-from train.report import write_report
-from train.run_log import RunLog
-from train.sft_config import SftConfig, read_toml
-from train.trainer import Say, Trainer
-from train.world import World, joined
+from train.files import read_toml
+from train.trainer.config import SftConfig
+from train.trainer.dry_run import dry_run
+from train.trainer.evaluation import SelfRefEvaluation
+from train.trainer.export import export_model
+from train.trainer.log import RunLog
+from train.trainer.loop import Say, Trainer
+from train.trainer.model import Trainee, build_model, load_weights, read_model_config
+from train.trainer.report import write_report
+from train.trainer.world import World, joined
 
 _FREE = {
     *("model", "data", "out", "pack", "checkpointing", "compile", "shard", "log_every"),

@@ -30,16 +30,15 @@ from benchmarks.gpu_check.setting import Setting
 from benchmarks.kernels import measure_limits
 from benchmarks.random_weights import shape_config
 from benchmarks.training_rows import Kind, RowSizes, random_rows
-from train.batches import PackedBatch, collate
-from train.flops import Flops, peak_flops
-from train.memory import ModelSize
-from train.model import Trainee, build_model
-from train.optimizer import clip_gradients, make_optimizer
-from train.plan import pack
 from train.rows import OBJECTIVES
 from train.rows import Row as TrainingRow
-from train.sft_config import Checkpointing, Dtype, SftConfig
-from train.world import World, joined
+from train.trainer.batches import PackedBatch, collate, pack
+from train.trainer.config import Checkpointing, Dtype, SftConfig
+from train.trainer.dry_run import ModelSize
+from train.trainer.flops import Flops, peak_flops
+from train.trainer.model import Trainee, build_model
+from train.trainer.optimizer import clip_gradients, make_optimizer
+from train.trainer.world import World, joined
 
 _KINDS: tuple[Kind, ...] = ("direct", "linear", "branched")
 _SCALE = 0.02

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gsr_engine.seeds import derive_seed
-from train.drawing import Ask, DrawConfig, Drawn
-from train.generation import Tally, generate
+from train.generation.drawer import Ask, DrawConfig
+from train.generation.questions import Prompt
+from train.generation.store import Store
+from train.generation.worker import Tally, generate
 from train.grading import Grader
-from train.prompts import Prompt
-from train.shards import Store
+from train.samples import Drawn
 
 CONFIG = DrawConfig(model="stub", max_tokens=8, seed=3)
 PROMPTS = [Prompt(f"p{i}", f"{i} + {i}", str(2 * i)) for i in range(7)]

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train.attention import Documents, block_mask, branch_mask, packed_attention
 from train.rows import JOIN, Row
+from train.trainer.attention import Documents, block_mask, branch_mask, packed_attention
 
 ROWS = [
     Row("direct", list(range(9)), 5),

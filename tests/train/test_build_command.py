@@ -13,8 +13,8 @@ import pytest
 from gsr_engine import InvalidRequest
 from tests.train.build_inputs import run_build, write_jsonl
 from train.dataset import RowSet
-from train.parts import PART
-from train.student import Student
+from train.hybrid.materials import PART
+from train.hybrid.student import Student
 
 NUM = 40
 PLANTED = " ".join(f"w{i}" for i in range(15))

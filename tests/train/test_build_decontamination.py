@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gsr_engine import InvalidRequest
-from train.decontamination import Decontamination
-from train.hybrid_files import HybridFiles
+from train.hybrid.decontamination import Decontamination
+from train.hybrid.inputs import HybridFiles
 from train.problems import Problem
 
 WORDS = [f"w{index}" for index in range(5000)]

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from gsr_engine import Engine, InvalidRequest, SamplingParams, SelfRefineParams
 from gsr_engine.checkpoint.gsr_config import TEMPLATES, GsrConfig
 from tests.engine.test_self_refine import with_gsr
-from train.candidate_sets import SetConfig, draw_sets, uniform_weights
 from train.dataset import RowSet
-from train.hybrid import Ingredients, build_hybrid
-from train.hybrid_config import HybridConfig
+from train.hybrid.candidate_sets import SetConfig, draw_sets, uniform_weights
+from train.hybrid.hybrid_set import build_hybrid
+from train.hybrid.inputs import HybridConfig, Ingredients
+from train.hybrid.splits import choose_rows, is_held_out, mixed_counts
+from train.hybrid.student import Student
 from train.problems import Problem
 from train.samples import Sample
-from train.splits import choose_rows, is_held_out, mixed_counts
-from train.student import Student
 
 NUM = 60
 
@@ -218,7 +218,7 @@ def test_processes_and_interruptions_do_not_change_the_set(
     student: Student, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two processes, and a build that is broken off and goes on, against one in one go."""
-    monkeypatch.setattr("train.parts.PART", 25)
+    monkeypatch.setattr("train.hybrid.materials.PART", 25)
     made = ingredients(student)
     config = HybridConfig(held_out=0.1)
     whole = build_hybrid(made, student, config, tmp_path / "whole")
@@ -246,7 +246,7 @@ def test_processes_and_interruptions_do_not_change_the_set(
         after.extend(part.stat().st_mtime_ns for part in parts)
         return choose_rows(*arguments)
 
-    monkeypatch.setattr("train.hybrid.choose_rows", looked_at)
+    monkeypatch.setattr("train.hybrid.hybrid_set.choose_rows", looked_at)
     build_hybrid(made, student, config, out, fingerprint="f")
     assert after == before
     assert all_rows(out) == all_rows(whole)
@@ -266,7 +266,7 @@ def test_a_build_killed_between_the_splits_leaves_the_old_set(
             raise KeyboardInterrupt
         write_split(folder, "train", rows)
 
-    monkeypatch.setattr("train.hybrid.write_split", broken)
+    monkeypatch.setattr("train.hybrid.hybrid_set.write_split", broken)
     config = HybridConfig(held_out=0.2, layouts=("linear",))
     with pytest.raises(KeyboardInterrupt):
         build_hybrid(ingredients(student), student, config, out)

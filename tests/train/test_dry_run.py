@@ -12,10 +12,9 @@ from rich.console import Console
 
 from gsr_engine import CheckpointError, InvalidRequest
 from tests.train.tiny import tiny_config
-from train.dry_run import dry_run, model_shape
-from train.memory import ModelSize
-from train.model import read_model_config
 from train.sft import parse
+from train.trainer.dry_run import ModelSize, dry_run, model_shape
+from train.trainer.model import read_model_config
 
 EXPECTED = {"rows": 1000, "tokens_per_row": 2000, "targets_per_row": 500}
 

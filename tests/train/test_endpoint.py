@@ -12,13 +12,14 @@ import pytest
 from gsr_engine.checkpoint.gsr_config import TEMPLATES, GsrConfig
 from tests.train.drawers import CONFIG, PROMPTS, contents, open_store
 from tests.train.fake_server import Answer, FakeServer
-from train.endpoint_source import EndpointError, EndpointSource
 from train.generate import run
-from train.generation import Tally, generate
-from train.generation_job import GenerationJob
+from train.generation.endpoint_drawer import EndpointError, EndpointSource
+from train.generation.job import GenerationJob
+from train.generation.questions import Prompt, prompt_text
+from train.generation.store import Store
+from train.generation.worker import Tally, generate
 from train.grading import Grader
-from train.prompts import Prompt, prompt_text
-from train.shards import Store, read_samples
+from train.samples import read_samples
 
 GSR = GsrConfig(template=TEMPLATES["restated"])
 BROKEN = {"error": {"message": "broken", "type": "x", "code": None}}

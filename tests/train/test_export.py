@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gsr_engine import Engine, SamplingParams
 from tests.train.tiny import tiny_config
-from train.export import export_model
-from train.model import build_model, load_weights, read_model_config
-from train.world import joined
+from train.trainer.export import export_model
+from train.trainer.model import build_model, load_weights, read_model_config
+from train.trainer.world import joined
 
 IDS = [[5, 6, 7, 8, 40, 41]]
 

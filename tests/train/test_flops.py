@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.train.tiny import make_examples, tiny_config
-from train.attention import branch_mask
-from train.batches import collate
-from train.flops import Flops, peak_flops, visible_pairs
-from train.model import build_model, load_weights, read_model_config
 from train.rows import Row
-from train.world import joined
+from train.trainer.attention import branch_mask
+from train.trainer.batches import collate
+from train.trainer.flops import Flops, peak_flops, visible_pairs
+from train.trainer.model import build_model, load_weights, read_model_config
+from train.trainer.world import joined
 
 
 @settings(deadline=None)

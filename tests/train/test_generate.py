@@ -19,13 +19,20 @@ import pytest
 from gsr_engine import Engine, InvalidRequest, SamplingParams, SelfRefineParams
 from gsr_engine.checkpoint.gsr_config import GsrConfig
 from tests.train.drawers import contents
-from train.drawing import DrawConfig
-from train.engine_source import EngineSource, runs
-from train.generation import Tally, generate
+from train.generation.drawer import DrawConfig
+from train.generation.engine_drawer import EngineSource, runs
+from train.generation.questions import (
+    Prompt,
+    direct_prompts,
+    load_refine_prompts,
+    prompt_ids,
+    prompt_text,
+)
+from train.generation.store import Store
+from train.generation.worker import Tally, generate
 from train.grading import Grader
 from train.problems import Problem
-from train.prompts import Prompt, direct_prompts, load_refine_prompts, prompt_ids, prompt_text
-from train.shards import Store, read_samples
+from train.samples import read_samples
 
 PROBLEMS = [Problem(f"q{i}", f"{chr(97 + i)} {i} + {i * i}", str(i + i * i)) for i in range(9)]
 REFINE = [Prompt("r0", "1 + 1", "2", ("It is 3.", "It is 2.")), Prompt("r1", "2", None, ("4",))]

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from train.loss import target_losses
+from train.trainer.loss import target_losses
 
 
 @pytest.mark.parametrize("chunk", [1, 50, 10_000])

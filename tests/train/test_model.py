@@ -11,11 +11,10 @@ import torch
 
 from gsr_engine import CheckpointError
 from tests.train.tiny import make_examples, plain_losses, tiny_config
-from train.batches import collate
-from train.model import Trainee, build_model, load_weights, read_model_config
-from train.plan import pack
 from train.rows import OBJECTIVES, Row
-from train.world import World, joined
+from train.trainer.batches import collate, pack
+from train.trainer.model import Trainee, build_model, load_weights, read_model_config
+from train.trainer.world import World, joined
 
 
 @pytest.fixture(scope="module")

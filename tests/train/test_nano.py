@@ -14,7 +14,7 @@ from benchmarks.nano_study import _recipes
 from gsr_engine import CheckpointError
 from gsr_engine.demo.puzzles import sample_puzzles
 from train.nano import Recipe, default_recipe, run_recipe
-from train.nano_data import slipped_draft
+from train.toy.puzzles import slipped_draft
 
 
 def tiny(seed: int = 0) -> Recipe:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gsr_engine import InvalidRequest
-from train.plan import Plan, pack
+from train.trainer.batches import Plan, pack
 
 
 @given(

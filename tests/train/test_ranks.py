@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file
 
 from tests.train.tiny import tiny_config, write_set
-from train.report import read_log
 from train.sft import train
-from train.sft_config import SftConfig
+from train.trainer.config import SftConfig
+from train.trainer.report import read_log
 
 STEPS = 12
 

@@ -11,8 +11,8 @@ import pytest
 from gsr_engine import InvalidRequest
 from tests.train.drawers import contents
 from train.generate import run
-from train.generation_job import GenerationJob
-from train.ray_generate import run_on_ray
+from train.generation.job import GenerationJob
+from train.generation.ray_cluster import run_on_ray
 
 ray = pytest.importorskip("ray")
 

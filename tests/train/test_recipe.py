@@ -15,11 +15,11 @@ import typer
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from gsr_engine import Engine, InvalidRequest, SamplingParams
-from train.dry_run import model_shape
+from train.files import read_toml
 from train.recipe import RECIPES, choose, find_recipe, main, read_recipe
 from train.rehearsal import main as write_material
 from train.sft import parse
-from train.sft_config import read_toml
+from train.trainer.dry_run import model_shape
 
 NAMES = sorted(file.stem for file in RECIPES.glob("*.toml"))
 COMMAND = """

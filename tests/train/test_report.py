@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from gsr_engine import InvalidRequest
-from train.report import read_log, write_report
-from train.run_log import RunLog
-from train.sft_config import SftConfig
+from train.trainer.config import SftConfig
+from train.trainer.log import RunLog
+from train.trainer.report import read_log, write_report
 
 
 def line(step: int, **fields: Any) -> str:

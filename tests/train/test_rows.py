@@ -11,11 +11,11 @@ from gsr_engine import Engine, SamplingParams, SelfRefineParams
 from tests.engine.recorder import Recorder
 from tests.engine.test_self_refine import with_gsr
 from tests.train.tiny import tiny_config
-from train.batches import collate
-from train.loss import target_losses
-from train.model import Trainee, build_model, load_weights, read_model_config
 from train.rows import Row, branched_row, direct_row, linear_row
-from train.world import joined
+from train.trainer.batches import collate
+from train.trainer.loss import target_losses
+from train.trainer.model import Trainee, build_model, load_weights, read_model_config
+from train.trainer.world import joined
 
 
 def target_logits(
@@ -28,7 +28,7 @@ def target_logits(
         seen.append(torch.nn.functional.linear(hidden, weight))
         return target_losses(hidden, weight, targets)
 
-    monkeypatch.setattr("train.model.target_losses", spy)
+    monkeypatch.setattr("train.trainer.model.target_losses", spy)
     with torch.no_grad():
         trainee(collate(rows, torch.device("cpu")))
     return seen[0]

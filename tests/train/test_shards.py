@@ -22,11 +22,12 @@ from hypothesis import strategies as st
 
 from gsr_engine import CheckpointError, InvalidRequest
 from tests.train.drawers import CONFIG, PROMPTS, StubSource, contents, draw, open_store
-from train.drawing import DrawConfig
-from train.generation import generate
+from train.generation.drawer import DrawConfig
+from train.generation.lease import Leases
+from train.generation.store import Store
+from train.generation.worker import generate
 from train.grading import Grader
-from train.lease import Leases
-from train.shards import Store, read_samples
+from train.samples import read_samples
 
 if TYPE_CHECKING:
     from _typeshed import TraceFunction
@@ -148,7 +149,7 @@ def test_process_numbers_mean_nothing_on_another_host(tmp_path: Path) -> None:
 def test_a_shard_that_is_finished_by_another_meanwhile_is_not_claimed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("train.shards.Shard", Mock(side_effect=FileNotFoundError))
+    monkeypatch.setattr("train.generation.store.Shard", Mock(side_effect=FileNotFoundError))
     assert open_store(tmp_path).claim() is None
     assert not list(tmp_path.glob("*.lease"))
 
@@ -192,7 +193,7 @@ def test_a_worker_interrupted_in_a_claim_gives_the_shard_back(
 ) -> None:
     folder = tmp_path / "s"
     with monkeypatch.context() as patch:
-        patch.setattr("train.shards.Shard", Mock(side_effect=KeyboardInterrupt))
+        patch.setattr("train.generation.store.Shard", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             draw(folder)
     assert not list(folder.glob("*.lease"))

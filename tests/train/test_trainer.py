@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from gsr_engine import CheckpointError, Engine, InvalidRequest, SamplingParams, SelfRefineParams
 from gsr_engine.checkpoint.gsr_config import GsrConfig
 from tests.train.tiny import make_examples, plain_losses, tiny_config, write_set
-from train.plan import Plan
 from train.sft import parse, train
-from train.sft_config import SftConfig
-from train.trainer import Trainer, TrainingDiverged
+from train.trainer.batches import Plan
+from train.trainer.config import SftConfig
+from train.trainer.loop import Trainer, TrainingDiverged
 
 
 def silent(_: str) -> None:
@@ -262,7 +262,7 @@ def test_rows_longer_than_a_pack_and_missing_trackers_are_refused(
 ) -> None:
     with pytest.raises(InvalidRequest, match="pack: a row has"):
         train(tiny_config(qwen2, data, tmp_path / "short", pack=50), silent)
-    monkeypatch.setattr("train.run_log.find_spec", lambda name: None)
+    monkeypatch.setattr("train.trainer.log.find_spec", lambda name: None)
     with pytest.raises(InvalidRequest, match="needs wandb: pip install wandb"):
         train(tiny_config(qwen2, data, tmp_path / "w", trackers=("wandb",)), silent)
 

@@ -16,10 +16,10 @@ from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.checkpoint.tokenizer import Tokenizer
 from gsr_engine.text.prompts import Prompts
 from tests.checkpoints import load_oracle
-from train.attention import branch_mask
 from train.dataset import Example, Split, read_parts, write_part, write_split
 from train.rows import OBJECTIVES, Row, branched_row, direct_row, linear_row
-from train.sft_config import SftConfig
+from train.trainer.attention import branch_mask
+from train.trainer.config import SftConfig
 
 
 def tools(folder: Path) -> tuple[Tokenizer, Prompts]:

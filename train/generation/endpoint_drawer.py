@@ -1,0 +1,195 @@
+"""Samples drawn by a server that speaks OpenAI's chat completions (vLLM, SGLang, a provider)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from importlib.util import find_spec
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from gsr_engine.checkpoint.gsr_config import GsrConfig
+from gsr_engine.errors import GsrError, InvalidRequest
+from gsr_engine.seeds import derive_seed
+from gsr_engine.text.answers import find_answer
+from train.generation.drawer import Ask, DrawConfig
+from train.generation.questions import prompt_text
+from train.samples import Drawn
+
+if TYPE_CHECKING:
+    from openai.types.chat import ChatCompletion
+
+_MOMENT = 0.5
+"""Seconds that `finished` waits at most, so that heartbeats go on."""
+_WHOLE_SERVER = (401, 403, 404, 429, 502, 503, 504)
+"""Answers that the next request would get, too: no access, no such model, too busy for too long."""
+
+
+class EndpointError(GsrError):
+    """The server cannot be used, or not any more; what is missing is drawn by another run."""
+
+
+class EndpointSource:
+    """One request per sample, `concurrency` of them at a time. Use it as a context manager.
+
+    The client tries a request again, ever later or when the server says so (Retry-After), after
+    time-outs, lost connections, 408, 409, 429 and 5xx. One that then fails for what it asks (a
+    refusal, a time-out, a server error) is a failed sample. Where the next one would fare no better
+    (unreachable, no access, no such model, busy throughout) `finished` raises instead.
+
+    Args:
+        config: `model` is the server's name for it.
+        gsr: the texts around problem and candidates, and how an answer is found.
+        base_url: e.g. "http://host:8000/v1".
+        api_key: None takes OPENAI_API_KEY, which may be missing where the server asks for none.
+        concurrency: requests at a time.
+        retries: of a request, after the first try.
+        timeout: seconds for one try.
+
+    Raises:
+        InvalidRequest: the openai client is not installed.
+        EndpointError: from `finished`.
+    """
+
+    def __init__(
+        self,
+        config: DrawConfig,
+        gsr: GsrConfig,
+        base_url: str,
+        *,
+        api_key: str | None = None,
+        concurrency: int = 64,
+        retries: int = 8,
+        timeout: float = 1800.0,
+    ) -> None:
+        if find_spec("openai") is None:
+            raise InvalidRequest("base_url", "needs openai: pip install 'gsr-engine[endpoint]'")
+        import openai  # noqa: PLC0415  # an extra
+
+        self._openai = openai
+        self._config = config
+        self._gsr = gsr
+        self._base_url = base_url
+        self._concurrency = concurrency
+        self._client = openai.AsyncOpenAI(
+            base_url=base_url,
+            api_key=api_key or os.environ.get("OPENAI_API_KEY") or "none",
+            max_retries=retries,
+            timeout=timeout,
+        )
+        # Runs inside `finished` only: sockets fill meanwhile, and no thread has to be stopped.
+        self._loop = asyncio.new_event_loop()
+        self._turn = asyncio.Semaphore(concurrency)
+        self._tasks: set[asyncio.Task[Drawn]] = set()
+
+    @property
+    def room(self) -> int:
+        """Twice the requests at a time are kept ready."""
+        return 2 * self._concurrency - len(self._tasks)
+
+    def submit(self, ask: Ask) -> None:
+        """Ask for every sample by itself."""
+        for sample in ask.samples:
+            self._tasks.add(self._loop.create_task(self._draw(ask, sample)))
+
+    def finished(self) -> list[Drawn]:
+        """Wait for answers, for a moment."""
+        if not self._tasks:
+            return []
+        waiting = asyncio.wait(self._tasks, timeout=_MOMENT, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = self._loop.run_until_complete(waiting)
+        # What came beside an error was paid for: it is given first.
+        drawn = {task: task.result() for task in done if task.exception() is None}
+        if not drawn and done:
+            raise done.pop().exception() or EndpointError("it has no cause")
+        self._tasks.difference_update(drawn)
+        return list(drawn.values())
+
+    async def _draw(self, ask: Ask, sample: int) -> Drawn:
+        try:
+            async with self._turn:
+                answer = await self._ask(ask, sample)
+            return self._drawn(ask, sample, answer)
+        except self._openai.APIStatusError as error:
+            if error.status_code in _WHOLE_SERVER:
+                raise self._unusable(error) from None
+            return ask.failed(sample, self._config.model, str(error))
+        except self._openai.APITimeoutError as error:
+            return ask.failed(sample, self._config.model, str(error))
+        except self._openai.APIConnectionError as error:
+            raise self._unusable(error) from None
+        except self._openai.OpenAIError as error:
+            return ask.failed(sample, self._config.model, repr(error))
+
+    def _unusable(self, error: Exception) -> EndpointError:
+        cause = f" ({error.__cause__})" if error.__cause__ else ""
+        return EndpointError(f"{self._base_url}: {error}{cause}")
+
+    async def _ask(self, ask: Ask, sample: int) -> ChatCompletion:
+        config = self._config
+        seed = derive_seed(config.prompt_seed(ask.prompt), sample) >> 32  # servers differ in range
+        return await self._client.chat.completions.create(
+            model=config.model,
+            messages=[{"role": "user", "content": prompt_text(ask.prompt, self._gsr.template)}],
+            temperature=config.temperature,
+            top_p=config.top_p,
+            max_tokens=config.max_tokens,
+            seed=seed,
+            extra_body={"top_k": config.top_k} if config.top_k else None,
+        )
+
+    def _drawn(self, ask: Ask, sample: int, answer: ChatCompletion) -> Drawn:
+        if not answer.choices or answer.usage is None:
+            return ask.failed(sample, self._config.model, f"no choice or no usage: {answer!r:.500}")
+        choice = answer.choices[0]
+        text = self._text(choice.message)
+        return Drawn(
+            id=ask.prompt.id,
+            sample=sample,
+            key=ask.key,
+            text=text,
+            # "stop" and "length", and what else there is: a filter, a call of a tool.
+            finish_reason=choice.finish_reason,
+            num_tokens=answer.usage.completion_tokens,
+            answer=find_answer(self._without_thinking(text), self._gsr.answer_pattern),
+            source=self._config.model,
+        )
+
+    def _text(self, message: object) -> str:
+        """The answer with its thinking, which many servers send apart."""
+        content = getattr(message, "content", None) or ""
+        apart = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
+        if not apart or self._gsr.thinking is None:
+            return content
+        begin, end = self._gsr.thinking
+        return f"{begin}\n{apart}\n{end}\n{content}"
+
+    def _without_thinking(self, text: str) -> str:
+        """What follows the thinking; nothing where that has no end."""
+        if self._gsr.thinking is None:
+            return text
+        begin, end = self._gsr.thinking
+        _, ended, rest = text.rpartition(end)
+        return rest if ended or begin not in text else ""
+
+    def close(self) -> None:
+        """Give up what is in flight, and the connections."""
+        self._loop.run_until_complete(self._end())
+        self._loop.close()
+
+    async def _end(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,166 @@
+"""Worker processes of one host: one per GPU where there are any, each restarted on its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+
+import torch
+
+from gsr_engine.errors import GsrError
+from train.generation.job import GenerationJob, GenerationWorker
+from train.generation.worker import Report, Tally
+
+_SPAWN = get_context("spawn")  # CUDA does not survive a fork
+RESTARTS = 3
+"""Times that each worker is started again after it died."""
+
+
+class WorkersFailed(GsrError):
+    """Workers ended before the store was complete; what is missing is drawn by another run."""
+
+
+def run_workers(
+    job: GenerationJob, count: int, report: Report, say: Callable[[str], None]
+) -> Tally:
+    """Run `count` workers until they end; returns what they did together.
+
+    A worker that dies (killed, out of memory) is started again, up to `RESTARTS` times; one that
+    ends with a `GsrError` is not: it would do so again.
+
+    Raises:
+        WorkersFailed: one gave up, and the store is not complete.
+    """
+    workers = [_Worker(job, _environment(job, place, count)) for place in range(count)]
+    try:
+        for worker in workers:
+            worker.start()
+        while running := [worker for worker in workers if worker.process is not None]:
+            wait([worker.connection for worker in running if worker.connection], timeout=1.0)
+            for worker in running:
+                worker.listen(say)
+            report(_sum(workers))
+    finally:
+        for worker in workers:
+            worker.stop()
+    total = _sum(workers)
+    errors = [worker.error for worker in workers if worker.error]
+    if errors and not job.open_store().complete():
+        raise WorkersFailed(errors[0])
+    return total
+
+
+def _environment(job: GenerationJob, place: int, count: int) -> dict[str, str]:
+    """A GPU of its own, or a share of the cores."""
+    if job.base_url is not None:
+        return {}
+    if gpus := torch.cuda.device_count():
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        names = visible.split(",") if visible else [str(gpu) for gpu in range(gpus)]
+        return {"CUDA_VISIBLE_DEVICES": names[place % gpus]}
+    return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count))}
+
+
+@dataclass(slots=True)
+class _Worker:
+    job: GenerationJob
+    environment: dict[str, str]
+    process: BaseProcess | None = None
+    connection: Connection | None = None
+    starts: int = 0
+    error: str = ""
+    tallies: list[Tally] = field(default_factory=list)  # of every start
+
+    def start(self) -> None:
+        self.connection, theirs = _SPAWN.Pipe(duplex=False)
+        # No daemon: these may have no children, and the grader is one.
+        job = self.job
+        if job.budget is not None:  # its predecessors have spent of it
+            job = replace(job, budget=job.budget - sum(tally.tokens for tally in self.tallies))
+        self.process = _SPAWN.Process(target=_serve, args=(job, theirs))
+        with _set(self.environment):
+            self.process.start()
+        theirs.close()
+        self.starts += 1
+        self.tallies.append(Tally())
+
+    def listen(self, say: Callable[[str], None]) -> None:
+        """Take what it told; when it ended, start it again if that may help."""
+        try:
+            while self.connection is not None and self.connection.poll():
+                told = self.connection.recv()
+                if isinstance(told, Tally):
+                    self.tallies[-1] = told
+                else:
+                    self.error = told
+        except (EOFError, OSError):
+            self._ended(say)
+
+    def _ended(self, say: Callable[[str], None]) -> None:
+        if self.process is None:
+            return
+        self.process.join()
+        code, self.process = self.process.exitcode, None
+        if code == 0 or self.error:
+            return
+        what = f"worker {self.environment} ended with {code}"
+        if self.starts > RESTARTS:
+            self.error = f"{what}, {self.starts} times"
+            return
+        say(f"{what}: started again")
+        self.tallies[-1].present = 0  # its successor counts them
+        self.start()
+
+    def stop(self) -> None:
+        """End it; it gives its shards back."""
+        if self.process is not None:
+            self.process.terminate()
+            self.process.join()
+
+
+def _sum(workers: list[_Worker]) -> Tally:
+    total = Tally()
+    for tally in (tally for worker in workers for tally in worker.tallies):
+        total.add(tally)
+    return total
+
+
+@contextmanager
+def _set(environment: dict[str, str]) -> Iterator[None]:
+    """What a process started here inherits."""
+    before = dict(os.environ)
+    os.environ.update(environment)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _serve(job: GenerationJob, connection: Connection) -> None:
+    """A worker process: it tells its tally, or its error."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent passes it on, once
+    interrupt_on_sigterm()
+    try:
+        with GenerationWorker(job) as worker:
+            worker.run(report=connection.send)
+    except GsrError as error:
+        connection.send(str(error))
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(1) from None
+
+
+def interrupt_on_sigterm() -> None:
+    """Let SIGTERM end this process as Ctrl-C does: leases are given back."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)

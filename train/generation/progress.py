@@ -1,0 +1,52 @@
+"""Lines that say how far a generation is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+from train.generation.store import Store
+from train.generation.worker import Tally
+
+
+class GenerationProgress:
+    """A `Report` that says a line every so many seconds.
+
+    Done are the samples of the whole store, those of other nodes included once their shards are
+    finished; rates and shares are of the tallies that it is given.
+    """
+
+    def __init__(self, store: Store, say: Callable[[str], None], every: float = 10.0) -> None:
+        self._store = store
+        self._say = say
+        self._every = every
+        self._begun = self._said = time.monotonic()
+        self._done_before: int | None = None
+
+    def __call__(self, tally: Tally) -> None:
+        """Say it, if it is time."""
+        if time.monotonic() - self._said >= self._every:
+            self.say(tally)
+
+    def say(self, tally: Tally) -> None:
+        """Say it now."""
+        self._said = time.monotonic()
+        seconds = max(self._said - self._begun, 1e-9)
+        done, total = self._store.num_finished() + tally.present, self._store.num_samples
+        if self._done_before is None:
+            self._done_before = done - tally.samples
+        parts = [
+            f"{done:,}/{total:,} samples ({done / total:.1%})",
+            f"{tally.samples / seconds:,.1f} samples/s",
+            f"{tally.tokens / seconds:,.0f} tokens/s",
+        ]
+        if tally.graded:
+            parts.append(f"{tally.correct / tally.graded:.1%} right")
+        if tally.failed:
+            parts.append(f"{tally.failed:,} failed")
+        gained = done - self._done_before
+        if done < total and gained > 0:
+            left = timedelta(seconds=round((total - done) * seconds / gained))
+            parts.append(f"{left} left")
+        self._say(", ".join(parts))

@@ -1,0 +1,73 @@
+"""What is asked: a problem to solve, or one to refine candidates of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gsr_engine.checkpoint.gsr_config import Template
+from gsr_engine.checkpoint.tokenizer import Tokenizer
+from gsr_engine.errors import InvalidRequest
+from gsr_engine.text.prompts import Prompts
+from train.files import read_jsonl
+from train.problems import Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One question.
+
+    Attributes:
+        id: unique in its store.
+        answer: the gold answer, None where there is none.
+        candidates: what is refined, in the order shown; None asks for a direct solution.
+    """
+
+    id: str
+    problem: str
+    answer: str | None = None
+    candidates: tuple[str, ...] | None = None
+
+
+def direct_prompts(problems: Iterable[Problem]) -> list[Prompt]:
+    """Ask for direct solutions of problems."""
+    return [Prompt(problem.id, problem.text, problem.answer) for problem in problems]
+
+
+def load_refine_prompts(path: Path) -> list[Prompt]:
+    """Ask for refinements of the candidate sets that `train.build refine` wrote.
+
+    Raises:
+        InvalidRequest: a line is no such set; the message names file and line.
+    """
+    prompts = []
+    for where, row in read_jsonl(path):
+        candidates, answer = row.get("candidates"), row.get("answer")
+        texts = (row.get("id"), row.get("problem"), *([] if answer is None else [answer]))
+        if not (isinstance(candidates, list) and candidates):
+            raise InvalidRequest("data", f"{where}: candidates must be a list of texts")
+        if not all(isinstance(text, str) for text in (*texts, *candidates)):
+            raise InvalidRequest("data", f"{where}: id, problem, answer, candidates must be text")
+        if row.get("layout", "linear") != "linear":
+            raise InvalidRequest("data", f"{where}: layout must be linear, got {row['layout']!r}")
+        prompts.append(Prompt(row["id"], row["problem"], answer, tuple(candidates)))
+    return prompts
+
+
+def prompt_ids(prompt: Prompt, tokenizer: Tokenizer, prompts: Prompts) -> list[int]:
+    """The question as a checkpoint of ours reads it."""
+    problem = prompts.problem(prompt.problem)
+    if prompt.candidates is None:
+        return prompts.direct(problem).token_ids
+    return prompts.linear(problem, [tokenizer.encode_text(one) for one in prompt.candidates])
+
+
+def prompt_text(prompt: Prompt, template: Template) -> str:
+    """The same words as one user message, for a server that applies its own chat template."""
+    problem = prompt.problem.strip()
+    if prompt.candidates is None:
+        return problem + template.direct
+    shown = "".join(template.separator + candidate for candidate in prompt.candidates)
+    again = "" if template.restate is None else template.restate + problem
+    return problem + template.preamble + shown + template.linear + again

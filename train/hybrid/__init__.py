@@ -1,0 +1,1 @@
+"""From problems, candidates and targets to the hybrid set of rows."""

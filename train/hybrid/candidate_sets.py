@@ -1,0 +1,234 @@
+"""Sets of candidates to refine: subsets of a larger pool, balanced by how hard they are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from gsr_engine.errors import InvalidRequest
+from gsr_engine.params import MAX_CANDIDATES
+from gsr_engine.seeds import derive_seed
+from gsr_engine.text.answers import majority
+from train.hybrid.student import Student
+from train.problems import Problem
+from train.samples import Sample
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetConfig:
+    """How sets are drawn.
+
+    Attributes:
+        weights: of sets of 1, 2, ... candidates.
+        sets: drawn per problem.
+        easy: number of easy sets (the majority is right) as a share of the number of hard ones (it
+            is wrong, or nobody answers); more are left out, seeded. Hard sets are all kept, and
+            those whose candidates nobody checked. None keeps all. In AggLM's ablation
+            (arXiv 2509.06870) 0.05 to 0.5 do best, where all easy sets would be 2.7.
+        summary_tokens: longest candidate; a longer one keeps its end.
+        seed: of sizes, subsets, orders and balance.
+    """
+
+    weights: tuple[float, ...] = (0, 0, 0, 1, 1, 1)
+    sets: int = 1
+    easy: float | None = 0.5
+    summary_tokens: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise InvalidRequest for a value out of range."""
+        if len(self.weights) > MAX_CANDIDATES or min(self.weights, default=-1) < 0:
+            raise InvalidRequest("weights", f"must be 0 or more, at most {MAX_CANDIDATES} of them")
+        if not sum(self.weights):
+            raise InvalidRequest("weights", "are all 0")
+        for name in ("sets", "summary_tokens"):
+            if getattr(self, name) < 1:
+                raise InvalidRequest(name, f"must be at least 1, got {getattr(self, name)}")
+        if self.easy is not None and not self.easy >= 0:
+            raise InvalidRequest("easy", f"must be 0 or more, got {self.easy}")
+
+
+def uniform_weights(k: str) -> tuple[float, ...]:
+    """Weights from "least-most" (or one number): every size between is equally likely.
+
+    Raises:
+        InvalidRequest: it is no such range.
+    """
+    found = re.fullmatch(r"(\d+)(?:-(\d+))?", k, re.ASCII)
+    least, most = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    if not 1 <= least <= most <= MAX_CANDIDATES:
+        raise InvalidRequest("k", f"must be least-most within 1-{MAX_CANDIDATES}, got {k!r}")
+    return tuple(float(n >= least) for n in range(1, most + 1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CandidateSet:
+    """What a refinement reads. As a line of JSON it is also a prompt for `train.generate`.
+
+    Attributes:
+        id: the problem's, the number of the set, and a digest of what is shown: a target of other
+            candidates is no target of these.
+        candidates, candidate_ids: summaries as text and as ids, in the order shown.
+        indices: which samples of the pool they are.
+        num_correct: right ones among them, -1 where not all were checked.
+        majority_correct: whether the most frequent answer is right, None where unchecked.
+        seed: that size, subset and order were drawn with.
+        tokenizer: hash of the tokenizer that `candidate_ids` are of.
+    """
+
+    id: str
+    problem_id: str
+    problem: str
+    answer: str | None
+    layout: str = "linear"
+    candidates: list[str]
+    candidate_ids: list[list[int]]
+    indices: list[int]
+    num_correct: int
+    majority_correct: bool | None
+    seed: int
+    tokenizer: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, not copied: most are token ids."""
+        return {one.name: getattr(self, one.name) for one in fields(self)}
+
+
+def draw_sets(
+    problems: Iterable[Problem],
+    samples_of: Callable[[str], Sequence[Sample]],
+    student: Student,
+    config: SetConfig,
+    dropped: Counter[str],
+) -> Iterator[CandidateSet]:
+    """The sets of every problem whose pool is large enough, before they are balanced.
+
+    A candidate without a summary is left out. Where a pool is smaller than the largest set, sizes
+    are drawn from those that it can fill. `dropped` counts what is left out, by reason.
+    """
+    for problem in problems:
+        samples = samples_of(problem.id)
+        summaries = [(one, student.summary(one, config.summary_tokens)) for one in samples]
+        pool = [(one, ids) for one, ids in summaries if ids]
+        dropped["candidate without a summary"] += len(summaries) - len(pool)
+        weights = config.weights[: len(pool)]
+        if not sum(weights):
+            dropped["problem with too few candidates"] += 1
+            continue
+        for number in range(config.sets):
+            seed = derive_seed(config.seed, number, *problem.id.encode())
+            yield _draw(problem, number, pool, weights, student, seed)
+
+
+def _draw(
+    problem: Problem,
+    number: int,
+    pool: Sequence[tuple[Sample, list[int]]],
+    weights: Sequence[float],
+    student: Student,
+    seed: int,
+) -> CandidateSet:
+    rng = random.Random(seed)
+    k = rng.choices(range(1, len(weights) + 1), weights)[0]
+    shown = rng.sample(pool, k)  # a random subset in a random order
+    right = [one.correct for one, _ in shown]
+    checked = None not in right
+    vote = majority([one.answer for one, _ in shown])
+    candidates = [student.tokenizer.decode(ids) for _, ids in shown]
+    digest = hashlib.sha256(json.dumps([problem.text, candidates]).encode()).hexdigest()[:8]
+    return CandidateSet(
+        id=f"{problem.id}#{number}-{digest}",
+        problem_id=problem.id,
+        problem=problem.text,
+        answer=problem.answer,
+        candidates=candidates,
+        candidate_ids=[ids for _, ids in shown],
+        indices=[one.index for one, _ in shown],
+        num_correct=sum(map(bool, right)) if checked else -1,
+        majority_correct=(vote is not None and bool(right[vote])) if checked else None,
+        seed=seed,
+        tokenizer=student.tokenizer_hash,
+    )
+
+
+def balanced(majority_correct: Sequence[bool | None], easy: float | None, seed: int) -> list[int]:
+    """Indices of the sets that are kept, ascending; see `SetConfig.easy`."""
+    if easy is None:
+        return list(range(len(majority_correct)))
+    easy_sets = [index for index, right in enumerate(majority_correct) if right]
+    hard = sum(right is False for right in majority_correct)
+    count = int(min(len(easy_sets), round(easy * hard)))
+    rng = random.Random(seed)
+    left_out = set(easy_sets) - set(rng.sample(easy_sets, count))
+    return [index for index in range(len(majority_correct)) if index not in left_out]
+
+
+def write_sets(
+    path: Path, sets: Iterable[CandidateSet], easy: float | None, seed: int
+) -> dict[str, Any]:
+    """Write those of the sets that the balance keeps, in their order; returns their counts.
+
+    All are written aside first: how many easy ones are kept is known when all are drawn. See
+    `balanced` for `easy` and `seed`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawn, partial = path.with_name(f"{path.name}.drawn"), path.with_name(f"{path.name}.partial")
+    strata: list[tuple[int, int, bool | None]] = []
+    with drawn.open("w", encoding="utf-8") as file:
+        for one in sets:
+            file.write(json.dumps(one.as_dict(), ensure_ascii=False) + "\n")
+            strata.append((len(one.candidates), one.num_correct, one.majority_correct))
+    kept = set(balanced([right for *_, right in strata], easy, seed))
+    with drawn.open("rb") as lines, partial.open("wb") as file:
+        file.writelines(line for index, line in enumerate(lines) if index in kept)
+    partial.replace(path)
+    drawn.unlink()
+    chosen = [stratum for index, stratum in enumerate(strata) if index in kept]
+    return {
+        "drawn": _by_majority(strata),
+        "kept": _by_majority(chosen),
+        "by_k": dict(sorted(Counter(k for k, _, _ in chosen).items())),
+        "by_num_correct": dict(sorted(Counter(right for _, right, _ in chosen).items())),
+    }
+
+
+def _by_majority(strata: Iterable[tuple[int, int, bool | None]]) -> dict[str, int]:
+    names = {True: "easy", False: "hard", None: "unchecked"}
+    return dict(Counter(names[right] for *_, right in strata))
+
+
+class SetFile(Sequence[CandidateSet]):
+    """The sets of a JSONL file, each read when it is asked for.
+
+    Raises:
+        InvalidRequest: there is no such file, it is empty, or (on use) a line is no set.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise InvalidRequest("refine", f"{path} is no file; `train.build refine` writes it")
+        self._path = path
+        self._starts = [0]
+        with path.open("rb") as file:
+            self._starts += [file.tell() for _ in iter(file.readline, b"")]
+        if not len(self):
+            raise InvalidRequest("refine", f"{path} holds no set")
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def __getitem__(self, index: int) -> CandidateSet:  # type: ignore[override]  # no slices
+        with self._path.open("rb") as file:
+            file.seek(self._starts[range(len(self))[index]])
+            line = file.readline()
+        try:
+            return CandidateSet(**json.loads(line))
+        except (ValueError, TypeError) as error:
+            raise InvalidRequest("refine", f"{self._path} line {index + 1}: {error!r}") from None

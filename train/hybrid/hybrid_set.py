@@ -1,0 +1,171 @@
+"""The hybrid set: direct and refinement rows of one student, mixed, split and described.
+
+Rows are tokenised in parts, each written whole under a folder that belongs to the build; what is
+too long, held out, or too much of one objective is known only then. The splits are copied from the
+parts, and the finished folder takes the place of an older one. A build that was interrupted goes
+on from its parts, if it was told apart from others by its fingerprint.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+from rich.console import Console
+
+from gsr_engine.checkpoint.gsr_config import GsrConfig
+from gsr_engine.errors import InvalidRequest
+from gsr_engine.params import LAYOUTS
+from train.dataset import read_parts, write_split
+from train.hybrid.data_card import describe, save_card
+from train.hybrid.inputs import HybridConfig, Ingredients
+from train.hybrid.materials import (
+    Material,
+    direct_materials,
+    refine_materials,
+    write_parts,
+)
+from train.hybrid.splits import choose_rows
+from train.hybrid.student import Student
+from train.progress import tracked
+
+
+def build_hybrid(
+    ingredients: Ingredients,
+    student: Student,
+    config: HybridConfig,
+    out: Path,
+    *,
+    fingerprint: str = "",
+    settings: dict[str, Any] | None = None,
+    processes: int = 1,
+    console: Console | None = None,
+) -> Path:
+    """Make the set; returns its folder.
+
+    Args:
+        ingredients: problems, sets and targets.
+        student: who will learn from it.
+        config: how rows are made.
+        out: the folder; a finished set takes the place of the one that is there.
+        fingerprint: of ingredients and settings. An interrupted build with the same one goes on;
+            "" begins anew.
+        settings: what the card tells, if more than `config`.
+        processes: that tokenise.
+        console: where progress is shown; None shows none.
+
+    Raises:
+        InvalidRequest: no row is left to learn from, an id comes twice, or the student's engine
+            would show branched candidates otherwise than rows do.
+    """
+    branched = len(ingredients.sets) and "branched" in config.layouts
+    if branched and student.gsr.candidate_kv != "reread":
+        raise InvalidRequest("candidate_kv", 'must be "reread": rows show summaries alone')
+    if len({one.id for one in ingredients.problems}) < len(ingredients.problems):
+        raise InvalidRequest("problems", "an id comes twice")
+    work = work_folder(out, fingerprint)
+    dropped = Counter(ingredients.dropped)
+    dropped.update(f"problem: {one.reason}" for one in ingredients.findings)
+    materials = _materials(ingredients, student, config, dropped, console)
+    parts = write_parts(materials, student, work / "parts", processes)
+    rows = read_parts(parts)
+    indices = choose_rows(rows, config, dropped)
+    if not len(indices["train"]):
+        raise InvalidRequest("data", f"no row is left to learn from; dropped: {dict(dropped)}")
+    splits = {name: rows.select(chosen) for name, chosen in indices.items() if len(chosen)}
+    finished = work / "finished"
+    shutil.rmtree(finished, ignore_errors=True)
+    finished.mkdir()
+    with _no_progress_bars():
+        for name, split in splits.items():
+            write_split(finished, name, split)
+    told = describe(splits, dropped)
+    gsr = _trained_for(student.gsr, told["splits"]["train"])
+    gsr.save(finished)
+    with (finished / "decontamination.jsonl").open("w", encoding="utf-8") as file:
+        file.writelines(
+            json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in ingredients.findings
+        )
+    made_with = {
+        "fingerprint": fingerprint,
+        "settings": settings or asdict(config),
+        "template_hash": gsr.template.hash,
+        "tokenizer_hash": student.tokenizer_hash,
+    }
+    save_card(finished, {**made_with, **told})
+    _replace(out, finished)
+    shutil.rmtree(work)
+    return out
+
+
+def work_folder(out: Path, fingerprint: str) -> Path:
+    """The folder of a build under way, beside `out`; what another build left there is removed."""
+    work = out.with_name(f"{out.name}.partial")
+    owner = work / "fingerprint"
+    if not (fingerprint and owner.is_file() and owner.read_text() == fingerprint):
+        shutil.rmtree(work, ignore_errors=True)
+        (work / "parts").mkdir(parents=True)
+        owner.write_text(fingerprint)
+    return work
+
+
+def _materials(
+    ingredients: Ingredients,
+    student: Student,
+    config: HybridConfig,
+    dropped: Counter[str],
+    console: Console | None,
+) -> Iterator[Material]:
+    yield from direct_materials(
+        tracked(ingredients.problems, "direct rows", console), ingredients.direct_target, dropped
+    )
+    yield from refine_materials(
+        tracked(ingredients.sets, "refinement rows", console),
+        {one.id: one for one in ingredients.problems},
+        ingredients.refine_target,
+        student.tokenizer_hash,
+        config.turns,
+        dropped,
+    )
+
+
+def _trained_for(gsr: GsrConfig, told: dict[str, Any]) -> GsrConfig:
+    """What a checkpoint trained on the rows can do; without a refinement row, what it could."""
+    counts = [int(k) for k in told["by_k"]]
+    if not counts:
+        return gsr
+    return replace(
+        gsr,
+        layouts=tuple(one for one in LAYOUTS if one in told["by_kind"]),
+        num_candidates=(min(counts), max(counts)),
+        trained=True,
+    )
+
+
+def _replace(old: Path, new: Path) -> None:
+    """Put a finished folder in the place of an older one."""
+    aside = old.with_name(f"{old.name}.old")
+    shutil.rmtree(aside, ignore_errors=True)
+    if old.exists():
+        old.rename(aside)
+    new.rename(old)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Silence those of `datasets`."""
+    silent = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not silent:
+            datasets.enable_progress_bars()

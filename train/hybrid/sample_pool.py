@@ -1,0 +1,109 @@
+"""Samples of a build, by prompt, in a database on disk."""
+
+from __future__ import annotations
+
+import sqlite3
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from train.samples import Sample
+
+_COLUMNS = "sample, text, token_ids, finish_reason, answer, correct, source"
+
+
+@dataclass(frozen=True, slots=True)
+class SampleFilter:
+    """Which samples are kept, besides those that are right and came to their end.
+
+    Attributes:
+        truncated: keep those that were cut at their longest.
+        wrong: keep those whose answer is wrong.
+        unchecked: keep those of problems without a gold answer.
+    """
+
+    truncated: bool = False
+    wrong: bool = False
+    unchecked: bool = False
+
+    def reason(self, sample: Sample) -> str:
+        """Why a sample is left out; "" if it is kept."""
+        if not sample.text or sample.finish_reason not in ("stop", "length"):
+            return "failed"
+        if sample.finish_reason == "length" and not self.truncated:
+            return "truncated"
+        if sample.correct is None:
+            return "" if self.unchecked else "unchecked"
+        return "" if sample.correct or self.wrong else "wrong"
+
+
+class SamplePool:
+    """The samples that a filter keeps, in a file of SQLite: memory does not grow with them.
+
+    Attributes:
+        dropped: how many were left out, by reason.
+
+    Raises:
+        InvalidRequest: a record is no sample.
+    """
+
+    def __init__(self, file: Path, records: Iterable[dict[str, Any]], keep: SampleFilter) -> None:
+        self.dropped: Counter[str] = Counter()
+        file.unlink(missing_ok=True)
+        self._database = sqlite3.connect(file)
+        # The file is made anew by every build, so it need not survive a crash.
+        self._database.executescript(
+            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;"
+            f"CREATE TABLE samples (prompt TEXT, {_COLUMNS}, UNIQUE (prompt, sample));"
+        )
+        with self._database:
+            self._database.executemany(
+                "INSERT OR IGNORE INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                self._kept(records, keep),
+            )
+
+    def _kept(
+        self, records: Iterable[dict[str, Any]], keep: SampleFilter
+    ) -> Iterator[tuple[Any, ...]]:
+        for record in records:
+            sample = Sample.from_record(record)
+            if reason := keep.reason(sample):
+                self.dropped[reason] += 1
+                continue
+            ids = None if sample.token_ids is None else array("i", sample.token_ids).tobytes()
+            yield (
+                str(record["id"]),
+                sample.index,
+                sample.text,
+                ids,
+                sample.finish_reason,
+                sample.answer,
+                sample.correct,
+                sample.source,
+            )
+
+    def of(self, prompt: str) -> list[Sample]:
+        """The samples of a prompt, by index."""
+        rows = self._database.execute(
+            f"SELECT {_COLUMNS} FROM samples WHERE prompt = ? ORDER BY sample",  # noqa: S608  # a constant
+            (prompt,),
+        )
+        return [
+            Sample(
+                index,
+                text,
+                None if ids is None else array("i", ids).tolist(),
+                finish_reason,
+                answer,
+                None if correct is None else bool(correct),
+                source,
+            )
+            for index, text, ids, finish_reason, answer, correct, source in rows
+        ]
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._database.close()

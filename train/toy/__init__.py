@@ -1,0 +1,1 @@
+"""nano's own data and its first checkpoint."""

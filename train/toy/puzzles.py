@@ -1,0 +1,88 @@
+"""What nano learns from: solved puzzles with drafts, synthetic ones first, then its own."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from gsr_engine import Engine
+from gsr_engine.demo.puzzles import Puzzle
+from gsr_engine.seeds import derive_seed
+from train.generation.drawer import DrawConfig
+from train.generation.engine_drawer import EngineSource
+from train.generation.questions import direct_prompts
+from train.generation.store import Store
+from train.generation.worker import generate
+from train.grading import Grader
+from train.problems import Problem
+from train.samples import Sample, read_samples
+
+MAX_TOKENS = 200
+"""More than twice the longest solution."""
+
+
+def puzzle_problems(puzzles: Sequence[Puzzle], name: str) -> list[Problem]:
+    """Puzzles with their solutions, as problems called `name`-0, `name`-1, ..."""
+    return [
+        Problem(f"{name}-{index}", one.problem, one.answer, one.solution, source="solver")
+        for index, one in enumerate(puzzles)
+    ]
+
+
+def slipped_draft(puzzle: Puzzle, rate: float, rng: random.Random) -> str:
+    """A solution in which carries are off by one, twice as often with every further factor."""
+
+    def slip(line: int, carry: int) -> int:
+        if rng.random() >= rate * 2**line:
+            return carry
+        return min(puzzle.factors[line] - 1, max(0, carry + rng.choice((-1, 1))))
+
+    return puzzle.trace(slip)
+
+
+def slipped_samples(
+    puzzles: Sequence[Puzzle], problems: Sequence[Problem], highest_rate: float, seed: int
+) -> Callable[[str], list[Sample]]:
+    """Drafts of a solver that slips, four for each puzzle, which has a rate of its own."""
+    by_id = {problem.id: puzzle for problem, puzzle in zip(problems, puzzles, strict=True)}
+
+    def drafts(problem_id: str) -> list[Sample]:
+        rng = random.Random(derive_seed(seed, *problem_id.encode()))
+        rate = rng.uniform(0.0, highest_rate)
+        texts = [slipped_draft(by_id[problem_id], rate, rng) for _ in range(4)]
+        return [Sample(index, text) for index, text in enumerate(texts)]
+
+    return drafts
+
+
+def draw_own(
+    engine: Engine,
+    problems: Sequence[Problem],
+    candidates: int,
+    folder: Path,
+    name: str,
+    seed: int,
+    say: Callable[[str], None],
+) -> Callable[[str], list[Sample]]:
+    """The model's own candidates at temperature 1, in a store under `folder`."""
+    start = time.perf_counter()
+    config = DrawConfig(
+        model=name, template=engine.gsr.template.hash, max_tokens=MAX_TOKENS, seed=seed
+    )
+    store = Store(folder, config, direct_prompts(problems), candidates)
+    with Grader(symbolic=False) as grader:
+        tally = generate(store, EngineSource(engine, config), grader)
+    by_problem: defaultdict[str, list[Sample]] = defaultdict(list)
+    right = 0
+    for record in read_samples(folder):
+        by_problem[record["id"]].append(Sample.from_record(record))
+        right += record["correct"]
+    share = right / (len(problems) * candidates)
+    say(
+        f"{name}: {len(problems)} puzzles x {candidates} candidates, pass@1 {share:.3f}, "
+        f"{tally.samples} drawn in {time.perf_counter() - start:.0f} s"
+    )
+    return by_problem.__getitem__

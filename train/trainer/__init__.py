@@ -1,0 +1,1 @@
+"""Hybrid SFT: the loop, the sharded model, checkpoints, evaluation, report."""

@@ -1,0 +1,147 @@
+"""The settings of a training run: one dataclass, from a TOML file or flags, saved with the run."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from gsr_engine.errors import InvalidRequest
+
+ObjectiveNorm = Literal["each", "token"]
+Checkpointing = Literal["none", "selective", "full"]
+Dtype = Literal["float32", "bfloat16"]
+Tracker = Literal["tensorboard", "wandb"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SftConfig:
+    """Settings of a run.
+
+    Attributes:
+        model: folder or hub id of the checkpoint to start from.
+        data: folder that `train.build` wrote.
+        out: folder of the run; the trained checkpoint is in `<out>/model`.
+        epochs: times that every row is learnt from.
+        steps: optimizer steps; 0 means what `epochs` come to.
+        batch: rows of a step, over all ranks; each holds both objectives as the data do.
+        pack: tokens of one forward: rows are packed up to it, a longer row is refused.
+        lr: peak learning rate; warms up linearly, then falls along a cosine to lr * final_lr.
+        warmup: steps, or below 1 the share of all steps.
+        decay: weight decay of matrices (vectors have none).
+        beta2: decay of AdamW's second moment (that of the first is 0.9).
+        clip: largest gradient norm.
+        objective_norm: "each": each objective's loss is the mean over its own target tokens of the
+            step, and they are added. "token": one mean over all target tokens.
+        dtype: of the forward's products; parameters, gradients and moments are fp32.
+        checkpointing: which activations are computed again in the backward: none of them, all but
+            the products' and attention's ("selective"), or all but each layer's input ("full").
+        compile: compile each layer (a GPU; the first step takes minutes).
+        shard: ranks that share one copy of the state; 0 means all (HSDP: ranks of a node).
+        lora: rank of LoRA adapters on every linear layer; 0 trains all parameters.
+        log_every: steps between lines of the log; 0: at the end only.
+        eval_every: steps between losses on the held-out rows; 0: at the end only.
+        save_every: steps between checkpoints; 0: at the end only.
+        keep: checkpoints that are kept.
+        selfref: JSONL of problems with answers; with each evaluation the engine solves and refines
+            them with the weights as they are.
+        selfref_k: candidates per problem.
+        selfref_tokens: longest candidate and refinement.
+        max_skipped: steps in a row whose gradients are not finite, before the run stops.
+        trackers: where the log goes besides log.jsonl.
+        seed: of the order of rows.
+    """
+
+    model: str
+    data: Path
+    out: Path
+    epochs: float = 3.0
+    steps: int = 0
+    batch: int = 256
+    pack: int = 16_384
+    lr: float = 1e-5
+    warmup: float = 0.03
+    final_lr: float = 0.1
+    decay: float = 0.05
+    beta2: float = 0.98
+    clip: float = 1.0
+    objective_norm: ObjectiveNorm = "each"
+    dtype: Dtype = "bfloat16"
+    checkpointing: Checkpointing = "none"
+    compile: bool = False
+    shard: int = 0
+    lora: int = 0
+    log_every: int = 10
+    eval_every: int = 200
+    save_every: int = 200
+    keep: int = 2
+    selfref: Path | None = None
+    selfref_k: int = 4
+    selfref_tokens: int = 4096
+    max_skipped: int = 5
+    trackers: tuple[Tracker, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise InvalidRequest for a value out of range."""
+        for name in ("batch", "pack", "keep", "selfref_k", "selfref_tokens", "max_skipped"):
+            _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        for name in ("steps", "shard", "lora", "log_every", "eval_every", "save_every"):
+            _require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
+        for name in ("lr", "clip", "epochs"):
+            value = getattr(self, name)
+            _require(0 < value < math.inf, name, "above 0", value)
+        _require(0 <= self.final_lr <= 1, "final_lr", "between 0 and 1", self.final_lr)
+        _require(0 < self.beta2 < 1, "beta2", "between 0 and 1", self.beta2)
+        for name in ("warmup", "decay"):
+            _require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
+        choices = {
+            "objective_norm": ObjectiveNorm,
+            "dtype": Dtype,
+            "checkpointing": Checkpointing,
+        }
+        for name, kind in choices.items():
+            options = get_args(kind)
+            _require(
+                getattr(self, name) in options, name, " or ".join(options), getattr(self, name)
+            )
+        for tracker in self.trackers:
+            options = get_args(Tracker)
+            _require(tracker in options, "trackers", " or ".join(options), tracker)
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> SftConfig:
+        """From plain values, as TOML and JSON hold them.
+
+        Raises:
+            InvalidRequest: a field is unknown, missing or out of range.
+        """
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(raw.keys() - known):
+            raise InvalidRequest(unknown[0], "is no setting of a run")
+        values = dict(raw)
+        for name in ("data", "out", "selfref"):
+            if isinstance(values.get(name), str):
+                values[name] = Path(values[name])
+        if "trackers" in values:
+            values["trackers"] = tuple(values["trackers"])
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise InvalidRequest("config", str(error)) from None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values; `from_dict` reads them."""
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))
+        return values
+
+
+def _require(holds: bool, field: str, limit: str, value: object) -> None:
+    if not holds:
+        raise InvalidRequest(field, f"must be {limit}, got {value!r}")
+
+
+KV_CACHE_GIB = 2.0
+"""Memory for the engine's KV: the trainer holds the rest."""

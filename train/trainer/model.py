@@ -1,0 +1,161 @@
+"""The model that is trained: transformers' own layers, sharded by FSDP2, with the loss inside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorageReader
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from gsr_engine.errors import CheckpointError
+from train.rows import OBJECTIVES
+from train.trainer.attention import ATTENTION
+from train.trainer.batches import PackedBatch
+from train.trainer.config import Checkpointing, SftConfig
+from train.trainer.lora import add_adapters, reset_adapters
+from train.trainer.loss import target_losses
+
+
+class Trainee(torch.nn.Module):
+    """A causal language model whose forward is the loss, so that logits need never exist whole."""
+
+    def __init__(self, hf: PreTrainedModel) -> None:
+        super().__init__()
+        self.hf = hf
+
+    def hidden(self, batch: PackedBatch) -> torch.Tensor:
+        """Hidden states [N, H] that predict the targets."""
+        states: torch.Tensor = self.hf.model(
+            input_ids=batch.token_ids,
+            position_ids=batch.positions,
+            # transformers makes no mask for an attention that is not its own, and hands `packed`
+            # on to it.
+            attention_mask=None,
+            packed=batch.mask,
+            use_cache=False,
+        ).last_hidden_state
+        return states[0, batch.predicting]
+
+    def forward(self, batch: PackedBatch) -> torch.Tensor:
+        """Summed cross-entropy of the targets of each objective, fp32 [len(OBJECTIVES)]."""
+        losses = target_losses(self.hidden(batch), self.hf.lm_head.weight, batch.targets)
+        return losses.new_zeros(len(OBJECTIVES)).index_add(0, batch.objectives, losses)
+
+
+def build_model(model_config: PretrainedConfig, config: SftConfig, mesh: DeviceMesh) -> Trainee:
+    """A sharded model without values: every rank holds its part of the memory, none of the whole.
+
+    `load_weights` fills it.
+    """
+    with torch.device("meta"):
+        hf = AutoModelForCausalLM.from_config(
+            model_config, dtype=torch.float32, attn_implementation=ATTENTION
+        )
+    if config.lora:
+        add_adapters(hf, config.lora)
+    _checkpoint_activations(hf, config.checkpointing)
+    trainee = Trainee(hf).train()
+    if config.compile:
+        for layer in hf.model.layers:
+            layer.compile()
+    _shard(trainee, mesh, getattr(torch, config.dtype))
+    trainee.to_empty(device=mesh.device_type)
+    hf.tie_weights()  # `to_empty` gives a tied head memory of its own
+    # Buffers of rope are computed, not stored, and `to_empty` dropped their values.
+    rope = hf.model.rotary_emb
+    hf.model.rotary_emb = type(rope)(model_config).to(mesh.device_type)
+    return trainee
+
+
+def load_weights(trainee: Trainee, folder: Path) -> None:
+    """Read every rank's part of the parameters from the safetensors of a checkpoint.
+
+    Raises:
+        CheckpointError: a tensor is missing or of another shape.
+    """
+    try:
+        dcp.load(stored_tensors(trainee), storage_reader=HuggingFaceStorageReader(str(folder)))
+    except CheckpointException as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise CheckpointError(f"{folder} does not hold this model: {reason}") from None
+    reset_adapters(trainee.hf)
+
+
+def stored_tensors(trainee: Trainee) -> dict[str, Any]:
+    """Parameters under the names that checkpoints give them; no adapters, a tied head only once."""
+    named = trainee.hf.named_parameters()  # leaves the second of two tied ones out
+    return {
+        name.replace(".base_layer.", "."): parameter.data
+        for name, parameter in named
+        if ".lora_" not in name
+    }
+
+
+def read_model_config(folder: Path) -> PretrainedConfig:
+    """The model's shape, from its config.json."""
+    config: PretrainedConfig = AutoConfig.from_pretrained(str(folder))
+    return config
+
+
+def _shard(trainee: Trainee, mesh: DeviceMesh, dtype: torch.dtype) -> None:
+    """Each layer is a group of its own; embedding, last norm and head are that of the root.
+
+    They stay together because a tied head is one parameter, and because the loss, in the root's
+    forward, reads the head's weight.
+    """
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+    for layer in trainee.hf.model.layers:
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
+    fully_shard(trainee, mesh=mesh, mp_policy=policy)
+    for module in trainee.modules():
+        if isinstance(module, FSDPModule):
+            # Losses are divided by the counts of the whole step before the backward: gradients
+            # are sums. gloo knows no scaled sum, so both are needed.
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)
+
+
+_KEPT = {
+    torch.ops.aten.mm.default,
+    torch.ops.aten.addmm.default,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+    torch.ops.higher_order.flex_attention,
+}
+"""Operations whose results selective checkpointing keeps: dear to compute again."""
+
+
+def _checkpoint_activations(hf: PreTrainedModel, mode: Checkpointing) -> None:
+    """Compute activations again in the backward; inside of what is compiled and sharded."""
+    if mode == "none":
+        return
+
+    def policy(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+        kept = operation in _KEPT
+        return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
+
+    options: dict[str, Any] = {"use_reentrant": False}
+    if mode == "selective":
+        options["context_fn"] = partial(create_selective_checkpoint_contexts, policy)
+    for layer in hf.model.layers:
+        layer.forward = _checkpointed(layer.forward, options)
+
+
+def _checkpointed(forward: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
+    """A function and no `partial`, which torch.compile would silently leave alone."""
+
+    def again(*args: Any, **kwargs: Any) -> Any:
+        return checkpoint(forward, *args, **options, **kwargs)
+
+    return again

@@ -1,0 +1,157 @@
+"""The report card of a run: OUT/report.md and OUT/report.png, from what the run wrote down.
+
+python -m train.report OUT
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib import pyplot as plt  # after the backend is chosen
+
+from gsr_engine.environment import describe_machine
+from gsr_engine.errors import InvalidRequest
+
+mpl.use("Agg")
+
+Entry = dict[str, Any]
+
+
+def write_report(out: Path) -> None:
+    """Write both files anew.
+
+    Raises:
+        InvalidRequest: the folder holds no run.
+    """
+    try:
+        config = json.loads((out / "config.json").read_text(encoding="utf-8"))
+        entries = read_log(out / "log.jsonl")
+    except (OSError, ValueError) as error:
+        raise InvalidRequest("out", f"{out} holds no run: {error}") from None
+    training = [one for one in entries if "loss" in one]
+    held_out = [one for one in entries if "held_out_direct" in one]
+    measured = [{"step": one["step"], **one["selfref"]} for one in entries if "selfref" in one]
+    _plot(out / "report.png", training, held_out, measured)
+    card = Path(config["data"]) / "card.md"
+    data = card.read_text(encoding="utf-8") if card.exists() else "no card.md"
+    sections = [
+        f"# {out.name}",
+        "![losses, rates, selfRef@k](report.png)",
+        "## Results\n\n" + _table(_results(training, held_out, measured)),
+        "## Rows learnt from\n\n" + _table(_strata(training)),
+        "## Settings\n\n" + _table(config),
+        "## Machine at the end of the run\n\n" + _table(describe_machine()),
+        "## Data\n\n" + data.replace("\n#", "\n###").replace("# ", "### ", 1),
+    ]
+    (out / "report.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+
+
+def read_log(file: Path) -> list[Entry]:
+    """The lines of a log, by step; of steps that were done again after a resume, the last."""
+    latest: dict[tuple[str, int], Entry] = {}
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:  # torn by a crash
+            continue
+        kind = next(name for name in ("loss", "held_out_direct", "selfref") if name in entry)
+        latest[kind, entry["step"]] = entry
+    return sorted(latest.values(), key=lambda entry: entry["step"])
+
+
+def _results(
+    training: Sequence[Entry], held_out: Sequence[Entry], measured: Sequence[Entry]
+) -> Entry:
+    last = training[-1]
+    tokens = sum(one["tokens"] for one in training)
+    facts: Entry = {
+        "steps": last["step"],
+        "tokens": f"{tokens:,}",
+        "tokens/s, median of the log": f"{_middle(training, 'tokens_per_second'):,.0f}",
+        "padding": f"{_middle(training, 'padding'):.1%}",
+        "loss direct, last": last["loss_direct"],
+        "loss refine, last": last["loss_refine"],
+        "steps skipped (gradients not finite)": sum(one["skipped"] for one in training),
+    }
+    if last["mfu"] is not None:
+        rates = [_middle(training, name) for name in ("mfu", "mfu_full")]
+        facts["MFU by visible pairs / by all pairs"] = " / ".join(f"{rate:.1%}" for rate in rates)
+    if last["memory_gib"] is not None:
+        facts["memory, GiB"] = max(one["memory_gib"] for one in training)
+    for name in ("held_out_direct", "held_out_refine"):
+        if held_out:
+            facts[name.replace("_", " ")] = held_out[-1][name]
+    for name, value in (measured[-1] if measured else {}).items():
+        if name != "step":
+            facts[f"selfRef: {name}"] = value
+    return facts
+
+
+def _strata(training: Sequence[Entry]) -> Entry:
+    rows, right = Counter[str](), Counter[str]()
+    for entry in training:
+        rows.update(entry["rows"])
+        right.update(entry["num_correct"])
+    strata: Entry = {f"{kind} rows": count for kind, count in sorted(rows.items())}
+    for number, count in sorted(right.items(), key=lambda item: int(item[0])):
+        name = "nobody checked" if number == "-1" else f"{number} right candidates"
+        strata[f"refinement rows, {name}"] = count
+    return strata
+
+
+def _table(facts: Entry) -> str:
+    lines = [f"| {name} | {value} |" for name, value in facts.items()]
+    return "\n".join(["| | |", "|---|---|", *lines])
+
+
+def _middle(entries: Sequence[Entry], name: str) -> float:
+    return statistics.median(one[name] for one in entries)
+
+
+def _plot(
+    path: Path, training: Sequence[Entry], held_out: Sequence[Entry], measured: Sequence[Entry]
+) -> None:
+    figure, panels = plt.subplots(2, 2, figsize=(11, 7), layout="constrained")
+    losses, rates, norms, accuracy = panels.flat
+    for name, colour in (("direct", "tab:blue"), ("refine", "tab:orange")):
+        _line(losses, training, f"loss_{name}", name, color=colour)
+        _line(losses, held_out, f"held_out_{name}", f"{name}, held out", color=colour, marker="o")
+    losses.set(title="loss per target token", yscale="log")
+    _line(rates, training, "tokens_per_second", "tokens/s", color="tab:green")
+    rates.set(title="tokens/s", ylim=(0, None))
+    _line(norms, training, "grad_norm", "gradient norm", color="tab:red")
+    norms.set(title="gradient norm and learning rate", yscale="log")
+    schedule = norms.twinx()
+    _line(schedule, training, "lr", "learning rate", color="grey", linestyle=":")
+    schedule.set_ylabel("learning rate", color="grey")
+    names = [name for name in (measured[0] if measured else {}) if name not in ("step", "problems")]
+    for name in names:
+        refined = name in ("linear", "branched")
+        _line(accuracy, measured, name, f"selfRef {name}" if refined else name, marker="o")
+    accuracy.set(title="selfRef@k" if measured else "selfRef@k was not measured")
+    for panel in panels.flat:
+        panel.set_xlabel("step")
+        if panel.get_legend_handles_labels()[0]:
+            panel.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _line(axes: Any, entries: Sequence[Entry], name: str, label: str, **style: Any) -> None:
+    if entries:
+        steps = [one["step"] for one in entries]
+        axes.plot(steps, [one[name] for one in entries], label=label, lw=1.2, ms=3, **style)
+
+
+if __name__ == "__main__":
+    try:
+        write_report(Path(sys.argv[1]))
+    except (IndexError, InvalidRequest) as error:
+        raise SystemExit(f"report: {error}") from None
