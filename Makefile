@@ -38,7 +38,7 @@ nano: $(INSTALLED) ## train the model in the box from nothing and prove it (abou
 	$(BIN)/python -m benchmarks.nano
 
 nano-study: $(INSTALLED) ## two more seeds, the ablations and the controls (hours)
-	$(BIN)/python -m benchmarks.nano_study
+	$(BIN)/python -m benchmarks.nano.study
 
 rehearsal: $(INSTALLED) ## the paper's recipe in miniature, from problems to accuracy, for two models (minutes)
 	$(BIN)/python -m train.recipe rehearsal --ranks 2

@@ -22,7 +22,7 @@ from benchmarks.kernels import measure_limits
 from benchmarks.peers.job import Job, JobResult
 from benchmarks.peers.transformers_generate import run_on
 from benchmarks.random_weights import engine_over, model_config, random_problems, shape_config
-from benchmarks.throughput_ours import Work, end_to_end, sharing_off
+from benchmarks.throughput.ours import Work, end_to_end, sharing_off
 from gsr_engine.model.decoder import Decoder
 from gsr_engine.model.weights import dummy_decoder
 from gsr_engine.params import LAYOUTS, Layout

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.accuracy import main
-from benchmarks.problems import graded_problems, puzzle_problems
-from benchmarks.samples import read_samples
+from benchmarks.accuracy.__main__ import main
+from benchmarks.accuracy.problems import graded_problems, puzzle_problems
+from benchmarks.accuracy.results import read_samples
 from gsr_engine import InvalidRequest
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.random_weights import random_engine
-from benchmarks.scaling import main
-from benchmarks.scaling_growth import Work, measure_growth
-from benchmarks.scaling_host import measure_host
-from benchmarks.scaling_queue import measure_fairness, measure_queue
+from benchmarks.scaling.__main__ import main
+from benchmarks.scaling.growth import Work, measure_growth
+from benchmarks.scaling.host import measure_host
+from benchmarks.scaling.queue import measure_fairness, measure_queue
 from gsr_engine import InvalidRequest
 
 

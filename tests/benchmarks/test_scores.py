@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks import scores
-from benchmarks.accuracy_table import show_table
-from benchmarks.nano import check_promises
-from benchmarks.samples import Refinement, Sample, Stream, read_samples, write_samples
+from benchmarks.accuracy import scores
+from benchmarks.accuracy.results import Refinement, Sample, Stream, read_samples, write_samples
+from benchmarks.accuracy.table import show_table
+from benchmarks.nano.promises import check_promises
 
 
 def stream(answer: str | None, gold: str, logprob: float = 0.0) -> Stream:

@@ -11,7 +11,7 @@ import typer
 from benchmarks.peers.install import needed
 from benchmarks.peers.job import Job, JobResult, do_job, read_job, read_result, write_json
 from benchmarks.peers.run import IN_PROCESS, PeerSkipped, run_peer
-from benchmarks.throughput import main
+from benchmarks.throughput.__main__ import main
 
 JOB = Job(
     model="nowhere",

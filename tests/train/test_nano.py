@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import typer
 
-from benchmarks.nano import evaluate
-from benchmarks.nano import main as judge
-from benchmarks.nano_study import _recipes
+from benchmarks.nano.__main__ import main as judge
+from benchmarks.nano.promises import evaluate
+from benchmarks.nano.study import _recipes
 from gsr_engine import CheckpointError
 from gsr_engine.demo.puzzles import sample_puzzles
 from train.nano import Recipe, default_recipe, run_recipe

@@ -1,4 +1,4 @@
-"""python -m benchmarks.builder_scale: `train.build` on many synthetic records.
+"""python -m benchmarks.training.builder: `train.build` on many synthetic records.
 
 Runs both commands, as anyone would, over records of realistic lengths (`benchmarks.builder_inputs`)
 and prints for each: seconds, records per second, the most memory that all its processes held at a
@@ -23,7 +23,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.builder_inputs import (
+from benchmarks.training.builder_inputs import (
     Cutter,
     answer_sets,
     corpus,

@@ -1,35 +1,22 @@
-"""python -m benchmarks.accuracy: how often each method is right, and what it costs.
-
-One run draws max(k) candidates per problem once; pass@k, maj@k, best-of-k and selfRef@k at every k
-read the same first k of them, so all comparisons are paired. A separate cost run refines a share of
-the problems end to end in each layout. Everything goes into one samples file, from which
-`--samples FILE` prints the table again without a model.
-"""
+"""An accuracy run: draws, refines, grades, and keeps every problem's result."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich.console import Console
 
-from benchmarks.accuracy_table import show_table
-from benchmarks.problems import graded_problems, puzzle_problems
-from benchmarks.samples import Refinement, Sample, Stream, read_samples, write_samples
+from benchmarks.accuracy.results import Refinement, Sample, Stream
 from gsr_engine import (
     Completion,
     Engine,
-    GsrError,
-    InvalidRequest,
     RefineResult,
     SamplingParams,
     SelfRefineParams,
 )
-from gsr_engine.demo.report import NANO
 from gsr_engine.environment import describe_machine
 from train.grading import Grader
 from train.problems import Problem
@@ -184,63 +171,3 @@ class AccuracyRun:
 
     def _say(self, text: str) -> None:
         self._console.print(f"[dim]{text}[/]")
-
-
-def main(
-    model: Annotated[str, typer.Option(help="Checkpoint folder or hub id.")] = str(NANO),
-    data: Annotated[Path | None, typer.Option(help="JSONL with problem and answer.")] = None,
-    size_field: Annotated[str | None, typer.Option(help="Field of --data to group by.")] = None,
-    puzzles: Annotated[
-        int, typer.Option(min=1, help="Held-out puzzles, when no --data is given.")
-    ] = 1000,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Only the first problems of --data.")
-    ] = None,
-    k: Annotated[str, typer.Option(help="Candidate counts, comma separated.")] = "1,2,4,8",
-    layouts: Annotated[str | None, typer.Option(help="Default: what the model claims.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Per candidate and refinement.")] = None,
-    seed: Annotated[int, typer.Option(help="Of puzzles and streams.")] = 1,
-    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
-    out: Annotated[Path, typer.Option(help="Samples file to write.")] = Path("runs/accuracy.jsonl"),
-    samples: Annotated[
-        Path | None, typer.Option(help="Print the table of an earlier samples file, no model.")
-    ] = None,
-) -> None:
-    """Measure pass@1, maj@k, best-of-k, selfRef@k, by number of right candidates, and the cost."""
-    console = Console()
-    if samples is not None:
-        show_table(console, *read_samples(samples))
-        return
-    if not all(part.isdigit() and int(part) for part in k.split(",")):
-        raise InvalidRequest("k", f"must be candidate counts, comma separated, got {k!r}")
-    ks = tuple(sorted({int(part) for part in k.split(",")}))
-    problems = (
-        puzzle_problems("test", seed, puzzles)
-        if data is None
-        else graded_problems(data, size_field)
-    )[:limit]
-    with (
-        Engine.from_pretrained(model, dtype=dtype, prefix_cache=False) as engine,
-        Grader(symbolic=data is not None) as grader,
-    ):
-        config = AccuracyConfig(
-            ks=ks,
-            headline=4 if 4 in ks else ks[-1],
-            layouts=tuple(layouts.split(",")) if layouts else engine.gsr.layouts,
-            max_tokens=max_tokens,
-            seed=seed,
-        )
-        for layout in config.layouts:  # before hours of candidates are drawn
-            SelfRefineParams(layout=layout)  # type: ignore[arg-type]
-        run, rows = AccuracyRun(engine, problems, grader, config).run()
-    run |= {"model": model, "data": str(data or f"{puzzles} puzzles of test stream {seed}")}
-    write_samples(out, run, rows)
-    show_table(console, run, rows)
-    console.print(f"samples: {out}")
-
-
-if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except (GsrError, OSError) as error:
-        raise SystemExit(f"accuracy: {error}") from None

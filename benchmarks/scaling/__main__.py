@@ -18,10 +18,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.scaling_growth import AXES, Cost, Work, measure_growth
-from benchmarks.scaling_host import HostShare, measure_host
-from benchmarks.scaling_plot import plot_scaling
-from benchmarks.scaling_queue import Fairness, QueueCost, measure_fairness, measure_queue
+from benchmarks.scaling.growth import AXES, Cost, Work, measure_growth
+from benchmarks.scaling.host import HostShare, measure_host
+from benchmarks.scaling.plot import plot_scaling
+from benchmarks.scaling.queue import Fairness, QueueCost, measure_fairness, measure_queue
 from gsr_engine import GsrError, InvalidRequest
 from gsr_engine.environment import describe_machine
 from gsr_engine.params import LAYOUTS

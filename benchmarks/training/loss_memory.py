@@ -1,6 +1,6 @@
-"""python -m benchmarks.train_memory: what the loss holds in memory, over vocabulary x targets.
+"""python -m benchmarks.training.loss_memory: memory of the loss, over vocabulary x targets.
 
-Forward and backward of `train.trainer.loss.target_losses` beside plain cross-entropy over all logits, in
+Forward and backward of `train.trainer.loss.target_losses` beside cross-entropy over all logits, in
 fp32 on a CPU: the most that the process held (Linux's high-water mark of it), less what it held
 before, which is the hidden states, the head, and the gradients of both.
 """
@@ -17,6 +17,7 @@ import matplotlib as mpl
 import torch
 import torch.nn.functional as F
 import typer
+from matplotlib import pyplot as plt  # after the backend is chosen
 from rich.console import Console
 from rich.table import Table
 
@@ -24,7 +25,6 @@ from gsr_engine.environment import describe_machine
 from train.trainer.loss import CHUNK, target_losses
 
 mpl.use("Agg")
-from matplotlib import pyplot as plt  # after the backend is chosen
 
 _HIDDEN = 64
 """Small: the head and its gradient are none of what is measured."""
@@ -147,4 +147,4 @@ if __name__ == "__main__":
     try:
         typer.run(main)
     except OSError as error:
-        raise SystemExit(f"train_memory: {error}") from None
+        raise SystemExit(f"loss_memory: {error}") from None

@@ -1,4 +1,4 @@
-"""The table of `benchmarks.train_throughput`."""
+"""The table of `benchmarks.training.throughput`."""
 
 from __future__ import annotations
 

@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from benchmarks.peers.run import PeerSkipped
-from benchmarks.train_throughput import Work, measure
-from benchmarks.train_throughput_table import show
+from benchmarks.training.throughput import Work, measure
+from benchmarks.training.throughput_table import show
 from tests.train.tiny import plain_losses
 
 

@@ -18,11 +18,11 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks.machine_limits import copy_bandwidth, measure_products
 from benchmarks.peers.run import PEERS, PeerSkipped, run_peer
 from benchmarks.random_weights import SHAPES, random_problems, write_checkpoint
-from benchmarks.throughput_ours import Work, run_ours
-from benchmarks.throughput_table import show
+from benchmarks.throughput.machine_limits import copy_bandwidth, measure_products
+from benchmarks.throughput.ours import Work, run_ours
+from benchmarks.throughput.table import show
 from gsr_engine import GsrError
 from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.environment import describe_machine

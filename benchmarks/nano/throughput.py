@@ -1,4 +1,4 @@
-"""python -m benchmarks.nano_throughput: the engine's overhead on a model that is all overhead.
+"""python -m benchmarks.nano.throughput: the engine's overhead on a model that is all overhead.
 
 The same weights and the same work (P prompts of one length, 4 streams each, a fixed number of
 tokens, temperature 1, fp32) in the engine and in a hand-written static-batch loop, alternating in
@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.static_loop import StaticLoop
+from benchmarks.nano.static_loop import StaticLoop
 from gsr_engine import Engine, SamplingParams
 from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.demo.report import NANO

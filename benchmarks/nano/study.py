@@ -1,4 +1,4 @@
-"""python -m benchmarks.nano_study: what nano's recipe owes to each of its parts.
+"""python -m benchmarks.nano.study: what nano's recipe owes to each of its parts.
 
     objectives  direct rows only and refinement rows only, from the same first stage on and at the
                 same number of tokens
@@ -29,12 +29,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import scores
-from benchmarks.accuracy import AccuracyConfig, AccuracyRun
-from benchmarks.nano import TEST_SEED, K, evaluate
-from benchmarks.problems import puzzle_problems
-from benchmarks.samples import Sample, read_samples
-from benchmarks.scores import bootstrap
+from benchmarks.accuracy import scores
+from benchmarks.accuracy.problems import puzzle_problems
+from benchmarks.accuracy.results import Sample, read_samples
+from benchmarks.accuracy.run import AccuracyConfig, AccuracyRun
+from benchmarks.accuracy.scores import bootstrap
+from benchmarks.nano.promises import TEST_SEED, K, evaluate
 from gsr_engine import Engine, SamplingParams
 from gsr_engine.checkpoint.gsr_config import RefinePosition
 from gsr_engine.environment import describe_machine
@@ -243,4 +243,4 @@ if __name__ == "__main__":
     try:
         typer.run(main)
     except GsrError as error:
-        raise SystemExit(f"nano_study: {error}") from None
+        raise SystemExit(f"nano study: {error}") from None

@@ -1,4 +1,4 @@
-"""python -m benchmarks.train_throughput: the trainer beside TRL's, on a CPU.
+"""python -m benchmarks.training.throughput: the trainer beside TRL's, on a CPU.
 
 Both train the same random weights in fp32 on the same direct and linear refinement rows of ragged
 lengths, the same rows in every step, with the same optimizer: their losses are the same. Each way
@@ -27,7 +27,7 @@ from rich.console import Console
 from benchmarks.peers.run import PeerSkipped, call_peer
 from benchmarks.peers.training_job import TrainingJob, TrainingResult
 from benchmarks.random_weights import shape_config, write_checkpoint
-from benchmarks.train_throughput_table import show
+from benchmarks.training.throughput_table import show
 from benchmarks.training_rows import RowSizes, random_rows
 from gsr_engine import GsrError
 from gsr_engine.environment import describe_machine
@@ -239,4 +239,4 @@ if __name__ == "__main__":
     try:
         typer.run(main)
     except (GsrError, OSError, subprocess.CalledProcessError) as error:
-        raise SystemExit(f"train_throughput: {error}") from None
+        raise SystemExit(f"throughput: {error}") from None

@@ -9,9 +9,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import scores
-from benchmarks.samples import Sample
-from benchmarks.scores import Hits, bootstrap
+from benchmarks.accuracy import scores
+from benchmarks.accuracy.results import Sample
+from benchmarks.accuracy.scores import Hits, bootstrap
 
 
 def method_scores(run: dict[str, Any], samples: Sequence[Sample]) -> dict[str, Hits]:

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib import pyplot as plt  # after the backend is chosen
 
-from benchmarks.scaling_growth import AXES, Cost
-from benchmarks.scaling_host import HostShare
-from benchmarks.scaling_queue import QueueCost
+from benchmarks.scaling.growth import AXES, Cost
+from benchmarks.scaling.host import HostShare
+from benchmarks.scaling.queue import QueueCost
 from gsr_engine.params import LAYOUTS
 
 mpl.use("Agg")
-from matplotlib import pyplot as plt  # after the backend is chosen
 
 _COLOURS = dict(zip(LAYOUTS, ("tab:blue", "tab:orange"), strict=True))
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.samples import Sample
+from benchmarks.accuracy.results import Sample
 from gsr_engine.text.answers import majority
 
 _BLOCK = 2_000_000

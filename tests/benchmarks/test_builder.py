@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from benchmarks.builder_inputs import (
+from benchmarks.training.builder import measure
+from benchmarks.training.builder_inputs import (
     Cutter,
     answer_sets,
     corpus,
     write_inputs,
     write_student,
 )
-from benchmarks.builder_scale import measure
 from tests.train.build_inputs import run_build
 
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib import pyplot as plt  # after the backend is chosen
 
-from benchmarks import scores
-from benchmarks.samples import Sample
-from benchmarks.scores import Hits, bootstrap
+from benchmarks.accuracy import scores
+from benchmarks.accuracy.results import Sample
+from benchmarks.accuracy.scores import Hits, bootstrap
 
 mpl.use("Agg")
-from matplotlib import pyplot as plt  # after the backend is chosen
 
 
 def plot_report(run: dict[str, Any], samples: Sequence[Sample], path: Path) -> None:

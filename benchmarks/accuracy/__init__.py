@@ -1,0 +1,1 @@
+"""How often each method is right, and what it costs."""

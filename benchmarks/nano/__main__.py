@@ -1,0 +1,48 @@
+"""python -m benchmarks.nano: what the model in the box must show, on puzzles it never saw.
+
+Runs the accuracy benchmark over held-out puzzles, checks every promise with paired 95 % bootstrap
+intervals, writes samples, a report and a plot, and exits non-zero when a promise is missed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from benchmarks.accuracy.results import read_samples
+from benchmarks.accuracy.table import show_table
+from benchmarks.nano.plot import plot_report
+from benchmarks.nano.promises import check_promises, evaluate, show_promises
+from gsr_engine.demo.puzzles import Stream
+from gsr_engine.errors import GsrError
+
+
+def main(
+    model: Annotated[Path, typer.Option(help="Checkpoint folder.")] = Path("runs/nano/model"),
+    puzzles: Annotated[int, typer.Option(help="Held-out puzzles.")] = 2000,
+    out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("runs/nano/report"),
+    stream: Annotated[Stream, typer.Option(help="validation: puzzles to choose by.")] = "test",
+    samples: Annotated[Path | None, typer.Option(help="Judge an earlier samples file.")] = None,
+) -> None:
+    """Evaluate, report, and exit 1 when a promise is missed."""
+    run, rows = read_samples(samples) if samples else evaluate(model, puzzles, out, stream)
+    promises = check_promises(run, rows)
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "report.txt").open("w") as file:
+        for console in (Console(), Console(file=file, width=140)):
+            show_table(console, run, rows)
+            show_promises(console, promises)
+    plot_report(run, rows, out / "report.png")
+    print(f"report: {out / 'report.txt'}, {out / 'report.png'}")
+    if not all(promise.kept for promise in promises):
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except (GsrError, OSError) as error:
+        raise SystemExit(f"nano: {error}") from None

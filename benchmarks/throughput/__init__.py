@@ -1,0 +1,1 @@
+"""selfRef@k end to end, beside other engines, in one run."""

@@ -1,0 +1,1 @@
+"""The trainer and the builder, beside peers and by size."""
