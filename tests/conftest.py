@@ -12,7 +12,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the cores are taken already
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.checkpoints import FAMILIES, make_checkpoint
+from tests.helpers.checkpoints import FAMILIES, make_checkpoint
 
 # No test is timed, and a busy machine is no failure.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])

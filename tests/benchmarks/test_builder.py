@@ -13,7 +13,7 @@ from benchmarks.training.builder_inputs import (
     write_inputs,
     write_student,
 )
-from tests.train.build_inputs import run_build
+from tests.helpers.build_inputs import run_build
 
 
 def test_synthetic_records_make_a_set(tmp_path: Path) -> None:

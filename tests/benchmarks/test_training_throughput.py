@@ -10,7 +10,7 @@ from rich.console import Console
 from benchmarks.peers.run import PeerSkipped
 from benchmarks.training.throughput import Work, measure
 from benchmarks.training.throughput_table import show
-from tests.train.tiny import plain_losses
+from tests.helpers.tiny import plain_losses
 
 
 def test_our_run_learns_the_rows_of_each_step(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import csrc_triton
 from csrc_triton import PagedSpan, PrefillPlan, WorkList
-from tests.csrc_triton.worlds import (
+from tests.helpers.worlds import (
     POISON,
     World,
     decode_worlds,

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from csrc_triton import PagedSpan, WorkList, decode, prefill, reference
-from tests.csrc_triton.worlds import build_world, decode_worlds, make_prefill, on, prefill_worlds
+from tests.helpers.worlds import build_world, decode_worlds, make_prefill, on, prefill_worlds
 
 prove = settings(
     max_examples=10,

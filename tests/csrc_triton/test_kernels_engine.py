@@ -8,9 +8,9 @@ import pytest
 import csrc_triton
 from gsr_engine import Engine, SamplingParams, SelfRefineParams
 from gsr_engine.checkpoint.gsr_config import GsrConfig
-from tests.checkpoints import make_checkpoint
 from tests.csrc_triton.conftest import INTERPRETED
-from tests.engine.paged import paged_engine
+from tests.helpers.checkpoints import make_checkpoint
+from tests.helpers.paged import paged_engine
 
 OPTIONS = {"dtype": "float32", "max_num_seqs": 16, "max_batch_tokens": 512}
 STREAM = SamplingParams(max_tokens=4, ignore_eos=True)

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from rich.progress import track
 
-from tests.engine.stub import Driver, pages_gib
+from tests.helpers.stub import Driver, pages_gib
 
 HISTORY = 5_000
 

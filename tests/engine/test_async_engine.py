@@ -26,7 +26,7 @@ from gsr_engine import (
     final_result,
 )
 from gsr_engine.checkpoint.tokenizer import Tokenizer
-from tests.engine.readers import (
+from tests.helpers.readers import (
     CANDIDATES,
     ENDLESS,
     PARAMS,

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from gsr_engine import AsyncEngine, CandidateToken, Engine, EngineClosed, final_result
-from tests.engine.readers import (
+from tests.helpers.readers import (
     ENDLESS,
     PARAMS,
     assert_idle,

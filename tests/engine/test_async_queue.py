@@ -23,7 +23,7 @@ from gsr_engine import (
     Submitted,
 )
 from gsr_engine.serving.mailbox import Mailbox
-from tests.engine.readers import (
+from tests.helpers.readers import (
     ENDLESS,
     PARAMS,
     Events,

@@ -10,7 +10,7 @@ import torch
 from gsr_engine import Engine, SamplingParams, SelfRefineParams
 from gsr_engine.checkpoint.gsr_config import TEMPLATES
 from gsr_engine.execution.sampler import PendingDraws
-from tests.engine.recorder import Recorder
+from tests.helpers.recorder import Recorder
 
 
 def scripted(engine: Engine, monkeypatch: pytest.MonkeyPatch, texts: list[str]) -> None:

@@ -15,7 +15,7 @@ from benchmarks.oracle import TIE, shortfalls, stream_logits
 from gsr_engine import Engine, SamplingParams, SelfRefineParams
 from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.requests.request import Sequence
-from tests.checkpoints import load_oracle
+from tests.helpers.checkpoints import load_oracle
 
 SHORT = SamplingParams(max_tokens=20, temperature=0.0, ignore_eos=True)
 BEGINNING = [5 + i % 80 for i in range(33)]

@@ -9,8 +9,8 @@ import torch
 
 from benchmarks.oracle import causal_logits
 from gsr_engine import Engine, SamplingParams
-from tests.checkpoints import FAMILIES, load_oracle, make_checkpoint
-from tests.engine.recorder import Recorder
+from tests.helpers.checkpoints import FAMILIES, load_oracle, make_checkpoint
+from tests.helpers.recorder import Recorder
 
 LENGTHS = [1, 3, 15, 16, 17, 31, 32, 33, 70]
 WHOLE = {"max_batch_tokens": 8192}

@@ -9,9 +9,9 @@ import pytest
 
 from gsr_engine import Completion, Engine, RefineResult, SamplingParams, SelfRefineParams
 from gsr_engine.checkpoint.gsr_config import GsrConfig
-from tests.checkpoints import load_oracle
-from tests.engine.paged import paged_engine
 from tests.engine.test_greedy import SHORT, assert_best, prompts
+from tests.helpers.checkpoints import load_oracle
+from tests.helpers.paged import paged_engine
 
 # Within an item, at its end, behind it; a page, and more of them.
 LENGTHS = (1, 15, 16, 17, 250, 256, 257, 530)

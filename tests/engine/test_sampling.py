@@ -18,8 +18,8 @@ from gsr_engine.execution.logits import LogitEdits
 from gsr_engine.execution.sampler import Sampler
 from gsr_engine.kv.segments import Segment, Span
 from gsr_engine.requests.request import Sequence
-from tests.checkpoints import load_oracle, make_checkpoint
 from tests.engine.test_chat_checkpoint import scripted
+from tests.helpers.checkpoints import load_oracle, make_checkpoint
 
 VOCAB = 40
 prove = settings(deadline=None, derandomize=True, max_examples=100)

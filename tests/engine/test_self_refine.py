@@ -13,8 +13,8 @@ from benchmarks.oracle import causal_logits, stream_logits
 from gsr_engine import Engine, InvalidRequest, RefineResult, SamplingParams, SelfRefineParams
 from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.requests.self_refine import SelfRefineRequest
-from tests.checkpoints import load_oracle
-from tests.engine.recorder import Recorder
+from tests.helpers.checkpoints import load_oracle
+from tests.helpers.recorder import Recorder
 
 PROBLEMS = ["1+1", "a longer problem, of which the pages are not full", "x"]
 

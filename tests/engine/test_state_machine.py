@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from tests.engine.stub import Driver, pages_gib
+from tests.helpers.stub import Driver, pages_gib
 
 # Rounds warn; here they only have to run.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

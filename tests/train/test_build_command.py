@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gsr_engine import InvalidRequest
-from tests.train.build_inputs import run_build, write_jsonl
+from tests.helpers.build_inputs import run_build, write_jsonl
 from train.dataset import RowSet
 from train.hybrid.materials import PART
 from train.hybrid.student import Student

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gsr_engine import InvalidRequest
 from gsr_engine.text.answers import majority
-from tests.train.build_inputs import run_build, write_jsonl
+from tests.helpers.build_inputs import run_build, write_jsonl
 from train.hybrid.candidate_sets import SetConfig, SetFile, balanced, draw_sets, uniform_weights
 from train.hybrid.student import Student
 from train.problems import Problem

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from gsr_engine import CheckpointError, InvalidRequest
-from tests.train.tiny import tiny_config
+from tests.helpers.tiny import tiny_config
 from train.sft import parse
 from train.trainer.dry_run import ModelSize, dry_run, model_shape
 from train.trainer.model import read_model_config

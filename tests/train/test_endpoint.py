@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from gsr_engine.checkpoint.gsr_config import TEMPLATES, GsrConfig
-from tests.train.drawers import CONFIG, PROMPTS, contents, open_store
-from tests.train.fake_server import Answer, FakeServer
+from tests.helpers.drawers import CONFIG, PROMPTS, contents, open_store
+from tests.helpers.fake_server import Answer, FakeServer
 from train.generate import run
 from train.generation.endpoint_drawer import EndpointError, EndpointSource
 from train.generation.job import GenerationJob

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gsr_engine import Engine, SamplingParams
-from tests.train.tiny import tiny_config
+from tests.helpers.tiny import tiny_config
 from train.trainer.export import export_model
 from train.trainer.model import build_model, load_weights, read_model_config
 from train.trainer.world import joined

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.train.tiny import make_examples, tiny_config
+from tests.helpers.tiny import make_examples, tiny_config
 from train.rows import Row
 from train.trainer.attention import branch_mask
 from train.trainer.batches import collate

@@ -18,7 +18,7 @@ import pytest
 
 from gsr_engine import Engine, InvalidRequest, SamplingParams, SelfRefineParams
 from gsr_engine.checkpoint.gsr_config import GsrConfig
-from tests.train.drawers import contents
+from tests.helpers.drawers import contents
 from train.generation.drawer import DrawConfig
 from train.generation.engine_drawer import EngineSource, runs
 from train.generation.questions import (

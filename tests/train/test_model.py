@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from gsr_engine import CheckpointError
-from tests.train.tiny import make_examples, plain_losses, tiny_config
+from tests.helpers.tiny import make_examples, plain_losses, tiny_config
 from train.rows import OBJECTIVES, Row
 from train.trainer.batches import collate, pack
 from train.trainer.model import Trainee, build_model, load_weights, read_model_config

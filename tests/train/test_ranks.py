@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.train.tiny import tiny_config, write_set
+from tests.helpers.tiny import tiny_config, write_set
 from train.sft import train
 from train.trainer.config import SftConfig
 from train.trainer.report import read_log

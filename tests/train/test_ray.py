@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gsr_engine import InvalidRequest
-from tests.train.drawers import contents
+from tests.helpers.drawers import contents
 from train.generate import run
 from train.generation.job import GenerationJob
 from train.generation.ray_cluster import run_on_ray

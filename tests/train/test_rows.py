@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from gsr_engine import Engine, SamplingParams, SelfRefineParams
-from tests.engine.recorder import Recorder
 from tests.engine.test_self_refine import with_gsr
-from tests.train.tiny import tiny_config
+from tests.helpers.recorder import Recorder
+from tests.helpers.tiny import tiny_config
 from train.rows import Row, branched_row, direct_row, linear_row
 from train.trainer.batches import collate
 from train.trainer.loss import target_losses

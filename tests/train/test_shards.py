@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gsr_engine import CheckpointError, InvalidRequest
-from tests.train.drawers import CONFIG, PROMPTS, StubSource, contents, draw, open_store
+from tests.helpers.drawers import CONFIG, PROMPTS, StubSource, contents, draw, open_store
 from train.generation.drawer import DrawConfig
 from train.generation.lease import Leases
 from train.generation.store import Store

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from gsr_engine import CheckpointError, Engine, InvalidRequest, SamplingParams, SelfRefineParams
 from gsr_engine.checkpoint.gsr_config import GsrConfig
-from tests.train.tiny import make_examples, plain_losses, tiny_config, write_set
+from tests.helpers.tiny import make_examples, plain_losses, tiny_config, write_set
 from train.sft import parse, train
 from train.trainer.batches import Plan
 from train.trainer.config import SftConfig

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.checkpoint.tokenizer import Tokenizer
 from gsr_engine.text.prompts import Prompts
-from tests.checkpoints import load_oracle
+from tests.helpers.checkpoints import load_oracle
 from train.dataset import Example, Split, read_parts, write_part, write_split
 from train.rows import OBJECTIVES, Row, branched_row, direct_row, linear_row
 from train.trainer.attention import branch_mask
