@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from benchmarks.accuracy.problems import graded_problems, puzzle_problems
-from benchmarks.accuracy.results import read_samples, write_samples
+from benchmarks.accuracy.results import read_results, write_results
 from benchmarks.accuracy.run import AccuracyConfig, AccuracyRun
 from benchmarks.accuracy.table import show_table
 from gsr_engine import (
@@ -51,7 +51,7 @@ def main(
     """Measure pass@1, maj@k, best-of-k, selfRef@k, by number of right candidates, and the cost."""
     console = Console()
     if samples is not None:
-        show_table(console, *read_samples(samples))
+        show_table(console, *read_results(samples))
         return
     if not all(part.isdigit() and int(part) for part in k.split(",")):
         raise InvalidRequest("k", f"must be candidate counts, comma separated, got {k!r}")
@@ -76,7 +76,7 @@ def main(
             SelfRefineParams(layout=layout)  # type: ignore[arg-type]
         run, rows = AccuracyRun(engine, problems, grader, config).run()
     run |= {"model": model, "data": str(data or f"{puzzles} puzzles of test stream {seed}")}
-    write_samples(out, run, rows)
+    write_results(out, run, rows)
     show_table(console, run, rows)
     console.print(f"samples: {out}")
 

@@ -16,7 +16,7 @@ from gsr_engine.errors import InvalidRequest
 
 
 @dataclass(slots=True)
-class Stream:
+class Solution:
     """One generated solution: its answer, and whether that is right."""
 
     text: str
@@ -28,14 +28,14 @@ class Stream:
 
 
 @dataclass(slots=True)
-class Refinement(Stream):
+class Refinement(Solution):
     """A refined solution, and the candidates that it read in the order it read them."""
 
     used: list[int] = field(default_factory=list)
 
 
 @dataclass(slots=True)
-class Sample:
+class ProblemResult:
     """One problem.
 
     Attributes:
@@ -49,12 +49,12 @@ class Sample:
     problem: str
     gold: str
     size: str
-    candidates: list[Stream]
-    greedy: Stream | None = None
+    candidates: list[Solution]
+    greedy: Solution | None = None
     refinements: dict[str, Refinement] = field(default_factory=dict)
 
 
-def write_samples(path: Path, run: dict[str, Any], samples: Iterable[Sample]) -> None:
+def write_results(path: Path, run: dict[str, Any], samples: Iterable[ProblemResult]) -> None:
     """Write a samples file whole, under another name first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
@@ -65,11 +65,11 @@ def write_samples(path: Path, run: dict[str, Any], samples: Iterable[Sample]) ->
     partial.replace(path)
 
 
-def read_samples(path: Path) -> tuple[dict[str, Any], list[Sample]]:
+def read_results(path: Path) -> tuple[dict[str, Any], list[ProblemResult]]:
     """The run's settings and its samples.
 
     Raises:
-        InvalidRequest: the file is none that `write_samples` wrote.
+        InvalidRequest: the file is none that `write_results` wrote.
     """
     with path.open(encoding="utf-8") as file:
         try:
@@ -79,8 +79,8 @@ def read_samples(path: Path) -> tuple[dict[str, Any], list[Sample]]:
             raise InvalidRequest("samples", f"{path} is no samples file: {error!r}") from None
 
 
-def _sample(raw: dict[str, Any]) -> Sample:
-    raw["candidates"] = [Stream(**stream) for stream in raw["candidates"]]
-    raw["greedy"] = Stream(**raw["greedy"]) if raw["greedy"] else None
+def _sample(raw: dict[str, Any]) -> ProblemResult:
+    raw["candidates"] = [Solution(**stream) for stream in raw["candidates"]]
+    raw["greedy"] = Solution(**raw["greedy"]) if raw["greedy"] else None
     raw["refinements"] = {name: Refinement(**r) for name, r in raw["refinements"].items()}
-    return Sample(**raw)
+    return ProblemResult(**raw)

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.accuracy.results import Refinement, Sample, Stream
+from benchmarks.accuracy.results import ProblemResult, Refinement, Solution
 from gsr_engine import (
     Completion,
     Engine,
@@ -55,12 +55,12 @@ class AccuracyRun:
         self._config = config
         self._console = Console(stderr=True)
 
-    def run(self) -> tuple[dict[str, Any], list[Sample]]:
+    def run(self) -> tuple[dict[str, Any], list[ProblemResult]]:
         """The run's facts and one sample per problem."""
         config, start = self._config, time.perf_counter()
         drawn = self._draw(config.temperature, max(config.ks), config.seed)
         samples = [
-            Sample(p.id, p.text, p.answer, p.size, [self._stream(c, p) for c in completions])
+            ProblemResult(p.id, p.text, p.answer, p.size, [self._stream(c, p) for c in completions])
             for p, completions in zip(self._problems, drawn, strict=True)
         ]
         for sample, problem, (completion,) in zip(
@@ -99,7 +99,7 @@ class AccuracyRun:
 
     def refine(
         self,
-        samples: Sequence[Sample],
+        samples: Sequence[ProblemResult],
         method: str,
         layout: str,
         candidates: Sequence[Sequence[list[int]]],
@@ -146,9 +146,9 @@ class AccuracyRun:
             "phases": phases,
         }
 
-    def _stream(self, completion: Completion, problem: Problem) -> Stream:
+    def _stream(self, completion: Completion, problem: Problem) -> Solution:
         answer = self._engine.find_answer(completion)
-        return Stream(
+        return Solution(
             text=completion.text,
             answer=answer,
             correct=self._grader.correct(answer, problem.answer),

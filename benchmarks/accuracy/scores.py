@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.accuracy.results import Sample
+from benchmarks.accuracy.results import ProblemResult
 from gsr_engine.text.answers import majority
 
 _BLOCK = 2_000_000
@@ -18,17 +18,17 @@ Hits = npt.NDArray[np.float64]
 """One number per problem: 1 where the method is right, 0 where not (pass@1: the share of k)."""
 
 
-def pass_at_1(samples: Sequence[Sample], k: int) -> Hits:
+def pass_at_1(samples: Sequence[ProblemResult], k: int) -> Hits:
     """Share of the first k candidates that are right."""
     return np.array([np.mean([c.correct for c in s.candidates[:k]]) for s in samples])
 
 
-def oracle(samples: Sequence[Sample], k: int) -> Hits:
+def oracle(samples: Sequence[ProblemResult], k: int) -> Hits:
     """pass@k: whether any of the first k is right; no method that selects can do better."""
     return np.array([any(c.correct for c in s.candidates[:k]) for s in samples], dtype=float)
 
 
-def majority_at(samples: Sequence[Sample], k: int) -> Hits:
+def majority_at(samples: Sequence[ProblemResult], k: int) -> Hits:
     """maj@k: the most frequent answer of the first k (the earlier one on a tie)."""
     hits = []
     for sample in samples:
@@ -38,26 +38,26 @@ def majority_at(samples: Sequence[Sample], k: int) -> Hits:
     return np.array(hits, dtype=float)
 
 
-def best_of(samples: Sequence[Sample], k: int) -> Hits:
+def best_of(samples: Sequence[ProblemResult], k: int) -> Hits:
     """Best of k by the model's own log-probability of the whole solution."""
     return np.array(
         [max(s.candidates[:k], key=lambda c: c.logprob).correct for s in samples], dtype=float
     )
 
 
-def greedy(samples: Sequence[Sample]) -> Hits:
+def greedy(samples: Sequence[ProblemResult]) -> Hits:
     """The direct solution at temperature 0."""
     return np.array([s.greedy is not None and s.greedy.correct for s in samples], dtype=float)
 
 
-def refined(samples: Sequence[Sample], method: str) -> Hits:
+def refined(samples: Sequence[ProblemResult], method: str) -> Hits:
     """A refinement; a problem without one counts as wrong."""
     return np.array(
         [method in s.refinements and s.refinements[method].correct for s in samples], dtype=float
     )
 
 
-def num_correct(samples: Sequence[Sample], k: int) -> npt.NDArray[np.int64]:
+def num_correct(samples: Sequence[ProblemResult], k: int) -> npt.NDArray[np.int64]:
     """Nc: right candidates among the first k."""
     return np.array([sum(c.correct for c in s.candidates[:k]) for s in samples], dtype=np.int64)
 

@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.accuracy import scores
-from benchmarks.accuracy.results import Sample
+from benchmarks.accuracy.results import ProblemResult
 from benchmarks.accuracy.scores import Hits, bootstrap
 
 
-def method_scores(run: dict[str, Any], samples: Sequence[Sample]) -> dict[str, Hits]:
+def method_scores(run: dict[str, Any], samples: Sequence[ProblemResult]) -> dict[str, Hits]:
     """Hits of every method at every k, in the order of the table; pass@1 over the headline k."""
     k = run["config"]["headline"]
     table = {"pass@1": scores.pass_at_1(samples, k), "greedy": scores.greedy(samples)}
@@ -27,7 +27,7 @@ def method_scores(run: dict[str, Any], samples: Sequence[Sample]) -> dict[str, H
     return table
 
 
-def show_table(console: Console, run: dict[str, Any], samples: Sequence[Sample]) -> None:
+def show_table(console: Console, run: dict[str, Any], samples: Sequence[ProblemResult]) -> None:
     """Accuracy with intervals, paired differences, the k curve, strata, sizes, cost."""
     table = method_scores(run, samples)
     _show_accuracy(console, run, table, len(samples))
@@ -68,7 +68,7 @@ def _signed(interval: scores.Interval) -> str:
     return f"{interval.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
 
 
-def _show_strata(console: Console, run: dict[str, Any], samples: Sequence[Sample]) -> None:
+def _show_strata(console: Console, run: dict[str, Any], samples: Sequence[ProblemResult]) -> None:
     k = run["config"]["headline"]
     right = scores.num_correct(samples, k)
     out = Table(title=f"by number of right candidates of {k}", title_justify="left")
@@ -95,7 +95,7 @@ def _show_strata(console: Console, run: dict[str, Any], samples: Sequence[Sample
 
 
 def _show_sizes(
-    console: Console, run: dict[str, Any], samples: Sequence[Sample], table: dict[str, Hits]
+    console: Console, run: dict[str, Any], samples: Sequence[ProblemResult], table: dict[str, Hits]
 ) -> None:
     k = run["config"]["headline"]
     names = ["pass@1", f"maj@{k}", f"pass@{k} (oracle)", *_layout_rows(run)]

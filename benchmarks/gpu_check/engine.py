@@ -19,7 +19,7 @@ from benchmarks.gpu_check.setting import Setting
 from benchmarks.gpu_check.subject import Subject
 from benchmarks.oracle import TIE, shortfalls, stream_logits
 from gsr_engine import Engine, SamplingParams
-from gsr_engine.requests.request import Sequence as Stream
+from gsr_engine.requests.request import Stream
 
 _WAYS: dict[str, dict[str, Any]] = {
     "as it comes": {},

@@ -17,7 +17,7 @@ from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.model.decoder import Decoder
 from gsr_engine.model.weights import load_decoder
 from gsr_engine.params import LAYOUTS, Layout
-from gsr_engine.requests.request import Sequence as Stream
+from gsr_engine.requests.request import Stream
 
 # Of the most likely tokens so many are compared.
 _TOPS = 5

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from benchmarks.accuracy.results import read_samples
+from benchmarks.accuracy.results import read_results
 from benchmarks.accuracy.table import show_table
 from benchmarks.nano.plot import plot_report
 from benchmarks.nano.promises import check_promises, evaluate, show_promises
@@ -28,7 +28,7 @@ def main(
     samples: Annotated[Path | None, typer.Option(help="Judge an earlier samples file.")] = None,
 ) -> None:
     """Evaluate, report, and exit 1 when a promise is missed."""
-    run, rows = read_samples(samples) if samples else evaluate(model, puzzles, out, stream)
+    run, rows = read_results(samples) if samples else evaluate(model, puzzles, out, stream)
     promises = check_promises(run, rows)
     out.mkdir(parents=True, exist_ok=True)
     with (out / "report.txt").open("w") as file:

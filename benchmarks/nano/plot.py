@@ -11,13 +11,13 @@ import numpy as np
 from matplotlib import pyplot as plt  # after the backend is chosen
 
 from benchmarks.accuracy import scores
-from benchmarks.accuracy.results import Sample
+from benchmarks.accuracy.results import ProblemResult
 from benchmarks.accuracy.scores import Hits, bootstrap
 
 mpl.use("Agg")
 
 
-def plot_report(run: dict[str, Any], samples: Sequence[Sample], path: Path) -> None:
+def plot_report(run: dict[str, Any], samples: Sequence[ProblemResult], path: Path) -> None:
     """Two panels into one PNG."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     _over_k(left, run, samples)
@@ -27,7 +27,7 @@ def plot_report(run: dict[str, Any], samples: Sequence[Sample], path: Path) -> N
     plt.close(figure)
 
 
-def _over_k(axes: Any, run: dict[str, Any], samples: Sequence[Sample]) -> None:
+def _over_k(axes: Any, run: dict[str, Any], samples: Sequence[ProblemResult]) -> None:
     ks = run["config"]["ks"]
     curves = {
         f"selfRef {layout}": [scores.refined(samples, f"{layout}@{k}") for k in ks]
@@ -53,7 +53,7 @@ def _line(axes: Any, ks: Sequence[int], hits: Sequence[Hits], name: str, style: 
     axes.errorbar(ks, means, yerr=[below, above], fmt=style, capsize=2, label=name, lw=1.2)
 
 
-def _by_right_candidates(axes: Any, run: dict[str, Any], samples: Sequence[Sample]) -> None:
+def _by_right_candidates(axes: Any, run: dict[str, Any], samples: Sequence[ProblemResult]) -> None:
     k = run["config"]["headline"]
     right = scores.num_correct(samples, k)
     methods = {f"maj@{k}": scores.majority_at(samples, k)}

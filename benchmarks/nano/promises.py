@@ -12,7 +12,7 @@ from rich.table import Table
 
 from benchmarks.accuracy import scores
 from benchmarks.accuracy.problems import puzzle_problems
-from benchmarks.accuracy.results import Sample, write_samples
+from benchmarks.accuracy.results import ProblemResult, write_results
 from benchmarks.accuracy.run import AccuracyConfig, AccuracyRun
 from benchmarks.accuracy.scores import Interval, bootstrap
 from benchmarks.accuracy.table import method_scores
@@ -36,7 +36,7 @@ class Promise:
     kept: bool
 
 
-def check_promises(run: dict[str, Any], samples: Sequence[Sample]) -> list[Promise]:
+def check_promises(run: dict[str, Any], samples: Sequence[ProblemResult]) -> list[Promise]:
     """Every promise, from the samples alone."""
     table = method_scores(run, samples)
     share = bootstrap(table["pass@1"])
@@ -76,7 +76,7 @@ def evaluate(
     out: Path,
     stream: Stream = "test",
     ks: tuple[int, ...] = (1, 2, K, 8),
-) -> tuple[dict[str, Any], list[Sample]]:
+) -> tuple[dict[str, Any], list[ProblemResult]]:
     """Run every method over the held-out puzzles; the samples file is written to `out`."""
     problems = puzzle_problems(stream, TEST_SEED, count)
     # No prefix cache: each layout pays for its own prompts.
@@ -87,5 +87,5 @@ def evaluate(
         config = AccuracyConfig(ks=ks, headline=K, seed=TEST_SEED, max_tokens=MAX_TOKENS)
         run, samples = AccuracyRun(engine, problems, grader, config).run()
     run |= {"model": str(model), "data": f"{stream} stream of puzzles, seed {TEST_SEED}"}
-    write_samples(out / "samples.jsonl", run, samples)
+    write_results(out / "samples.jsonl", run, samples)
     return run, samples

@@ -31,7 +31,7 @@ from rich.table import Table
 
 from benchmarks.accuracy import scores
 from benchmarks.accuracy.problems import puzzle_problems
-from benchmarks.accuracy.results import Sample, read_samples
+from benchmarks.accuracy.results import ProblemResult, read_results
 from benchmarks.accuracy.run import AccuracyConfig, AccuracyRun
 from benchmarks.accuracy.scores import bootstrap
 from benchmarks.nano.promises import TEST_SEED, K, evaluate
@@ -87,7 +87,7 @@ def _show(console: Console, title: str, rows: Sequence[Row]) -> None:
 
 def _evaluate_all(
     recipes: dict[str, Recipe], out: Path, nano: Path, puzzles: int
-) -> dict[str, list[Sample]]:
+) -> dict[str, list[ProblemResult]]:
     """Train (or find) every model, evaluate it (or find its samples), one model per core."""
     shipped = default_recipe()
     # First and with all cores: some of the others begin from its first stage.
@@ -111,10 +111,10 @@ def _evaluate_all(
     return {name: _held_out(folder, puzzles) for name, folder in folders.items()}
 
 
-def _held_out(folder: Path, puzzles: int) -> list[Sample]:
+def _held_out(folder: Path, puzzles: int) -> list[ProblemResult]:
     """The first samples of a report, which must be of the test stream."""
     file = folder / "report" / "samples.jsonl"
-    run, samples = read_samples(file)
+    run, samples = read_results(file)
     if not run["data"].startswith("test ") or len(samples) < puzzles:
         raise InvalidRequest("puzzles", f"{file} holds {len(samples)} of the {run['data']}")
     return samples[:puzzles]
@@ -135,7 +135,7 @@ def _reuse_first_stage(recipe: Recipe, folder: Path, base: Recipe, nano: Path) -
             shutil.copytree(nano / part, folder / part)
 
 
-def _main_row(name: str, samples: Sequence[Sample]) -> Row:
+def _main_row(name: str, samples: Sequence[ProblemResult]) -> Row:
     hits = {
         "pass@1": scores.pass_at_1(samples, K),
         "greedy": scores.greedy(samples),
@@ -207,7 +207,7 @@ def _controls(nano: Path, puzzles: int) -> list[Row]:
     with Engine.from_pretrained(model, dtype="float32") as engine, Grader(symbolic=False) as grader:
         run = AccuracyRun(engine, problems, grader, AccuracyConfig(headline=K, seed=TEST_SEED))
         for name, candidates in given.items():
-            samples = [Sample(p.id, p.text, p.answer, p.size, []) for p in problems]
+            samples = [ProblemResult(p.id, p.text, p.answer, p.size, []) for p in problems]
             row = {"candidates": name}
             for layout in ("linear", "branched"):
                 run.refine(samples, f"{layout}@{K}", layout, candidates)

@@ -62,7 +62,7 @@ def _measure(engine: Engine, shape: str, streams: int, steps: int, prompt: int) 
         "rest": ms["step"] - ms["plan"] - ms["launch"] - ms["commit"],
     }
     running = sum(
-        sequence.held for g in engine._scheduler._admission.groups() for sequence in g.sequences
+        stream.held for g in engine._scheduler._admission.groups() for stream in g.streams
     )
     return HostShare(shape, running, steps, parts, ms["step"])
 

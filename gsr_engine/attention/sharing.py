@@ -28,13 +28,13 @@ class SharingCosts:
     """What decides, measured at warm-up on a GPU.
 
     Attributes:
-        places: programs of an item that the chip runs at a time without one delaying another.
+        concurrent_programs: programs that the GPU runs at a time, none delaying another.
         wide: seconds of an item whose lanes fill the widest tile, over those of a one-row item,
             when the chip is full of such.
         lanes: of the widest tile.
     """
 
-    places: int = 0
+    concurrent_programs: int = 0
     wide: float = 1.0
     lanes: int = 64
 
@@ -55,7 +55,7 @@ class Sharing:
         """
         costs = self._costs
         apart = own_pieces + sum(n * p for n, p in zip(readers, pieces, strict=True))
-        if costs is None or apart * self._kv_heads <= costs.places:
+        if costs is None or apart * self._kv_heads <= costs.concurrent_programs:
             return [False] * len(readers)
         return [n > 1 and self._wide_cost(costs, n) < n for n in readers]
 
@@ -86,14 +86,14 @@ def measure_costs(model: ModelConfig, cache: KVCache) -> SharingCosts:
     device = cache.pages.device
     if device.type == "cpu":
         return costs
-    places = torch.cuda.get_device_properties(device).multi_processor_count
+    concurrent_programs = torch.cuda.get_device_properties(device).multi_processor_count
     rows = max(1, costs.lanes * model.num_kv_heads // model.num_heads)
-    narrow = _seconds(model, cache, 1, places * _WAVES)
-    wide = _seconds(model, cache, rows, places * _WAVES)
-    return SharingCosts(places, max(1.0, wide / narrow), costs.lanes)
+    narrow = _elapsed_ms(model, cache, 1, concurrent_programs * _WAVES)
+    wide = _elapsed_ms(model, cache, rows, concurrent_programs * _WAVES)
+    return SharingCosts(concurrent_programs, max(1.0, wide / narrow), costs.lanes)
 
 
-def _seconds(model: ModelConfig, cache: KVCache, rows: int, programs: int) -> float:
+def _elapsed_ms(model: ModelConfig, cache: KVCache, rows: int, programs: int) -> float:
     """Milliseconds of attention over items of so many rows each, with as many programs in all."""
     device, dtype = cache.pages.device, cache.pages.dtype
     keys, values = cache.pages[0]

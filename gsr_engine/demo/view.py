@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import abc
+from collections.abc import Sequence
 
 from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
@@ -16,7 +16,7 @@ from gsr_engine.demo.puzzles import BASE, Puzzle, readable
 from gsr_engine.demo.report import DemoReport, Judged, run_layout
 from gsr_engine.engine import Engine
 from gsr_engine.params import LAYOUTS, Layout, SamplingParams, SelfRefineParams
-from gsr_engine.requests.request import Sequence, completion
+from gsr_engine.requests.request import Stream, completion
 from gsr_engine.requests.self_refine import SelfRefineRequest
 from gsr_engine.text.answers import same_answer
 
@@ -36,7 +36,7 @@ def _mark(text: str, right: bool | None, title: str) -> Panel:
 def _snapshot(engine: Engine, request: SelfRefineRequest, puzzle: Puzzle) -> RenderableType:
     """What the streams of a request hold right now."""
 
-    def mark(stream: Sequence, title: str) -> Panel:
+    def mark(stream: Stream, title: str) -> Panel:
         shown = completion(stream, engine.tokenizer)
         right = same_answer(engine.find_answer(shown), puzzle.answer) if stream.finished else None
         return _mark(shown.text, right, title)
@@ -63,7 +63,7 @@ def watch(console: Console, engine: Engine, puzzle: Puzzle, params: SelfRefinePa
 
 
 def run_all(
-    console: Console, engine: Engine, puzzles: abc.Sequence[Puzzle], k: int, seed: int
+    console: Console, engine: Engine, puzzles: Sequence[Puzzle], k: int, seed: int
 ) -> DemoReport:
     """Every puzzle in every layout that the checkpoint was trained for, with a progress bar."""
     report = DemoReport(k)
@@ -83,7 +83,7 @@ def run_all(
     return report
 
 
-def pick_examples(judged: abc.Sequence[Judged], count: int) -> list[Judged]:
+def pick_examples(judged: Sequence[Judged], count: int) -> list[Judged]:
     """The telling cases first: all candidates wrong, then the majority wrong, then mixed sets."""
 
     def telling(one: Judged) -> tuple[bool, bool, bool]:

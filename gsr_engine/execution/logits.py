@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from gsr_engine.kv.segments import Context
 from gsr_engine.outputs import TopLogprobs
-from gsr_engine.requests.request import Sequence
+from gsr_engine.requests.request import Stream
 from gsr_engine.step.transfer import to_device
 
 IntArray = npt.NDArray[np.int64]
@@ -51,11 +51,11 @@ class _Penalties:
     """The streams of a batch with penalties: their rows, strengths [S, 3] and what they saw."""
 
     def __init__(
-        self, members: list[tuple[int, Sequence]], before: _Penalties | None, device: torch.device
+        self, members: list[tuple[int, Stream]], before: _Penalties | None, device: torch.device
     ) -> None:
-        known: dict[Sequence, SeenTokens] = before.seen if before else {}
+        known: dict[Stream, SeenTokens] = before.seen if before else {}
         prompts: dict[Context, IntArray] = {}  # siblings share theirs
-        self.seen: dict[Sequence, SeenTokens] = {
+        self.seen: dict[Stream, SeenTokens] = {
             s: known.get(s) or _seen(s, prompts) for _, s in members
         }
         self._rows = torch.tensor([row for row, _ in members], device=device)
@@ -70,8 +70,8 @@ class _Penalties:
 
         Repetition is that of CTRL (arXiv 1909.05858), presence and frequency are OpenAI's.
         """
-        for sequence, seen in self.seen.items():
-            seen.follow(sequence.segment.token_ids)
+        for stream, seen in self.seen.items():
+            seen.follow(stream.segment.token_ids)
         every, device = self.seen.values(), logits.device
         lengths = torch.tensor([len(seen.token_ids) for seen in every], device=device)
         token_ids = torch.from_numpy(np.concatenate([s.token_ids for s in every])).to(device)
@@ -88,18 +88,18 @@ class _Penalties:
 class _Minimum:
     """The streams of a batch with `min_tokens`: before so many, nothing that ends them is drawn."""
 
-    def __init__(self, members: list[tuple[int, Sequence]], vocab_size: int) -> None:
+    def __init__(self, members: list[tuple[int, Stream]], vocab_size: int) -> None:
         self._members = [
-            (row, sequence, [token for token in sequence.stop_token_ids if token < vocab_size])
-            for row, sequence in members
+            (row, stream, [token for token in stream.stop_token_ids if token < vocab_size])
+            for row, stream in members
         ]
 
     def apply(self, logits: torch.Tensor) -> tuple[Places, torch.Tensor]:
         """Edit in place; where, and what was there before."""
         closed = [
             (row, token)
-            for row, sequence, token_ids in self._members
-            if sequence.num_drawn < sequence.params.min_tokens
+            for row, stream, token_ids in self._members
+            if stream.num_drawn < stream.params.min_tokens
             for token in token_ids
         ]
         pairs = torch.tensor(closed, dtype=torch.int64, device=logits.device).view(-1, 2)
@@ -113,18 +113,18 @@ class LogitEdits:
     """What the streams of one batch ask to be done to their rows of logits.
 
     A row's edits depend on its stream alone: on its `SamplingParams`, the tokens that it drew and,
-    for `repetition_penalty`, all tokens that its context shows. Row i is that of sequence i; what
+    for `repetition_penalty`, all tokens that its context shows. Row i is that of stream i; what
     `before` counted of a stream is not counted again.
     """
 
     def __init__(
         self,
-        sequences: list[Sequence],
+        streams: list[Stream],
         vocab_size: int,
         device: torch.device,
         before: LogitEdits | None = None,
     ) -> None:
-        rows = list(enumerate(sequences))
+        rows = list(enumerate(streams))
         penalised = [(row, s) for row, s in rows if s.params.penalises]
         bounded = [(row, s) for row, s in rows if s.params.min_tokens]
         self._penalties: _Penalties | None = None
@@ -142,13 +142,13 @@ class LogitEdits:
             logits[places] = old
 
 
-def _seen(sequence: Sequence, prompts: dict[Context, IntArray]) -> SeenTokens:
+def _seen(stream: Stream, prompts: dict[Context, IntArray]) -> SeenTokens:
     """What a stream saw so far; of its context only where `repetition_penalty` asks for it."""
-    context = sequence.segment.context if sequence.params.repetition_penalty != 1.0 else ()
+    context = stream.segment.context if stream.params.repetition_penalty != 1.0 else ()
     if context not in prompts:
         shown = [np.array(span.token_ids, dtype=np.int64) for span in context]
         prompts[context] = np.unique(np.concatenate([np.empty(0, dtype=np.int64), *shown]))
-    return SeenTokens(prompts[context], sequence.segment.token_ids)
+    return SeenTokens(prompts[context], stream.segment.token_ids)
 
 
 def top_logprobs(logits: torch.Tensor, wanted: list[int]) -> list[torch.Tensor]:

@@ -57,7 +57,7 @@ class Pipeline:
     def _tokens_are_needed(self) -> bool:
         """Whether the next step cannot be drawn without the tokens of this one."""
         plan, _ = self._in_flight[-1]
-        return any(sequence.params.penalises for _, sequence in plan.draws)
+        return any(stream.params.penalises for _, stream in plan.draws)
 
     def _launch(self, plan: StepPlan) -> None:
         try:

@@ -53,12 +53,12 @@ class Runner:
         """Have the plan's chunks computed and its tokens drawn; on a GPU this does not wait."""
         batch = build_batch(plan, self._row_multiple, self._padding_slot, self._drawn_at)
         hidden = self._hidden(batch)
-        sequences = [sequence for _, sequence in plan.draws]
-        logits = self.decoder.logits(hidden) if sequences else hidden
-        draws = self._sampler.draw(logits, batch.draw_rows, sequences)
+        streams = [stream for _, stream in plan.draws]
+        logits = self.decoder.logits(hidden) if streams else hidden
+        draws = self._sampler.draw(logits, batch.draw_rows, streams)
         if self.lag:
-            self._drawn[: len(sequences)].copy_(draws.token_ids)
-            self._drawn_at = {s.segment: draw for draw, s in enumerate(sequences)}
+            self._drawn[: len(streams)].copy_(draws.token_ids)
+            self._drawn_at = {s.segment: draw for draw, s in enumerate(streams)}
         return draws
 
     def _hidden(self, batch: Batch) -> torch.Tensor:

@@ -12,7 +12,7 @@ import torch
 from csrc_triton import sample, token_logprobs
 from gsr_engine.execution.logits import LogitEdits, listed_tops, top_logprobs
 from gsr_engine.outputs import TopLogprobs
-from gsr_engine.requests.request import Sequence
+from gsr_engine.requests.request import Stream
 from gsr_engine.step.transfer import Fetched, to_device
 
 # Logits that a CPU draws from at a time. A whole batch of a large vocabulary would be read anew
@@ -62,29 +62,29 @@ class Sampler:
     """Keeps the parameters of the streams as tensors while the same streams go on."""
 
     def __init__(self) -> None:
-        self._sequences: list[Sequence] = []
+        self._streams: list[Stream] = []
         self._params: _Params | None = None
         self._edits: LogitEdits | None = None
         self._wanted: list[int] = []
 
     @torch.inference_mode()
     def draw(
-        self, logits: torch.Tensor, draw_rows: list[int], sequences: list[Sequence]
+        self, logits: torch.Tensor, draw_rows: list[int], streams: list[Stream]
     ) -> PendingDraws:
-        """One token per sequence.
+        """One token per stream.
 
         Args:
             logits: [M, vocab_size], any float dtype.
-            draw_rows: for each sequence the row that it draws from; siblings share their first.
-            sequences: who draws; the index of a draw is the number of tokens drawn so far.
+            draw_rows: for each stream the row that it draws from; siblings share their first.
+            streams: who draws; the index of a draw is the number of tokens drawn so far.
         """
         device = logits.device
-        if not sequences:
+        if not streams:
             nothing = torch.empty(0, dtype=torch.int64, device=device)
             return PendingDraws(nothing, nothing, [], [])
-        if self._params is None or sequences != self._sequences:
-            self._params = self._take(sequences, logits)
-        numbers = [sequence.num_drawn for sequence in sequences]
+        if self._params is None or streams != self._streams:
+            self._params = self._take(streams, logits)
+        numbers = [stream.num_drawn for stream in streams]
         indices = to_device(np.array(numbers, dtype=np.int64), device)
         mine = logits[: len(draw_rows)]
         if draw_rows != list(range(len(draw_rows))):
@@ -97,13 +97,13 @@ class Sampler:
         tops = top_logprobs(mine, self._wanted) if any(self._wanted) else []
         return PendingDraws(tokens, logprobs, tops, self._wanted)
 
-    def _take(self, sequences: list[Sequence], logits: torch.Tensor) -> _Params:
-        self._sequences = sequences
+    def _take(self, streams: list[Stream], logits: torch.Tensor) -> _Params:
+        self._streams = streams
         device, before = logits.device, self._edits
-        edits = any(sequence.params.edits_logits for sequence in sequences)
-        self._edits = LogitEdits(sequences, logits.shape[1], device, before) if edits else None
-        self._wanted = [sequence.params.top_logprobs for sequence in sequences]
-        return _tensors(sequences, device)
+        edits = any(stream.params.edits_logits for stream in streams)
+        self._edits = LogitEdits(streams, logits.shape[1], device, before) if edits else None
+        self._wanted = [stream.params.top_logprobs for stream in streams]
+        return _tensors(streams, device)
 
 
 def draw_anything(logits: torch.Tensor) -> None:
@@ -126,9 +126,9 @@ def _in_chunks(
     return torch.cat([function(*chunk) for chunk in chunks])
 
 
-def _tensors(sequences: list[Sequence], device: torch.device) -> _Params:
+def _tensors(streams: list[Stream], device: torch.device) -> _Params:
     """temperature, top_k, top_p, min_p and seed of each stream, as `sample` takes them."""
-    params = [sequence.params for sequence in sequences]
+    params = [stream.params for stream in streams]
 
     def floats(values: list[float]) -> torch.Tensor:
         return to_device(np.array(values, dtype=np.float32), device)
@@ -141,5 +141,5 @@ def _tensors(sequences: list[Sequence], device: torch.device) -> _Params:
         integers([p.top_k for p in params]),
         floats([p.top_p for p in params]),
         floats([p.min_p for p in params]),
-        integers([sequence.seed for sequence in sequences]),
+        integers([stream.seed for stream in streams]),
     )

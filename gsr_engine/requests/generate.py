@@ -7,7 +7,7 @@ from gsr_engine.kv.segments import context_length, pages_for
 from gsr_engine.outputs import FinishReason, GenerateResult, Phase
 from gsr_engine.params import SamplingParams
 from gsr_engine.requests.limits import Limits
-from gsr_engine.requests.request import Group, NewPrompt, Request, Sequence, completion
+from gsr_engine.requests.request import Group, NewPrompt, Request, Stream, completion
 from gsr_engine.seeds import derive_seed
 from gsr_engine.text.stopping import StopRule
 
@@ -46,7 +46,7 @@ class GenerateRequest(Request[GenerateResult]):
         self._seed = seed
         self._first = first
         self._tokenizer = tokenizer
-        self.streams: list[Sequence] = []
+        self.streams: list[Stream] = []
 
     def start(self, new_prompt: NewPrompt) -> list[Group]:
         """One group: the prompt and its streams."""
@@ -57,7 +57,7 @@ class GenerateRequest(Request[GenerateResult]):
         streams = range(self._first, self._first + params.n)
         seeds = [derive_seed(self._seed, stream) for stream in streams]
         group.fork(params, seeds, StopRule.of(params, self._tokenizer))
-        self.streams = group.sequences
+        self.streams = group.streams
         phase = self.usage.phase("candidate_prefill")
         phase.reused_cache = context_length(prompt.context)
         phase.reused_prompt = (params.n - 1) * len(self._prompt)

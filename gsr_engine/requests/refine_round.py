@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from gsr_engine.kv.segments import Segment, Span, first_tokens
 from gsr_engine.outputs import Phase
-from gsr_engine.requests.request import Group, Sequence
+from gsr_engine.requests.request import Group, Stream
 from gsr_engine.text.prompts import DirectPrompt, Prompts, Summary
 
 REFINE: tuple[Phase, Phase] = ("refine_prefill", "refine_decode")
@@ -27,12 +27,12 @@ class Source:
     `in_place`: its KV may be attended where it was written.
     """
 
-    sequence: Sequence
+    stream: Stream
     summary: Summary
     in_place: bool
 
 
-class RefineRound:
+class RefinePrompts:
     """Builds the prompts of one round behind the direct prompt of a problem.
 
     Attributes:
@@ -46,7 +46,7 @@ class RefineRound:
         self._problem = problem
         self._direct = direct
         self._group = group
-        self._reread: dict[Sequence, Span] = {}
+        self._reread: dict[Stream, Span] = {}
         self.rereads: list[Group] = []
 
     def linear(self, shown: list[Source]) -> Segment:
@@ -78,12 +78,12 @@ class RefineRound:
         return Segment(glue, position, context=(*self._group.context, *spans))
 
     def _span(self, source: Source) -> Span:
-        sequence, summary = source.sequence, source.summary
+        stream, summary = source.stream, source.summary
         if source.in_place and summary.verbatim:
-            return Span(sequence.segment, summary.start, summary.stop)
-        if sequence not in self._reread:
+            return Span(stream.segment, summary.start, summary.stop)
+        if stream not in self._reread:
             fork, context = self._group.prompt.end_position, self._group.context
             segment = Segment(summary.token_ids, position=fork, context=context)
             self.rereads.append(Group(self._group.request, segment, REFINE))
-            self._reread[sequence] = Span(segment, 0, len(segment))
-        return self._reread[sequence]
+            self._reread[stream] = Span(segment, 0, len(segment))
+        return self._reread[stream]

@@ -12,11 +12,11 @@ from gsr_engine.kv.prefix_cache import Node
 from gsr_engine.kv.segments import PAGE_SIZE, Context, Segment, Span
 from gsr_engine.outputs import Completion, FinishReason, Phase, TopLogprobs, Usage
 from gsr_engine.params import SamplingParams
-from gsr_engine.text.stopping import StopRule, StopWatch
+from gsr_engine.text.stopping import StopMatcher, StopRule
 
 
 @dataclass(eq=False, slots=True)
-class Sequence:
+class Stream:
     """One stream being generated.
 
     `segment` holds exactly the generated tokens; what they continue is the segment's context.
@@ -26,7 +26,7 @@ class Sequence:
     them; else they are given back as it finishes. `told`: its request knows that it finished.
     `in_flight` tokens more than `segment` holds are being drawn: on a GPU the next step is planned
     before the tokens of this one are known.
-    `top_logprobs` are as many as `logprobs` where asked for, else none; `watch` looks for stop
+    `top_logprobs` are as many as `logprobs` where asked for, else none; `matcher` looks for stop
     strings where there are any.
     """
 
@@ -42,7 +42,7 @@ class Sequence:
     told: bool = False
     in_flight: int = 0
     top_logprobs: list[TopLogprobs] = field(default_factory=list)
-    watch: StopWatch | None = None
+    matcher: StopMatcher | None = None
 
     @property
     def finished(self) -> bool:
@@ -52,13 +52,13 @@ class Sequence:
     @property
     def stopped_text(self) -> str | None:
         """The text before the stop string that ended it; None unless one did."""
-        return self.watch.text if self.watch is not None else None
+        return self.matcher.text if self.matcher is not None else None
 
     @property
     def content_length(self) -> int:
         """Generated tokens without the end token, or without those of a stop string."""
-        if self.watch is not None and self.watch.text is not None:
-            return self.watch.content_length
+        if self.matcher is not None and self.matcher.text is not None:
+            return self.matcher.content_length
         return len(self.segment) - (self.finish_reason == "stop")
 
     @property
@@ -91,14 +91,14 @@ class Sequence:
         self.logprobs.append(logprob)
         if top is not None:
             self.top_logprobs.append(top)
-        if token in self.stop_token_ids or (self.watch is not None and self._said_stop(token)):
+        if token in self.stop_token_ids or (self.matcher is not None and self._said_stop(token)):
             self.finish_reason = "stop"
         elif len(self.segment.token_ids) == self.params.max_tokens:
             self.finish_reason = "length"
 
     def _said_stop(self, token: int) -> bool:
         armed = len(self.segment.token_ids) >= self.params.min_tokens
-        return self.watch is not None and self.watch.push(token, armed)
+        return self.matcher is not None and self.matcher.push(token, armed)
 
     def end(self, reason: FinishReason) -> None:
         """Finish the stream from outside, unless it is finished."""
@@ -127,7 +127,7 @@ class Group:
     phases: tuple[Phase, Phase]
     salt: str | None = None
     open: bool = False
-    sequences: list[Sequence] = field(default_factory=list)
+    streams: list[Stream] = field(default_factory=list)
     held: bool = False
     pin: Node | None = None
     ready: bool = False
@@ -140,8 +140,8 @@ class Group:
     @property
     def finished(self) -> bool:
         """Whether nothing of the group is left to compute."""
-        if self.sequences:
-            return all(sequence.finished for sequence in self.sequences)
+        if self.streams:
+            return all(stream.finished for stream in self.streams)
         return not self.open and self.prompt.computed == len(self.prompt)
 
     @property
@@ -160,20 +160,20 @@ class Group:
         context, position = self.context, self.prompt.end_position
         for index, seed in enumerate(seeds):
             segment = Segment([], position, context)
-            stream = Sequence(index, params, seed, stop.token_ids, segment, keep=keep)
-            stream.watch = stop.watch()
-            self.sequences.append(stream)
+            stream = Stream(index, params, seed, stop.token_ids, segment, keep=keep)
+            stream.matcher = stop.matcher()
+            self.streams.append(stream)
 
     def growing(self) -> Iterator[tuple[Segment, int]]:
         """Segments that lack a page for their newest tokens, and how many tokens that makes."""
         if len(self.prompt.token_ids) > PAGE_SIZE * len(self.prompt.pages):
             yield self.prompt, len(self.prompt.token_ids)
-        for sequence in self.sequences:
-            if sequence.finish_reason is None and sequence.held:
+        for stream in self.streams:
+            if stream.finish_reason is None and stream.held:
                 # Written out: this runs for every stream in every step.
-                num_tokens = len(sequence.segment.token_ids) + sequence.in_flight
-                if num_tokens > PAGE_SIZE * len(sequence.segment.pages):
-                    yield sequence.segment, num_tokens
+                num_tokens = len(stream.segment.token_ids) + stream.in_flight
+                if num_tokens > PAGE_SIZE * len(stream.segment.pages):
+                    yield stream.segment, num_tokens
 
 
 Result = TypeVar("Result", covariant=True)
@@ -219,7 +219,7 @@ class Request(ABC, Generic[Result]):
     def start(self, new_prompt: NewPrompt) -> list[Group]:
         """The first groups; called once, at admission."""
 
-    def stream_finished(self, group: Group, sequence: Sequence) -> list[Group]:
+    def stream_finished(self, group: Group, stream: Stream) -> list[Group]:
         """Hear of a finished stream: may end its siblings, or return groups to start now."""
         return []
 
@@ -239,16 +239,16 @@ class Request(ABC, Generic[Result]):
         """Give a result at once, from whatever is there: it was aborted, or failed."""
 
 
-def completion(sequence: Sequence, tokenizer: Tokenizer) -> Completion:
+def completion(stream: Stream, tokenizer: Tokenizer) -> Completion:
     """The output of a stream."""
-    token_ids = list(sequence.segment.token_ids)
-    text = sequence.stopped_text
+    token_ids = list(stream.segment.token_ids)
+    text = stream.stopped_text
     return Completion(
-        index=sequence.index,
-        text=tokenizer.decode(token_ids[: sequence.content_length]) if text is None else text,
+        index=stream.index,
+        text=tokenizer.decode(token_ids[: stream.content_length]) if text is None else text,
         token_ids=token_ids,
-        logprobs=list(sequence.logprobs),
-        finish_reason=sequence.finish_reason or "error",
-        content_length=sequence.content_length,
-        top_logprobs=list(sequence.top_logprobs) if sequence.params.top_logprobs else None,
+        logprobs=list(stream.logprobs),
+        finish_reason=stream.finish_reason or "error",
+        content_length=stream.content_length,
+        top_logprobs=list(stream.top_logprobs) if stream.params.top_logprobs else None,
     )

@@ -15,8 +15,8 @@ from gsr_engine.outputs import FinishReason, Phase, RefineResult
 from gsr_engine.params import SelfRefineParams
 from gsr_engine.requests.limits import Limits
 from gsr_engine.requests.refine_budget import plan_budget
-from gsr_engine.requests.refine_round import REFINE, RefineRound, Source
-from gsr_engine.requests.request import Group, NewPrompt, Request, Sequence, completion
+from gsr_engine.requests.refine_round import REFINE, RefinePrompts, Source
+from gsr_engine.requests.request import Group, NewPrompt, Request, Stream, completion
 from gsr_engine.seeds import derive_seed
 from gsr_engine.text.answers import majority, normalise
 from gsr_engine.text.prompts import Checkpoint
@@ -111,15 +111,15 @@ class SelfRefineRequest(Request[RefineResult]):
         self._expired = False
         self._unfinished = 0  # groups of the round that go on
         self._shown: list[list[int]] = []  # what each refinement of the last round reads
-        self.rounds: list[list[Sequence]] = []
+        self.rounds: list[list[Stream]] = []
 
     @property
-    def candidates(self) -> list[Sequence]:
+    def candidates(self) -> list[Stream]:
         """The streams of the candidates; none before the request is admitted."""
         return self.rounds[0] if self.rounds else []
 
     @property
-    def refinement(self) -> Sequence | None:
+    def refinement(self) -> Stream | None:
         """The first stream of the last round, once that has begun."""
         begun = len(self.rounds) == 1 + len(self._params.round_widths)
         return self.rounds[-1][0] if begun else None
@@ -135,28 +135,28 @@ class SelfRefineRequest(Request[RefineResult]):
             seeds = [derive_seed(self._seed, _CANDIDATE_SEED, i) for i in range(self._params.k)]
             keep = self._params.layout == "branched"
             group.fork(params, seeds, StopRule.of(params, self._checkpoint.tokenizer), keep)
-            self.rounds.append(group.sequences)
+            self.rounds.append(group.streams)
         else:
             self.rounds.append(
                 [
-                    Sequence(i, params, 0, frozenset(), Segment(ids), finish_reason="given")
+                    Stream(i, params, 0, frozenset(), Segment(ids), finish_reason="given")
                     for i, ids in enumerate(self._given)
                 ]
             )
         return [group]
 
-    def stream_finished(self, group: Group, sequence: Sequence) -> list[Group]:
+    def stream_finished(self, group: Group, stream: Stream) -> list[Group]:
         """A candidate is there: show it if they are shown as they come, stop the rest if enough
         of them agree.
         """
         if group is not self._direct_group:
             return []
         if self._agreed():
-            for other in group.sequences:
+            for other in group.streams:
                 other.end("abort")
-        source = self._source(sequence)
+        source = self._source(stream)
         if source is None or not source.in_place:
-            sequence.keep = False  # nothing will read its pages
+            stream.keep = False  # nothing will read its pages
         if self._params.order != "as_finished" or source is None:
             return []
         started = []
@@ -164,7 +164,7 @@ class SelfRefineRequest(Request[RefineResult]):
             self._filling = Group(self, self._round().opening(), REFINE, open=True)
             self._shown = [[]]
             started = [self._filling]
-        self._shown[0].append(sequence.index)
+        self._shown[0].append(stream.index)
         piece = self._checkpoint.prompts.linear_candidate(source.summary.token_ids)
         self._filling.prompt.token_ids += piece
         return started
@@ -173,9 +173,9 @@ class SelfRefineRequest(Request[RefineResult]):
         if not self._params.agreement:
             return False
         answers: Counter[str] = Counter()
-        for sequence in self.candidates:
-            if sequence.finish_reason == "stop":
-                solution = completion(sequence, self._checkpoint.tokenizer)
+        for stream in self.candidates:
+            if stream.finish_reason == "stop":
+                solution = completion(stream, self._checkpoint.tokenizer)
                 answer = self._checkpoint.text_and_answer(solution)[1]
                 if answer is not None:
                     answers[normalise(answer)] += 1
@@ -185,7 +185,7 @@ class SelfRefineRequest(Request[RefineResult]):
         """From one round to the next, from the last to the result."""
         if group is self._direct_group:
             return self._next_round()
-        if not group.sequences:
+        if not group.streams:
             return []
         self._unfinished -= 1
         if self._unfinished:
@@ -197,10 +197,10 @@ class SelfRefineRequest(Request[RefineResult]):
 
     def _next_round(self) -> list[Group]:
         sources: dict[int, Source] = {}
-        for sequence in self.rounds[-1]:
-            source = self._source(sequence)
+        for stream in self.rounds[-1]:
+            source = self._source(stream)
             if source is not None:
-                sources[sequence.index] = source
+                sources[stream.index] = source
         least = self._params.min_candidates if len(self.rounds) == 1 else 1
         if len(sources) < least:
             self._finish(
@@ -210,10 +210,10 @@ class SelfRefineRequest(Request[RefineResult]):
             return []
         return self._close(self._filling) if self._filling else self._refine(sources)
 
-    def _source(self, sequence: Sequence) -> Source | None:
+    def _source(self, stream: Stream) -> Source | None:
         """What of a finished stream is shown; None if nothing is, or it was left out."""
-        dropped = sequence.finish_reason == "abort" and not self._expired
-        content = sequence.segment.token_ids[: max(0, sequence.span_length)]
+        dropped = stream.finish_reason == "abort" and not self._expired
+        content = stream.segment.token_ids[: max(0, stream.span_length)]
         whole = self._params.view == "full"
         summary = self._checkpoint.prompts.summary(content, self._budget.summary_tokens, whole)
         if dropped or summary is None:
@@ -221,11 +221,11 @@ class SelfRefineRequest(Request[RefineResult]):
         generated = self._given is None and len(self.rounds) == 1
         as_it_is = summary.start == 0 or self._checkpoint.gsr.candidate_kv == "as_generated"
         in_place = self._params.layout == "branched" and generated and as_it_is
-        return Source(sequence, summary, in_place and summary.verbatim)
+        return Source(stream, summary, in_place and summary.verbatim)
 
-    def _round(self) -> RefineRound:
+    def _round(self) -> RefinePrompts:
         prompts = self._checkpoint.prompts
-        return RefineRound(prompts, self._problem, self._direct, self._direct_group)
+        return RefinePrompts(prompts, self._problem, self._direct, self._direct_group)
 
     def _refine(self, sources: dict[int, Source]) -> list[Group]:
         """The groups of the next round: one prompt for all who read the same, else one each."""
@@ -243,7 +243,7 @@ class SelfRefineRequest(Request[RefineResult]):
             begin, count = (index, 1) if picks > 1 else (0, width)
             self._fork(group, step, begin, count)
             readers.append(group)
-            streams += group.sequences
+            streams += group.streams
         for index, stream in enumerate(streams):
             stream.index = index
         self._count_reuse(builder.rereads, readers)
@@ -277,7 +277,7 @@ class SelfRefineRequest(Request[RefineResult]):
         phase.reused_candidates -= sum(len(group.prompt) for group in rereads)
         direct = {span.segment for span in self._direct_group.context}
         for group in readers:
-            phase.reused_prompt += (len(group.sequences) - 1) * len(group.prompt)
+            phase.reused_prompt += (len(group.streams) - 1) * len(group.prompt)
             for span in group.prompt.context:
                 if span.segment in direct:
                     phase.reused_prompt += len(span)
@@ -291,7 +291,7 @@ class SelfRefineRequest(Request[RefineResult]):
         self._fork(group, 0, 0, self._params.refinements)
         self._count_reuse([], [group])
         self._unfinished = 1
-        self.rounds.append(group.sequences)
+        self.rounds.append(group.streams)
         return [group]
 
     def expire(self) -> None:
@@ -300,8 +300,8 @@ class SelfRefineRequest(Request[RefineResult]):
         if not self.rounds:
             self._finish(error="the deadline passed before the request was admitted")
         elif len(self.rounds) == 1:
-            for sequence in self.candidates:
-                sequence.end("abort")
+            for stream in self.candidates:
+                stream.end("abort")
 
     def end(self, reason: FinishReason, error: str | None = None) -> None:
         """The result as far as it got."""

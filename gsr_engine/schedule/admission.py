@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import bisect
 import heapq
-from collections.abc import Callable, Iterator
-from collections.abc import Sequence as Listed
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,7 +19,7 @@ from gsr_engine.config import EngineConfig
 from gsr_engine.errors import OutOfPages
 from gsr_engine.kv.page_pool import lacking_pages
 from gsr_engine.kv.segments import pages_for
-from gsr_engine.requests.request import Group, Request, Sequence
+from gsr_engine.requests.request import Group, Request, Stream
 from gsr_engine.schedule.memory import Memory
 
 _WATERMARK = 50
@@ -41,7 +40,7 @@ class Admission:
         self._max_streams = config.max_num_seqs
         self._watermark = memory.pool.num_pages // _WATERMARK
         self._num_streams = 0
-        self._paused: list[tuple[Group, Sequence]] = []
+        self._paused: list[tuple[Group, Stream]] = []
         self.waiting = WaitingQueue()
         self.running: list[AnyRequest] = []
         self.num_preemptions = 0
@@ -75,16 +74,16 @@ class Admission:
             return False
         return self._memory.make_free_for(request.groups or (), reserve=self._watermark)
 
-    def _hold(self, groups: Listed[Group]) -> None:
+    def _hold(self, groups: Sequence[Group]) -> None:
         """Hold groups and, as far as there is room, their streams."""
         self._memory.make_free_for(groups, streams=False)
         for group in groups:
             if not group.held:
                 self._memory.hold(group)
         for group in groups:
-            for sequence in group.sequences:
-                if sequence.needed and not sequence.held:
-                    self._paused.append((group, sequence))
+            for stream in group.streams:
+                if stream.needed and not stream.held:
+                    self._paused.append((group, stream))
         self._resume_streams(reserve=0)
 
     def start(self, request: AnyRequest, groups: list[Group]) -> None:
@@ -115,10 +114,10 @@ class Admission:
             self._preempt(victim)
             return
         streams = [
-            (group, sequence)
+            (group, stream)
             for group in self.running[0].groups or ()
-            for sequence in group.sequences
-            if sequence.held and not sequence.finished
+            for stream in group.streams
+            if stream.held and not stream.finished
         ]
         if len(streams) < 2:
             raise OutOfPages("the oldest request alone does not fit the pool")
@@ -172,23 +171,23 @@ class Admission:
     def _resume_streams(self, reserve: int) -> None:
         """Hold the paused streams, as far as there is room beyond a reserve."""
         paused, self._paused = self._paused, []
-        for group, sequence in paused:
-            if not group.held or sequence.held or not sequence.needed:
+        for group, stream in paused:
+            if not group.held or stream.held or not stream.needed:
                 continue
-            pages = pages_for(max(1, len(sequence.segment)))
+            pages = pages_for(max(1, len(stream.segment)))
             if self._memory.make_free(pages + reserve) or (
                 not self._anything_works()
                 and self._make_room(partial(self._memory.make_free, pages), group.request)
             ):
-                self._memory.hold_stream(sequence)
+                self._memory.hold_stream(stream)
             else:
-                self._paused.append((group, sequence))
+                self._paused.append((group, stream))
 
     def _anything_works(self) -> bool:
         return any(
-            sequence.held and not sequence.finished
+            stream.held and not stream.finished
             for group in self.groups()
-            for sequence in group.sequences
+            for stream in group.streams
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from gsr_engine.kv.page_pool import PagePool, lacking_pages
 from gsr_engine.kv.prefix_cache import PrefixCache
 from gsr_engine.kv.segments import PAGE_SIZE, Segment, pages_for
-from gsr_engine.requests.request import Group, Request, Sequence
+from gsr_engine.requests.request import Group, Request, Stream
 
 
 class Memory:
@@ -59,23 +59,23 @@ class Memory:
         if self.cache and group.salt is not None:
             group.pin = self.cache.pin(group.context, group.salt)
 
-    def hold_stream(self, sequence: Sequence) -> None:
+    def hold_stream(self, stream: Stream) -> None:
         """Hold the pages of a stream, one at least."""
-        self.pool.hold(sequence.segment, max(1, len(sequence.segment)))
-        sequence.held = True
+        self.pool.hold(stream.segment, max(1, len(stream.segment)))
+        stream.held = True
 
-    def drop_stream(self, sequence: Sequence) -> None:
+    def drop_stream(self, stream: Stream) -> None:
         """Give a stream's pages back."""
-        if sequence.held:
-            self.pool.drop(sequence.segment, owned(sequence.segment))
-            sequence.held = False
+        if stream.held:
+            self.pool.drop(stream.segment, owned(stream.segment))
+            stream.held = False
 
     def release(self, group: Group) -> None:
         """Undo `hold`, and give the pages of its streams back; nothing if it is not held."""
         if not group.held:
             return
-        for sequence in group.sequences:
-            self.drop_stream(sequence)
+        for stream in group.streams:
+            self.drop_stream(stream)
         self.pool.drop(group.prompt, owned(group.prompt))
         self.pool.release(group.prompt.context)
         if self.cache and group.pin is not None:
@@ -90,7 +90,7 @@ class Memory:
                 for span in group.prompt.context:
                     held[span.segment] = max(pages_for(span.stop), held.get(span.segment, 0))
                 held[group.prompt] = len(group.prompt.pages)
-                held.update((s.segment, len(s.segment.pages)) for s in group.sequences if s.held)
+                held.update((s.segment, len(s.segment.pages)) for s in group.streams if s.held)
         request.usage.peak_pages = max(request.usage.peak_pages, sum(held.values()))
 
     def check(self, groups: Iterable[Group]) -> None:
@@ -103,7 +103,7 @@ class Memory:
         for group in groups:
             holds += [(span.segment, span.stop) for span in group.prompt.context]
             holds.append((group.prompt, owned(group.prompt)))
-            holds += [(s.segment, owned(s.segment)) for s in group.sequences if s.held]
+            holds += [(s.segment, owned(s.segment)) for s in group.streams if s.held]
         self.pool.check(holds, self.cache.spans if self.cache else [])
 
 
@@ -117,6 +117,6 @@ def _holds(group: Group, streams: bool) -> Iterator[tuple[Segment, int]]:
         yield from ((span.segment, span.stop) for span in group.prompt.context)
         yield group.prompt, len(group.prompt)
     if streams:
-        for sequence in group.sequences:
-            if sequence.needed and not sequence.held:
-                yield sequence.segment, max(1, len(sequence.segment))
+        for stream in group.streams:
+            if stream.needed and not stream.held:
+                yield stream.segment, max(1, len(stream.segment))

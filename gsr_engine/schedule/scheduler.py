@@ -108,19 +108,19 @@ class Scheduler:
         for segment, stop in missing(group.prompt.context):
             plan.prefill(group, segment, stop, self._max_tokens, [])
         prompt = group.prompt
-        fresh = [s for s in group.sequences if not s.num_drawn and not s.finished]
+        fresh = [s for s in group.streams if not s.num_drawn and not s.finished]
         plan.prefill(group, prompt, len(prompt), self._max_tokens, fresh)
-        for sequence in group.sequences:
-            if sequence.behind:
-                stop = len(sequence.segment)
-                plan.prefill(group, sequence.segment, stop, self._max_tokens, [sequence])
+        for stream in group.streams:
+            if stream.behind:
+                stop = len(stream.segment)
+                plan.prefill(group, stream.segment, stop, self._max_tokens, [stream])
 
     def launched(self, plan: StepPlan) -> None:
         """A step is on its way: whatever is planned from here on runs after it."""
         for chunk in plan.chunks:
             chunk.segment.computed = chunk.stop
-        for _, sequence in plan.draws:
-            sequence.in_flight += 1
+        for _, stream in plan.draws:
+            stream.in_flight += 1
 
     def commit(
         self,
@@ -133,16 +133,16 @@ class Scheduler:
         touched = {chunk.group: None for chunk in plan.chunks if not chunk.decode}
         failed: dict[AnyRequest, None] = {}
         drawn = zip(plan.draws, tokens, logprobs, tops or [None] * len(tokens), strict=True)
-        for (row, sequence), token, logprob, top in drawn:
+        for (row, stream), token, logprob, top in drawn:
             group = plan.chunks[row].group
-            sequence.in_flight -= 1
-            if sequence.finish_reason is not None or group.request.finished:
+            stream.in_flight -= 1
+            if stream.finish_reason is not None or group.request.finished:
                 continue  # it ended meanwhile: this token was drawn in vain
             if not math.isfinite(logprob):
                 failed[group.request] = None
                 continue
-            sequence.append(token, logprob, top)
-            if sequence.finish_reason is not None:
+            stream.append(token, logprob, top)
+            if stream.finish_reason is not None:
                 touched[group] = None
         for request in failed:
             self.end(request, "the model's logits are not finite")
@@ -151,17 +151,17 @@ class Scheduler:
     def _settle(self, groups: Iterable[Group]) -> None:
         """Tell requests of finished streams, give their pages back, move finished groups on."""
         for group in groups:
-            for sequence in group.sequences:
-                if sequence.finished and not sequence.told and self._concerns(group):
-                    sequence.told = True
-                    tell = partial(group.request.stream_finished, group, sequence)
+            for stream in group.streams:
+                if stream.finished and not stream.told and self._concerns(group):
+                    stream.told = True
+                    tell = partial(group.request.stream_finished, group, stream)
                     self._follow(group.request, tell)
             if not self._concerns(group):
                 continue
-            for sequence in group.sequences:
-                if not sequence.needed and sequence.held:
+            for stream in group.streams:
+                if not stream.needed and stream.held:
                     self._memory.note_peak(group.request)
-                    self._memory.drop_stream(sequence)
+                    self._memory.drop_stream(stream)
             if group.finished:
                 self._finish(group)
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from gsr_engine.engine import Engine
 from gsr_engine.errors import EngineClosed, InvalidRequest, QueueFull
 from gsr_engine.serving.mailbox import Mailbox
-from gsr_engine.serving.observer import StreamingRequest, Watch
+from gsr_engine.serving.observer import RequestObserver, StreamingRequest
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -25,7 +25,7 @@ class _Ticket:
 
     request_id: str
     request: StreamingRequest
-    watch: Watch
+    observer: RequestObserver
     mailbox: Mailbox
     submitted: bool = False
 
@@ -105,8 +105,8 @@ class EngineLoop:
         request = make()
         if not wait and len(self._tickets) >= self._max_pending:
             raise QueueFull(f"max_pending is {self._max_pending}, and so many are unfinished")
-        watch = Watch(request_id, request, self._engine.tokenizer)
-        ticket = _Ticket(request_id, request, watch, mailbox)
+        observer = RequestObserver(request_id, request, self._engine.tokenizer)
+        ticket = _Ticket(request_id, request, observer, mailbox)
         self._tickets[request_id] = ticket
         self._waiting.append(ticket)
         self._fill_room()
@@ -185,7 +185,7 @@ class EngineLoop:
             if not ticket.submitted or (ticket.mailbox.unread and not finished):
                 continue  # for a reader that is behind, what is new may as well be found later
             try:
-                ticket.mailbox.put(ticket.watch.news())
+                ticket.mailbox.put(ticket.observer.news())
             except Exception as error:  # of this request alone: its event loop is gone, say
                 ticket.mailbox.fail(error)
                 self._engine.abort(ticket.request)

@@ -6,7 +6,7 @@ from typing import Any
 
 from gsr_engine.checkpoint.tokenizer import Tokenizer
 from gsr_engine.requests.generate import GenerateRequest
-from gsr_engine.requests.request import Sequence
+from gsr_engine.requests.request import Stream
 from gsr_engine.requests.self_refine import SelfRefineRequest
 from gsr_engine.serving.events import (
     CandidateDone,
@@ -22,7 +22,7 @@ from gsr_engine.text.detokenizer import Detokenizer
 StreamingRequest = GenerateRequest | SelfRefineRequest
 
 
-class Watch:
+class RequestObserver:
     """Follows one request; a look costs as much as the request has streams that go on."""
 
     def __init__(self, request_id: str, request: StreamingRequest, tokenizer: Tokenizer) -> None:
@@ -30,7 +30,7 @@ class Watch:
         self._request = request
         self._tokenizer = tokenizer
         self._num_rounds = 0
-        self._streams: list[_StreamWatch] = []
+        self._streams: list[_StreamObserver] = []
 
     def news(self) -> list[Event[Any]]:
         """What happened since the last look; after `Final` there is nothing more."""
@@ -45,7 +45,7 @@ class Watch:
                 "refinement" if self._num_rounds else "candidates", self._num_rounds
             )
             events.append(phase)
-            fresh = [_StreamWatch(self._num_rounds, one, self._tokenizer) for one in streams]
+            fresh = [_StreamObserver(self._num_rounds, one, self._tokenizer) for one in streams]
             self._look(fresh, events)
             self._streams += fresh
             self._num_rounds += 1
@@ -55,39 +55,39 @@ class Watch:
         return events
 
     @staticmethod
-    def _look(streams: list[_StreamWatch], events: list[Event[Any]]) -> None:
+    def _look(streams: list[_StreamObserver], events: list[Event[Any]]) -> None:
         for stream in streams:
             events += stream.news()
 
 
-class _StreamWatch:
+class _StreamObserver:
     """Follows one stream."""
 
-    def __init__(self, step: int, sequence: Sequence, tokenizer: Tokenizer) -> None:
+    def __init__(self, step: int, stream: Stream, tokenizer: Tokenizer) -> None:
         self._round = step
-        self._sequence = sequence
+        self._sequence = stream
         self._detokenizer = Detokenizer(tokenizer)
         # The last characters may be the beginning of a stop string, which is no part of the text.
-        self._held_back = max((len(one) for one in sequence.params.stop), default=1) - 1
+        self._held_back = max((len(one) for one in stream.params.stop), default=1) - 1
         self._tail = ""
         self._num_given = 0
         self._num_seen = 0
         self.done = False
 
     def news(self) -> list[Event[Any]]:
-        sequence, index = self._sequence, self._sequence.index
-        token_ids = sequence.segment.token_ids[self._num_seen :]
-        content = token_ids[: max(0, sequence.content_length - self._num_seen)]
+        stream, index = self._sequence, self._sequence.index
+        token_ids = stream.segment.token_ids[self._num_seen :]
+        content = token_ids[: max(0, stream.content_length - self._num_seen)]
         self._num_seen += len(token_ids)
-        self.done = sequence.finished
+        self.done = stream.finished
         text = self._text(content)
         events: list[Event[Any]] = []
         if (token_ids or text) and self._round:
             events.append(RefineToken(self._round, index, tuple(token_ids), text))
         elif token_ids or text:
             events.append(CandidateToken(index, tuple(token_ids), text))
-        if sequence.finish_reason is not None and not self._round:
-            events.append(CandidateDone(index, sequence.finish_reason))
+        if stream.finish_reason is not None and not self._round:
+            events.append(CandidateDone(index, stream.finish_reason))
         return events
 
     def _text(self, content: list[int]) -> str:
@@ -105,7 +105,7 @@ class _StreamWatch:
         return text
 
 
-def _rounds(request: StreamingRequest) -> list[list[Sequence]]:
+def _rounds(request: StreamingRequest) -> list[list[Stream]]:
     """The live streams: candidates (or the streams of `generate`), then what refines them."""
     if isinstance(request, GenerateRequest):
         return [request.streams] if request.streams else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gsr_engine.kv.segments import Segment
-from gsr_engine.requests.request import Group, Sequence
+from gsr_engine.requests.request import Group, Stream
 
 
 @dataclass(slots=True)  # not frozen: thousands are made per second, and that costs three times more
@@ -39,7 +39,7 @@ class StepPlan:
     """
 
     chunks: list[Chunk] = field(default_factory=list)
-    draws: list[tuple[int, Sequence]] = field(default_factory=list)
+    draws: list[tuple[int, Stream]] = field(default_factory=list)
     shares: list[tuple[Group, bool, int]] = field(default_factory=list)
     num_tokens: int = 0
     num_decodes: int = 0
@@ -51,14 +51,14 @@ class StepPlan:
         Called before any `prefill`. Returns whether there are streams that lost more than that.
         """
         before, behind = len(self.chunks), False
-        for sequence in group.sequences:
-            if sequence.finish_reason is None and sequence.held:
-                segment, in_flight = sequence.segment, sequence.in_flight
+        for stream in group.streams:
+            if stream.finish_reason is None and stream.held:
+                segment, in_flight = stream.segment, stream.in_flight
                 stop = len(segment.token_ids) + in_flight
-                if in_flight and stop == sequence.params.max_tokens:
+                if in_flight and stop == stream.params.max_tokens:
                     continue  # the token that is being drawn is its last
                 if segment.computed == stop - 1:
-                    self.draws.append((len(self.chunks), sequence))
+                    self.draws.append((len(self.chunks), stream))
                     self.chunks.append(Chunk(group, segment, stop - 1, stop, decode=True))
                 else:
                     behind = True
@@ -67,7 +67,7 @@ class StepPlan:
         return behind
 
     def prefill(
-        self, group: Group, segment: Segment, stop: int, budget: int, drawers: list[Sequence]
+        self, group: Group, segment: Segment, stop: int, budget: int, drawers: list[Stream]
     ) -> None:
         """Add a segment's tokens up to `stop` as far as the step's budget goes, if what they read
         is there.
@@ -80,7 +80,7 @@ class StepPlan:
         end = segment.computed + size
         self.planned[segment] = end
         if end == stop:
-            self.draws.extend((len(self.chunks), sequence) for sequence in drawers)
+            self.draws.extend((len(self.chunks), stream) for stream in drawers)
         self.chunks.append(Chunk(group, segment, segment.computed, end, decode=False))
         self._count(group, False, size)
 

@@ -9,7 +9,7 @@ from gsr_engine.params import SamplingParams
 from gsr_engine.text.detokenizer import Detokenizer
 
 
-class StopWatch:
+class StopMatcher:
     """Looks for stop strings in the text of one stream, wherever tokens cut them.
 
     The one that is complete first counts, the longest among those that end together, so that the
@@ -65,7 +65,7 @@ class StopWatch:
 class StopRule:
     """What ends the streams of a request.
 
-    `strings` are looked for in the text, by a watch of each stream's own; most requests have none.
+    `strings` are looked for in the text by a matcher per stream; most requests have none.
     """
 
     token_ids: frozenset[int]
@@ -78,6 +78,6 @@ class StopRule:
         own = frozenset[int]() if params.ignore_eos else tokenizer.stop_ids
         return cls(own | frozenset(params.stop_token_ids), tuple(params.stop), tokenizer)
 
-    def watch(self) -> StopWatch | None:
-        """A watch for one stream; None where there is nothing to look for."""
-        return StopWatch(self.tokenizer, self.strings) if self.strings else None
+    def matcher(self) -> StopMatcher | None:
+        """A matcher for one stream; None where there is nothing to look for."""
+        return StopMatcher(self.tokenizer, self.strings) if self.strings else None

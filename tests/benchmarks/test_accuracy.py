@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.accuracy.__main__ import main
 from benchmarks.accuracy.problems import graded_problems, puzzle_problems
-from benchmarks.accuracy.results import read_samples
+from benchmarks.accuracy.results import read_results
 from gsr_engine import InvalidRequest
 
 
@@ -42,7 +42,7 @@ def test_a_run_on_any_checkpoint(
 ) -> None:
     run(qwen2, data, tmp_path / "one.jsonl")
     printed = capsys.readouterr().out
-    facts, samples = read_samples(tmp_path / "one.jsonl")
+    facts, samples = read_results(tmp_path / "one.jsonl")
     assert [sample.id for sample in samples] == ["p0", "p1"]
     assert all(len(sample.candidates) == 3 for sample in samples)
     assert set(samples[0].refinements) == {"linear@1", "linear@3", "linear@3 T=1"}
@@ -50,7 +50,7 @@ def test_a_run_on_any_checkpoint(
     phases = facts["cost"]["linear"]["phases"]
     assert phases["refine_prefill"]["tokens_reused"] > 0
     run(qwen2, data, tmp_path / "two.jsonl")
-    assert read_samples(tmp_path / "two.jsonl")[1] == samples  # the seed repeats everything
+    assert read_results(tmp_path / "two.jsonl")[1] == samples  # the seed repeats everything
     capsys.readouterr()
     main(samples=tmp_path / "one.jsonl")
     assert "selfRef linear@3" in printed

@@ -9,20 +9,26 @@ import pytest
 from rich.console import Console
 
 from benchmarks.accuracy import scores
-from benchmarks.accuracy.results import Refinement, Sample, Stream, read_samples, write_samples
+from benchmarks.accuracy.results import (
+    ProblemResult,
+    Refinement,
+    Solution,
+    read_results,
+    write_results,
+)
 from benchmarks.accuracy.table import show_table
 from benchmarks.nano.promises import check_promises
 
 
-def stream(answer: str | None, gold: str, logprob: float = 0.0) -> Stream:
-    return Stream(f"it is {answer}", answer, answer == gold, 3, logprob)
+def stream(answer: str | None, gold: str, logprob: float = 0.0) -> Solution:
+    return Solution(f"it is {answer}", answer, answer == gold, 3, logprob)
 
 
-def sample(name: str, answers: list[str | None], refined: str, greedy: str) -> Sample:
+def sample(name: str, answers: list[str | None], refined: str, greedy: str) -> ProblemResult:
     gold = "7"
     logprobs = (-2.0, -1.0, -3.0, -4.0)
     candidates = [stream(*pair[:1], gold, pair[1]) for pair in zip(answers, logprobs, strict=True)]
-    one = Sample(name, "3+4", gold, "small", candidates, stream(greedy, gold))
+    one = ProblemResult(name, "3+4", gold, "small", candidates, stream(greedy, gold))
     for layout in ("linear", "branched"):
         for k in (1, 2, 4, 8):
             one.refinements[f"{layout}@{k}"] = Refinement(
@@ -32,7 +38,7 @@ def sample(name: str, answers: list[str | None], refined: str, greedy: str) -> S
 
 
 @pytest.fixture
-def samples() -> list[Sample]:
+def samples() -> list[ProblemResult]:
     return [
         sample("majority", ["7", "2", "1", "7"], "7", "7"),
         sample("outvoted", ["1", "1", "7", None], "7", "1"),
@@ -53,7 +59,7 @@ RUN = {
 }
 
 
-def test_by_hand(samples: list[Sample]) -> None:
+def test_by_hand(samples: list[ProblemResult]) -> None:
     assert scores.pass_at_1(samples, 4).tolist() == [0.5, 0.25, 0.0, 1.0]
     assert scores.oracle(samples, 4).tolist() == [1, 1, 0, 1]
     assert scores.oracle(samples, 2).tolist() == [1, 0, 0, 1]
@@ -79,9 +85,9 @@ def test_bootstrap_covers_and_is_paired() -> None:
     assert scores.bootstrap(better - better) == scores.Interval(0.0, 0.0, 0.0)
 
 
-def test_the_file_gives_the_same_table(samples: list[Sample], tmp_path: Path) -> None:
-    write_samples(tmp_path / "s.jsonl", RUN, samples)
-    run, again = read_samples(tmp_path / "s.jsonl")
+def test_the_file_gives_the_same_table(samples: list[ProblemResult], tmp_path: Path) -> None:
+    write_results(tmp_path / "s.jsonl", RUN, samples)
+    run, again = read_results(tmp_path / "s.jsonl")
     assert (run, again) == (RUN, samples)
     texts = []
     for rows in (samples, again):
@@ -92,7 +98,7 @@ def test_the_file_gives_the_same_table(samples: list[Sample], tmp_path: Path) ->
     assert "majority wrong → refined right 2, right → wrong 1" in texts[0]
 
 
-def test_promises_are_judged(samples: list[Sample]) -> None:
+def test_promises_are_judged(samples: list[ProblemResult]) -> None:
     judged = {promise.text: promise.kept for promise in check_promises(RUN, samples * 50)}
     assert judged["pass@1 between 0.4 and 0.7"]
     assert judged["selfRef linear@4 above maj@4"]

@@ -18,11 +18,11 @@ def scripted(engine: Engine, monkeypatch: pytest.MonkeyPatch, texts: list[str]) 
     scripts = [engine.tokenizer.encode_markup(text) for text in texts]
     taken: dict[object, list[int]] = {}
 
-    def draw(_: object, logits: object, rows: object, sequences: list) -> PendingDraws:  # type: ignore[type-arg]
-        for sequence in sequences:
-            if sequence not in taken:
-                taken[sequence] = scripts.pop(0)
-        tokens = [taken[s][len(s.segment)] for s in sequences]
+    def draw(_: object, logits: object, rows: object, streams: list) -> PendingDraws:  # type: ignore[type-arg]
+        for stream in streams:
+            if stream not in taken:
+                taken[stream] = scripts.pop(0)
+        tokens = [taken[s][len(s.segment)] for s in streams]
         return PendingDraws(torch.tensor(tokens), torch.zeros(len(tokens)), [], [])
 
     monkeypatch.setattr("gsr_engine.execution.sampler.Sampler.draw", draw)

@@ -62,7 +62,9 @@ def families(draw: st.DrawFn) -> tuple[PagePool, list[Segment]]:
     family=families(),
     steps=st.lists(st.sampled_from(["go on", "end one", "return"]), min_size=1, max_size=8),
     jump=st.integers(1, 3 * SPLIT),
-    costs=st.sampled_from([None, SharingCosts(), SharingCosts(places=20, wide=2.5, lanes=16)]),
+    costs=st.sampled_from(
+        [None, SharingCosts(), SharingCosts(concurrent_programs=20, wide=2.5, lanes=16)]
+    ),
 )
 @settings(deadline=None, max_examples=60, derandomize=True)
 def test_every_row_sees_its_context(

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from gsr_engine.checkpoint.tokenizer import Tokenizer
 from gsr_engine.text.detokenizer import Detokenizer
-from gsr_engine.text.stopping import StopWatch
+from gsr_engine.text.stopping import StopMatcher
 
 VOCAB = 300
 prove = settings(deadline=None, derandomize=True, max_examples=150)
@@ -173,7 +173,7 @@ def test_stop_strings_are_a_matter_of_the_text_alone(
     cut: tuple[str, list[int]], strings: list[str], least: int
 ) -> None:
     text, token_ids = cut
-    watch = StopWatch(byte_level(), tuple(strings))
+    watch = StopMatcher(byte_level(), tuple(strings))
     drawn = 0
     for drawn, token in enumerate(token_ids, start=1):
         if watch.push(token, armed=drawn >= least):
@@ -200,7 +200,7 @@ def test_stop_strings_are_a_matter_of_the_text_alone(
 
 def test_a_token_of_both_is_no_content() -> None:
     tokenizer = byte_level()
-    watch = StopWatch(tokenizer, ("X",))
+    watch = StopMatcher(tokenizer, ("X",))
     token_ids = tokenizer.encode_text("aXb")
     pieces = tokenizer.pieces(token_ids)
     found = [watch.push(token, armed=True) for token in token_ids]

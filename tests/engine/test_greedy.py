@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from benchmarks.oracle import TIE, shortfalls, stream_logits
 from gsr_engine import Engine, SamplingParams, SelfRefineParams
 from gsr_engine.checkpoint.gsr_config import GsrConfig
-from gsr_engine.requests.request import Sequence
+from gsr_engine.requests.request import Stream
 from tests.helpers.checkpoints import load_oracle
 
 SHORT = SamplingParams(max_tokens=20, temperature=0.0, ignore_eos=True)
@@ -28,7 +28,7 @@ def prompts() -> list[list[int]]:
     return [BEGINNING + end for end in [*ends, ends[-2]]]
 
 
-def assert_best(oracle: PreTrainedModel, stream: Sequence) -> None:
+def assert_best(oracle: PreTrainedModel, stream: Stream) -> None:
     logits = stream_logits(oracle, stream.segment)
     assert bool((shortfalls(logits, stream.segment.token_ids) < TIE).all())
 

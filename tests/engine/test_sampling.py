@@ -17,7 +17,7 @@ from gsr_engine import Completion, Engine, InvalidRequest, SamplingParams, SelfR
 from gsr_engine.execution.logits import LogitEdits
 from gsr_engine.execution.sampler import Sampler
 from gsr_engine.kv.segments import Segment, Span
-from gsr_engine.requests.request import Sequence
+from gsr_engine.requests.request import Stream
 from tests.engine.test_chat_checkpoint import scripted
 from tests.helpers.checkpoints import load_oracle, make_checkpoint
 
@@ -26,14 +26,14 @@ prove = settings(deadline=None, derandomize=True, max_examples=100)
 TOKENS = st.lists(st.integers(0, VOCAB - 1), max_size=30)
 
 
-def stream(prompt: list[list[int]], drawn: list[int], **params: Any) -> Sequence:
+def stream(prompt: list[list[int]], drawn: list[int], **params: Any) -> Stream:
     """A stream whose context shows a part of each of some segments."""
     context = tuple(Span(Segment([0, *ids, 1]), 1, 1 + len(ids)) for ids in prompt)
     segment = Segment(list(drawn), context=context)
-    return Sequence(0, SamplingParams(**params), 7, frozenset({2, 3, VOCAB + 5}), segment)
+    return Stream(0, SamplingParams(**params), 7, frozenset({2, 3, VOCAB + 5}), segment)
 
 
-def edited(logits: torch.Tensor, streams: list[Sequence], before: Any = None) -> torch.Tensor:
+def edited(logits: torch.Tensor, streams: list[Stream], before: Any = None) -> torch.Tensor:
     """The logits that are drawn from; what they were must be there again afterwards."""
     edits = LogitEdits(streams, VOCAB, logits.device, before)
     original = logits.clone()
@@ -180,13 +180,13 @@ def test_min_tokens(qwen2: Path) -> None:
 
 def test_top_logprobs_are_those_of_the_model(qwen2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beside a penalised, truncated draw at another temperature the model's own are reported."""
-    kept: dict[Sequence, list[torch.Tensor]] = {}
+    kept: dict[Stream, list[torch.Tensor]] = {}
     draw = Sampler.draw
 
-    def recording(self: Sampler, logits: Any, rows: Any, sequences: Any) -> Any:
-        for row, sequence in zip(rows, sequences, strict=True):
-            kept.setdefault(sequence, []).append(logits[row].log_softmax(-1))
-        return draw(self, logits, rows, sequences)
+    def recording(self: Sampler, logits: Any, rows: Any, streams: Any) -> Any:
+        for row, stream in zip(rows, streams, strict=True):
+            kept.setdefault(stream, []).append(logits[row].log_softmax(-1))
+        return draw(self, logits, rows, streams)
 
     monkeypatch.setattr(Sampler, "draw", recording)
     params = {"n": 2, "max_tokens": 12, "ignore_eos": True, "top_k": 10}

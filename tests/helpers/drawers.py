@@ -8,14 +8,14 @@ from pathlib import Path
 
 from gsr_engine.seeds import derive_seed
 from train.generation.drawer import Ask, DrawConfig
-from train.generation.questions import Prompt
+from train.generation.questions import Question
 from train.generation.store import Store
 from train.generation.worker import Tally, generate
 from train.grading import Grader
 from train.samples import Drawn
 
 CONFIG = DrawConfig(model="stub", max_tokens=8, seed=3)
-PROMPTS = [Prompt(f"p{i}", f"{i} + {i}", str(2 * i)) for i in range(7)]
+PROMPTS = [Question(f"p{i}", f"{i} + {i}", str(2 * i)) for i in range(7)]
 
 
 class StubSource:

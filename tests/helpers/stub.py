@@ -59,8 +59,8 @@ class StubRunner:
             for span in chunk.segment.context:
                 self._read(span.segment, span.stop)
             self._read(chunk.segment, chunk.stop)
-        for _, sequence in plan.draws:
-            assert sequence.num_drawn < (sequence.params.max_tokens or 0)
+        for _, stream in plan.draws:
+            assert stream.num_drawn < (stream.params.max_tokens or 0)
         tokens = [
             END if self._rng.random() < 0.03 else self._rng.randrange(3, 9) for _ in plan.draws
         ]

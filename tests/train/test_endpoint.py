@@ -15,7 +15,7 @@ from tests.helpers.fake_server import Answer, FakeServer
 from train.generate import run
 from train.generation.endpoint_drawer import EndpointError, EndpointSource
 from train.generation.job import GenerationJob
-from train.generation.questions import Prompt, prompt_text
+from train.generation.questions import Question, prompt_text
 from train.generation.store import Store
 from train.generation.worker import Tally, generate
 from train.grading import Grader
@@ -155,7 +155,7 @@ def test_thinking_stays_with_the_text_and_hides_its_answers(tmp_path: Path) -> N
     ):
         folder = tmp_path / str(number)
         with FakeServer(message=message) as server:
-            store = Store(folder, CONFIG, [Prompt("a", "1", "4")], 1)
+            store = Store(folder, CONFIG, [Question("a", "1", "4")], 1)
             draw(folder, server.url, store)
         (record,) = read_samples(folder)
         assert record["answer"] == answer
@@ -187,6 +187,6 @@ def test_a_job_for_a_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "1/2 samples (50.0%)" in (said := capsys.readouterr().err)
     assert "the budget is spent" in said
     ((_, body),) = server.requests
-    expected = prompt_text(Prompt("r", "1 + 1", "2", ("3", "2")), GsrConfig().template)
+    expected = prompt_text(Question("r", "1 + 1", "2", ("3", "2")), GsrConfig().template)
     assert body["messages"] == [{"role": "user", "content": expected}]
     assert body["top_k"] == 5

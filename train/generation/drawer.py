@@ -11,7 +11,7 @@ from typing import Protocol
 
 from gsr_engine.params import SamplingParams
 from gsr_engine.seeds import derive_seed
-from train.generation.questions import Prompt
+from train.generation.questions import Question
 from train.samples import Drawn
 
 
@@ -57,12 +57,12 @@ class DrawConfig:
     def _text(self) -> str:
         return json.dumps(asdict(self))
 
-    def key(self, prompt: Prompt) -> str:
+    def key(self, prompt: Question) -> str:
         """Hash of everything that shapes the samples of a prompt, 16 hex digits."""
         text = json.dumps([self._text, prompt.id, prompt.problem, prompt.candidates])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def prompt_seed(self, prompt: Prompt) -> int:
+    def prompt_seed(self, prompt: Question) -> int:
         """Seed of a prompt's samples: whatever is drawn beside it, wherever, and however many.
 
         Sample i is completion i of `Engine.generate` with this seed; a server is asked for it with
@@ -76,7 +76,7 @@ class DrawConfig:
 class Ask:
     """Samples that are wanted of a prompt, by number."""
 
-    prompt: Prompt
+    prompt: Question
     key: str
     samples: Sequence[int] = field(default=())
 
@@ -85,7 +85,7 @@ class Ask:
         return Drawn(self.prompt.id, sample, self.key, source=source, error=error)
 
 
-class Source(Protocol):
+class Drawer(Protocol):
     """Draws samples; what it draws depends on nothing but the ask and its settings."""
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from gsr_engine import Completion, Engine, InvalidRequest
 from gsr_engine.requests.generate import GenerateRequest
 from train.generation.drawer import Ask, DrawConfig
-from train.generation.questions import Prompt, prompt_ids
+from train.generation.questions import Question, prompt_ids
 from train.samples import Drawn
 
 
@@ -46,7 +46,7 @@ class EngineSource:
             self._running[id(request)] = (request, ask, first)
             self._in_flight += count
 
-    def _request(self, prompt: Prompt, first: int, count: int) -> GenerateRequest:
+    def _request(self, prompt: Question, first: int, count: int) -> GenerateRequest:
         token_ids = prompt_ids(prompt, self._engine.tokenizer, self._engine.prompts)
         params = self._config.sampling(count, self._config.prompt_seed(prompt))
         return self._engine.new_generate(token_ids, params, first=first)

@@ -13,10 +13,10 @@ from gsr_engine import Engine
 from gsr_engine.checkpoint.files import find_checkpoint
 from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.errors import InvalidRequest
-from train.generation.drawer import DrawConfig, Source
+from train.generation.drawer import DrawConfig, Drawer
 from train.generation.endpoint_drawer import EndpointSource
 from train.generation.engine_drawer import EngineSource
-from train.generation.questions import Prompt, direct_prompts, load_refine_prompts
+from train.generation.questions import Question, direct_prompts, load_refine_prompts
 from train.generation.store import SHARD_SIZE, Store
 from train.generation.worker import Report, Tally, generate
 from train.grading import Grader
@@ -78,7 +78,7 @@ class GenerationJob:
         """What shapes the samples."""
         return DrawConfig(model=self.model, template=self.gsr().template.hash, **self.sampling)
 
-    def load_prompts(self) -> list[Prompt]:
+    def load_prompts(self) -> list[Question]:
         """What is asked, in order."""
         if self.task == "direct":
             problems = load_problems(self.data, self.columns, self.split)
@@ -111,7 +111,7 @@ class GenerationWorker:
             self._source = self._open_source(stack)
             self._stack = stack.pop_all()
 
-    def _open_source(self, stack: ExitStack) -> Source:
+    def _open_source(self, stack: ExitStack) -> Drawer:
         job = self._job
         if job.base_url is None:
             options = {**job.engine, "prefix_cache": False}

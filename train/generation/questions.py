@@ -15,7 +15,7 @@ from train.problems import Problem
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
+class Question:
     """One question.
 
     Attributes:
@@ -30,12 +30,12 @@ class Prompt:
     candidates: tuple[str, ...] | None = None
 
 
-def direct_prompts(problems: Iterable[Problem]) -> list[Prompt]:
+def direct_prompts(problems: Iterable[Problem]) -> list[Question]:
     """Ask for direct solutions of problems."""
-    return [Prompt(problem.id, problem.text, problem.answer) for problem in problems]
+    return [Question(problem.id, problem.text, problem.answer) for problem in problems]
 
 
-def load_refine_prompts(path: Path) -> list[Prompt]:
+def load_refine_prompts(path: Path) -> list[Question]:
     """Ask for refinements of the candidate sets that `train.build refine` wrote.
 
     Raises:
@@ -51,11 +51,11 @@ def load_refine_prompts(path: Path) -> list[Prompt]:
             raise InvalidRequest("data", f"{where}: id, problem, answer, candidates must be text")
         if row.get("layout", "linear") != "linear":
             raise InvalidRequest("data", f"{where}: layout must be linear, got {row['layout']!r}")
-        prompts.append(Prompt(row["id"], row["problem"], answer, tuple(candidates)))
+        prompts.append(Question(row["id"], row["problem"], answer, tuple(candidates)))
     return prompts
 
 
-def prompt_ids(prompt: Prompt, tokenizer: Tokenizer, prompts: Prompts) -> list[int]:
+def prompt_ids(prompt: Question, tokenizer: Tokenizer, prompts: Prompts) -> list[int]:
     """The question as a checkpoint of ours reads it."""
     problem = prompts.problem(prompt.problem)
     if prompt.candidates is None:
@@ -63,7 +63,7 @@ def prompt_ids(prompt: Prompt, tokenizer: Tokenizer, prompts: Prompts) -> list[i
     return prompts.linear(problem, [tokenizer.encode_text(one) for one in prompt.candidates])
 
 
-def prompt_text(prompt: Prompt, template: Template) -> str:
+def prompt_text(prompt: Question, template: Template) -> str:
     """The same words as one user message, for a server that applies its own chat template."""
     problem = prompt.problem.strip()
     if prompt.candidates is None:

@@ -27,7 +27,7 @@ from pathlib import Path
 from gsr_engine.errors import CheckpointError, InvalidRequest
 from train.generation.drawer import Ask, DrawConfig
 from train.generation.lease import Lease, Leases
-from train.generation.questions import Prompt
+from train.generation.questions import Question
 from train.samples import FINISHED, Drawn, Place, is_failed, sample_lines, unique_samples
 
 SHARD_SIZE = 512
@@ -57,7 +57,7 @@ class Store:
         self,
         folder: Path,
         config: DrawConfig,
-        prompts: Sequence[Prompt],
+        prompts: Sequence[Question],
         n: int,
         *,
         shard_size: int = SHARD_SIZE,

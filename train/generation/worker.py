@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 
 from gsr_engine.errors import InvalidRequest
-from train.generation.drawer import Ask, Source
+from train.generation.drawer import Ask, Drawer
 from train.generation.store import Shard, Store
 from train.grading import Grader
 from train.samples import Drawn
@@ -58,7 +58,7 @@ _MOST_UNGRADED = 1000
 
 def generate(
     store: Store,
-    source: Source,
+    source: Drawer,
     grader: Grader,
     *,
     shards: Sequence[int] | None = None,
@@ -108,7 +108,7 @@ class _Worker:
     def __init__(
         self,
         store: Store,
-        source: Source,
+        source: Drawer,
         grader: Grader,
         among: Sequence[int] | None,
         budget: int | None,
