@@ -100,31 +100,35 @@ def _gib(num_bytes: int) -> str:
 _CPU_BYTES = 1 << 30
 
 
-def build_runner(decoder: Decoder, config: EngineConfig) -> tuple[Runner, int]:
-    """The runner for a decoder, on its device, and the number of KV pages.
+def build_runner(decoder: Decoder, config: EngineConfig) -> Runner:
+    """The runner for a decoder, on its device, with its KV pages.
 
     Raises:
         OutOfMemory: a GPU has no room for pages.
     """
-    cache = KVCache(decoder.config, _num_pages(decoder, config), decoder.dtype, decoder.device)
-    if decoder.device.type == "cpu":
-        attention = TorchAttention(decoder.config, cache, config.model_length(decoder.config))
-        # Plain fp32 products give a row the same bits whatever the other rows are once every thread
-        # has at least 4 of them; prepacked ones and bf16 do so at any size (measured, on 1 and 2
-        # threads).
-        plain = decoder.dtype == torch.float32 and not decoder.head.is_prepacked
-        # Measured: 4 per thread do where there is no AVX-512, 16 where there is.
-        multiple = max(16, 4 * torch.get_num_threads()) if plain else 1
-        runner = Runner(
-            decoder, attention, cache.padding_slot, config.max_num_seqs, row_multiple=multiple
-        )
-        return runner, cache.num_pages
-    return paged_runner(decoder, config, cache, lag=1), cache.num_pages
+    if decoder.device.type != "cpu":
+        return paged_runner(decoder, config)
+    cache = _new_cache(decoder, config)
+    attention = TorchAttention(decoder.config, cache, config.model_length(decoder.config))
+    # Plain fp32 products give a row the same bits whatever the other rows are once every thread
+    # has at least 4 of them; prepacked ones and bf16 do so at any size (measured, on 1 and 2
+    # threads).
+    plain = decoder.dtype == torch.float32 and not decoder.head.is_prepacked
+    # Measured: 4 per thread suffice without AVX-512, 16 with it.
+    multiple = max(16, 4 * torch.get_num_threads()) if plain else 1
+    return Runner(
+        decoder,
+        attention,
+        cache,
+        config.max_num_seqs,
+        padding_slot=cache.padding_slot,
+        row_multiple=multiple,
+    )
 
 
-def paged_runner(decoder: Decoder, config: EngineConfig, cache: KVCache, lag: int) -> Runner:
+def paged_runner(decoder: Decoder, config: EngineConfig, lag: int = 1) -> Runner:
     """The runner of a GPU; on CPU tensors it does the same with the kernels' references."""
-    model = decoder.config
+    cache, model = _new_cache(decoder, config), decoder.config
     costs = measure_costs(model, cache) if config.share_spans else None
     sharing = Sharing(costs, model.num_heads, model.num_kv_heads)
     attention = PagedAttention(model, cache, config.model_length(model), sharing)
@@ -132,10 +136,14 @@ def paged_runner(decoder: Decoder, config: EngineConfig, cache: KVCache, lag: in
     if config.cuda_graphs:
         room = cache.num_pages + room_to_grow(config.max_num_seqs)
         graphs = DecodeGraphs(decoder, attention, room)
-    # Nothing is written for padding rows.
+    # Without a padding slot nothing is written for padding rows.
     return Runner(
-        decoder, attention, -1, config.max_num_seqs, lag=lag, graphs=graphs, sharing=sharing
+        decoder, attention, cache, config.max_num_seqs, lag=lag, graphs=graphs, sharing=sharing
     )
+
+
+def _new_cache(decoder: Decoder, config: EngineConfig) -> KVCache:
+    return KVCache(decoder.config, _num_pages(decoder, config), decoder.dtype, decoder.device)
 
 
 def _num_pages(decoder: Decoder, config: EngineConfig) -> int:

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from rich.progress import track
 
-from tests.helpers.stub import Driver, pages_gib
+from tests.helpers.stub import Driver
 
 HISTORY = 5_000
 
@@ -34,7 +34,7 @@ def main(
         driver = Driver(
             history,
             lag=rng.choice((0, 1)),
-            kv_cache_gib=pages_gib(rng.choice((32, 36, 40, 60, 200))),
+            pages=rng.choice((32, 36, 40, 60, 200)),
             prefix_cache=rng.random() < 0.75,
             max_batch_tokens=rng.choice((40, 50, 200)),
             max_num_seqs=40,

@@ -100,7 +100,7 @@ def test_death_of_the_thread_reaches_everybody(qwen2: Path, caplog: Any) -> None
         def plan() -> None:
             raise RuntimeError("a bug")
 
-        await in_thread(engine, lambda: setattr(inner._scheduler, "plan", plan))
+        await in_thread(engine, lambda: setattr(inner.scheduler, "plan", plan))
         for call in (read(running), waiting, draining, engine.stats(), anext(engine.generate([5]))):
             with pytest.raises(EngineClosed, match="died: RuntimeError: a bug") as caught:
                 await call
@@ -120,10 +120,10 @@ def test_calls_that_the_dying_thread_has_not_heard(qwen2: Path) -> None:
         late: list[Any] = []
 
         def plan() -> None:
-            late.append(engine._loop.call(inner.stats))
+            late.append(engine.loop.call(inner.stats))
             raise RuntimeError("a bug")
 
-        await in_thread(engine, lambda: setattr(inner._scheduler, "plan", plan))
+        await in_thread(engine, lambda: setattr(inner.scheduler, "plan", plan))
         with pytest.raises(EngineClosed):
             await read(engine.generate([5]))
         with pytest.raises(EngineClosed, match="a bug"):
@@ -142,7 +142,7 @@ def test_an_event_loop_that_is_gone(qwen2: Path) -> None:
     waiting = loop.create_task(read(events))
     # Both the thread and the reader stand still when the loop is closed; then the thread goes on.
     gate = threading.Event()
-    held = engine._loop.call(gate.wait)
+    held = engine.loop.call(gate.wait)
     loop.run_until_complete(_until(lambda: held.running() and _reader_waits(engine)))
     loop.close()
     gate.set()
@@ -164,8 +164,8 @@ async def _until(condition: Callable[[], bool]) -> None:
 
 
 def _reader_waits(engine: AsyncEngine) -> bool:
-    (ticket,) = engine._loop._tickets.values()
-    return ticket.mailbox._waits
+    (ticket,) = engine.loop.tickets.values()
+    return ticket.mailbox.reader_waits
 
 
 def test_one_engine_in_several_event_loops(qwen2: Path) -> None:

@@ -27,6 +27,7 @@ from tests.helpers.readers import (
     ENDLESS,
     PARAMS,
     Events,
+    assert_idle,
     read,
     read_until,
     same,
@@ -57,10 +58,12 @@ def test_callers_wait_for_room_in_their_order(qwen2: Path) -> None:
         return verify(seen)
 
     async def main() -> list[Any]:
-        async with serving(qwen2, max_pending=1) as engine:
-            most = count_unfinished(engine._engine)
+        inner = Engine.from_pretrained(qwen2)
+        most = count_unfinished(inner)
+        async with AsyncEngine(inner, max_pending=1) as engine:
             results = await asyncio.gather(*(caller(engine, name) for name in "12345"))
             assert max(most) == 1
+            await assert_idle(engine)
             return results
 
     results = asyncio.run(main())
@@ -75,7 +78,7 @@ def count_unfinished(engine: Engine) -> list[int]:
     counts, step = [0], engine.step
 
     def counting() -> Any:
-        counts.append(engine._scheduler.num_running + engine._scheduler.num_waiting)
+        counts.append(engine.scheduler.num_running + engine.scheduler.num_waiting)
         return step()
 
     engine.step = counting  # type: ignore[method-assign]

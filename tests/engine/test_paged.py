@@ -46,7 +46,7 @@ def completions(engine: Engine) -> list[Completion]:
     results = {}
     while engine.has_work:
         for request in engine.step():
-            results[request.place] = request.result
+            results[request.queue_position] = request.result
         engine.check()
     assert engine.stats()["pages_used"] == 0
     found: list[Completion] = []

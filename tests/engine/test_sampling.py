@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -100,10 +101,11 @@ def test_all_together_by_a_plain_reference(
     assert torch.equal(edited(logits, streams, before), edited(logits, streams))
 
 
-def test_nobody_pays_who_asks_for_nothing() -> None:
+def test_nobody_pays_who_asks_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    edits = Mock(side_effect=AssertionError("nothing is to be edited"))
+    monkeypatch.setattr("gsr_engine.execution.sampler.LogitEdits", edits)
     sampler, logits = Sampler(), torch.randn(2, VOCAB)
     plain = sampler.draw(logits, [0, 1], [stream([[1]], [2]), stream([], [])]).wait()
-    assert sampler._edits is None
     assert plain.tops is None
 
 
@@ -306,7 +308,7 @@ def test_what_a_stop_string_leaves_of_a_token_counts_for_the_answer(qwen2: Path)
         content = engine.tokenizer.encode_text("\\boxed{4}, \\boxed{5")
         text = "\\boxed{4}, \\boxed{5}"
         solution = Completion(0, text, content, [], "stop", content_length=len(content))
-        assert engine._checkpoint.text_and_answer(solution) == (text, "5")
+        assert engine.prompts.text_and_answer(solution) == (text, "5")
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,7 @@ def test_linear_equals_a_fresh_prefill(qwen2: Path, monkeypatch: pytest.MonkeyPa
         recorder = Recorder(monkeypatch, range(5, 90))
         for request, result in run(engine, params_of("linear")):
             summaries = [result.candidates[i].token_ids[:-1] for i in result.used]
-            problem = request._problem
+            problem = request.problem
             prompt = engine.prompts.linear(problem, summaries)
             assert request.refinement is not None
             generated = request.refinement.segment.token_ids
@@ -90,12 +90,12 @@ def test_branched_equals_a_forward_under_the_block_mask(
                 continue
             expected = stream_logits(oracle, refinement.segment)
             torch.testing.assert_close(recorder.of(refinement), expected, atol=1e-4, rtol=0)
-            fork = len(request._direct.token_ids)
+            fork = len(engine.prompts.direct(request.problem).token_ids)
             begin = refinement.segment.position
-            assert request._direct_group is not None
-            spans = refinement.segment.context[len(request._direct_group.context) : -1]
+            direct = request.candidates[0].segment.context
+            spans = refinement.segment.context[len(direct) : -1]
             reach = max(span.segment.position + span.stop for span in spans)
-            glue = len(engine.prompts.branched_glue(request._problem))
+            glue = len(engine.prompts.branched_glue(request.problem))
             assert begin == (max(fork, glue) if position == "fork" else reach + glue)
             rereads = sum(len(span) for span in spans if span.segment not in candidates(request))
             usage = result.usage.phases["refine_prefill"]
@@ -252,10 +252,10 @@ def test_given_candidates_refine_like_generated_ones(layout: str, qwen2: Path) -
         for request, result in run(engine, params):
             kept = [c.segment.token_ids[: c.span_length] for c in request.candidates]
             given = engine.new_self_refine(
-                PROBLEMS[PROBLEMS.index(engine.tokenizer.decode(request._problem))],
+                PROBLEMS[PROBLEMS.index(engine.tokenizer.decode(request.problem))],
                 params,
                 candidates=kept,  # type: ignore[arg-type]
-                index=PROBLEMS.index(engine.tokenizer.decode(request._problem)),
+                index=PROBLEMS.index(engine.tokenizer.decode(request.problem)),
             )
             engine.submit(given)
             while engine.has_work:
