@@ -1,4 +1,4 @@
-"""Back-pressure both ways: who waits for room, and what waits for a slow reader."""
+"""Back-pressure both ways: callers wait for room, and events wait for a slow reader."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_callers_wait_for_room_in_their_order(qwen2: Path) -> None:
 
 
 def count_unfinished(engine: Engine) -> list[int]:
-    """How many requests the engine has at every step, from now on."""
+    """Record the number of unfinished requests at every step from now on."""
     counts, step = [0], engine.step
 
     def counting() -> Any:
@@ -130,7 +130,7 @@ def test_a_slow_reader_has_one_unread_token_event_per_stream(qwen2: Path) -> Non
         async with serving(qwen2) as engine:
             events = engine.self_refine("2+1", PARAMS)
             seen = await read_until(events, CandidateToken)
-            await engine.drain()  # it reads nothing while all is generated
+            await engine.drain()  # all tokens are generated while the reader reads nothing
             unread = await read(events)
             streams = [
                 event.stream for event in unread if isinstance(event, CandidateToken | RefineToken)
@@ -167,7 +167,7 @@ def test_token_events_join_in_the_mailbox() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_callers_who_come_and_go_as_they_like(seed: int, qwen2: Path) -> None:
-    """A tight pool, little room, and at random: reading on, pausing, leaving, aborting."""
+    """In a small pool with little room, callers read on, pause, leave or abort at random."""
     rng = random.Random(seed)
 
     async def caller(engine: AsyncEngine, number: int) -> None:

@@ -1,4 +1,4 @@
-"""Weights in oneDNN's layout: the same model, and tokens that do not depend on the batch."""
+"""Weights in oneDNN's layout give the same model, and tokens that do not depend on the batch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROMPTS = ["a", "what else", *(c * n for c, n in zip("stuv", (15, 40, 150, 300),
 
 @pytest.fixture
 def prepack(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small weights are prepacked, too."""
+    """Prepack small weights, too."""
     monkeypatch.setattr(linear, "_LEAST_WEIGHTS", 0)
     if not linear.prepacks(ModelConfig.from_folder(NANO), FP32):
         pytest.skip("torch has no oneDNN here")

@@ -1,4 +1,4 @@
-"""The refinement program on nano: rounds, subsets, votes, early ends, and what they cost."""
+"""The refinement program on nano: rounds, subsets, votes, early ends, and their usage counts."""
 
 from __future__ import annotations
 
@@ -280,7 +280,7 @@ def test_a_program_that_raises_fails_its_request_alone(
 
 
 def test_another_engine_refines(engine: Engine) -> None:
-    """The same checkpoint in a second engine: what it writes is what it would write of its own."""
+    """A second engine with the same checkpoint refines: as if it had been given the candidates."""
     with Engine.from_pretrained(NANO, dtype="float32") as other:
         results = engine.self_refine(PROBLEMS, params(order="as_generated"), refiner=other)
         before = other.stats()["completion_tokens"]

@@ -1,4 +1,4 @@
-"""Whatever is asked of the engine in whatever order: pages conserved, KV right, one end each."""
+"""Any sequence of calls conserves pages and KV, and ends every request exactly once."""
 
 from __future__ import annotations
 
