@@ -70,7 +70,7 @@ def rms_norm(
     require(weight.shape == x.shape[-1:], "weight {} for x {}", weight.shape, x.shape)
     require(residual is None or residual.shape == x.shape, "residual must be shaped like x")
     normed: Tensor | tuple[Tensor, Tensor]
-    normed = _backend(x, "norm").rms_norm(x, weight, eps, residual)
+    normed = implementation(x, "norm").rms_norm(x, weight, eps, residual)
     return normed
 
 
@@ -81,7 +81,7 @@ def swiglu(gate_up: Tensor) -> Tensor:
         ValueError: the last dim is odd.
     """
     require(gate_up.shape[-1] % 2 == 0, "gate_up must have an even last dim: {}", gate_up.shape)
-    activated: Tensor = _backend(gate_up, "activation").swiglu(gate_up)
+    activated: Tensor = implementation(gate_up, "activation").swiglu(gate_up)
     return activated
 
 
@@ -122,7 +122,7 @@ def rope_and_cache(
     require(
         positions.shape == slot_mapping.shape == (rows,), "positions and slots for {} rows", rows
     )
-    rotated: tuple[Tensor, Tensor] = _backend(q, "rope").rope_and_cache(
+    rotated: tuple[Tensor, Tensor] = implementation(q, "rope").rope_and_cache(
         q, k, v, cos_sin, positions, k_cache, v_cache, slot_mapping
     )
     return rotated
@@ -164,7 +164,7 @@ def decode_attention_partials(
     require(
         q.shape[0] == work.num_rows, "q has {} rows, the work list {}", q.shape[0], work.num_rows
     )
-    partials: tuple[Tensor, Tensor] = _backend(q, "decode").decode_attention_partials(
+    partials: tuple[Tensor, Tensor] = implementation(q, "decode").decode_attention_partials(
         q, k_cache, v_cache, work, scale
     )
     return partials
@@ -178,7 +178,7 @@ def reduce_partials(
     The partials are those that `decode_attention_partials` returned for the same work list. Empty
     partials change nothing; a row without partials is zero.
     """
-    out: Tensor = _backend(partial_out, "decode").reduce_partials(
+    out: Tensor = implementation(partial_out, "decode").reduce_partials(
         partial_out, partial_lse, work, dtype
     )
     return out
@@ -203,7 +203,7 @@ def prefill_attention(
         ValueError: shapes disagree.
     """
     check_heads(q, k_cache, v_cache)
-    out: Tensor = _backend(q, "prefill").prefill_attention(q, k_cache, v_cache, plan, scale)
+    out: Tensor = implementation(q, "prefill").prefill_attention(q, k_cache, v_cache, plan, scale)
     return out
 
 
@@ -243,7 +243,7 @@ def sample(
     require(logits.dim() == 2 and logits.shape[1] > 0, "logits must be [N, V]: {}", logits.shape)
     per_row = (temperature, top_k, top_p, min_p, seeds, indices)
     require(all(x.shape == logits.shape[:1] for x in per_row), "one parameter of each kind per row")
-    ids: Tensor = _backend(logits, "sampling").sample(logits, *per_row)
+    ids: Tensor = implementation(logits, "sampling").sample(logits, *per_row)
     return ids
 
 
@@ -262,10 +262,10 @@ def token_logprobs(logits: Tensor, token_ids: Tensor) -> Tensor:
     """
     require(logits.dim() == 2 and logits.shape[1] > 0, "logits must be [N, V]: {}", logits.shape)
     require(token_ids.shape == logits.shape[:1], "one token per row: {}", token_ids.shape)
-    logprobs: Tensor = _backend(logits, "logprobs").token_logprobs(logits, token_ids)
+    logprobs: Tensor = implementation(logits, "logprobs").token_logprobs(logits, token_ids)
     return logprobs
 
 
-def _backend(tensor: Tensor, module: str) -> Any:
+def implementation(tensor: Tensor, module: str) -> Any:
     """The reference, or the module with the kernel where the tensor is on a GPU."""
     return import_module(f"{__name__}.{module}") if tensor.is_cuda else reference

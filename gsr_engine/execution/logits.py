@@ -6,7 +6,7 @@ log-probabilities are those of the model, and streams without edits cost nothing
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -137,6 +137,11 @@ class LogitEdits:
             known = before._penalties if before else None
             self._penalties = _Penalties(penalised, known, device)
         self._minimum = _Minimum(bounded, vocab_size) if bounded else None
+
+    @property
+    def seen(self) -> Mapping[Stream, SeenTokens]:
+        """What each penalised stream saw so far."""
+        return self._penalties.seen if self._penalties else {}
 
     @contextmanager
     def applied(self, logits: torch.Tensor) -> Iterator[None]:

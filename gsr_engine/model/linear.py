@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from gsr_engine.checkpoint.model_config import ModelConfig
 
 # Below this many weights a call of oneDNN's operator costs more than its layout saves.
-_LEAST_WEIGHTS = 1 << 18
+LEAST_WEIGHTS = 1 << 18
 
 
 def has_bf16_products() -> bool:
@@ -39,7 +39,7 @@ def prepacks(config: ModelConfig, dtype: torch.dtype) -> bool:
         hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise")
     )
     multiplied = dtype == torch.float32 or (dtype == torch.bfloat16 and has_bf16_products())
-    return known and multiplied and rows * config.hidden_size >= _LEAST_WEIGHTS
+    return known and multiplied and rows * config.hidden_size >= LEAST_WEIGHTS
 
 
 def prepacked(weight: torch.Tensor, bias: torch.Tensor | None = None) -> Linear:

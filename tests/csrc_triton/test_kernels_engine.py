@@ -32,7 +32,7 @@ def kernel_engine(folder, monkeypatch):
     if not INTERPRETED:
         return Engine.from_pretrained(folder, device="cuda", **OPTIONS)
     monkeypatch.setattr(
-        csrc_triton, "_backend", lambda _, module: import_module(f"csrc_triton.{module}")
+        csrc_triton, "implementation", lambda _, module: import_module(f"csrc_triton.{module}")
     )
     return paged_engine(folder, **OPTIONS)
 

@@ -34,7 +34,7 @@ def wrapped(raw: RawTokenizer) -> Tokenizer:
 
 
 @cache
-def byte_level() -> Tokenizer:
+def raw_byte_level() -> RawTokenizer:
     """Byte-level BPE whose merges cut characters in two."""
     raw = RawTokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -49,7 +49,12 @@ def byte_level() -> Tokenizer:
             show_progress=False,
         ),
     )
-    return wrapped(raw)
+    return raw
+
+
+@cache
+def byte_level() -> Tokenizer:
+    return wrapped(raw_byte_level())
 
 
 @cache
@@ -131,7 +136,7 @@ def _bytes() -> dict[str, int]:
 
 def bytes_of(token: int) -> bytes:
     """The bytes of a token of the byte-level vocabulary."""
-    piece = byte_level()._tokenizer.convert_ids_to_tokens(token)
+    piece = raw_byte_level().id_to_token(token)
     return b"" if token == 0 else bytes(_bytes()[char] for char in piece)
 
 

@@ -22,7 +22,7 @@ PROMPTS = ["a", "what else", *(c * n for c, n in zip("stuv", (15, 40, 150, 300),
 @pytest.fixture
 def prepack(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prepack small weights, too."""
-    monkeypatch.setattr(linear, "_LEAST_WEIGHTS", 0)
+    monkeypatch.setattr(linear, "LEAST_WEIGHTS", 0)
     if not linear.prepacks(ModelConfig.from_folder(NANO), FP32):
         pytest.skip("torch has no oneDNN here")
 
@@ -45,7 +45,7 @@ def test_tokens_are_those_of_plain_weights_in_any_company(
     with Engine.from_pretrained(folder, dtype="float32") as engine:
         together = [result.completions for result in engine.generate(PROMPTS, PARAMS)]
         assert together == [alone(engine, index) for index in range(len(PROMPTS))]
-    monkeypatch.setattr(linear, "_LEAST_WEIGHTS", 1 << 60)
+    monkeypatch.setattr(linear, "LEAST_WEIGHTS", 1 << 60)
     with Engine.from_pretrained(folder, dtype="float32") as engine:
         plain = [result.completions for result in engine.generate(PROMPTS, PARAMS)]
     for mine, other in zip(chain(*together), chain(*plain), strict=True):

@@ -267,7 +267,7 @@ def test_a_program_that_raises_fails_its_request_alone(
     def fail(*_: object) -> None:
         raise KeyError("nobody expected this")
 
-    monkeypatch.setattr(broken, "_next_round", fail)
+    monkeypatch.setattr(broken, "group_finished", fail)
     for request in (broken, other):
         engine.submit(request)
     while engine.has_work:

@@ -147,8 +147,8 @@ def test_a_branched_refinement_is_penalised_for_every_span(
         apply = LogitEdits.applied
 
         def spy(self: LogitEdits, logits: torch.Tensor) -> Any:
-            assert self._penalties is not None
-            edits.extend(set(seen.token_ids.tolist()) for seen in self._penalties.seen.values())
+            assert self.seen
+            edits.extend(set(seen.token_ids.tolist()) for seen in self.seen.values())
             return apply(self, logits)
 
         monkeypatch.setattr(LogitEdits, "applied", spy)
