@@ -33,8 +33,8 @@ def definitions(tree: ast.Module) -> set[str]:
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             names.add(node.id)
         elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-            if isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"):
-                names.add(node.attr)
+            owner = node.value.id if isinstance(node.value, ast.Name) else ""
+            names.update({node.attr} if owner in ("self", "cls") else ())
     return {name for name in names if is_private(name)}
 
 

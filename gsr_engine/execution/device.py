@@ -110,9 +110,9 @@ def build_runner(decoder: Decoder, config: EngineConfig) -> Runner:
         return paged_runner(decoder, config)
     cache = _new_cache(decoder, config)
     attention = TorchAttention(decoder.config, cache, config.model_length(decoder.config))
-    # The bits of a row must not depend on the other rows. Plain fp32 products guarantee this only if
-    # every thread has at least 4 rows; prepacked and bf16 products always do (measured, on 1 and 2
-    # threads).
+    # The bits of a row must not depend on the other rows. Plain fp32 products guarantee this only
+    # if every thread has at least 4 rows; prepacked and bf16 products always do (measured, on 1
+    # and 2 threads).
     plain = decoder.dtype == torch.float32 and not decoder.head.is_prepacked
     # Measured: 4 rows per thread suffice without AVX-512, 16 rows with it.
     multiple = max(16, 4 * torch.get_num_threads()) if plain else 1
