@@ -1,1 +1,1 @@
-"""Carries a step out: from a plan to drawn tokens, on one device."""
+"""Computes a step on one device: from a plan to drawn tokens."""

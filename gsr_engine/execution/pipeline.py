@@ -1,4 +1,4 @@
-"""The steps that are on their way: planned, launched, and committed once their tokens are known."""
+"""The steps in flight: planned, launched, and committed once their tokens are known."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _log = logging.getLogger(__name__)
 
 
 class Pipeline:
-    """Keeps the device busy: the next step is planned and launched while it computes this one.
+    """Keeps the device busy: the host plans and launches the next step during the current one.
 
         host    | plan 1 | plan 2 | commit 1, plan 3 | commit 2, plan 4 |
         device           | step 1           | step 2          | step 3
 
-    So a stream learns one step late that it ended. It is fed its end token in vain, which is no
-    part of any span. With a lag of 0 every step is committed before the next is planned.
+    So the end of a stream is known one step late. By then its end token has been fed in vain; it
+    is not part of any span. With a lag of 0 every step is committed before the next is planned.
     """
 
     def __init__(self, scheduler: Scheduler, metrics: Metrics, runner: StepRunner) -> None:
@@ -30,11 +30,11 @@ class Pipeline:
         self._scheduler = scheduler
         self._metrics = metrics
         self._in_flight: deque[tuple[StepPlan, Launched]] = deque()
-        self._since = 0.0  # when the device began with the oldest of them
+        self._since = 0.0  # when the device began with the oldest step in flight
 
     @property
     def busy(self) -> bool:
-        """Whether a step is on its way."""
+        """Whether a step is in flight."""
         return bool(self._in_flight)
 
     def step(self) -> None:
@@ -46,11 +46,12 @@ class Pipeline:
         plan = self._scheduler.plan()
         if plan.chunks:
             self._launch(plan)
+        # After an empty plan there is no newer step to overlap with, so the oldest is committed.
         if len(self._in_flight) > (self.runner.lag if plan.chunks else 0):
             self._commit()
 
     def use(self, decoder: Decoder) -> None:
-        """Go on with other weights: running requests keep their tokens, all KV is recomputed."""
+        """Switch to other weights: running requests keep their tokens, all KV is recomputed."""
         self.drain()
         self._scheduler.forget_kv()
         self.runner.use(decoder)
@@ -61,14 +62,17 @@ class Pipeline:
             self._commit()
 
     def _tokens_are_needed(self) -> bool:
-        """Whether the next step cannot be drawn without the tokens of this one."""
+        """Whether the host must know the tokens of the step in flight to draw those of the next.
+
+        Penalties count tokens on the host; other draws read the last token on the device.
+        """
         plan, _ = self._in_flight[-1]
         return any(stream.params.penalises for _, stream in plan.draws)
 
     def _launch(self, plan: StepPlan) -> None:
         try:
             draws = self.runner.launch(plan)
-        except Exception as error:  # the requests of this step fail, nobody else
+        except Exception as error:  # only the requests of this step fail
             self.drain()
             self._fail(plan, error)
         else:

@@ -19,20 +19,20 @@ from gsr_engine.step.plan import StepPlan
 
 
 class Launched(Protocol):
-    """The draws of a step that is on its way."""
+    """The draws of a launched step."""
 
     def wait(self) -> Draws:
-        """The draws, once they are there; raises what went wrong on the device."""
+        """The draws; waits until they are computed, and raises errors of the device."""
 
 
 class StepRunner(Protocol):
-    """What the engine needs of whoever carries its steps out; `Runner` does, and stubs in tests.
+    """What the engine needs of the object that computes its steps: a `Runner`, or a stub in tests.
 
     Attributes:
-        num_pages: KV pages that it has; the engine hands out no others.
-        lag: how many launched steps the host may be ahead of what it knows of their tokens. A
-            token that was drawn in the step before is then read on the device.
-        sharing: counts which shared spans were read together; None where there is no choice.
+        num_pages: KV pages that it has; the engine allocates only these.
+        lag: how many launched steps may be uncommitted while the host plans the next. With a lag
+            a token drawn in the step before is read on the device.
+        sharing: counts which shared spans were read together; None if it never shares.
     """
 
     num_pages: int
@@ -43,14 +43,14 @@ class StepRunner(Protocol):
         """Start a step: compute the plan's chunks, draw its tokens."""
 
     def use(self, decoder: Decoder) -> None:
-        """Go on with the weights of another decoder of the same shape, loaded on the CPU."""
+        """Switch to the weights of another decoder of the same shape, loaded on the CPU."""
 
     def reset(self) -> None:
         """Drop working copies of streams that ended."""
 
 
 class Runner:
-    """Executes step plans; keeps nothing of a request but working copies. See `StepRunner`.
+    """Executes step plans; of a request it keeps only working copies. See `StepRunner`.
 
     Attributes:
         decoder: the model.
@@ -85,7 +85,7 @@ class Runner:
 
     @torch.inference_mode()
     def launch(self, plan: StepPlan) -> PendingDraws:
-        """Have the plan's chunks computed and its tokens drawn; on a GPU this does not wait."""
+        """Compute the plan's chunks and draw its tokens; on a GPU this does not wait for them."""
         batch = build_batch(plan, self._row_multiple, self._padding_slot, self._drawn_at)
         hidden = self._hidden(batch)
         streams = [stream for _, stream in plan.draws]
@@ -107,10 +107,10 @@ class Runner:
         return self.decoder.hidden(token_ids, self.attention, batch.logit_rows)
 
     def use(self, decoder: Decoder) -> None:
-        """Go on with the weights of another decoder of the same shape, loaded on the CPU.
+        """Switch to the weights of another decoder of the same shape, loaded on the CPU.
 
         On a GPU they are copied over the old ones: there is no room for both, and captured graphs
-        know these addresses.
+        read these addresses.
         """
         if self.decoder.device.type == "cpu":
             self.decoder = decoder
@@ -119,5 +119,5 @@ class Runner:
         self.reset()
 
     def reset(self) -> None:
-        """Drop what the attention kept between steps (working copies of streams that ended)."""
+        """Drop the working copies of streams that the attention kept between steps."""
         self.attention.reset()

@@ -1,1 +1,1 @@
-"""The engine behind asyncio: a loop in a thread of its own, streams of events."""
+"""The engine behind asyncio: it runs in a separate thread and reports streams of events."""

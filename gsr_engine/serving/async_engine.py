@@ -24,20 +24,21 @@ ResultT = TypeVar("ResultT")
 
 
 class AsyncEngine:
-    """Serves requests of any number of coroutines, in any event loop, from one thread of its own.
+    """Serves the requests of any number of coroutines, in any event loops, from one engine thread.
 
-    The engine that it is given is its own from then on: nobody else may use it. It installs no
-    signal handler, configures no logging and holds no global state, so it can live inside another
-    server, and several of it in one process. Use it as an async context manager, or `close` it.
+    Once constructed, only this object may use the engine. It installs no signal handler, sets up no
+    logging and holds no global state. So it can live inside another server, and several can live
+    in one process. Use it as an async context manager, or `close` it.
 
     `self_refine` and `generate` give the events of one request: `Submitted`, then `PhaseStarted`,
-    tokens and `CandidateDone` as they come, and `Final` last, always. Closing the generator (or
-    cancelling the task that reads it) aborts the request and gives its pages back. Leaving the loop
-    early closes it only once Python collects it: `contextlib.aclosing` closes it at once.
+    tokens and `CandidateDone` as they happen, and `Final` always last. Closing the generator, or
+    cancelling the task that reads it, aborts the request and frees its pages. A `break` out of
+    `async for` closes the generator only once Python collects it; `contextlib.aclosing` closes it
+    at once.
 
-    It pushes back both ways. At most `max_pending` requests are unfinished; more callers wait for
-    room, first come, first served. A reader that is slow does not slow the engine down and is not
-    buffered for without bound: what a stream grows by meanwhile joins its one unread token event.
+    Back-pressure works both ways. At most `max_pending` requests are unfinished; further callers
+    wait for room, first come, first served. A slow reader does not slow the engine down, and its
+    buffer is bounded: new tokens of a stream join its one unread token event.
 
     Attributes:
         loop: the thread that runs the engine; for instruments and tests.
@@ -58,7 +59,7 @@ class AsyncEngine:
     ) -> Self:
         """Load a checkpoint as `Engine.from_pretrained` does, with its options and errors.
 
-        That takes its time: inside a running event loop call it through `asyncio.to_thread`.
+        It blocks while it loads: inside a running event loop call it through `asyncio.to_thread`.
         """
         return cls(Engine.from_pretrained(path_or_id, **options), max_pending=max_pending)
 
@@ -73,20 +74,20 @@ class AsyncEngine:
     ) -> AsyncGenerator[Event[RefineResult], None]:
         """The events of selfRef@k of one problem, the same as `Engine.self_refine([problem])`.
 
-        Nothing happens before the first event is asked for. Candidates that are given are reported
-        at once, as if they had been generated.
+        The request starts when the first event is awaited. Given candidates are reported at once,
+        as if they had been generated.
 
         Args:
-            problem: its text.
+            problem: the text of the problem.
             params: default `SelfRefineParams()`.
-            candidates: text or token ids, to be refined instead of generated ones.
-            request_id: a name for `abort`, unique among unfinished requests; None makes one, and
-                `Submitted` tells it.
-            wait: for room; if not, `QueueFull` is raised where there is none.
+            candidates: texts or token ids, to be refined instead of generated candidates.
+            request_id: a name for `abort`, unique among unfinished requests. None makes one, which
+                `Submitted` reports.
+            wait: whether to wait for room; if False, `QueueFull` is raised if there is no room.
 
         Raises:
-            InvalidRequest: it cannot be served; nothing was submitted.
-            QueueFull: `max_pending` requests are unfinished, and it is not to wait.
+            InvalidRequest: the request cannot be served; nothing was submitted.
+            QueueFull: `max_pending` requests are unfinished, and `wait` is False.
             EngineClosed: the engine is closed or being drained, or its thread died (the reason is
                 the exception's cause).
         """
@@ -107,7 +108,7 @@ class AsyncEngine:
     ) -> AsyncGenerator[Event[GenerateResult], None]:
         """The events of completing one prompt, the same as `Engine.generate([prompt])`.
 
-        Its n streams are reported as candidates; all else is as in `self_refine`.
+        The n streams are reported as candidates; everything else is as in `self_refine`.
         """
 
         def make() -> StreamingRequest:
@@ -123,8 +124,8 @@ class AsyncEngine:
             raise InvalidRequest("request_id", f"must be text, got {request_id!r}")
         mailbox = Mailbox()
         try:
-            # The request is made in the engine's thread: it needs the tokenizer, which no two
-            # threads may use at a time.
+            # The request is made in the engine's thread, because it needs the tokenizer, which only
+            # one thread at a time may use.
             opened = self.loop.call(partial(self.loop.open, name, make, mailbox, wait))
             await asyncio.wrap_future(opened)
             event: Event[Any] | None = None
@@ -136,9 +137,9 @@ class AsyncEngine:
                 self.loop.call(partial(self.loop.discard, name, mailbox))
 
     async def abort(self, request_id: str) -> bool:
-        """End a request at once: its reader gets `Final` with what is there so far.
+        """End a request at once: its reader gets `Final` with the tokens so far.
 
-        False if no request of that id is unfinished. Its pages are free when this returns.
+        Returns False if no unfinished request has this id. Its pages are free when this returns.
 
         Raises:
             EngineClosed: as in `self_refine`.
@@ -146,7 +147,7 @@ class AsyncEngine:
         return await self._in_thread(partial(self.loop.abort, request_id))
 
     async def stats(self) -> dict[str, Any]:
-        """What `Engine.stats` says at this moment. Raises EngineClosed as `self_refine`."""
+        """`Engine.stats` between two steps. Raises EngineClosed as `self_refine`."""
         return await self._in_thread(self._engine.stats)
 
     async def check(self) -> None:
@@ -157,10 +158,10 @@ class AsyncEngine:
         return await asyncio.wrap_future(self.loop.call(work))
 
     async def drain(self) -> None:
-        """Take no more requests, and wait until all that were taken are finished.
+        """Take no more requests, and wait until all taken requests are finished.
 
-        From the call on requests are refused with `EngineClosed`; those that wait for room count as
-        taken. Events that are not read yet can be read later.
+        From this call on new requests are refused with `EngineClosed`. Requests that wait for room
+        count as taken. Unread events can still be read later.
 
         Raises:
             EngineClosed: as in `self_refine`.
@@ -168,9 +169,9 @@ class AsyncEngine:
         await asyncio.wrap_future(await self._in_thread(self.loop.drain))
 
     async def close(self) -> None:
-        """Abort what is left, end the thread and close the engine; again, it does nothing.
+        """Abort unfinished requests, end the thread and close the engine.
 
-        Readers get what is unread, and `Final`.
+        Readers still get their unread events and `Final`. Calling it again does nothing.
         """
         self.loop.close()
         await asyncio.wrap_future(self.loop.ended)
@@ -184,7 +185,11 @@ class AsyncEngine:
 
 
 async def final_result(events: AsyncIterable[Event[ResultT]]) -> ResultT:
-    """Read the events of a request to their end: for a caller that wants the result only."""
+    """The result of a request, for a caller that needs no other event.
+
+    Raises:
+        ValueError: the events end without `Final`.
+    """
     async for event in events:
         if isinstance(event, Final):
             return event.result

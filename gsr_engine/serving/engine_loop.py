@@ -1,4 +1,4 @@
-"""The thread that owns an engine: it does what it is told between steps, and steps."""
+"""The thread that owns an engine: it runs steps, and the calls of other threads between them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(eq=False, slots=True)
 class Ticket:
-    """A request that is not finished; without room for it, it is not `submitted` yet."""
+    """An unfinished request; it is `submitted` to the engine as soon as there is room."""
 
     request_id: str
     request: StreamingRequest
@@ -31,21 +31,22 @@ class Ticket:
 
 
 class EngineLoop:
-    """Runs one engine in one thread, which alone touches it, its tokenizer included.
+    """Runs one engine in one thread; only this thread uses the engine and its tokenizer.
 
-    Everything is said to it through `call`; the methods without a future are for that thread.
-    Nothing to do, it sleeps.
+    Other threads use `call`, `close`, `join` and `ended` only. All other methods must run in the
+    loop's own thread, that is, through `call`. The thread sleeps when there is no work.
 
     Attributes:
         ended: done when the thread is about to return, for any reason.
-        tickets: the unfinished requests by their ids; for the thread only.
-        waiting: those of them that wait for room, in order; for the thread only.
+        tickets: the unfinished requests by their ids; for the loop's thread only.
+        waiting: the tickets that wait for room, in order; for the loop's thread only.
     """
 
     def __init__(self, engine: Engine, max_pending: int) -> None:
         self._engine = engine
         self._max_pending = max_pending
-        self._condition = threading.Condition()  # guards the next two, all else is the thread's
+        # Guards `_commands` and `_closed`; only the loop's thread uses the other fields.
+        self._condition = threading.Condition()
         self._commands: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._closed: str | None = None
         self._cause: BaseException | None = None
@@ -55,15 +56,15 @@ class EngineLoop:
         self._drained: list[Future[None]] = []
         self._stopped = False
         self.ended: Future[None] = _promise()
-        # A daemon: a host that forgets to close still exits.
+        # A daemon thread, so that a host program that forgets to close can still exit.
         self._thread = threading.Thread(target=self._run, name="gsr-engine", daemon=True)
         self._thread.start()
 
     def call(self, work: Callable[[], T]) -> Future[T]:
-        """Have the thread do something before its next step.
+        """Run `work` in the loop's thread before its next step; the future has its result.
 
         Raises:
-            EngineClosed: it ended, or is about to.
+            EngineClosed: the thread ended, or is about to end.
         """
         future: Future[T] = Future()
         with self._condition:
@@ -79,7 +80,7 @@ class EngineLoop:
         return refusal
 
     def close(self) -> None:
-        """Abort what is left and end the thread; `ended` tells when that is done."""
+        """Abort all unfinished requests and end the thread; `ended` is done afterwards."""
         with self._condition:
             if self._closed is None:
                 self._closed = "the engine is closed"
@@ -87,18 +88,18 @@ class EngineLoop:
                 self._condition.notify()
 
     def join(self) -> None:
-        """Wait for the end of the thread; a moment, once `ended` is done."""
+        """Wait for the end of the thread, which is near once `ended` is done."""
         self._thread.join()
 
     def open(
         self, request_id: str, make: Callable[[], StreamingRequest], mailbox: Mailbox, wait: bool
     ) -> None:
-        """Make a request and submit it, as soon as there is room.
+        """Make a request, and submit it as soon as there is room.
 
         Raises:
             InvalidRequest: it cannot be served, or its id is taken.
             EngineClosed: the engine is being drained.
-            QueueFull: there is no room, and it is not to `wait`.
+            QueueFull: there is no room, and `wait` is False.
         """
         if self._draining:
             raise EngineClosed("the engine is being drained, it takes no more requests")
@@ -114,21 +115,21 @@ class EngineLoop:
         self._fill_room()
 
     def abort(self, request_id: str) -> bool:
-        """End a request with what is there; False if there is no such request."""
+        """End a request; its result holds what is there so far. False if no such request exists."""
         ticket = self.tickets.get(request_id)
         if ticket is not None:
             self._abort(ticket)
         return ticket is not None
 
     def discard(self, request_id: str, mailbox: Mailbox) -> None:
-        """Nobody reads this mailbox any more: abort its request unless it is finished."""
+        """Abort the request of a mailbox that has no reader any more, unless it is finished."""
         ticket = self.tickets.get(request_id)
         if ticket is not None and ticket.mailbox is mailbox:
             self._abort(ticket)
             del self.tickets[request_id]
 
     def drain(self) -> Future[None]:
-        """Refuse new requests; the future is done when none is left."""
+        """Refuse new requests; the future is done when all requests are finished."""
         self._draining = True
         self._drained.append(_promise())
         return self._drained[-1]
@@ -139,7 +140,7 @@ class EngineLoop:
             self._abort(ticket)
 
     def _abort(self, ticket: Ticket) -> None:
-        if not ticket.submitted:  # then it ends as all others do, through the engine
+        if not ticket.submitted:  # submit it first, so that it ends through the engine like others
             self.waiting.remove(ticket)
             self._submit(ticket)
         self._engine.abort(ticket.request)
@@ -170,13 +171,14 @@ class EngineLoop:
             while not (self._commands or self.tickets or self._engine.has_work):
                 self._condition.wait()
             count = len(self._commands)
-        for _ in range(count):  # those that come meanwhile wait for a step
+        # Calls that arrive from now on wait for the next step: they cannot keep the engine from it.
+        for _ in range(count):
             future, work = self._commands.popleft()
             if not future.set_running_or_notify_cancel():
                 continue
             try:
                 result = work()
-            except Exception as error:  # of this call alone
+            except Exception as error:  # it concerns this call only
                 future.set_exception(error)
             else:
                 future.set_result(result)
@@ -185,10 +187,10 @@ class EngineLoop:
         for ticket in list(self.tickets.values()):
             finished = ticket.request.finished
             if not ticket.submitted or (ticket.mailbox.unread and not finished):
-                continue  # for a reader that is behind, what is new may as well be found later
+                continue  # a reader that is behind gets the news, merged, in a later look
             try:
                 ticket.mailbox.put(ticket.observer.news())
-            except Exception as error:  # of this request alone: its event loop is gone, say
+            except Exception as error:  # only this request fails, e.g. its event loop was closed
                 ticket.mailbox.fail(error)
                 self._engine.abort(ticket.request)
                 finished = True
@@ -219,7 +221,7 @@ class EngineLoop:
 
 
 def _promise() -> Future[None]:
-    """A future that whoever waits for it cannot cancel: others may wait for it, too."""
+    """A future that cannot be cancelled, because several callers may wait for it."""
     future: Future[None] = Future()
     future.set_running_or_notify_cancel()
     return future

@@ -1,4 +1,4 @@
-"""What a caller hears of a request while it runs (`AsyncEngine`)."""
+"""The events that `AsyncEngine` reports to a caller while its request runs."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ ResultT = TypeVar("ResultT", covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """The engine has taken the request; `AsyncEngine.abort` knows it by this id."""
+    """The engine has taken the request; `AsyncEngine.abort` accepts this id."""
 
     request_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class PhaseStarted:
-    """Streams begin: the candidates (or those of `generate`), round 0, or a round of refinement."""
+    """A round of streams begins: round 0 are the candidates, or the streams of `generate`.
+
+    Later rounds are refinements.
+    """
 
     phase: Literal["candidates", "refinement"]
     round: int
@@ -27,15 +30,15 @@ class PhaseStarted:
 
 @dataclass(frozen=True, slots=True)
 class CandidateToken:
-    """What a candidate, or a stream of `generate`, has grown by since its last such event.
+    """New tokens and text of a candidate, or of a stream of `generate`, since its last event.
 
     Attributes:
         index: which of the k (or n) streams.
-        token_ids: the new tokens, an end token included; all of a stream's events together give
-            its `Completion.token_ids`.
-        text: the new text, together `Completion.text`. A character may take several tokens: it
-            comes with the last of them, so that the text may be empty, or come with no token when
-            the stream ends in the middle of a character.
+        token_ids: the new tokens, including an end token. Those of all events of a stream
+            together are its `Completion.token_ids`.
+        text: the new text; all together are `Completion.text`. A character is reported with its
+            last token, so the text may be empty. If the stream ends inside a character, the rest
+            of the text comes without tokens.
     """
 
     index: int
@@ -44,7 +47,7 @@ class CandidateToken:
 
     @property
     def stream(self) -> tuple[int, int]:
-        """Round and index."""
+        """(round, index of the stream)."""
         return 0, self.index
 
 
@@ -58,7 +61,7 @@ class CandidateDone:
 
 @dataclass(frozen=True, slots=True)
 class RefineToken:
-    """What a refinement has grown by, as in `CandidateToken`; `round` counts from 1."""
+    """New tokens and text of a refinement, as in `CandidateToken`; `round` counts from 1."""
 
     round: int
     index: int
@@ -67,13 +70,13 @@ class RefineToken:
 
     @property
     def stream(self) -> tuple[int, int]:
-        """Round and index."""
+        """(round, index of the stream)."""
         return self.round, self.index
 
 
 @dataclass(frozen=True, slots=True)
 class Final(Generic[ResultT]):
-    """The last event of every request, finished, failed or aborted: what `Engine` would return."""
+    """The last event of every request: the result, also of a failed or aborted request."""
 
     result: ResultT
 

@@ -13,13 +13,13 @@ from gsr_engine.serving.events import CandidateToken, Event, RefineToken
 
 
 class Mailbox:
-    """Made and read in one event loop, filled from any thread.
+    """A queue of events that is made and read in one event loop and filled from any thread.
 
-    It holds at most one token event per stream: what comes while that is unread joins it. So
-    a reader that is slow, or stopped, costs memory in proportion to the request, not to its delay.
+    It holds at most one token event per stream: new tokens join the unread event of their stream.
+    So the memory for a slow or stopped reader is bounded by its request, not by its delay.
 
     Attributes:
-        reader_waits: whether the reader sleeps until something comes.
+        reader_waits: whether the reader waits for the next event.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Mailbox:
 
     @property
     def unread(self) -> bool:
-        """Whether the reader is behind."""
+        """Whether there are events that the reader has not read."""
         return bool(self._unread)
 
     def put(self, events: list[Event[Any]]) -> None:
@@ -48,7 +48,7 @@ class Mailbox:
                 self._wake()
 
     def _add(self, event: Event[Any]) -> None:
-        key: Hashable = object()
+        key: Hashable = object()  # other events are never merged
         if isinstance(event, CandidateToken | RefineToken):
             key = event.stream
             before = self._unread.get(key)
@@ -61,10 +61,10 @@ class Mailbox:
         self._unread[key] = event
 
     def fail(self, error: BaseException) -> None:
-        """Let the reader have an error once it has read what is there."""
+        """Raise an error in the reader, after it has read the events that are there."""
         with self._lock:
             self._error = error
-            with suppress(RuntimeError):  # the loop is closed: there is no reader
+            with suppress(RuntimeError):  # the event loop is closed, so there is no reader
                 self._wake()
 
     def _wake(self) -> None:
@@ -73,7 +73,11 @@ class Mailbox:
             self._loop.call_soon_threadsafe(self._wakeup.set)
 
     async def get(self) -> Event[Any]:
-        """The oldest unread event; waits for one if need be."""
+        """The oldest unread event; waits until there is one.
+
+        Raises:
+            BaseException: the error given to `fail`, once no event is left.
+        """
         while True:
             with self._lock:
                 if self._unread:

@@ -1,4 +1,4 @@
-"""Turns what a live request holds into events: each look reports what is new since the last."""
+"""Turns the state of a live request into events: each look reports the news since the last."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ StreamingRequest = GenerateRequest | SelfRefineRequest
 
 
 class RequestObserver:
-    """Follows one request; a look costs as much as the request has streams that go on."""
+    """Follows one request; the cost of a look grows with its unfinished streams only."""
 
     def __init__(self, request_id: str, request: StreamingRequest, tokenizer: Tokenizer) -> None:
         self._request_id: str | None = request_id
@@ -33,12 +33,12 @@ class RequestObserver:
         self._streams: list[_StreamObserver] = []
 
     def news(self) -> list[Event[Any]]:
-        """What happened since the last look; after `Final` there is nothing more."""
+        """The events since the last look; `Final` is the last event."""
         events: list[Event[Any]] = []
         if self._request_id is not None:
             events.append(Submitted(self._request_id))
             self._request_id = None
-        # Before a round begins, that before it has said all.
+        # All events of a round come before the next round begins.
         self._look(self._streams, events)
         for streams in _rounds(self._request)[self._num_rounds :]:
             phase = PhaseStarted(
@@ -89,14 +89,14 @@ class _StreamObserver:
         return events
 
     def _text(self, content: list[int]) -> str:
-        """The new text that is final."""
+        """The new text that later tokens cannot change."""
         self._tail += self._detokenizer.push(content)
         stopped = self._stream.stopped_text
         if stopped is not None:
             text = stopped[self._num_given :]
         elif self.done:
             text = self._tail + self._detokenizer.flush()
-        else:  # the last characters may be the beginning of a stop string
+        else:  # the last characters may be the beginning of a stop string: keep them back
             text = self._tail[: max(0, len(self._tail) - self._stream.hold_back)]
         self._tail = self._tail[len(text) :]
         self._num_given += len(text)
@@ -104,7 +104,7 @@ class _StreamObserver:
 
 
 def _rounds(request: StreamingRequest) -> list[list[Stream]]:
-    """The live streams: candidates (or the streams of `generate`), then what refines them."""
+    """The live streams by round: candidates (or the streams of `generate`), then refinements."""
     if isinstance(request, GenerateRequest):
         return [request.streams] if request.streams else []
     return request.rounds
