@@ -1,4 +1,4 @@
-"""The engine: takes requests, owns the loop, gives results."""
+"""The engine: takes requests, computes them step by step, and returns results."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ResultT = TypeVar("ResultT")
 
 
 class Engine:
-    """Generates and refines with one checkpoint, in this process and without threads of its own.
+    """Generates and refines with one checkpoint, in the caller's process and thread.
 
     Use it as a context manager, or `close` it, to free its memory.
 
@@ -69,12 +69,12 @@ class Engine:
         """Put an engine together.
 
         Args:
-            decoder: the model, on the device that it is to run on.
-            tokenizer: of its checkpoint.
-            gsr: what its checkpoint was trained for; None for one that was not trained to refine.
+            decoder: the model, on the device that it runs on.
+            tokenizer: the tokenizer of its checkpoint.
+            gsr: the checkpoint's `gsr.json`; None if it was not trained to refine.
             config: how the engine runs.
-            runner: carries the steps out; None builds the one for the decoder's device.
-            clock: seconds, for deadlines and queueing times.
+            runner: computes the steps; None builds the runner for the decoder's device.
+            clock: returns seconds, for deadlines and queueing times.
         """
         config = config or EngineConfig()
         length = config.model_length(decoder.config)
@@ -126,12 +126,16 @@ class Engine:
     ) -> GenerateRequest:
         """A request for one prompt: text as it is (no template), or token ids.
 
-        `index` is the prompt's place in the caller's list: with a seed given, prompts at
-        different places still draw different streams. With `first` given, the n streams are those
-        that a request for more of them would draw from that one on.
+        Args:
+            prompt: text as it is (without a chat template), or token ids.
+            params: how its streams are sampled.
+            index: the prompt's index in the caller's list, so that prompts with the same seed draw
+                different streams.
+            first: number of the first stream. A request for streams `first` to `first + n - 1`
+                draws the same as these streams of a larger request.
 
         Raises:
-            InvalidRequest: it cannot be served.
+            InvalidRequest: the request cannot be served.
         """
         if isinstance(prompt, str):
             prompt = self.tokenizer.encode_prompt(prompt)
@@ -150,11 +154,11 @@ class Engine:
     ) -> SelfRefineRequest:
         """A request for selfRef@k of one problem; `index` as in `new_generate`.
 
-        With `candidates` (text or token ids) only the refinement is generated; there are as many
-        as they are, whatever `params.k` says.
+        With `candidates` (texts or token ids) only the refinement is generated; `params.k` is then
+        ignored.
 
         Raises:
-            InvalidRequest: it cannot be served.
+            InvalidRequest: the request cannot be served.
         """
         if not isinstance(problem, str):
             raise InvalidRequest("problem", f"must be text, got {type(problem).__name__}")
@@ -180,7 +184,7 @@ class Engine:
         return list(candidate)
 
     def step(self) -> list[AnyRequest]:
-        """Compute one step; returns the requests that it finished, nothing when idle."""
+        """Compute one step; returns the requests that finished, an empty list when idle."""
         pipeline = self._running()
         pipeline.step()
         finished, self.scheduler.finished = self.scheduler.finished, []
@@ -196,21 +200,21 @@ class Engine:
         return self._pipeline
 
     def abort(self, request: AnyRequest) -> None:
-        """End a request at once, wherever it stands; its result holds what is there so far.
+        """End a request at once, in any state; its result holds the tokens so far.
 
         Its pages are free when this returns; `step` still reports it. A request that is finished,
-        or was never submitted, is left alone.
+        or was never submitted, is left as it is.
         """
         self.scheduler.end(request)
 
     def reload_weights(self, path_or_id: str | Path, *, revision: str | None = None) -> None:
-        """Go on with other weights of the same model, e.g. a later checkpoint of its training.
+        """Switch to other weights of the same model, e.g. a later checkpoint of its training.
 
-        Running requests keep the tokens that they drew; all KV is computed again. Tokenizer,
-        prompts and `gsr.json` stay those of the first checkpoint.
+        Running requests keep the tokens that they drew; all KV is recomputed. Tokenizer, prompts
+        and `gsr.json` stay those of the first checkpoint.
 
         Raises:
-            CheckpointError: the checkpoint is broken, or of another shape; the old weights stay.
+            CheckpointError: the checkpoint is broken or has another shape; the old weights stay.
         """
         pipeline = self._running()
         folder = find_checkpoint(path_or_id, revision)
@@ -221,7 +225,7 @@ class Engine:
 
     @property
     def has_work(self) -> bool:
-        """Whether a submitted request is not finished, or not reported by `step` yet."""
+        """Whether a submitted request is unfinished, or not reported by `step` yet."""
         scheduler, launched = self.scheduler, self._pipeline is not None and self._pipeline.busy
         unfinished = scheduler.num_waiting or scheduler.num_running
         return bool(unfinished or scheduler.finished or launched)
@@ -233,7 +237,7 @@ class Engine:
         try:
             while waiting:
                 waiting.difference_update(map(id, self.step()))
-        except BaseException:  # interrupted: nobody is left to take the results
+        except BaseException:  # interrupted: abort, because no caller is left to take the results
             for request in requests:
                 self.abort(request)
             raise
@@ -247,7 +251,7 @@ class Engine:
         """Complete prompts (text as it is, or token ids): one result each, in order.
 
         Raises:
-            InvalidRequest: a prompt or its parameters; none of the prompts was run then.
+            InvalidRequest: a prompt or its parameters are invalid; then no prompt was run.
         """
         every = one_each("prompts", prompts, params, SamplingParams)
         return self._run(
@@ -271,11 +275,15 @@ class Engine:
     ) -> list[RefineResult]:
         """selfRef@k of every problem: one result each, in order.
 
-        With `candidates`, a list of texts or token ids for each problem, these are refined and
-        none is generated. With a `refiner`, that engine refines what this one writes.
+        Args:
+            problems: the texts of the problems.
+            params: one `SelfRefineParams` for all problems, or one for each.
+            candidates: for each problem a list of texts or token ids. They are refined, and no
+                candidate is generated.
+            refiner: an engine that refines the candidates that this engine writes.
 
         Raises:
-            InvalidRequest: a problem or its parameters; none of the problems was run then.
+            InvalidRequest: a problem or its parameters are invalid; then no problem was run.
         """
         every = one_each("problems", problems, params, SelfRefineParams)
         if refiner is not None:
@@ -297,23 +305,23 @@ class Engine:
         return self.prompts.direct(self.prompts.problem(problem)).token_ids
 
     def solution_text(self, completion: Completion) -> str:
-        """The text of a solution without its thinking; empty where that has no end."""
+        """The text of a solution without its thinking; empty if the thinking never ended."""
         return self.prompts.text_and_answer(completion)[0]
 
     def find_answer(self, completion: Completion) -> str | None:
-        """The final answer of a solution, as the checkpoint states it, thinking left out."""
+        """The final answer that a solution states after its thinking; None if it states none."""
         return self.prompts.text_and_answer(completion)[1]
 
     def check(self) -> None:
-        """Prove that no KV page is lost, held twice over or used after it was freed.
+        """Prove that no KV page is lost, belongs to two segments, or is used after it was freed.
 
         Raises:
-            PoolCorrupted: one is; a bug of the engine.
+            PoolCorrupted: a page is; this is a bug of the engine.
         """
         self.scheduler.check()
 
     def stats(self) -> dict[str, Any]:
-        """Counters since the start, and the pages and requests of this moment."""
+        """Counters since the start, and the current numbers of pages and requests."""
         sharing = self._pipeline.runner.sharing if self._pipeline else None
         return {
             **self._metrics.as_dict(),
@@ -340,7 +348,7 @@ class Engine:
 def load_parts(
     path_or_id: str | Path, config: EngineConfig, revision: str | None = None
 ) -> tuple[Decoder, Tokenizer, GsrConfig]:
-    """What an engine is put together from, of a local folder or the Hugging Face hub.
+    """The decoder, tokenizer and `gsr.json` of a local folder or of the Hugging Face hub.
 
     Raises:
         CheckpointError, InvalidRequest, OutOfMemory: as in `Engine.from_pretrained`.

@@ -1,1 +1,1 @@
-"""What callers wait for: programs of streams; knows no tensors."""
+"""Requests: programs that start groups of streams and turn them into results; no tensors."""

@@ -1,4 +1,4 @@
-"""What the literature found to gain little or to harm: a warning, and never a refusal."""
+"""Warnings about settings that gained little or did harm in the literature; never a refusal."""
 
 from __future__ import annotations
 

@@ -15,11 +15,14 @@ from gsr_engine.text.stopping import StopRule
 class GenerateRequest(Request[GenerateResult]):
     """Prefill a prompt once, fork n streams.
 
-    `streams` are the live streams, once it is admitted: a caller that steps the engine itself can
-    read what they hold so far. They draw as streams `first`, `first + 1`, ... of the seed.
+    The streams draw as streams `first`, `first + 1`, ... of the seed.
+
+    Attributes:
+        streams: the live streams, once it is admitted. A caller that steps the engine itself can
+            read their tokens so far.
 
     Raises:
-        InvalidRequest: the prompt is empty or too long, or the pool too small.
+        InvalidRequest: the prompt is empty or too long, or the pool is too small.
     """
 
     def __init__(
@@ -64,12 +67,12 @@ class GenerateRequest(Request[GenerateResult]):
         return [group]
 
     def group_finished(self, group: Group) -> list[Group]:
-        """The result; nothing follows."""
+        """Set the result; no group follows."""
         self._finish(error=None)
         return []
 
     def end(self, reason: FinishReason, error: str | None = None) -> None:
-        """The result as far as it got."""
+        """Set the result from the tokens so far."""
         for stream in self.streams:
             stream.end(reason)
         self._finish(error)

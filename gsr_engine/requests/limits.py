@@ -1,4 +1,4 @@
-"""What one request may take of an engine: checked once, at submission."""
+"""The limits of an engine that every request is checked against, once, at submission."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from gsr_engine.params import SamplingParams
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Longest context in tokens, size of the vocabulary, pages of the pool, streams at a time."""
+    """The limits of one engine.
+
+    Attributes:
+        max_model_len: longest context in tokens.
+        vocab_size: token ids are below it.
+        num_pages: KV pages of the pool.
+        max_num_seqs: most streams that decode at the same time.
+    """
 
     max_model_len: int
     vocab_size: int
@@ -19,7 +26,10 @@ class Limits:
     max_num_seqs: int
 
     def check_prompt(self, field: str, token_ids: list[int]) -> None:
-        """Raise InvalidRequest unless a prompt has tokens, all known, and leaves room for one."""
+        """Raise InvalidRequest for a prompt that is empty, too long, or has unknown token ids.
+
+        It is too long if it leaves no room for one generated token.
+        """
         length = len(token_ids)
         if not length:
             raise InvalidRequest(field, "is empty")
@@ -33,7 +43,7 @@ class Limits:
         self.check_tokens(field, token_ids)
 
     def check_tokens(self, field: str, token_ids: list[int]) -> None:
-        """Raise InvalidRequest for a token id that the model does not know."""
+        """Raise InvalidRequest for a token id outside the vocabulary."""
         for token in token_ids:
             if not isinstance(token, int) or not 0 <= token < self.vocab_size:
                 raise InvalidRequest(
@@ -41,16 +51,17 @@ class Limits:
                 )
 
     def check_streams(self, field: str, count: int) -> None:
-        """Raise InvalidRequest for more streams than decode at a time."""
+        """Raise InvalidRequest for more streams than may decode at the same time."""
         if count > self.max_num_seqs:
             raise InvalidRequest(
                 field, f"{count} streams are more than max_num_seqs {self.max_num_seqs}"
             )
 
     def bound(self, params: SamplingParams, prompt_tokens: int, free_pages: int) -> SamplingParams:
-        """The parameters with `max_tokens` given, and no more than the context leaves.
+        """The parameters with a `max_tokens` that is at most the room that the context leaves.
 
-        Where the caller gave none, it is also no more than `free_pages` of each stream hold.
+        If the caller gave none, it is also at most the number of tokens that `free_pages`, the
+        pages for one stream, hold.
         """
         room = self.max_model_len - prompt_tokens
         if params.max_tokens is None:

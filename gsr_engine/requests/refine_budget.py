@@ -1,4 +1,4 @@
-"""How long the parts of one selfRef@k request may be, and the pages that they fill at most."""
+"""Bounds the lengths of the parts of one selfRef@k request, and the pages that they may fill."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class RefineBudget:
     """Bounds of one request, fixed at submission.
 
     Attributes:
-        candidate: sampling of a candidate, `max_tokens` given.
-        refine: sampling of the refinement, `max_tokens` given.
-        summary_tokens: longest summary; what was asked for, cut so that k of them and the
-            refinement fit into the context.
+        candidate: sampling of a candidate, with `max_tokens`.
+        refine: sampling of the refinement, with `max_tokens`.
+        summary_tokens: longest summary: the requested length, shortened so that all summaries and
+            the refinement fit into the context.
     """
 
     candidate: SamplingParams
@@ -36,16 +36,18 @@ def plan_budget(
 ) -> RefineBudget:
     """The bounds of a request for one problem whose direct prompt has `direct` tokens.
 
-    A length that the caller left open takes what the context leaves, but no more than an even
-    share of the pool; the refinement keeps at least a quarter of the context.
+    A length that the caller left open takes the room that the context leaves, but at most an even
+    share of the pool. The refinement keeps at least a quarter of the context, unless its
+    `max_tokens` is lower.
 
     Raises:
-        InvalidRequest: the problem or k candidates do not fit the context, or the request not
-            the pool.
+        InvalidRequest: the problem and k summaries do not fit the context, or the request does not
+            fit the pool.
     """
     refine_room = max(1, limits.max_model_len // 4)
     if params.refine.max_tokens is not None:
         refine_room = min(refine_room, params.refine.max_tokens)
+    # Equal shares for k candidates, k summaries, the refinement's prompt and the refinement.
     share = (limits.num_pages - pages_for(direct)) // (2 * params.k + 2)
     shown = params.most_shown
     if params.layout == "linear":
@@ -82,14 +84,15 @@ def _check_pages(
     refine_prompt: int,
     summary: int,
 ) -> None:
-    """Whether the request could finish alone in an empty pool."""
-    # Alone, streams that nothing keeps can run one after the other, but not their prompts.
+    """Raise InvalidRequest unless the request could finish alone in an empty pool."""
+    # If the request runs alone, its streams may run one after the other. Kept candidates (branched)
+    # and the prompts of a round must hold their pages at the same time.
     at_once = params.k if params.layout == "branched" else 1
     candidate_pages = at_once * pages_for(candidate.max_tokens or 1)
     most = max(params.k, *params.round_widths)
     prompts = 1 if params.subset is None else max(params.round_widths)
     refine_pages = prompts * pages_for(refine_prompt) + pages_for(refine.max_tokens or 1)
-    if params.layout == "branched":  # the candidates stay, and their summaries may be read again
+    if params.layout == "branched":  # the candidates stay, and summaries may be prefilled again
         refine_pages += candidate_pages + most * pages_for(summary)
     pages = pages_for(direct) + max(candidate_pages, refine_pages)
     limits.check_pages(

@@ -1,11 +1,17 @@
 """The prompts of one round of refinements: from finished solutions to the segments that read them.
 
-linear     problem ──┬─ candidate 1..k            (freed as they finish)
-                     └─ the summaries and the instruction, read again ── refinement
-branched   problem ──── candidate 1..k ──── instruction ── refinement
-                        (their KV is attended where it was written; a summary that is only a part
-                        of its candidate, and what an earlier refinement wrote, is first read again
-                        right behind the problem)
+    linear     problem ──┬─ candidate 1..k            (freed as they finish)
+                         └─ summaries and instruction ── refinement
+
+    branched   problem ──── candidate 1..k ──── instruction ── refinement
+
+In the linear layout the summaries are prefilled again. In the branched layout the refinement
+attends to the candidates' KV in place. Some solutions cannot be read in place; they are first
+prefilled again, right behind the problem:
+
+- summaries that are only a part of their candidate, unless `candidate_kv` is "as_generated";
+- summaries from which special tokens were dropped;
+- given candidates, and solutions of earlier refinements.
 """
 
 from __future__ import annotations
@@ -24,7 +30,7 @@ REFINE: tuple[Phase, Phase] = ("refine_prefill", "refine_decode")
 class ShownSolution:
     """A solution of the round before, and the part of it that is shown.
 
-    `in_place`: its KV may be attended where it was written.
+    `in_place` says whether a refinement may attend to its KV where it was written.
     """
 
     stream: Stream
@@ -36,7 +42,7 @@ class RefinePrompts:
     """Builds the prompts of one round behind the direct prompt of a problem.
 
     Attributes:
-        rereads: groups that read summaries again; they go before their readers.
+        rereads: groups that prefill summaries again; they must come before their readers.
     """
 
     def __init__(
@@ -50,7 +56,7 @@ class RefinePrompts:
         self.rereads: list[Group] = []
 
     def linear(self, shown: list[ShownSolution]) -> Segment:
-        """The problem's span is reused; everything after it is the new segment's own."""
+        """A linear prompt: the problem's span is reused, all tokens after it are new."""
         segment = self.opening()
         for solution in shown:
             segment.token_ids += self._prompts.linear_candidate(solution.summary.token_ids)
@@ -58,18 +64,21 @@ class RefinePrompts:
         return segment
 
     def opening(self) -> Segment:
-        """A linear prompt without candidates, to be continued."""
+        """The beginning of a linear prompt, up to its first candidate."""
         shared = self._direct.problem_stop
         token_ids = self._prompts.linear_opening(self._problem)[shared:]
         context = first_tokens(self._group.context, shared)
         return Segment(token_ids, position=shared, context=context)
 
     def close(self, segment: Segment) -> None:
-        """Append what ends a linear prompt."""
+        """Append the end of a linear prompt: the instruction and the opening of the answer."""
         segment.token_ids += self._prompts.linear_closing(self._problem)
 
     def branched(self, shown: list[ShownSolution]) -> Segment:
-        """The context is the direct prompt and a span per solution; only the glue is new."""
+        """A branched prompt: its context is the direct prompt and a span per solution.
+
+        Only the glue (the instruction and the turns around it) is new.
+        """
         spans = [self._span(solution) for solution in shown]
         glue = self._prompts.branched_glue(self._problem)
         longest = max(span.segment.position + span.stop for span in spans)
@@ -81,7 +90,7 @@ class RefinePrompts:
         stream, summary = solution.stream, solution.summary
         if solution.in_place and summary.verbatim:
             return Span(stream.segment, summary.start, summary.stop)
-        if stream not in self._reread:  # several refinements of a round read it once
+        if stream not in self._reread:  # prefilled once, even if several refinements read it
             fork, context = self._group.prompt.end_position, self._group.context
             segment = Segment(summary.token_ids, position=fork, context=context)
             self.rereads.append(Group(self._group.request, segment, REFINE))

@@ -1,4 +1,4 @@
-"""What the scheduler moves: streams, groups of siblings, and the requests that own them.
+"""The objects that the scheduler moves: streams, groups of siblings, and their requests.
 
 Each of the three has an explicit state; the README of this package draws their lives.
 """
@@ -23,11 +23,11 @@ class StreamState(Enum):
     """Where a stream is in its life."""
 
     WAITING = "waiting"
-    """It has no pages to generate into: its group waits, or it was paused for lack of pages."""
+    """It holds no pages: its group waits, or the stream was paused for lack of pages."""
     RUNNING = "running"
     """It holds pages and generates."""
     FINISHED = "finished"
-    """It has its finish reason; its request has not been notified."""
+    """It has its finish reason; its request has not been notified yet."""
     SETTLED = "settled"
     """Its request has been notified."""
 
@@ -36,8 +36,8 @@ class StreamState(Enum):
 class Stream:
     """One stream being generated.
 
-    `segment` holds exactly the generated tokens; what they continue is the segment's context.
-    The last generated token has no KV until it is fed, and the end token is never fed.
+    `segment` holds exactly the generated tokens; the segment's context is the prompt that they
+    continue. The last generated token has no KV until it is fed, and the end token is never fed.
 
     Attributes:
         state: where it is in its life.
@@ -47,9 +47,9 @@ class Stream:
             `group_finished`, because the next groups will read them. Otherwise they are freed
             when the stream finishes.
         in_flight: tokens being drawn that `segment` does not hold yet. On a GPU the next step is
-            planned before the tokens of this one are known.
+            planned before the tokens of the current one are known.
         top_logprobs: one entry per token if they were asked for, else empty.
-        matcher: looks for stop strings; None if there are none.
+        matcher: looks for stop strings; None if the request has none.
         hold_back: characters at the end of its text that a stop string may still remove.
     """
 
@@ -70,7 +70,7 @@ class Stream:
 
     @classmethod
     def given(cls, index: int, params: SamplingParams, token_ids: list[int]) -> Stream:
-        """A finished stream of tokens that the caller brought: nothing is generated for it."""
+        """A finished stream of tokens that the caller supplied; nothing is generated for it."""
         stream = cls(index, params, 0, frozenset(), Segment(token_ids))
         stream.end("given")
         return stream
@@ -82,32 +82,32 @@ class Stream:
 
     @property
     def stopped_text(self) -> str | None:
-        """The text before the stop string that ended it; None unless one did."""
+        """The text before the stop string that ended the stream; None unless one did."""
         return self.matcher.text if self.matcher is not None else None
 
     @property
     def content_length(self) -> int:
-        """Generated tokens without the end token, or without those of a stop string."""
+        """Number of generated tokens before the end token, or before those of a stop string."""
         if self.matcher is not None and self.matcher.text is not None:
             return self.matcher.content_length
         return len(self.segment) - (self.finish_reason == "stop")
 
     @property
     def span_length(self) -> int:
-        """Tokens that a span of this stream may cover: tokens of its content that were fed.
+        """Number of tokens that a span of this stream may cover: tokens of its content with KV.
 
-        The last token drawn is never fed.
+        The last token drawn was never fed, so it has no KV. Given tokens were never drawn.
         """
         return min(self.content_length, len(self.segment) - (self.finish_reason != "given"))
 
     @property
     def needed(self) -> bool:
-        """Whether its pages are still of use."""
+        """Whether it still needs its pages."""
         return self.keep or self.finish_reason is None
 
     @property
     def behind(self) -> bool:
-        """Whether tokens before its newest, which is known, must be recomputed."""
+        """Whether tokens before its newest one must be recomputed, e.g. after a preemption."""
         waits = self.state is StreamState.RUNNING and not self.in_flight
         return waits and self.segment.computed < len(self.segment.token_ids) - 1
 
@@ -155,15 +155,15 @@ class GroupState(Enum):
 
 @dataclass(eq=False, slots=True)
 class Group:
-    """A prompt segment and the siblings forked after it (none: only the segment is computed).
+    """A prompt segment and the siblings forked after it. Without siblings it is only computed.
 
     The prompt is prefilled once; its last row of logits is sampled once per sibling. All
     siblings share one context object: the prompt's context and the prompt itself.
 
     Attributes:
         request: the owner; it is notified when the group is finished.
-        phases: where its prefill and its decoding are counted.
-        salt: of the prefix cache that its prompt enters; None keeps it out.
+        phases: the phases to which its prefill and its decoding are charged.
+        salt: salt of its prompt in the prefix cache; None keeps the prompt out of the cache.
         open: the prompt is still being written, so its last row draws nothing yet.
         state: where it is in its life.
         pin: its node in the prefix cache while it holds pages.
@@ -180,12 +180,12 @@ class Group:
 
     @property
     def context(self) -> Context:
-        """What follows the prompt sees: the prompt's own context and the prompt."""
+        """The context of a segment behind the prompt: the prompt's own context and the prompt."""
         return (*self.prompt.context, Span(self.prompt, 0, len(self.prompt)))
 
     @property
     def holds_pages(self) -> bool:
-        """Whether what it reads and its prompt have pages on its behalf."""
+        """Whether it holds the pages of its prompt and of the prompt's context."""
         return self.state is GroupState.PREFILLING or self.state is GroupState.DECODING
 
     @property
@@ -216,13 +216,14 @@ class Group:
             self.streams.append(stream)
 
     def growing(self) -> Iterator[tuple[Segment, int]]:
-        """Segments that lack a page for their newest tokens, and how many tokens that makes."""
+        """(segment, its number of tokens) of each segment that lacks a page for its newest ones."""
         if len(self.prompt.token_ids) > PAGE_SIZE * len(self.prompt.pages):
             yield self.prompt, len(self.prompt.token_ids)
         running = StreamState.RUNNING
         for stream in self.streams:
             if stream.state is running:
-                # Written out: this runs for every stream in every step.
+                # Without `num_drawn` and `pages_for`: this runs for every stream in every step, and
+                # calls would cost more than the arithmetic.
                 num_tokens = len(stream.segment.token_ids) + stream.in_flight
                 if num_tokens > PAGE_SIZE * len(stream.segment.pages):
                     yield stream.segment, num_tokens
@@ -249,9 +250,10 @@ class RequestState(Enum):
 
 
 class QueuePosition(NamedTuple):
-    """A place in the queue, kept for life; the lower, the older.
+    """A place in the queue that a request keeps for life; lower means older.
 
-    `arrival` counts submissions and is unique; `rank` is the arrival less what priority overtakes.
+    `arrival` counts submissions and is unique. `rank` is the arrival minus the places that the
+    priority overtakes.
     """
 
     rank: int
@@ -259,18 +261,18 @@ class QueuePosition(NamedTuple):
 
 
 class Request(ABC, Generic[Result]):
-    """Something a caller waits for: it starts groups and answers when they finish.
+    """A call that a caller waits for: it starts groups and is notified when they finish.
 
     Attributes:
-        num_streams: the most streams that it decodes at a time.
+        num_streams: the most streams that it decodes at the same time.
         priority: the higher, the more earlier requests it overtakes.
         state: where it is in its life.
-        queue_position: given at submission; only then it means something.
+        queue_position: its place in the queue; without meaning before it is submitted.
         submitted_at: the engine's clock at the submission.
         deadline: the engine's clock at which `expire` is called, None for never.
-        groups: what it is computing, writers before readers; empty until it is first considered
-            for admission, and once it is finished.
-        usage: what it cost so far.
+        groups: the groups that it computes, writers before readers. Empty until it is first
+            considered for admission, and once it is finished.
+        usage: its cost so far.
         result: None until it is finished.
     """
 
@@ -287,36 +289,36 @@ class Request(ABC, Generic[Result]):
 
     @property
     def finished(self) -> bool:
-        """Whether the result is there."""
+        """Whether it has its result."""
         return self.result is not None
 
     @property
     def refining(self) -> bool:
-        """Whether its candidates are done."""
+        """Whether it has begun a refinement."""
         return any(group.is_refinement for group in self.groups)
 
     @abstractmethod
     def start(self, new_prompt: NewPrompt) -> list[Group]:
-        """The first groups, one at least; called once, before the first admission."""
+        """The first groups, at least one; called once, before the first admission."""
 
     def stream_finished(self, group: Group, stream: Stream) -> list[Group]:
-        """Be notified of a finished stream: may end its siblings, or return groups to start now."""
+        """Called for each finished stream: may end its siblings; returns groups to start now."""
         return []
 
     @abstractmethod
     def group_finished(self, group: Group) -> list[Group]:
-        """Take a finished group; return the groups that follow it, writers before readers.
+        """Called for each finished group; returns the groups that follow, writers before readers.
 
-        Called while the group still holds its pages; they are freed once the groups that follow
-        hold what they read.
+        The group still holds its pages. They are freed once the groups that follow hold the pages
+        that they read.
         """
 
     def expire(self) -> None:
-        """The deadline has passed: end the streams that need not go on."""
+        """Called when the deadline has passed: ends the streams that need not go on."""
 
     @abstractmethod
     def end(self, reason: FinishReason, error: str | None = None) -> None:
-        """Give a result at once, from what is there so far: it was aborted, or failed."""
+        """Called when it was aborted or failed: sets a result at once, from the tokens so far."""
 
 
 def completion(stream: Stream, tokenizer: Tokenizer) -> Completion:

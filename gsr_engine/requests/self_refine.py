@@ -26,10 +26,10 @@ _CANDIDATE_SEED, _ORDER_SEED, _REFINE_SEED = range(3)
 
 
 class SelfRefineRequest(Request[RefineResult]):
-    """One problem on its way to a refined answer.
+    """The request for selfRef@k of one problem.
 
-    Candidates may be `given` as token ids, k of them; then none is generated, and in the branched
-    layout they are read right behind the problem.
+    Candidates may be `given` as token ids, k of them; then none is generated. In the branched
+    layout given candidates are prefilled right behind the problem.
 
     Attributes:
         problem: its token ids.
@@ -83,15 +83,16 @@ class SelfRefineRequest(Request[RefineResult]):
         self._limits = limits
         self._given = given
         self._direct_group = Group(self, Segment([]), _CANDIDATE, salt=params.cache_salt)
-        self._filling: Group | None = None  # the linear prompt that takes candidates as they finish
+        self._filling: Group | None = None  # the linear prompt that grows as candidates finish
         self._expired = False
-        self._unfinished = 0  # groups of the round that go on
-        self._shown: list[list[int]] = []  # what each refinement of the last round reads
+        self._unfinished = 0  # unfinished groups of the current round
+        # For each prompt of the current round, the indices of the solutions that it shows.
+        self._shown: list[list[int]] = []
         self.rounds: list[list[Stream]] = []
 
     @property
     def candidates(self) -> list[Stream]:
-        """The streams of the candidates; none before the request is admitted."""
+        """The streams of the candidates; empty before the request is admitted."""
         return self.rounds[0] if self.rounds else []
 
     @property
@@ -101,7 +102,7 @@ class SelfRefineRequest(Request[RefineResult]):
         return self.rounds[-1][0] if begun else None
 
     def start(self, new_prompt: NewPrompt) -> list[Group]:
-        """One group: the direct prompt and the k candidates, unless these were given."""
+        """One group: the direct prompt and the k candidates, without them if they were given."""
         params, group = self._budget.candidate, self._direct_group
         group.prompt = new_prompt(self._direct.token_ids, self._params.cache_salt)
         phase = self.usage.phase("candidate_prefill")
@@ -117,8 +118,10 @@ class SelfRefineRequest(Request[RefineResult]):
         return [group]
 
     def stream_finished(self, group: Group, stream: Stream) -> list[Group]:
-        """A candidate is there: show it if they are shown as they finish, stop the rest if enough
-        of them agree.
+        """Handle a finished candidate.
+
+        Stops the other candidates once enough of them agree. With order "as_finished" it writes the
+        candidate into the refinement prompt.
         """
         if group is not self._direct_group:
             return []
@@ -133,7 +136,7 @@ class SelfRefineRequest(Request[RefineResult]):
         return self._fill(solution)
 
     def _fill(self, solution: ShownSolution) -> list[Group]:
-        """Write a solution into the prompt that grows while others decode; the first opens it."""
+        """Append a solution to the prompt that grows while others decode; the first opens it."""
         started = []
         if self._filling is None:
             self._filling = Group(self, self._refine_prompts().opening(), REFINE, open=True)
@@ -145,6 +148,7 @@ class SelfRefineRequest(Request[RefineResult]):
         return started
 
     def _agreed(self) -> bool:
+        """Whether enough candidates have ended by themselves with the same answer."""
         if not self._params.agreement:
             return False
         answers: Counter[str] = Counter()
@@ -157,10 +161,10 @@ class SelfRefineRequest(Request[RefineResult]):
         return max(answers.values(), default=0) >= self._params.agreement
 
     def group_finished(self, group: Group) -> list[Group]:
-        """From one round to the next, from the last to the result."""
+        """Start the next round after the last group of a round; after the last round, finish."""
         if group is self._direct_group:
             return self._next_round()
-        if not group.streams:
+        if not group.streams:  # a reread: its readers were started with it
             return []
         self._unfinished -= 1
         if self._unfinished:
@@ -182,14 +186,17 @@ class SelfRefineRequest(Request[RefineResult]):
         return self._close(self._filling) if self._filling else self._refine(solutions)
 
     def _solution(self, stream: Stream) -> ShownSolution | None:
-        """What of a finished stream is shown; None if nothing is, or it was left out."""
-        # An aborted candidate was stopped by agreement; at the deadline all are shown as they are.
+        """The part of a finished stream that is shown; None if it is left out or has no text."""
+        # An aborted candidate was stopped by agreement and is left out. After the deadline all are
+        # aborted, and shown as far as they got.
         dropped = stream.finish_reason == "abort" and not self._expired
         content = stream.segment.token_ids[: max(0, stream.span_length)]
         whole = self._params.view == "full"
         summary = self._prompts.summary(content, self._budget.summary_tokens, whole)
         if dropped or summary is None:
             return None
+        # In place: candidates that this request generated, if the checkpoint was trained to see a
+        # summary's KV as generated, or if the summary is the whole candidate.
         generated = self._given is None and len(self.rounds) == 1
         as_it_is = summary.start == 0 or self._prompts.gsr.candidate_kv == "as_generated"
         in_place = self._params.layout == "branched" and generated and as_it_is
@@ -199,7 +206,7 @@ class SelfRefineRequest(Request[RefineResult]):
         return RefinePrompts(self._prompts, self.problem, self._direct, self._direct_group)
 
     def _refine(self, solutions: list[ShownSolution]) -> list[Group]:
-        """The groups of the next round: one prompt for all who read the same, else one each."""
+        """The groups of the next round: one shared prompt, or one per refinement with subsets."""
         round_index = len(self.rounds) - 1
         width = self._params.round_widths[round_index]
         subset = self._params.subset
@@ -221,25 +228,27 @@ class SelfRefineRequest(Request[RefineResult]):
         self._count_reuse(prompts.rereads, readers)
         self._unfinished = len(readers)
         self.rounds.append(streams)
-        # Writers before readers: the summaries that are read again come first.
+        # Writers before readers: the summaries that are prefilled again come first.
         return [*prompts.rereads, *readers]
 
     def _pick(
         self, solutions: list[ShownSolution], round_index: int, prompt_index: int
     ) -> list[ShownSolution]:
-        """What one refinement reads: a subset of the solutions, and their order."""
+        """The solutions that one prompt shows: a subset of them, in the prompt's order."""
         subset = self._params.subset
-        # The first prompt of the first round keeps the short path, and so its seed.
+        # The first prompt of the first round has the short path: its seed, and so its order, is
+        # the same with and without further rounds and prompts.
         path = (round_index, prompt_index) if round_index or prompt_index else ()
         rng = random.Random(derive_seed(self._seed, _ORDER_SEED, *path))
         if subset is not None and subset < len(solutions):
             chosen = sorted(rng.sample(range(len(solutions)), subset))
             solutions = [solutions[i] for i in chosen]
         if self._params.layout == "branched":
-            return solutions  # siblings at one position: there is no order to choose
+            return solutions  # all candidates have the same positions, so order has no effect
         return ORDERS[self._params.order](solutions, rng)
 
     def _fork(self, group: Group, round_index: int, begin: int, count: int) -> None:
+        """Add refinements `begin` to `begin + count - 1` of a round to a group."""
         room = self._limits.max_model_len - group.prompt.end_position
         params = replace(
             self._budget.refine, max_tokens=min(room, self._budget.refine.max_tokens or room)
@@ -251,7 +260,9 @@ class SelfRefineRequest(Request[RefineResult]):
         group.fork(params, seeds, StopRule.of(params, self._prompts.tokenizer))
 
     def _count_reuse(self, rereads: list[Group], readers: list[Group]) -> None:
+        """Count the tokens whose KV the groups of a round share instead of recomputing."""
         phase = self.usage.phase("refine_prefill")
+        # Rereads are computed once; their readers below count them as reused, so subtract them.
         phase.reused_candidates -= sum(len(group.prompt) for group in rereads)
         direct = {span.segment for span in self._direct_group.context}
         for group in readers:
@@ -263,7 +274,7 @@ class SelfRefineRequest(Request[RefineResult]):
                     phase.reused_candidates += len(span)
 
     def _close(self, group: Group) -> list[Group]:
-        """The last candidate is in the prompt: end it and let the refinements begin."""
+        """End the growing prompt after its last candidate, and fork the refinements."""
         self._refine_prompts().close(group.prompt)
         group.open = False
         self._fork(group, 0, 0, self._params.refinements)
@@ -273,7 +284,7 @@ class SelfRefineRequest(Request[RefineResult]):
         return [group]
 
     def expire(self) -> None:
-        """Stop the candidates; what they have is shown as it stands."""
+        """Stop the candidates; the refinement reads them as far as they got."""
         self._expired = True
         if not self.rounds:
             self._finish(error="the deadline passed before the request was admitted")
@@ -282,7 +293,7 @@ class SelfRefineRequest(Request[RefineResult]):
                 stream.end("abort")
 
     def end(self, reason: FinishReason, error: str | None = None) -> None:
-        """The result as far as it got."""
+        """Set the result from the tokens so far."""
         for stream in (stream for streams in self.rounds for stream in streams):
             stream.end(reason)
         self._finish(error or "aborted")
@@ -296,7 +307,7 @@ class SelfRefineRequest(Request[RefineResult]):
             solutions = [self._prompts.text_and_answer(c) for c in rounds[-1]]
             best = majority([found for _, found in solutions]) or 0
             refinement, (text, answer) = rounds[-1][best], solutions[best]
-            # One prompt for all refinements: they read the same.
+            # `_shown` has one entry per prompt: a single one if all refinements share a prompt.
             used = self._shown[best if len(self._shown) > 1 else 0]
         generated = self.rounds if self._given is None else self.rounds[1:]
         self.usage.prompt_tokens = len(self._direct.token_ids)

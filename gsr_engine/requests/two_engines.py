@@ -1,4 +1,4 @@
-"""selfRef@k with another engine as the refiner: one checkpoint writes, another one refines."""
+"""selfRef@k with two engines: one checkpoint writes the candidates, another one refines them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gsr_engine.requests.self_refine import SelfRefineRequest
 
 
 class SteppedEngine(Protocol):
-    """What is used of an engine here; `gsr_engine.Engine` is one."""
+    """The part of an engine's interface that is used here; `gsr_engine.Engine` has it."""
 
     def new_generate(
         self, prompt: str | list[int], params: SamplingParams, *, index: int = 0
@@ -51,11 +51,12 @@ class SteppedEngine(Protocol):
 class RefineElsewhere:
     """Steps two engines side by side; a problem is refined as soon as its own candidates are done.
 
-    Candidates pass as text, for the refiner has a tokenizer of its own: their summaries, or all of
-    it where `params.view` says so. One without a summary is left out.
+    Candidates pass as text, because the refiner may have another tokenizer. The text is the
+    summary, or all of the candidate if `params.view` is "full". A candidate without such text is
+    left out.
 
     Raises:
-        InvalidRequest: a problem or its parameters, for either engine.
+        InvalidRequest: one of the engines cannot serve a problem or its parameters.
     """
 
     def __init__(
@@ -72,12 +73,12 @@ class RefineElsewhere:
             prompt = writer.direct_prompt(problem)
             drawn = replace(params.candidate, n=params.k, seed=params.seed)
             self._written.append(writer.new_generate(prompt, drawn, index=index))
-            # Refused now rather than once its candidates are there.
+            # Made only to be checked: a bad request must fail now, not once its candidates exist.
             refiner.new_self_refine(problem, params, index=index)
         self._refined: dict[int, SelfRefineRequest] = {}
 
     def run(self) -> list[RefineResult]:
-        """The results, in order."""
+        """The results, in the order of the problems."""
         writing = dict(enumerate(self._written))
         results: dict[int, RefineResult] = {}
         try:
@@ -94,7 +95,7 @@ class RefineElsewhere:
                     if refining.result is not None:
                         results[index] = self._merge(index, refining.result)
                         del self._refined[index]
-        except BaseException:  # interrupted: nobody is left to take the results
+        except BaseException:  # interrupted: abort, because no caller is left to take the results
             for request in self._written:
                 self._writer.abort(request)
             for refining in self._refined.values():
@@ -103,7 +104,7 @@ class RefineElsewhere:
         return [results[index] for index in range(len(self._every))]
 
     def _pass_on(self, index: int, results: dict[int, RefineResult]) -> None:
-        """Give the refiner what the writer wrote for one problem, or end it here."""
+        """Submit the candidates of one problem to the refiner, or set its result to an error."""
         problem, params = self._every[index]
         written = self._written[index].result
         if written is None:
@@ -127,7 +128,7 @@ class RefineElsewhere:
             results[index] = self._merge(index, _nothing(str(reason)))
 
     def _shown(self, index: int) -> dict[int, str]:
-        """Text of each candidate that has one to show, by its index."""
+        """The text that is shown of each candidate, by its index; candidates without are absent."""
         written, whole = self._written[index].result, self._every[index][1].view == "full"
         texts: dict[int, str] = {}
         for candidate in written.completions if written else []:
@@ -137,7 +138,7 @@ class RefineElsewhere:
         return texts
 
     def _merge(self, index: int, refined: RefineResult) -> RefineResult:
-        """The refiner's result with the candidates, and the cost, of the writer."""
+        """The refiner's result, with the writer's candidates and its cost added."""
         written = self._written[index].result
         candidates: list[Completion] = written.completions if written else []
         places = sorted(self._shown(index))
@@ -153,7 +154,7 @@ def _nothing(error: str) -> RefineResult:
 
 
 def _check(params: SelfRefineParams) -> None:
-    """Raise InvalidRequest for what needs the candidates in the refiner's own loop."""
+    """Raise InvalidRequest for parameters that need the candidates in the refiner's own loop."""
     for name, asked in (
         ("order", params.order == "as_finished"),
         ("agreement", bool(params.agreement)),

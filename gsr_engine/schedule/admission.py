@@ -1,10 +1,11 @@
 """Which requests run, and which are preempted when pages run out.
 
-A request is admitted when what it needs at once fits above a watermark; later it takes pages as it
-grows. When pages run out, cached prompts are evicted first. Then requests are preempted: their
-pages are freed, their tokens kept, and their KV is recomputed once they are admitted again.
-Requests with candidates are preempted first, the newest of them first; then refinements, likewise.
-The oldest request is never preempted. Only single streams of it are paused: it always progresses.
+A request is admitted if the pages that it needs at once fit above a watermark; later it takes pages
+as it grows. When pages run out, cached prompts are evicted first. Then requests are preempted:
+their pages are freed, their tokens kept, and their KV is recomputed once they are admitted again.
+Requests that write candidates are preempted before requests that refine, the newest first in both
+kinds. The oldest request is never preempted; only single streams of it are paused. So the oldest
+request always makes progress.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ stream of high-priority requests cannot starve it."""
 
 
 class WaitingQueue:
-    """A heap by (arrival - 64 * priority): adding and taking cost log n, peeking is free."""
+    """A heap by (arrival - 64 * priority): adding and removing cost log n, looking is free."""
 
     def __init__(self) -> None:
         self._heap: list[QueuePosition] = []
@@ -70,17 +71,18 @@ class WaitingQueue:
         return self._requests[self._heap[0]] if self._heap else None
 
     def remove(self, request: AnyRequest) -> None:
-        """Take a request out, wherever it stands."""
+        """Remove a request, wherever it stands in the queue."""
         del self._requests[request.queue_position]
 
 
 class Admission:
-    """The running and the waiting requests; the one place that changes a request's state.
+    """The running and the waiting requests; only this class and its queue change their state.
 
     Attributes:
         waiting: requests without pages: not admitted yet, or preempted.
         running: requests with pages, the oldest first.
-        num_preemptions: how often a request was preempted, or a stream of the oldest paused.
+        num_preemptions: how often a request was preempted, or a stream of the oldest request
+            paused.
     """
 
     def __init__(self, config: EngineConfig, memory: Memory, clock: Callable[[], float]) -> None:
@@ -95,16 +97,19 @@ class Admission:
         self.num_preemptions = 0
 
     def groups(self) -> Iterator[Group]:
-        """What the running requests compute, the oldest first."""
+        """The groups of the running requests, the oldest request first."""
         return (group for request in self.running for group in request.groups)
 
     def admit(self) -> list[AnyRequest]:
         """Admit the waiting requests that fit, in their order; returns those admitted."""
+        # Paused streams first: they belong to requests that were admitted earlier. The reserve
+        # keeps a page for each running request, so that a resumed stream is not paused at once.
         self._resume_streams(self._watermark + len(self.running))
         admitted = []
         while (request := self.waiting.first()) is not None:
             if not request.groups:
                 request.groups = request.start(self._memory.new_prompt)
+            # A request alone is always admitted: at submission it was checked to fit the pool.
             if self.running and not self._fits(request):
                 break
             self.waiting.remove(request)
@@ -140,7 +145,7 @@ class Admission:
             return
         request.groups.extend(group for group in groups if group not in request.groups)
         if request.state is not RequestState.RUNNING:
-            return  # it was preempted meanwhile, and holds them once it is admitted again
+            return  # it was preempted, and holds them once it is admitted again
         if self._make_room(partial(self._memory.make_free_for, groups), request):
             self._hold(groups)
         else:
@@ -154,7 +159,7 @@ class Admission:
         group.request.groups.remove(group)
 
     def grow(self) -> None:
-        """Take the page that the next token of a stream needs, for every stream that lacks it.
+        """Add the page that the next token needs, for every segment that lacks it.
 
         Raises:
             OutOfPages: the oldest request alone does not fit the pool.
@@ -186,7 +191,7 @@ class Admission:
         self.num_preemptions += 1
 
     def _make_room(self, enough: Callable[[], bool], request: AnyRequest) -> bool:
-        """Whether there is enough room, if need be after preempting others than `request`."""
+        """Preempt others than `request` until there is enough room; returns whether there is."""
         while not enough():
             victim = self._victim(request)
             if victim is None:
@@ -195,8 +200,8 @@ class Admission:
         return True
 
     def _victim(self, beneficiary: AnyRequest) -> AnyRequest | None:
-        """The request to preempt so that `beneficiary` gets pages; None if there is none."""
-        # The oldest, running[0], is never preempted: it is what always makes progress.
+        """The request to preempt so that `beneficiary` gets pages; None if no other may be."""
+        # The oldest, running[0], is never preempted, so that it always makes progress.
         others = [request for request in self.running[1:] if request is not beneficiary]
         # Any request that still writes candidates goes before any refinement, even an older one:
         # a refinement is close to its end, and its end frees the most pages.
@@ -226,7 +231,7 @@ class Admission:
         self._num_streams -= request.num_streams
 
     def retire(self, request: AnyRequest) -> None:
-        """Free everything of a request that has its result."""
+        """Free all pages of a request that has its result, and forget its groups."""
         if request.state is RequestState.RUNNING:
             self._stop(request)
         else:
@@ -237,13 +242,14 @@ class Admission:
         request.state = RequestState.FINISHED
 
     def _resume_streams(self, reserve: int) -> None:
-        """Hold the paused streams, as far as there is room beyond a reserve."""
+        """Hold the paused streams for which there is room beyond a reserve of pages."""
         paused, self._paused = self._paused, []
         for group, stream in paused:
             if not group.holds_pages or stream.holds_pages or not stream.needed:
                 continue  # its group was preempted or finished, or it was resumed or ended
             pages = pages_for(max(1, len(stream.segment)))
-            # If no stream runs at all, one must be resumed whatever the reserve, or none ever will.
+            # If no stream runs at all, one must be resumed even without the reserve: otherwise
+            # no page would ever become free.
             if self._memory.make_free(pages + reserve) or (
                 not self._any_stream_runs()
                 and self._make_room(partial(self._memory.make_free, pages), group.request)

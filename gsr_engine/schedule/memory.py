@@ -1,4 +1,4 @@
-"""Who holds pages: running groups and the prefix cache."""
+"""The holders of pages: running groups and the prefix cache."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from gsr_engine.requests.request import Group, GroupState, Request, Stream, Stre
 class Memory:
     """The page pool and the prefix cache, as the scheduler uses them.
 
-    Nothing is copied and nothing is saved on preemption: whoever holds a segment again has its
-    missing pages added and its missing KV computed.
+    A preemption copies and saves nothing. Holding a segment again adds its missing pages; its
+    missing KV is then recomputed.
     """
 
     def __init__(self, pool: PagePool, cache: PrefixCache | None) -> None:
@@ -23,18 +23,18 @@ class Memory:
         self.cache = cache
 
     def new_prompt(self, token_ids: list[int], salt: str) -> Segment:
-        """A segment for a prompt, behind what the cache knows of it."""
+        """A segment for a prompt, behind the prefix that the cache has."""
         return self.cache.new_prompt(token_ids, salt) if self.cache else Segment(token_ids)
 
     def make_free(self, num_pages: int) -> bool:
-        """Whether that many pages are free, if need be after forgetting cached prompts."""
+        """Evict cached prompts until `num_pages` pages are free; returns whether they are."""
         return self._make_free(lambda: num_pages)
 
     def make_free_for(
         self, groups: Collection[Group], streams: bool = True, reserve: int = 0
     ) -> bool:
-        """The same for what groups will hold, with or without their streams, and a reserve."""
-        # Counted anew each time: what is forgotten may be what they would have read.
+        """The same for the pages that groups will add, with or without streams, and a reserve."""
+        # Counted after each eviction: it may have freed pages that these groups would have read.
         return self._make_free(
             lambda: reserve + lacking_pages(hold for g in groups for hold in _holds(g, streams))
         )
@@ -42,16 +42,16 @@ class Memory:
     def _make_free(self, wanted: Callable[[], int]) -> bool:
         while (pages := wanted()) > self.pool.num_free:
             if pages > self.pool.num_free + self.pool.num_idle:
-                return False
+                return False  # evicting everything would not suffice
             if not self.cache or not self.cache.evict():
                 return False
         return True
 
     def hold(self, group: Group) -> None:
-        """Hold what a group reads and writes, but for its streams.
+        """Hold the pages of a group's prompt and context, but not those of its streams.
 
         Raises:
-            OutOfPages: `make_free_for` was not asked, or said no.
+            OutOfPages: too few pages are free; `make_free_for` must have returned True before.
         """
         self.pool.acquire(group.prompt.context)
         self.pool.hold(group.prompt, len(group.prompt))
@@ -60,14 +60,14 @@ class Memory:
             group.pin = self.cache.pin(group.context, group.salt)
 
     def hold_stream(self, stream: Stream) -> None:
-        """Hold the pages of a stream, one at least."""
+        """Hold the pages of a stream, at least one."""
         self.pool.hold(stream.segment, max(1, len(stream.segment)))
         stream.holds_pages = True
         if stream.state is StreamState.WAITING:
             stream.state = StreamState.RUNNING
 
     def drop_stream(self, stream: Stream) -> None:
-        """Give a stream's pages back."""
+        """Free the pages of a stream."""
         if stream.holds_pages:
             self.pool.drop(stream.segment, owned(stream.segment))
             stream.holds_pages = False
@@ -75,7 +75,7 @@ class Memory:
                 stream.state = StreamState.WAITING
 
     def release(self, group: Group) -> None:
-        """Undo `hold`, and give the pages of its streams back; nothing if it is not held."""
+        """Free the pages of a group and of its streams; does nothing if it holds none."""
         if not group.holds_pages:
             return
         for stream in group.streams:
@@ -87,7 +87,7 @@ class Memory:
         group.pin, group.state = None, GroupState.WAITING
 
     def note_peak(self, request: Request[Any]) -> None:
-        """Note what a request holds, should it be its most; asked before some is dropped."""
+        """Update a request's peak of held pages; must be called before pages are dropped."""
         held: dict[Segment, int] = {}
         for group in request.groups:
             if group.holds_pages:
@@ -100,7 +100,7 @@ class Memory:
         request.usage.peak_pages = max(request.usage.peak_pages, sum(held.values()))
 
     def as_dict(self) -> dict[str, Any]:
-        """The pages and the prefix cache of this moment, as plain numbers."""
+        """The current numbers of pages, and the counters of the prefix cache."""
         return {
             "pages_total": self.pool.num_pages,
             "pages_used": self.pool.num_used,
@@ -110,10 +110,10 @@ class Memory:
         }
 
     def check(self, groups: Iterable[Group]) -> None:
-        """Prove that every page is accounted for by some running groups and the cache.
+        """Prove that running groups and the cache account for every page.
 
         Raises:
-            PoolCorrupted: it is not.
+            PoolCorrupted: a page is not accounted for.
         """
         holds: list[tuple[Segment, int]] = []
         for group in groups:
@@ -124,11 +124,12 @@ class Memory:
 
 
 def owned(segment: Segment) -> int:
-    """Tokens that the pages of a segment take: what its owner holds."""
+    """Number of tokens that the pages of a segment have room for: its owner holds all of them."""
     return len(segment.pages) * PAGE_SIZE
 
 
 def _holds(group: Group, streams: bool) -> Iterator[tuple[Segment, int]]:
+    """(segment, tokens) of every hold that a group still lacks."""
     if not group.holds_pages:
         yield from ((span.segment, span.stop) for span in group.prompt.context)
         yield group.prompt, len(group.prompt)

@@ -1,4 +1,4 @@
-"""Decides what each step computes: state in, `StepPlan` out; then takes the drawn tokens."""
+"""Decides what each step computes (a `StepPlan`), and takes the tokens that the step drew."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Scheduler:
 
     Prompts of refinements go before those of new candidates, because they finish requests. A
     group computes everything that it reads and that is not computed: its prompt, but also KV that
-    a preemption, an eviction or the end of another request took away.
+    was lost to a preemption, an eviction or the end of another request.
 
     Attributes:
         finished: requests that reached their end since the list was last emptied.
@@ -42,7 +42,7 @@ class Scheduler:
 
     @property
     def num_waiting(self) -> int:
-        """Requests that hold nothing: not admitted yet, or preempted."""
+        """Requests without pages: not admitted yet, or preempted."""
         return len(self._admission.waiting)
 
     @property
@@ -61,19 +61,19 @@ class Scheduler:
 
     @property
     def num_preemptions(self) -> int:
-        """How often a request was preempted, or a stream of the oldest paused."""
+        """How often a request was preempted, or a stream of the oldest request paused."""
         return self._admission.num_preemptions
 
     def check(self) -> None:
         """Prove that every page is accounted for.
 
         Raises:
-            PoolCorrupted: it is not.
+            PoolCorrupted: a page is not.
         """
         self._memory.check(self._admission.groups())
 
     def add(self, request: AnyRequest) -> None:
-        """Queue a request; its size was checked against the whole pool before."""
+        """Queue a request; its size must have been checked against the whole pool."""
         request.submitted_at = self._clock()
         self._admission.waiting.add(request)
         if request.deadline is not None:
@@ -85,7 +85,8 @@ class Scheduler:
         """Choose the chunks of the next step; an empty plan means that nothing is left to do."""
         self._expire()
         for request in self._admission.admit():
-            # Streams that had finished when it was preempted, or after that by a token in flight.
+            # Some streams may have finished before it was preempted, or after that, by a token in
+            # flight. Their request could not be notified then.
             self._settle(list(request.groups))
         self._grow()
         plan = StepPlan()
@@ -110,10 +111,12 @@ class Scheduler:
                 self.end(self._admission.running[0], str(error))
 
     def _prefill(self, group: Group, plan: StepPlan) -> None:
-        """What a group reads that is not computed, its prompt, and what its streams lost."""
+        """Plan the tokens that a group lacks: of its context, its prompt, and its streams."""
         for segment, stop in missing(group.prompt.context):
             plan.prefill(group, segment, stop, self._max_tokens, [])
         prompt = group.prompt
+        # Only streams without a token draw from the prompt's last row: a drawn token is kept after
+        # a preemption, and fed instead of drawn again.
         fresh = [s for s in group.streams if not s.num_drawn and not s.finished]
         plan.prefill(group, prompt, len(prompt), self._max_tokens, fresh)
         for stream in group.streams:
@@ -122,7 +125,7 @@ class Scheduler:
                 plan.prefill(group, stream.segment, stop, self._max_tokens, [stream])
 
     def launched(self, plan: StepPlan) -> None:
-        """A step is on its way: every step planned from here on runs after it."""
+        """Note that a step was launched: every step planned from here on runs after it."""
         for chunk in plan.chunks:
             chunk.segment.computed = chunk.stop
         for _, stream in plan.draws:
@@ -135,7 +138,7 @@ class Scheduler:
         logprobs: list[float],
         tops: list[TopLogprobs | None] | None = None,
     ) -> None:
-        """Take what a launched step drew: the fields of `Draws`."""
+        """Append the tokens that a launched step drew (the fields of `Draws`) to their streams."""
         touched = {chunk.group: None for chunk in plan.chunks if not chunk.decode}
         failed: dict[AnyRequest, None] = {}
         drawn = zip(plan.draws, tokens, logprobs, tops or [None] * len(tokens), strict=True)
@@ -143,7 +146,7 @@ class Scheduler:
             group = plan.chunks[row].group
             stream.in_flight -= 1
             if stream.finish_reason is not None or group.request.finished:
-                continue  # it ended meanwhile: this token was drawn in vain
+                continue  # it ended while the step ran: this token was drawn in vain
             if not math.isfinite(logprob):
                 failed[group.request] = None
                 continue
@@ -165,7 +168,7 @@ class Scheduler:
                     notify = partial(group.request.stream_finished, group, stream)
                     self._follow(group.request, notify)
             if not group.holds_pages:
-                continue  # preempted: it is settled once it is admitted again. Or finished.
+                continue  # finished, or preempted: then it is settled once it is admitted again
             for stream in group.streams:
                 if not stream.needed and stream.holds_pages:
                     self._memory.note_peak(group.request)
@@ -174,6 +177,7 @@ class Scheduler:
                 self._finish(group)
 
     def _finish(self, group: Group) -> None:
+        """Notify the request of a finished group, then free the group's pages."""
         request = group.request
         # The groups that follow hold what they read before this one frees it.
         self._follow(request, partial(request.group_finished, group))
@@ -187,19 +191,22 @@ class Scheduler:
         """Notify a request and start the groups that it answers with."""
         try:
             followers = notify()
-        except Exception as error:  # of this request alone
+        except Exception as error:  # it concerns this request only
             self.end(request, f"{type(error).__name__}: {error}")
         else:
             self._admission.start(request, followers)
 
     def forget_kv(self) -> None:
-        """Have all KV recomputed: that of the running requests, and that of cached prompts."""
+        """Drop all KV, of running requests and of cached prompts: it will be recomputed."""
         self._admission.preempt_all()
         if self._memory.cache:
             self._memory.cache.clear()
 
     def end(self, request: AnyRequest, error: str | None = None) -> None:
-        """End a request at once, wherever it stands: aborted, or failed with an error."""
+        """End a request at once, in any state: failed if `error` is given, else aborted.
+
+        A request that is finished, or was never submitted, is left as it is.
+        """
         if request.finished or request.state is RequestState.NEW:
             return
         request.end("error" if error else "abort", error)
@@ -215,7 +222,7 @@ class Scheduler:
         while self._deadlines and self._deadlines[0][0] <= now:
             _, arrival = heapq.heappop(self._deadlines)
             request = self._timed.pop(arrival, None)
-            if request is None:  # it reached its end before
+            if request is None:  # it finished before its deadline
                 continue
             request.expire()
             if request.finished:

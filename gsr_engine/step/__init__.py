@@ -1,1 +1,1 @@
-"""One step: as a plan, as tensors, and on its way to the device."""
+"""One step: as a plan, as tensors, and copied to the device."""

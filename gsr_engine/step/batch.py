@@ -1,4 +1,4 @@
-"""StepPlan to tensors: what the model and the attention of one step read."""
+"""Turns a StepPlan into the tensors that model and attention read."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ from gsr_engine.step.transfer import to_device
 class Batch:
     """Tensors of one step; the rows of a chunk are consecutive, chunks in the plan's order.
 
+    A row has a *source* if its token was drawn in the step before and is not known on the host
+    yet. The source is the index of that draw; all other rows have -1.
+
     Attributes:
         chunks: the plan's chunks, decoding streams first.
         rows: first row of each chunk.
         num_decodes: how many chunks, and so rows, decode.
-        inputs: int64 [4, N], N padded to the engine's row multiple: of each row the token id, the
-            position, the slot where its KV goes, and the source.
-        has_sources: whether a row has a source: the draw of the step before that is its token,
-            which nobody on the host knows yet. All others have -1.
-        logit_rows: int64 [M], rows that need logits: the last row of each chunk that draws; None
-            where every row is.
+        inputs: int64 [4, N], N padded to the engine's row multiple. For each row: the token id,
+            the position, the slot of its KV, and the source.
+        has_sources: whether any row has a source.
+        logit_rows: int64 [M], rows that need logits: the last row of each chunk that draws. None
+            if every row needs them.
         draw_rows: for each draw of the plan, its row of the logits.
     """
 
@@ -41,7 +43,7 @@ class Batch:
 
     @property
     def token_ids(self) -> torch.Tensor:
-        """int64 [N]; 0 where the token comes from a source."""
+        """int64 [N]; 0 for a row with a source."""
         return self.inputs[0]
 
     @property
@@ -55,7 +57,7 @@ class Batch:
         return self.inputs[2]
 
     def to(self, device: torch.device) -> Batch:
-        """The same on a device, without waiting for it."""
+        """The same batch on a device; the copies do not wait for the device."""
         if device.type == "cpu":
             return self
         rows = self.logit_rows
@@ -75,11 +77,15 @@ def known_tokens(inputs: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
 def build_batch(
     plan: StepPlan, row_multiple: int, padding_slot: int, drawn: Mapping[Segment, int] | None = None
 ) -> Batch:
-    """Lay a plan out in tensors, on the host.
+    """The tensors of a plan, on the host.
 
-    `row_multiple` pads rows and logit rows: on CPU in fp32 a matrix product gives the same bits
-    for a row whatever the other rows are, if their number is a multiple of a small power of two.
-    `drawn` says which draw of the step before is the next token of a segment that lacks it.
+    Args:
+        plan: the chunks and draws of the step.
+        row_multiple: rows and logit rows are padded to a multiple of it. Some matrix products need
+            it, so that the bits of a row do not depend on the other rows.
+        padding_slot: the KV slot of padding rows.
+        drawn: for a segment whose next token is not known on the host, the index of its draw in
+            the step before.
     """
     count, chunks = plan.num_tokens, plan.chunks
     inputs = np.zeros((4, count + (-count % row_multiple)), dtype=np.int64)
@@ -110,7 +116,7 @@ def build_batch(
 def _put_decodes(
     chunks: Sequence[Chunk], inputs: npt.NDArray[np.int64], drawn: Mapping[Segment, int]
 ) -> bool:
-    """Fill in the rows of decoding streams; whether a token of them is a draw nobody knows yet."""
+    """Fill in the rows of decoding streams; returns whether any of them has a source."""
     count = len(chunks)
     token_ids, positions, slot_mapping = [], [], []
     has_sources = False
@@ -129,7 +135,10 @@ def _put_decodes(
 
 
 def _logit_rows(plan: StepPlan, rows: list[int]) -> tuple[list[int], list[int]]:
-    """One row per drawing chunk, and which of them each draw reads (siblings read the same)."""
+    """The last row of each chunk that draws, and for each draw its index among these rows.
+
+    Siblings draw their first tokens from the same row.
+    """
     if len(plan.draws) == len(plan.chunks) == plan.num_decodes:
         return rows, rows  # every chunk is a decoding stream, which draws
     logit_rows: list[int] = []
@@ -151,7 +160,7 @@ _PAGE_OFFSETS = np.arange(PAGE_SIZE, dtype=np.int64)
 
 
 def slots(segment: Segment, start: int, stop: int) -> npt.NDArray[np.int64]:
-    """Slots of tokens `[start, stop)` of a segment."""
+    """KV slots of tokens `[start, stop)` of a segment."""
     first = start // PAGE_SIZE
     pages = np.array(segment.pages[first : pages_for(stop)], dtype=np.int64)
     every = (pages[:, None] * PAGE_SIZE + _PAGE_OFFSETS).reshape(-1)

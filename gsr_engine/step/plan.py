@@ -1,4 +1,4 @@
-"""What one step computes."""
+"""The plan of one step: which tokens it computes, and which streams draw."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from gsr_engine.kv.segments import Segment
 from gsr_engine.requests.request import Group, Stream, StreamState
 
 
-@dataclass(slots=True)  # not frozen: thousands are made per second, and that costs three times more
+@dataclass(slots=True)  # not frozen: thousands are made per second, and frozen costs 3 times more
 class Chunk:
     """Tokens `[start, stop)` of a segment that one step computes.
 
-    `decode` marks the next token of a stream; every other chunk is prefill.
+    `decode` marks a chunk that is the next token of a stream; every other chunk is prefill.
     """
 
     group: Group
@@ -30,12 +30,12 @@ class StepPlan:
     """One step. A layer writes all KV of the step before it reads any.
 
     Attributes:
-        chunks: what is computed, in row order.
-        draws: (index of a chunk, who draws a token from its last row), in order of the chunks.
+        chunks: the chunks to compute, in row order.
+        draws: (index of a chunk, stream that draws a token from its last row), in chunk order.
         shares: (group, whether it decodes, its tokens): the cost of the step by group.
         num_tokens: tokens of all chunks.
         num_decodes: how many chunks decode; they come first.
-        planned: up to where each prefilled segment will be computed.
+        planned: for each prefilled segment, how many of its tokens are computed after the step.
     """
 
     chunks: list[Chunk] = field(default_factory=list)
@@ -46,9 +46,10 @@ class StepPlan:
     planned: dict[Segment, int] = field(default_factory=dict)
 
     def decode(self, group: Group) -> bool:
-        """Add the next token of every stream of a group that has only that one to compute.
+        """Add the next token of every running stream of a group that lacks only that one.
 
-        Called before any `prefill`. Returns whether there are streams that lost more than that.
+        It must be called before any `prefill`. Returns whether some streams lack more tokens, so
+        that they must be prefilled.
         """
         before, behind, running = len(self.chunks), False, StreamState.RUNNING
         for stream in group.streams:
@@ -56,7 +57,7 @@ class StepPlan:
                 segment, in_flight = stream.segment, stream.in_flight
                 stop = len(segment.token_ids) + in_flight
                 if in_flight and stop == stream.params.max_tokens:
-                    continue  # the token that is being drawn is its last
+                    continue  # the token in flight is the last that it may draw
                 if segment.computed == stop - 1:
                     self.draws.append((len(self.chunks), stream))
                     self.chunks.append(Chunk(group, segment, stop - 1, stop, decode=True))
@@ -69,10 +70,11 @@ class StepPlan:
     def prefill(
         self, group: Group, segment: Segment, stop: int, budget: int, drawers: list[Stream]
     ) -> None:
-        """Add a segment's tokens up to `stop` as far as the step's budget goes, if what they read
-        is there.
+        """Add a segment's tokens up to `stop`, as far as the step's budget allows.
 
-        The drawers draw from the last row once the whole of it is computed.
+        Nothing is added if the segment is in the plan already, or if its context is neither
+        computed nor part of this step. The drawers draw from the row of token `stop - 1`, if the
+        chunk reaches it.
         """
         size = min(stop - segment.computed, budget - self.num_tokens)
         if size <= 0 or segment in self.planned or not self._readable(segment):
@@ -85,6 +87,7 @@ class StepPlan:
         self._count(group, False, size)
 
     def _readable(self, segment: Segment) -> bool:
+        # A span may be computed in this very step: a layer writes all KV before it reads any.
         return all(
             span.computed or self.planned.get(span.segment, 0) >= span.stop
             for span in segment.context

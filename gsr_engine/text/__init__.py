@@ -1,1 +1,1 @@
-"""Between text and token ids: prompts, stop strings, detokenizing, answers."""
+"""Between text and token ids: prompts, stop strings, detokenization, answers."""

@@ -1,8 +1,8 @@
 """Direct and refinement prompts as token ids, and the summaries that enter them.
 
-Prompts are composed from pieces that are tokenised apart, never by tokenising decoded text again,
-so the ids of header and problem are the same in every layout and their KV can be shared. The
-trainer builds its rows with the same functions.
+Prompts are composed from pieces that are tokenised separately; decoded text is never tokenised
+again. So the ids of header and problem are the same in every layout, and their KV can be shared.
+The trainer builds its rows with the same functions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gsr_engine.text.answers import find_answer
 
 @dataclass(frozen=True, slots=True)
 class DirectPrompt:
-    """A direct prompt; its first `problem_stop` tokens (header, problem) open a linear one too."""
+    """A direct prompt. Its first `problem_stop` tokens (header, problem) also open a linear one."""
 
     token_ids: list[int]
     problem_stop: int
@@ -27,10 +27,9 @@ class DirectPrompt:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What of a candidate is shown to the refiner.
+    """The part of a candidate that is shown to the refiner.
 
-    `token_ids` are the candidate's tokens `[start, stop)` without special tokens; `verbatim` says
-    that none had to be dropped.
+    `token_ids` are the candidate's tokens `[start, stop)` without special tokens.
     """
 
     token_ids: list[int]
@@ -39,7 +38,7 @@ class Summary:
 
     @property
     def verbatim(self) -> bool:
-        """Whether the tokens are exactly the range."""
+        """Whether `token_ids` are exactly the range, because it holds no special tokens."""
         return len(self.token_ids) == self.stop - self.start
 
 
@@ -47,11 +46,11 @@ class Prompts:
     """Composes the prompts of one checkpoint, and reads its solutions.
 
     Attributes:
-        tokenizer: the checkpoint's.
+        tokenizer: the checkpoint's tokenizer.
         gsr: its templates, and how its solutions state their answers.
 
     Raises:
-        InvalidRequest: on use, where the checkpoint has no chat template.
+        InvalidRequest: on first use, if the checkpoint has no chat template.
     """
 
     def __init__(self, tokenizer: Tokenizer, gsr: GsrConfig) -> None:
@@ -72,7 +71,7 @@ class Prompts:
         return self._frames[roles]
 
     def problem(self, text: str) -> list[int]:
-        """Ids of a problem's text; it cannot spell special tokens."""
+        """Ids of a problem's text; a special token spelled in it stays plain text."""
         return self.tokenizer.encode_text(text.strip())
 
     def direct(self, problem: list[int]) -> DirectPrompt:
@@ -94,17 +93,18 @@ class Prompts:
         return [*header, *problem, *self._piece(self.gsr.template.preamble)]
 
     def linear_candidate(self, summary: list[int]) -> list[int]:
-        """What one candidate adds to a linear prompt."""
+        """The tokens that one candidate adds to a linear prompt."""
         return [*self._piece(self.gsr.template.separator), *summary]
 
     def linear_closing(self, problem: list[int]) -> list[int]:
-        """The linear prompt from behind its last candidate on."""
+        """The linear prompt from the end of its last candidate on."""
         _, footer = self._frame("user")
         return [*self._piece(self.gsr.template.linear), *self._again(problem), *footer]
 
     def branched_glue(self, problem: list[int]) -> list[int]:
-        """What follows the candidates in the branched layout: it closes the assistant's turn,
-        says the instruction and opens the next turn.
+        """The tokens after the candidates in the branched layout.
+
+        They close the assistant's turn, state the instruction and open the next turn.
         """
         *_, close, footer = self._frame("user", "assistant", "user")
         instruction = self._piece(self.gsr.template.branched)
@@ -117,21 +117,26 @@ class Prompts:
     def branched_position(self, fork: int, glue: int, longest: int) -> int:
         """Position of the first glue token.
 
-        At "fork" a glue longer than the direct prompt begins at 0 and ends behind the fork.
+        With refine_position "fork", a glue longer than the direct prompt begins at 0 and ends
+        behind the fork.
 
         Args:
             fork: position of the candidates' first token, which is the direct prompt's length.
             glue: number of glue tokens.
-            longest: position right after the furthest token that any summary reached.
+            longest: the position after the last token of the summary that reaches furthest.
         """
         return longest if self.gsr.refine_position == "after" else max(fork - glue, 0)
 
     def summary(self, token_ids: list[int], limit: int, whole: bool = False) -> Summary | None:
-        """The summary of a candidate: what follows its thinking (or the `whole` of it), at most
-        its last `limit` tokens.
+        """The summary of a candidate: the last `limit` tokens after its thinking.
 
-        `token_ids` come without the end token. None for a candidate that has nothing to show:
-        it is empty, or it began to think and never ended.
+        Args:
+            token_ids: the candidate without its end token.
+            limit: most tokens of the summary.
+            whole: count the thinking as text, too.
+
+        Returns:
+            None if there is nothing to show: the text is empty, or the thinking never ended.
         """
         start = 0 if whole else self._thinking_stop(token_ids)
         if start is None:
@@ -141,23 +146,24 @@ class Prompts:
         return Summary(shown, start, len(token_ids)) if shown else None
 
     def text_and_answer(self, solution: Completion) -> tuple[str, str | None]:
-        """A solution's text without its thinking ("" if that has no end), and its answer."""
+        """A solution's text without its thinking ("" if that never ended), and its answer."""
         content = solution.content_ids
-        # The text may go on into a token that a stop string cuts in two.
+        # If a stop string begins inside a token, the text also has the first part of that token.
         rest = solution.text[len(self.tokenizer.decode(content)) :]
         summary = self.summary(content, max(1, len(content)))
         text = self.tokenizer.decode(summary.token_ids) + rest if summary else ""
         return text, find_answer(text, self.gsr.answer_pattern)
 
     def _thinking_stop(self, token_ids: list[int]) -> int | None:
-        """Where the text after thinking begins; None if the thinking has no end."""
+        """Index of the first token after the thinking; None if the thinking never ended."""
         if not self._thinking:
             return 0
         begin_tag, end_tag = self._thinking
         stop = self._last_stop(token_ids, end_tag)
         if stop is not None:
             return stop
-        opening = self._frame("user")[1]  # a template may begin the thinking, or begin and end it
+        # The chat template itself may begin the thinking, or begin and end it.
+        opening = self._frame("user")[1]
         begun = self._last_stop(opening, begin_tag) or 0
         thinks = begun > (self._last_stop(opening, end_tag) or 0)
         return None if thinks or self._last_stop(token_ids, begin_tag) is not None else 0
@@ -169,8 +175,8 @@ class Prompts:
             places = [index for index, token in enumerate(token_ids) if token == ids[0]]
             return places[-1] + 1 if places else None
         if tag not in self.tokenizer.decode(token_ids):
-            return None  # mostly; one by one takes far longer
-        # A tag of several tokens may be cut in other ways within a text, and share one with it.
+            return None  # the usual case; decoding token by token below takes far longer
+        # Inside a text, a tag may be cut into other tokens, and share a token with the text.
         pieces = self.tokenizer.pieces(token_ids)
         begin = "".join(pieces).rfind(tag)
         if begin < 0:

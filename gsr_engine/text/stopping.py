@@ -1,4 +1,4 @@
-"""What ends a stream: end tokens, and strings in its text."""
+"""The conditions that end a stream: end tokens, and strings in its text."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from gsr_engine.text.detokenizer import Detokenizer
 class StopMatcher:
     """Looks for stop strings in the text of one stream, wherever tokens cut them.
 
-    The one that is complete first counts, the longest among those that end together, so that the
-    result is a matter of the text alone and not of its tokens.
+    The stop string that is completed first wins. If several end at the same character, the longest
+    wins. The result depends on the text only, not on how it was tokenised.
 
     Attributes:
-        text: what precedes the stop string, to the character; None until one is found.
-        content_length: leading tokens that hold nothing of the stop string nor of a character
-            that one of its tokens completes; their text is `text`, or the beginning of it where a
-            token holds both.
+        text: the text before the stop string, to the character; None until one is found.
+        content_length: number of leading tokens that contain no part of the stop string. A token
+            with both kept text and the start of the stop string is not counted, so `text` may be
+            longer than the text of these tokens. If the tokens before the stop string end inside a
+            character, the tokens of that character are not counted either.
     """
 
     def __init__(self, tokenizer: Tokenizer, strings: tuple[str, ...]) -> None:
@@ -28,13 +29,16 @@ class StopMatcher:
         self._strings = strings
         self._longest = max(map(len, strings))
         self._detokenizer = Detokenizer(tokenizer)
-        self._pieces: list[str] = []
-        self._tail = ""  # the last characters, of which a stop string may be the continuation
+        self._pieces: list[str] = []  # the text that each token added
+        self._tail = ""  # the last `_longest` characters: a stop string may begin in them
         self._length = 0  # characters so far
-        self._ends: list[int] = []  # characters after each token; -1 inside of a character
+        self._ends: list[int] = []  # for each token the characters up to it; -1 inside a character
 
     def push(self, token: int, armed: bool) -> bool:
-        """Take the stream's next token; whether it completed a stop string, if `armed` to look."""
+        """Add the stream's next token; returns whether it completed a stop string.
+
+        Unless `armed` it only reads the text, and a stop string that ends in it never counts.
+        """
         new = self._detokenizer.push([token])
         self._pieces.append(new)
         begin = self._find(new) if armed and new else None
@@ -44,6 +48,7 @@ class StopMatcher:
         if begin is None:
             return False
         self.text = "".join(self._pieces)[:begin]
+        # Drop tokens from the end until one ends before the stop string, and not in a character.
         length = len(self._ends)
         while length and not 0 <= self._ends[length - 1] <= begin:
             length -= 1
@@ -51,21 +56,23 @@ class StopMatcher:
         return True
 
     def _find(self, new: str) -> int | None:
-        """The character at which a stop string begins that ends in the new text."""
+        """The index of the character at which a stop string begins that ends in the new text."""
         window, old = self._tail + new, len(self._tail)
         found = []
         for string in self._strings:
+            # A string that begins earlier would have ended in the old text.
             begin = window.find(string, max(0, old - len(string) + 1))
             if begin >= 0:
                 found.append((begin + len(string), begin))
+        # The least end first, then the least begin, which is the longest string.
         return self._length - old + min(found)[1] if found else None
 
 
 @dataclass(frozen=True, slots=True)
 class StopRule:
-    """What ends the streams of a request.
+    """The end tokens and stop strings of a request.
 
-    `strings` are looked for in the text by a matcher per stream; most requests have none.
+    Each stream has its own matcher for `strings`; most requests have no stop strings.
     """
 
     token_ids: frozenset[int]
@@ -74,7 +81,7 @@ class StopRule:
 
     @classmethod
     def of(cls, params: SamplingParams, tokenizer: Tokenizer) -> StopRule:
-        """The rule of some parameters: their own ids, and the checkpoint's unless they say not."""
+        """The rule of some parameters: their own ids, and the checkpoint's unless `ignore_eos`."""
         own = frozenset[int]() if params.ignore_eos else tokenizer.stop_ids
         return cls(own | frozenset(params.stop_token_ids), tuple(params.stop), tokenizer)
 
@@ -84,5 +91,5 @@ class StopRule:
         return max(map(len, self.strings), default=1) - 1
 
     def matcher(self) -> StopMatcher | None:
-        """A matcher for one stream; None where there is nothing to look for."""
+        """A matcher for one stream; None if there are no stop strings."""
         return StopMatcher(self.tokenizer, self.strings) if self.strings else None
