@@ -126,13 +126,9 @@ class Engine:
     ) -> GenerateRequest:
         """A request for one prompt: text as it is (no template), or token ids.
 
-        Args:
-            prompt: text as it is (without a chat template), or token ids.
-            params: how its streams are sampled.
-            index: the prompt's index in the caller's list, so that prompts with the same seed draw
-                different streams.
-            first: number of the first stream. A request for streams `first` to `first + n - 1`
-                draws the same as these streams of a larger request.
+        `index` is the prompt's index in the caller's list, so that prompts with one seed draw
+        different streams. The request draws streams `first` to `first + n - 1` of its seed: the
+        same as these streams of a larger request.
 
         Raises:
             InvalidRequest: the request cannot be served.
@@ -275,12 +271,8 @@ class Engine:
     ) -> list[RefineResult]:
         """selfRef@k of every problem: one result each, in order.
 
-        Args:
-            problems: the texts of the problems.
-            params: one `SelfRefineParams` for all problems, or one for each.
-            candidates: for each problem a list of texts or token ids. They are refined, and no
-                candidate is generated.
-            refiner: an engine that refines the candidates that this engine writes.
+        `candidates`, for each problem a list of texts or token ids, are refined instead of
+        generated ones. A `refiner` is an engine that refines the candidates of this engine.
 
         Raises:
             InvalidRequest: a problem or its parameters are invalid; then no problem was run.

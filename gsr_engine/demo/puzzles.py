@@ -1,9 +1,9 @@
 """The puzzles of the demo: a number times one factor after another, written column by column.
 
-A number of several digits is multiplied by one factor after another, and every product keeps as
-many digits as the number has (it is taken modulo base^digits). A solution goes through the number's
-places, the highest first, and writes for each place its digit, and behind it, for every factor, the
-carry that comes into the place and the product's digit.
+A number of several digits is multiplied by one factor after another. Every product keeps as many
+digits as the number has: it is taken modulo base^digits. A solution goes through the places of the
+number, the highest first. For each place it writes the number's digit and then, for every factor,
+the carry into the place and the product's digit.
 
     problem     d3c0b2a3×₁4×₂2                    3023 (base 5), times 4, times 2
     solution    ×₁4×₂2
@@ -13,13 +13,13 @@ carry that comes into the place and the product's digit.
 
 The carry into a place depends on all places to its right, and none of them is written yet. For the
 second factor it depends on products that are not written either, for the third on products of
-products: solving directly is guessing ahead, and gets harder with every factor. Checking is equally
-easy for all: with a draft at hand, even a wrong one, a carry follows from three tokens of the next
-column. That is the gap between generating and verifying which refinement uses.
+products. So solving directly means guessing ahead, and gets harder with every factor. Checking is
+equally easy for all factors: with a draft, even a wrong one, a carry follows from three tokens of
+the next column. Refinement uses this gap between generating and verifying.
 
-Every token says where it belongs: "d₁2" is a 2 in place d (a = units, b = the next, ...) of the
-first product, "d₁⁰" the carry into that place. In the second form of the puzzle the factors are
-given as sums, `×₁(3+1)`, and a solution first works them out between <think> and </think>.
+Every token names its place: "d₁2" is a 2 in place d (a = units, b = the next, ...) of the first
+product, "d₁⁰" the carry into that place. In the second form of the puzzle the factors are sums,
+`×₁(3+1)`, and a solution first computes them between <think> and </think>.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PLACES = "abcdefghij"
 LINES = "₁₂₃₄"
 CARRIES = "⁰¹²³"
 HIGHEST_FACTOR = len(CARRIES)
-"""A carry is below its factor, so this many signs are enough."""
+"""The largest factor: a carry is below its factor, so there is a sign for every carry."""
 ANSWER_PATTERN = rf"=((?:[{PLACES}][{LINES}]\d)+)$"
 """Finds the final answer: the last product, after the columns."""
 
@@ -67,12 +67,12 @@ class Puzzle:
 
     @property
     def solution(self) -> str:
-        """The exact solution: thinking where the factors are sums, then the columns, the answer."""
+        """The exact solution: thinking if the factors are sums, then the columns and the answer."""
         return self.thinking + self.trace()
 
     @property
     def thinking(self) -> str:
-        """The sums worked out, between its tags; empty where the factors are plain."""
+        """The computed sums between their tags; empty if the factors are plain."""
         if self.sums is None:
             return ""
         steps = [f"{left}+{right}={left + right}" for left, right in self.sums]
@@ -92,9 +92,9 @@ class Puzzle:
     def trace(self, slip: Callable[[int, int], int] = lambda line, carry: carry) -> str:
         """The factors, the columns and the answer.
 
-        `slip(line, carry)` may return another carry than the right one (line 0 is the first
-        factor's): the digits behind it, down to the last product, are then as wrong. Other columns
-        are not: whoever guesses ahead guesses each of them anew.
+        `slip(line, carry)` may return a wrong carry; line 0 is the first factor's. Then the digits
+        after it in the same column, down to the last product, are wrong as well. Other columns are
+        not affected, because a model that guesses ahead guesses every column independently.
         """
         carries, columns, answer = self.carries(), "", ""
         for index, digit in enumerate(self.digits):
@@ -118,18 +118,19 @@ class Puzzle:
 
     @property
     def size(self) -> str:
-        """Digits x factors, "+" where it thinks: what results are grouped by."""
+        """Digits x factors, with a "+" if the factors are sums; results are grouped by it."""
         return f"{len(self.digits)}x{len(self.factors)}{'' if self.sums is None else '+'}"
 
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """The distribution that puzzles are drawn from: sizes evenly, a share of them as sums.
+    """The distribution of puzzles: all sizes are equally likely, a share has sums as factors.
 
     Attributes:
-        digits: how many digits, factors: how many factors.
-        products: least and largest product of the factors, which is what makes guessing hard.
-        share_of_sums: how many of the puzzles give their factors as sums.
+        digits: the possible numbers of digits.
+        factors: the possible numbers of factors.
+        products: least and largest product of the factors, which makes guessing hard.
+        share_of_sums: share of the puzzles whose factors are sums.
     """
 
     digits: tuple[int, ...] = (6, 7, 8, 9, 10)
@@ -138,7 +139,7 @@ class Mix:
     share_of_sums: float = 0.3
 
     def __post_init__(self) -> None:
-        """Raise ValueError where some number of factors has no product within `products`."""
+        """Raise ValueError if some number of factors has no product within `products`."""
         least, largest = self.products
         for count in self.factors:
             choices = itertools.product(range(2, HIGHEST_FACTOR + 1), repeat=count)
@@ -149,8 +150,8 @@ class Mix:
 def sample_puzzles(stream: Stream, seed: int, count: int, mix: Mix | None = None) -> list[Puzzle]:
     """Distinct puzzles of a stream.
 
-    The streams share no puzzle whatever the seeds: a hash of its number and factors decides which
-    stream a puzzle belongs to.
+    Different streams share no puzzle, for any seeds: a hash of its number and factors decides
+    to which stream a puzzle belongs.
     """
     rng, mix = random.Random(f"{stream} {seed}"), mix or Mix()
     puzzles: dict[tuple[tuple[int, ...], tuple[int, ...]], Puzzle] = {}
@@ -187,7 +188,7 @@ _CELL = re.compile(rf"[{PLACES}]([{LINES}]?)(\d)")
 
 
 def readable(text: str) -> str:
-    """A problem, solution or answer, whole or begun, as people write it: one line per product."""
+    """A problem, solution or answer, complete or not, as people write it: one line per product."""
     thinking, tag, rest = text.rpartition("</think>")
     if not tag and text.startswith("<think>"):
         return text  # it still thinks
