@@ -1,11 +1,11 @@
 """Kernels as pure functions on tensors: Triton on a GPU, plain torch elsewhere.
 
-Every function looks at where its tensors are: CUDA tensors go to the Triton kernel, others to the
-plain-torch reference that the kernel is tested against. Triton is imported at the first CUDA call,
-so the package works where triton is absent. Shapes use N rows (query tokens), Hq query heads, Hkv
-kv heads (Hq is a multiple of Hkv) and D, the head dim. A kernel takes fp32, fp16 and bf16,
-computes in fp32 and rounds as the reference does. It raises ValueError for inputs that a GPU would
-refuse.
+Every function dispatches by the device of its tensors. CUDA tensors go to the Triton kernel, all
+others to the plain-torch reference that the kernel is tested against. Triton is imported at the
+first CUDA call, so the package works without triton. Shapes use N rows (query tokens), Hq query
+heads, Hkv kv heads (Hq is a multiple of Hkv) and D, the head dim. A kernel takes fp32, fp16 and
+bf16, computes in fp32 and rounds as the reference does. It raises ValueError for inputs that a GPU
+would refuse.
 
 Keys and values live in pages: `k_cache` and `v_cache` are [num_pages, page_size, Hkv, D],
 contiguous. The flat slot of a token is `page * page_size + offset`; kernels need page sizes that
@@ -267,5 +267,5 @@ def token_logprobs(logits: Tensor, token_ids: Tensor) -> Tensor:
 
 
 def implementation(tensor: Tensor, module: str) -> Any:
-    """The reference, or the module with the kernel where the tensor is on a GPU."""
+    """The module with the kernel if the tensor is on a GPU, else the reference."""
     return import_module(f"{__name__}.{module}") if tensor.is_cuda else reference

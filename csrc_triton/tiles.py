@@ -32,7 +32,7 @@ class Tile(NamedTuple):
 
 # Per padded head dim, for 16-bit inputs. Loads in flight hide the latency of memory: 4.3 TB/s times
 # 700 ns need 23 KB in flight per multiprocessor. A step of a decode tile is 32 KiB of keys and
-# values (less for tiny heads), and two steps are in flight while one is computed.
+# values, less for tiny heads. Two steps are in flight while one is computed.
 _DECODE = {  # (block_n, num_warps, num_stages)
     16: (128, 4, 3),
     32: (128, 4, 3),

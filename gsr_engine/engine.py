@@ -49,10 +49,10 @@ class Engine:
     Use it as a context manager, or `close` it, to free its memory.
 
     Attributes:
-        gsr: what the checkpoint was trained for.
-        tokenizer: the checkpoint's.
-        prompts: composes its prompts and reads its solutions.
-        limits: what one request may take.
+        gsr: the refinement that the checkpoint was trained for.
+        tokenizer: the checkpoint's tokenizer.
+        prompts: composes the checkpoint's prompts and reads its solutions.
+        limits: the limits that every request is checked against.
         scheduler, memory: for instruments and tests; requests go through `submit` and `step`.
     """
 

@@ -1,4 +1,4 @@
-"""What a checkpoint was trained for: `gsr.json` beside its `config.json`."""
+"""The refinement that a checkpoint was trained for: `gsr.json` beside its `config.json`."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ TEMPLATES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GsrConfig:
-    r"""What a checkpoint was trained for.
+    r"""The refinement that a checkpoint was trained for.
 
     Attributes:
         layouts: the layouts it can refine in.

@@ -119,7 +119,7 @@ class LogitEdits:
 
     The edits of a row depend only on its stream: its `SamplingParams`, the tokens that it drew and,
     for `repetition_penalty`, all tokens of its context. `before` are the edits of the last batch;
-    their counts are reused for streams that go on.
+    the counts of streams that are in both are reused.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class LogitEdits:
 
     @property
     def seen(self) -> Mapping[Stream, SeenTokens]:
-        """What each penalised stream saw so far."""
+        """The tokens that each penalised stream has seen so far."""
         return self._penalties.seen if self._penalties else {}
 
     @contextmanager
