@@ -26,6 +26,53 @@ def shown(segment: Segment) -> list[int]:
     return [t for span in segment.context for t in span.token_ids] + segment.token_ids
 
 
+def cached(cache: PrefixCache, pool: PagePool, token_ids: list[int], salt: str = "") -> Segment:
+    """A prompt whose group came and went: the cache alone holds it."""
+    segment = cache.new_prompt(token_ids, salt)
+    pool.acquire(segment.context)
+    pool.hold(segment, len(segment))
+    node = cache.pin((*segment.context, Span(segment, 0, len(segment))), salt)
+    pool.drop(segment, len(segment))
+    pool.release(segment.context)
+    cache.unpin(node)
+    return segment
+
+
+def test_a_common_prefix_is_shared_to_the_token() -> None:
+    cache = PrefixCache(pool := PagePool(10))
+    cached(cache, pool, [*range(40)])
+    segment = cache.new_prompt([*range(23), 99], "")
+    assert (segment.position, segment.token_ids) == (23, [99])
+
+
+def test_a_known_prompt_leaves_one_token_to_compute() -> None:
+    cache = PrefixCache(pool := PagePool(10))
+    cached(cache, pool, [*range(40)])
+    assert cache.new_prompt([*range(40)], "").token_ids == [39]
+
+
+def test_a_short_prefix_is_recomputed() -> None:
+    cache = PrefixCache(pool := PagePool(10))
+    cached(cache, pool, [*range(40)])
+    assert cache.new_prompt([*range(MIN_SHARED - 1), 99], "").context == ()
+
+
+def test_salts_share_nothing() -> None:
+    cache = PrefixCache(pool := PagePool(10))
+    cached(cache, pool, [*range(40)], salt="one tenant")
+    assert cache.new_prompt([*range(40)], "another").context == ()
+
+
+def test_the_least_recently_used_prompt_is_evicted_first() -> None:
+    cache = PrefixCache(pool := PagePool(10))
+    for begin in (0, 100, 200):
+        cached(cache, pool, [*range(begin, begin + 40)])
+    cached(cache, pool, [*range(40)])  # used again
+    assert cache.evict()
+    assert cache.new_prompt([*range(100, 140)], "").context == ()
+    assert cache.new_prompt([*range(40)], "").context != ()
+
+
 @given(PROMPTS, st.lists(st.integers(0, 3), max_size=20))
 @settings(deadline=None, max_examples=100)
 def test_a_prompt_finds_the_longest_known_beginning(

@@ -1,0 +1,105 @@
+"""What a step computes, and what follows from its tokens: one rule each."""
+
+from __future__ import annotations
+
+import math
+
+from gsr_engine.requests.request import GroupState, RequestState, StreamState
+from tests.helpers.jobs import END, Job, new_scheduler, run_step
+
+
+def test_siblings_draw_their_first_tokens_from_one_row() -> None:
+    job = Job(prompt=20, streams=3)
+    plan = run_step(new_scheduler(job))
+    assert [len(chunk) for chunk in plan.chunks] == [20]
+    assert [stream for _, stream in plan.draws] == job.streams
+    assert {row for row, _ in plan.draws} == {0}
+
+
+def test_decode_and_prefill_share_a_step() -> None:
+    old, new = Job(prompt=20), Job(prompt=30)
+    scheduler = new_scheduler(old)
+    run_step(scheduler)
+    scheduler.add(new)
+    plan = run_step(scheduler)
+    assert [(chunk.decode, len(chunk)) for chunk in plan.chunks] == [(True, 1), (False, 30)]
+    assert old.groups[0].state is GroupState.DECODING
+
+
+def test_a_long_prompt_is_computed_in_chunks_of_the_budget() -> None:
+    scheduler = new_scheduler(Job(prompt=100), max_batch_tokens=40, max_num_seqs=40)
+    plans = [run_step(scheduler) for _ in range(3)]
+    assert [plan.num_tokens for plan in plans] == [40, 40, 20]
+    assert [len(plan.draws) for plan in plans] == [0, 0, 1]
+
+
+def test_prompts_of_refinements_go_first() -> None:
+    candidates, refinement = Job(prompt=30), Job(prompt=30, refining=True)
+    plan = run_step(new_scheduler(candidates, refinement, max_batch_tokens=40, max_num_seqs=40))
+    assert [chunk.group.request for chunk in plan.chunks] == [refinement, candidates]
+    assert [len(chunk) for chunk in plan.chunks] == [30, 10]
+
+
+def test_a_known_prompt_leaves_one_token_to_compute() -> None:
+    tokens = list(range(50))
+    scheduler = new_scheduler(Job(token_ids=tokens))
+    run_step(scheduler)
+    scheduler.add(Job(token_ids=tokens))
+    assert [len(chunk) for chunk in run_step(scheduler).chunks if not chunk.decode] == [1]
+
+
+def test_a_prompt_waits_for_the_writer_of_what_it_shares() -> None:
+    tokens = list(range(50))
+    writer, reader = Job(token_ids=tokens), Job(token_ids=[*tokens, 99])
+    scheduler = new_scheduler(writer, reader, max_batch_tokens=40, max_num_seqs=40)
+    first = run_step(scheduler)
+    assert [chunk.group.request for chunk in first.chunks] == [writer]
+    second = run_step(scheduler)
+    assert [chunk.group.request for chunk in second.chunks] == [writer, reader]
+
+
+def test_an_end_token_ends_its_request_and_frees_everything() -> None:
+    job = Job()
+    scheduler = new_scheduler(job)
+    run_step(scheduler, END)
+    assert scheduler.finished == [job]
+    assert (job.result, job.state) == ("done", RequestState.FINISHED)
+    assert (scheduler.num_running, scheduler.num_waiting) == (0, 0)
+
+
+def test_max_tokens_ends_a_stream() -> None:
+    job = Job(max_tokens=2)
+    scheduler = new_scheduler(job)
+    stream = scheduler.plan() and job.streams[0]
+    for _ in range(2):
+        run_step(scheduler)
+    assert (stream.finish_reason, stream.state) == ("length", StreamState.SETTLED)
+
+
+def test_logits_that_are_not_finite_end_their_own_request_only() -> None:
+    broken, other = Job(), Job()
+    scheduler = new_scheduler(broken, other)
+    plan = scheduler.plan()
+    scheduler.launched(plan)
+    scheduler.commit(plan, [1, 1], [math.nan, -1.0])
+    assert broken.result == "the model's logits are not finite"
+    assert other.state is RequestState.RUNNING
+
+
+def test_a_step_in_flight_already_has_its_place() -> None:
+    """The next step is planned before the tokens of the one before it are known."""
+    scheduler = new_scheduler(Job(prompt=20))
+    for start in (0, 20, 21):
+        plan = scheduler.plan()
+        (chunk,) = plan.chunks
+        assert chunk.segment.position + chunk.start == start
+        scheduler.launched(plan)
+
+
+def test_an_abort_is_reported_and_frees_its_pages_at_once() -> None:
+    job = Job()
+    scheduler = new_scheduler(job)
+    run_step(scheduler)
+    scheduler.end(job)
+    assert (job.result, scheduler.finished) == ("abort", [job])
+    scheduler.check()
