@@ -1,5 +1,7 @@
 """Build the wheel, install it where the checkout is out of sight, and run its demo there.
 
+A wheel that passes is left in `dist/`. With the path of a wheel, that one is checked instead.
+
 The fresh environment borrows torch and the other dependencies of the one that runs this script, so
 nothing large is installed twice.
 """
@@ -7,6 +9,7 @@ nothing large is installed twice.
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -25,13 +28,19 @@ def run(*command: str | Path, cwd: Path) -> str:
     return done.stdout
 
 
+def build(away: Path) -> Path:
+    """The wheel of the checkout."""
+    command = (sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", away)
+    run(*command, ROOT, cwd=away)
+    (wheel,) = away.glob("gsr_engine-*.whl")
+    return wheel
+
+
 def main() -> None:
-    """Build, install, run."""
+    """Build, install, run, keep."""
     with tempfile.TemporaryDirectory() as folder:
         away = Path(folder)
-        build = (sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", away)
-        run(*build, ROOT, cwd=away)
-        (wheel,) = away.glob("gsr_engine-*.whl")
+        wheel = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else build(away)
         venv.create(away / "env", with_pip=True)
         python = away / "env" / "bin" / "python"
         purelib = run(
@@ -49,6 +58,10 @@ def main() -> None:
         refined = report["selfRef@4"]
         if not all(accuracy > report["pass@1"] for accuracy in refined.values()):
             raise SystemExit(f"the demo of the wheel does not refine: {report}")
+        if wheel.parent == away:
+            kept = ROOT / "dist" / wheel.name
+            kept.parent.mkdir(exist_ok=True)
+            shutil.copy(wheel, kept)
         print(f"wheel: {wheel.name}, pass@1 {report['pass@1']:.3f}, selfRef@4 {refined}")
 
 
