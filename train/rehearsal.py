@@ -16,7 +16,7 @@ import torch
 import typer
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from gsr_engine.demo.puzzles import Stream, sample_puzzles
+from gsr_engine.demo.puzzles import PuzzleStream, sample_puzzles
 from gsr_engine.demo.report import NANO
 
 
@@ -37,7 +37,7 @@ def main(
     partial.rename(out)
 
 
-def _write_puzzles(file: Path, stream: Stream, count: int, seed: int) -> None:
+def _write_puzzles(file: Path, stream: PuzzleStream, count: int, seed: int) -> None:
     with file.open("w", encoding="utf-8") as lines:
         for index, puzzle in enumerate(sample_puzzles(stream, seed, count)):
             row = {"id": f"{stream}-{index}", "problem": puzzle.problem, "answer": puzzle.answer}

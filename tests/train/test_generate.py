@@ -18,6 +18,7 @@ import pytest
 
 from gsr_engine import Engine, InvalidRequest, SamplingParams, SelfRefineParams
 from gsr_engine.checkpoint.gsr_config import GsrConfig
+from gsr_engine.evaluation.grader import ExactGrader
 from tests.helpers.drawers import contents
 from train.generation.drawer import DrawConfig
 from train.generation.engine_drawer import EngineSource, runs
@@ -30,7 +31,6 @@ from train.generation.questions import (
 )
 from train.generation.store import Store
 from train.generation.worker import Tally, generate
-from train.grading import Grader
 from train.problems import Problem
 from train.samples import read_samples
 
@@ -51,8 +51,7 @@ def config(qwen2: Path) -> DrawConfig:
 
 def fill(engine: Engine, folder: Path, config: DrawConfig, prompts: list[Prompt], n: int) -> Tally:
     store = Store(folder, config, prompts, n, shard_size=4)
-    with Grader(symbolic=False) as grader:
-        return generate(store, EngineSource(engine, config), grader)
+    return generate(store, EngineSource(engine, config), ExactGrader())
 
 
 def test_a_sample_is_the_engines_own_draw(
