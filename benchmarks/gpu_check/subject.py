@@ -18,6 +18,7 @@ from gsr_engine.model.decoder import Decoder
 from gsr_engine.model.weights import load_decoder
 from gsr_engine.params import LAYOUTS, Layout
 from gsr_engine.requests.request import Stream
+from gsr_engine.schedule.admission import AnyRequest
 
 # Of the most likely tokens so many are compared.
 _TOPS = 5
@@ -104,11 +105,12 @@ class Subject:
             for layout in LAYOUTS
             for index, problem in enumerate(self._problems)
         ]
-        for request in (*plain, *refined):
+        requests: list[AnyRequest] = [*plain, *refined]
+        for request in requests:
             engine.submit(request)
         while engine.has_work:
             engine.step()
-        for request in (*plain, *refined):
+        for request in requests:
             if request.result is None or request.result.error:
                 raise RuntimeError(f"a request failed: {request.result and request.result.error}")
         streams = [stream for request in plain for stream in request.streams[:2]]
