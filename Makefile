@@ -21,11 +21,12 @@ demo: $(INSTALLED) ## solve held-out puzzles four ways at once, then refine (abo
 test: $(INSTALLED) ## run the tests
 	$(BIN)/python -m pytest -n 2
 
-check: $(INSTALLED) ## lint, format, types, floors
+check: $(INSTALLED) ## lint, format, types, imports go down, nobody reaches into private names
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tests/check_private_names.py
 
 wheel: $(INSTALLED) ## build the wheel and run its demo outside the checkout
 	$(BIN)/python tests/run_wheel.py

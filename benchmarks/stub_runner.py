@@ -5,14 +5,16 @@ from __future__ import annotations
 import random
 from typing import Any, NamedTuple
 
-from gsr_engine import Engine
+from gsr_engine import Engine, EngineConfig
 from gsr_engine.demo.report import NANO
+from gsr_engine.engine import load_parts
 from gsr_engine.execution.sampler import Draws
+from gsr_engine.model.decoder import Decoder
 from gsr_engine.step.plan import StepPlan
 
 
 class _Drawn(NamedTuple):
-    """Draws that nobody waits for."""
+    """Draws that are there at once."""
 
     draws: Draws
 
@@ -22,35 +24,52 @@ class _Drawn(NamedTuple):
 
 
 class StubRunner:
-    """Draws random tokens and computes nothing; about one draw in `length` ends its stream."""
+    """A `StepRunner` that draws random tokens and computes nothing.
 
-    def __init__(self, engine: Engine, length: int = 64, seed: int = 0) -> None:
-        special, vocab = engine.tokenizer.special_ids, engine.limits.vocab_size
-        self._tokens = [token for token in range(vocab) if token not in special]
-        self._end = min(engine.tokenizer.stop_ids)
+    Args:
+        num_pages: KV pages that it claims to have.
+        tokens: what it draws.
+        end: the token that about one draw in `length` is.
+        length: mean length of a stream.
+        seed: of the draws.
+        lag: see `StepRunner`.
+    """
+
+    def __init__(
+        self, num_pages: int, tokens: list[int], end: int, length: int, seed: int, lag: int = 0
+    ) -> None:
+        self.num_pages = num_pages
+        self.lag = lag
+        self.sharing = None
+        self._tokens = tokens
+        self._end = end
         self._length = length
         self._rng = random.Random(seed)
-
-    lag = 0
-    sharing = None
 
     def launch(self, plan: StepPlan) -> _Drawn:
         """A token for each draw of the plan."""
         return _Drawn(self.draw(len(plan.draws)))
 
     def draw(self, count: int) -> Draws:
-        """So many tokens."""
+        """That many tokens."""
         rng = self._rng
         ends = [rng.random() * self._length < 1 for _ in range(count)]
         tokens = [self._end if end else rng.choice(self._tokens) for end in ends]
         return Draws(tokens, [-1.0] * count)
 
+    def use(self, decoder: Decoder) -> None:
+        """No weights are used."""
+
     def reset(self) -> None:
         """Nothing is kept."""
 
 
-def stub_engine(length: int = 64, seed: int = 0, **options: Any) -> Engine:
+def stub_engine(
+    length: int = 64, seed: int = 0, num_pages: int = 1 << 15, **options: Any
+) -> Engine:
     """Nano's engine with a stub in place of its model; `options` are fields of `EngineConfig`."""
-    engine = Engine.from_pretrained(NANO, **options)
-    engine._steps.runner = StubRunner(engine, length, seed)  # type: ignore[assignment,union-attr]
-    return engine
+    config = EngineConfig(**options)
+    decoder, tokenizer, gsr = load_parts(NANO, config)
+    tokens = [t for t in range(decoder.config.vocab_size) if t not in tokenizer.special_ids]
+    runner = StubRunner(num_pages, tokens, min(tokenizer.stop_ids), length, seed)
+    return Engine(decoder, tokenizer, gsr, config, runner=runner)

@@ -3,12 +3,13 @@
 Every function looks at where its tensors are: CUDA tensors go to the Triton kernel, others to the
 plain-torch reference that the kernel is tested against. Triton is imported at the first CUDA call,
 so the package works where triton is absent. Shapes use N rows (query tokens), Hq query heads, Hkv
-kv heads (Hq a multiple of Hkv) and D, the head dim. A kernel takes fp32, fp16 and bf16, computes
-in fp32, rounds as the reference does, and raises ValueError on what a GPU would refuse.
+kv heads (Hq is a multiple of Hkv) and D, the head dim. A kernel takes fp32, fp16 and bf16,
+computes in fp32 and rounds as the reference does. It raises ValueError for inputs that a GPU would
+refuse.
 
 Keys and values live in pages: `k_cache` and `v_cache` are [num_pages, page_size, Hkv, D],
-contiguous, and the flat slot of a token is `page * page_size + offset` (kernels take page sizes
-that divide 16). How attention is told which tokens to read is in `csrc_triton.worklist`.
+contiguous. The flat slot of a token is `page * page_size + offset`; kernels need page sizes that
+divide 16. `csrc_triton.worklist` describes how a caller says which tokens each row attends to.
 """
 
 from __future__ import annotations
@@ -59,9 +60,9 @@ def rms_norm(
         residual: shaped like x.
 
     Returns:
-        y like x; with a residual `(y, x + residual)`, the sum rounded to x's dtype before it is
-        normalised. The statistics are fp32, and y is rounded before it meets the weight: the
-        arithmetic of transformers' Qwen2RMSNorm.
+        y like x; with a residual `(y, x + residual)`. The sum is rounded to x's dtype before it is
+        normalised. The statistics are fp32, and y is rounded before it is multiplied by the
+        weight. This is the arithmetic of transformers' Qwen2RMSNorm.
 
     Raises:
         ValueError: shapes disagree.
@@ -69,7 +70,7 @@ def rms_norm(
     require(weight.shape == x.shape[-1:], "weight {} for x {}", weight.shape, x.shape)
     require(residual is None or residual.shape == x.shape, "residual must be shaped like x")
     normed: Tensor | tuple[Tensor, Tensor]
-    normed = _backend(x, "norm").rms_norm(x, weight, eps, residual)
+    normed = implementation(x, "norm").rms_norm(x, weight, eps, residual)
     return normed
 
 
@@ -80,7 +81,7 @@ def swiglu(gate_up: Tensor) -> Tensor:
         ValueError: the last dim is odd.
     """
     require(gate_up.shape[-1] % 2 == 0, "gate_up must have an even last dim: {}", gate_up.shape)
-    activated: Tensor = _backend(gate_up, "activation").swiglu(gate_up)
+    activated: Tensor = implementation(gate_up, "activation").swiglu(gate_up)
     return activated
 
 
@@ -94,18 +95,18 @@ def rope_and_cache(
     v_cache: Tensor,
     slot_mapping: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Rotate q and k to their positions and store the rotated k, and v, in their pages.
+    """Rotate q and k to their positions; store the rotated k and the plain v in their pages.
 
     Args:
         q: [N, Hq, D]. The rotation pairs dim i with dim i + D/2 (GPT-NeoX, Hugging Face), in fp32.
         k: [N, Hkv, D].
         v: [N, Hkv, D].
-        cos_sin: fp32 [P, D], row p holds the cosines of position p's D/2 angles, then the sines
-            (scaled already where the rope scaling says so).
+        cos_sin: fp32 [P, D]. Row p holds the cosines of position p's D/2 angles, then the sines.
+            The factor of the rope scaling, if it has one, is already multiplied in.
         positions: int64 [N], 0 <= position < P.
         k_cache: written at `slot_mapping`.
-        v_cache: likewise.
-        slot_mapping: int64 [N], flat slots, no slot twice; -1 stores nothing (padding rows).
+        v_cache: written at `slot_mapping`.
+        slot_mapping: int64 [N], distinct flat slots; -1 stores nothing (padding rows).
 
     Returns:
         (rotated q, rotated k), new tensors of the dtype of q and k.
@@ -121,7 +122,7 @@ def rope_and_cache(
     require(
         positions.shape == slot_mapping.shape == (rows,), "positions and slots for {} rows", rows
     )
-    rotated: tuple[Tensor, Tensor] = _backend(q, "rope").rope_and_cache(
+    rotated: tuple[Tensor, Tensor] = implementation(q, "rope").rope_and_cache(
         q, k, v, cos_sin, positions, k_cache, v_cache, slot_mapping
     )
     return rotated
@@ -132,7 +133,8 @@ def decode_attention(
 ) -> Tensor:
     """Attention of one query token per sequence over all its spans: [N, Hq, D] like q.
 
-    `decode_attention_partials`, then `reduce_partials`; two launches whatever is shared.
+    This is `decode_attention_partials` followed by `reduce_partials`: always two launches, however
+    many spans are shared.
     """
     partials = decode_attention_partials(q, k_cache, v_cache, work, scale)
     return reduce_partials(*partials, work, q.dtype)
@@ -141,19 +143,19 @@ def decode_attention(
 def decode_attention_partials(
     q: Tensor, k_cache: Tensor, v_cache: Tensor, work: WorkList, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """What each entry of the work list attends to, before entries are merged.
+    """Attention of each entry of the work list over its item's tokens, not merged yet.
 
     Args:
         q: [N, Hq, D], N = work.num_rows.
-        k_cache: q's dtype; the tokens of this step are stored already.
-        v_cache: likewise.
+        k_cache: of q's dtype; the keys of this step's tokens must be stored already.
+        v_cache: of q's dtype; the values of this step's tokens must be stored already.
         work: which rows attend to which tokens.
         scale: multiplies q·k, positive, usually D ** -0.5.
 
     Returns:
         fp32 (out [max_entries, Hq, D], lse [max_entries, Hq]): softmax attention over the item's
-        tokens, and the natural log of its denominator. An item without tokens gives 0 and -inf;
-        entries outside every item are unspecified.
+        tokens, and the natural log of its denominator. An item without tokens gives 0 and -inf.
+        Entries outside every item are unspecified.
 
     Raises:
         ValueError: shapes disagree.
@@ -162,7 +164,7 @@ def decode_attention_partials(
     require(
         q.shape[0] == work.num_rows, "q has {} rows, the work list {}", q.shape[0], work.num_rows
     )
-    partials: tuple[Tensor, Tensor] = _backend(q, "decode").decode_attention_partials(
+    partials: tuple[Tensor, Tensor] = implementation(q, "decode").decode_attention_partials(
         q, k_cache, v_cache, work, scale
     )
     return partials
@@ -173,10 +175,10 @@ def reduce_partials(
 ) -> Tensor:
     """Merge each row's partials, in the work list's order -> [work.num_rows, Hq, D] of `dtype`.
 
-    Takes what `decode_attention_partials` returns. Empty partials change nothing; a row without
-    partials is zero.
+    The partials are those that `decode_attention_partials` returned for the same work list. Empty
+    partials change nothing; a row without partials is zero.
     """
-    out: Tensor = _backend(partial_out, "decode").reduce_partials(
+    out: Tensor = implementation(partial_out, "decode").reduce_partials(
         partial_out, partial_lse, work, dtype
     )
     return out
@@ -189,9 +191,9 @@ def prefill_attention(
 
     Args:
         q: [N, Hq, D], the rows of all chunks, one chunk behind the other.
-        k_cache: q's dtype; the chunks' own tokens are stored already.
-        v_cache: likewise.
-        plan: which rows belong to which segment, and what it attends to.
+        k_cache: of q's dtype; the keys of the chunks' own tokens must be stored already.
+        v_cache: of q's dtype; the values of the chunks' own tokens must be stored already.
+        plan: which rows belong to which segment, and the context of each segment.
         scale: multiplies q·k, positive, usually D ** -0.5.
 
     Returns:
@@ -201,7 +203,7 @@ def prefill_attention(
         ValueError: shapes disagree.
     """
     check_heads(q, k_cache, v_cache)
-    out: Tensor = _backend(q, "prefill").prefill_attention(q, k_cache, v_cache, plan, scale)
+    out: Tensor = implementation(q, "prefill").prefill_attention(q, k_cache, v_cache, plan, scale)
     return out
 
 
@@ -216,21 +218,21 @@ def sample(
 ) -> Tensor:
     """Draw one token per row. A row's token depends on that row's arguments alone.
 
-    softmax(logits / temperature) is truncated by top-k, then top-p (within what top-k kept), then
-    min-p; then one number, `uniform(seed, index)`, goes through the inverse CDF in the order of
-    token ids. A token tied with the last one kept is kept as well. The token drawn always has a
-    probability above zero; a token whose logit is -inf is never drawn. A row that holds a NaN or
-    +inf, or nothing above -inf, draws any token.
+    softmax(logits / temperature) is truncated by top-k, then by top-p among the tokens that top-k
+    kept, then by min-p. One number, `uniform(seed, index)`, then goes through the inverse CDF in
+    the order of token ids. A token tied with the last one kept is kept as well. The token drawn
+    always has a probability above zero; a token whose logit is -inf is never drawn. If a row holds
+    a NaN or +inf, or nothing above -inf, the token is unspecified but a valid id.
 
     Args:
         logits: [N, V], any float dtype; computed in fp32.
-        temperature: fp32 [N]; 0 takes the highest logit, the lowest id among equals. Less than
-            1e-6 counts as 1e-6.
-        top_k: int64 [N]; only the k most probable tokens. 0: off.
-        top_p: fp32 [N], above 0; the most probable tokens until they hold this mass. 1: off.
-        min_p: fp32 [N]; tokens at least this times as probable as the most probable. 0: off.
+        temperature: fp32 [N]; 0 takes the highest logit, the lowest id among equals. Other values
+            below 1e-6 count as 1e-6.
+        top_k: int64 [N]; keep only the k most probable tokens. 0: off.
+        top_p: fp32 [N], above 0; keep the most probable tokens until they hold this mass. 1: off.
+        min_p: fp32 [N]; keep tokens at least this times as probable as the most probable. 0: off.
         seeds: int64 [N], one per stream.
-        indices: int64 [N], which generated token of its stream this is.
+        indices: int64 [N], the index of this token among its stream's generated tokens.
 
     Returns:
         int64 [N] token ids.
@@ -241,7 +243,7 @@ def sample(
     require(logits.dim() == 2 and logits.shape[1] > 0, "logits must be [N, V]: {}", logits.shape)
     per_row = (temperature, top_k, top_p, min_p, seeds, indices)
     require(all(x.shape == logits.shape[:1] for x in per_row), "one parameter of each kind per row")
-    ids: Tensor = _backend(logits, "sampling").sample(logits, *per_row)
+    ids: Tensor = implementation(logits, "sampling").sample(logits, *per_row)
     return ids
 
 
@@ -253,17 +255,17 @@ def token_logprobs(logits: Tensor, token_ids: Tensor) -> Tensor:
         token_ids: int64 [N], 0 <= id < V.
 
     Returns:
-        fp32 [N]; not finite where the row holds a NaN or +inf, or the token's logit is -inf.
+        fp32 [N]; not finite if the row holds a NaN or +inf, or if the token's logit is -inf.
 
     Raises:
         ValueError: shapes disagree.
     """
     require(logits.dim() == 2 and logits.shape[1] > 0, "logits must be [N, V]: {}", logits.shape)
     require(token_ids.shape == logits.shape[:1], "one token per row: {}", token_ids.shape)
-    logprobs: Tensor = _backend(logits, "logprobs").token_logprobs(logits, token_ids)
+    logprobs: Tensor = implementation(logits, "logprobs").token_logprobs(logits, token_ids)
     return logprobs
 
 
-def _backend(tensor: Tensor, module: str) -> Any:
+def implementation(tensor: Tensor, module: str) -> Any:
     """The reference, or the module with the kernel where the tensor is on a GPU."""
     return import_module(f"{__name__}.{module}") if tensor.is_cuda else reference

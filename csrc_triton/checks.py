@@ -5,23 +5,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Each is padded to a power of two inside the kernels; 16, the least that tl.dot takes, and 32 are
-# the sizes of nano and of tests.
+# The kernels pad each to a power of two; 16 is the least that tl.dot takes. Nano and the tests use
+# 16 and 32.
 HEAD_DIMS = (16, 32, 64, 80, 96, 128, 256)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def require(condition: bool, message: str, *values: object) -> None:
-    """Raise ValueError unless the condition holds; only then are the values put into the message.
+    """Raise ValueError unless the condition holds.
 
-    (Printing a shape takes longer than most small operations do.)
+    The values are formatted only for the error: printing a shape takes longer than most small
+    operations do.
     """
     if not condition:
         raise ValueError(message.format(*values))
 
 
 def check_heads(q: Tensor, k_cache: Tensor, v_cache: Tensor) -> None:
-    """Check q [N, Hq, D] against caches [num_pages, page_size, Hkv, D], Hkv dividing Hq."""
+    """Check q [N, Hq, D] against caches [num_pages, page_size, Hkv, D]; Hkv must divide Hq."""
     fits = q.dim() == 3 and k_cache.dim() == 4 and k_cache.shape == v_cache.shape
     fits = fits and q.shape[2] == k_cache.shape[3] and q.shape[1] % k_cache.shape[2] == 0
     require(
@@ -31,7 +32,7 @@ def check_heads(q: Tensor, k_cache: Tensor, v_cache: Tensor) -> None:
 
 
 def check_kernel_inputs(head_dim: int, *tensors: Tensor) -> None:
-    """Check what the attention and rope kernels need of their tensors beyond matching shapes."""
+    """Check head dim, dtypes and strides, as the attention and rope kernels need them."""
     require(head_dim in HEAD_DIMS, "head dim {} is not one of {}", head_dim, HEAD_DIMS)
     dtype = tensors[0].dtype
     require(dtype in DTYPES, "{} is not one of {}", dtype, DTYPES)
@@ -41,7 +42,7 @@ def check_kernel_inputs(head_dim: int, *tensors: Tensor) -> None:
 
 
 def check_attention_inputs(q: Tensor, k_cache: Tensor, v_cache: Tensor, scale: float) -> None:
-    """Check what the attention kernels need beyond matching shapes."""
+    """Check head dim, dtypes, strides, scale and page size, as the attention kernels need them."""
     check_kernel_inputs(q.shape[2], q, k_cache, v_cache)
     require(scale > 0, "scale must be positive, got {}", scale)
     page_size = k_cache.shape[1]

@@ -31,7 +31,7 @@ def decode_attention_partials(
 ) -> tuple[Tensor, Tensor]:
     """Launch the work-list kernel; see `csrc_triton.decode_attention_partials`.
 
-    A `tile` takes the place of the table's: benchmarks find the table's entries with it.
+    `tile` overrides the tuned table; benchmarks find the table's entries with it.
     """
     _, num_q_heads, head_dim = q.shape
     _, page_size, num_kv_heads, _ = k_cache.shape
@@ -85,7 +85,7 @@ def reduce_partials(
         num_heads=num_q_heads,
         head_dim=head_dim,
         few=512 // block_d,
-        many=2048 // block_d,  # 64 numbers on their way to each thread of one warp
+        many=2048 // block_d,  # 64 numbers in flight to each thread of one warp
         block_d=block_d,
         num_warps=1,
     )
@@ -115,8 +115,8 @@ def _work_list_kernel(
     block_n: tl.constexpr,
     block_d: tl.constexpr,
 ):
-    # Neighbours read the same tokens: all kv heads of a token lie side by side in memory, and the
-    # tiles of an item read the same ones.
+    # Neighbouring programs read the same cache lines: the kv heads of a token lie side by side in
+    # memory, and all tiles of an item read the same tokens.
     program = tl.program_id(0)
     kv_head = program % num_kv_heads
     tile = program // num_kv_heads % tiles_per_item
@@ -131,7 +131,7 @@ def _work_list_kernel(
     queries = (q_ptr, row_ids_ptr, q_row_stride, q_head_stride)
     cache = (k_ptr + kv_head * head_dim, v_ptr + kv_head * head_dim, page_table_ptr + page_begin)
     item = (tile, kv_head, entry_begin, entry_end, kv_begin, kv_end)
-    # One row's lanes leave a wide tile nearly empty, so both widths are here.
+    # The lanes of one row leave a wide tile nearly empty, so the kernel holds both widths.
     if block_m > NARROW and lanes <= NARROW:
         _attend_item(
             (out_ptr, lse_ptr),
@@ -179,7 +179,7 @@ def _attend_item(
     block_n: tl.constexpr,
     block_d: tl.constexpr,
 ):
-    """Write what one tile of an item's lanes gets from all of the item's tokens."""
+    """Attention of one tile of an item's lanes over all tokens of the item; stores the partials."""
     out_ptr, lse_ptr = outputs
     q_ptr, row_ids_ptr, q_row_stride, q_head_stride = queries
     tile, kv_head, entry_begin, entry_end, kv_begin, kv_end = item
@@ -206,7 +206,7 @@ def _attend_item(
         block_d,
     )
 
-    # An item without tokens leaves total = 0 and top = -inf: 0 and -inf go out.
+    # An item without tokens leaves total = 0 and top = -inf: out becomes 0 and lse -inf.
     lse = (top + tl.log2(tl.where(total > 0, total, 1.0))) / LOG2_E
     acc = acc / tl.where(total > 0, total, 1.0)[:, None]
     place = entry.to(tl.int64) * num_kv_heads * group + head
@@ -230,11 +230,11 @@ def _reduce_kernel(
     row, head = tl.program_id(0) // num_heads, tl.program_id(0) % num_heads
     begin, end = tl.load(offsets_ptr + row), tl.load(offsets_ptr + row + 1)
     partials = (partial_out_ptr, partial_lse_ptr, partial_ids_ptr)
-    # Finite from the start, so that an empty partial (-inf) gives exp(-inf) and never a nan.
+    # Finite from the start, so that an empty partial (-inf) weighs exp(-inf) = 0, never nan.
     top = tl.full([], -3.0e38, tl.float32)
     total = tl.full([], 0.0, tl.float32)
     acc = tl.zeros([block_d], tl.float32)
-    # Most rows have few partials; a long context's many are read many at a time.
+    # Most rows have few partials. The many partials of a long context are read in larger blocks.
     if end - begin <= few:
         top, total, acc = _merge(
             (top, total, acc), partials, begin, end, head, num_heads, head_dim, few, block_d

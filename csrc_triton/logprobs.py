@@ -1,13 +1,13 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
-"""Log-probabilities, and what sampling shares with them: rows of logits in blocks.
+"""Log-probabilities, and the walk over rows of logits in blocks that sampling shares with them.
 
-A weight is exp((logit - maximum) / temperature), at most 1. One launch leaves the maximum of each
-block and the sum of its weights relative to that maximum; merging a row's blocks is then a matter
-of at most 128 numbers.
+A weight is exp((logit - maximum) / temperature), at most 1. One launch computes the maximum of
+each block and the sum of its weights relative to that maximum. Merging a row's blocks then takes
+at most 128 numbers.
 
-Why blocks: 152k fp32 logits are 0.6 MB. One program walks them in 75 loads that wait for one
-another, about 1 µs each; at batch 1 the 75 programs here wait for one load, all at once. At batch
-256 what remains is to read 156 MB: 32 µs at 4.8 TB/s.
+Why blocks: 152k fp32 logits are 0.6 MB. One program would walk them in 75 loads that wait for one
+another, about 1 µs each. With blocks, at batch 1, 75 programs wait for one load each, all at once.
+At batch 256 the time is that of reading 156 MB: 32 µs at 4.8 TB/s.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _MIN_TEMPERATURE = tl.constexpr(1e-6)
 
 
 class Cut(NamedTuple):
-    """How rows are cut.
+    """How rows are cut into blocks.
 
     Attributes:
-        block: the tokens of a block.
-        blocks: of a row, at most `MAX_BLOCKS`.
-        warps: what a program that holds one block is launched with.
+        block: tokens per block.
+        blocks: blocks per row, at most `MAX_BLOCKS`.
+        warps: warps of a program that holds one block.
     """
 
     block: int
@@ -39,7 +39,10 @@ class Cut(NamedTuple):
 
 
 def cut_rows(vocab: int) -> Cut:
-    """The cut depends on the vocabulary alone, as whatever is summed by blocks must."""
+    """The cut of a vocabulary.
+
+    It depends on the vocabulary alone, because the last bit of a sum depends on its blocks.
+    """
     block = max(triton.next_power_of_2(triton.cdiv(vocab, MAX_BLOCKS.value)), _MIN_BLOCK)
     return Cut(block, triton.cdiv(vocab, block), warps=max(block // 512, 4))
 
@@ -47,7 +50,7 @@ def cut_rows(vocab: int) -> Cut:
 def summarize(logits: Tensor, temperature: Tensor | None, cut: Cut) -> tuple[Tensor, Tensor]:
     """fp32 (maxima, sums) [N, blocks] of logits whose rows are contiguous.
 
-    Without a temperature it is 1.
+    None as temperature means 1 for every row.
     """
     rows, vocab = logits.shape
     maxima = torch.empty((rows, cut.blocks), dtype=torch.float32, device=logits.device)
@@ -111,9 +114,9 @@ def block_of(logits, index, vocab, block: tl.constexpr):
 
 @triton.jit
 def weigh(x, top, temperature):
-    """exp((x - top) / temperature); at temperature 0 the limit, 1 where x is the top and else 0.
+    """exp((x - top) / temperature); at temperature 0 its limit: 1 where x is the top, else 0.
 
-    -inf weighs nothing, whatever the top: -inf - (-inf) would be nan. A NaN stays one.
+    -inf weighs nothing, even if the top is -inf too (-inf - (-inf) would be nan). A NaN stays one.
     """
     weight = tl.exp((x - top) / tl.maximum(temperature, _MIN_TEMPERATURE))
     weight = tl.where(temperature == 0, (x == top).to(tl.float32), weight)
@@ -122,7 +125,7 @@ def weigh(x, top, temperature):
 
 @triton.jit
 def merge_blocks(maxima_ptr, sums_ptr, row, count, temperature):
-    """The row's maximum; of each block the highest weight, and the sum of its weights."""
+    """The row's maximum, and for each block its highest weight and the sum of its weights."""
     lane = tl.arange(0, MAX_BLOCKS)
     place, inside = row * count + lane, lane < count
     tops = tl.load(maxima_ptr + place, mask=inside, other=float("-inf"))

@@ -12,7 +12,7 @@ from csrc_triton.checks import require
 
 # One program holds whole rows in registers.
 _MAX_WIDTH = 32768
-# Rows of one head's width are taken together until a program has this many numbers.
+# A program takes several narrow rows (one head wide) together, up to this many numbers.
 _NUMBERS = 2048
 
 
@@ -66,7 +66,7 @@ def _rms_norm_kernel(
     x = tl.load(x_ptr + offsets, mask=inside, other=0.0)
     if has_residual:
         residual = tl.load(residual_ptr + offsets, mask=inside, other=0.0)
-        # Rounded before it is normalised: the sum is what the next layer adds to.
+        # Rounded before it is normalised, because the next layer adds to the rounded sum.
         x = (x.to(tl.float32) + residual.to(tl.float32)).to(x.dtype)
         tl.store(total_ptr + offsets, x, mask=inside)
     wide = x.to(tl.float32)

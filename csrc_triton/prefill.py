@@ -23,7 +23,7 @@ def prefill_attention(
 ) -> Tensor:
     """Launch the kernel; see `csrc_triton.prefill_attention`.
 
-    A `tile` takes the place of the table's: benchmarks find the table's entries with it.
+    `tile` overrides the tuned table; benchmarks find the table's entries with it.
     """
     _, num_q_heads, head_dim = q.shape
     _, page_size, num_kv_heads, _ = k_cache.shape
@@ -79,7 +79,7 @@ def _prefill_kernel(
     block_d: tl.constexpr,
 ):
     kv_head, segment = tl.program_id(0), tl.program_id(1)
-    # The last rows see the most tokens: they begin first, so that the chip ends all at once.
+    # The last rows see the most tokens, so they start first: all programs then end together.
     tile = tl.num_programs(2) - 1 - tl.program_id(2)
     row_begin = tl.load(cu_seqlens_ptr + segment)
     row_end = tl.load(cu_seqlens_ptr + segment + 1)
@@ -97,8 +97,8 @@ def _prefill_kernel(
     last_row = tl.minimum((tile * block_m + block_m - 1) // group, row_end - row_begin - 1)
     context_end = tl.load(span_offsets_ptr + segment + 1)
     top, total, acc = nothing_seen(block_m, block_d)
-    # The segment itself goes last, by the same code: of two loops with accumulators in common, the
-    # compiler lets no wgmma run ahead in either.
+    # The segment itself is the last round of the same loop. With two loops that share accumulators
+    # the compiler would not let wgmma run ahead in either of them.
     for i in range(tl.load(span_offsets_ptr + segment), context_end + 1):
         in_context, span = i < context_end, spans_ptr + i * 3
         stop = tl.load(span + 2, mask=in_context, other=computed + last_row + 1)
@@ -117,7 +117,7 @@ def _prefill_kernel(
             block_n,
             block_d,
         )
-    # Every row has seen itself, so the denominator is above zero.
+    # Every row attends to itself, so the denominator is above zero.
     place = (row.to(tl.int64) * num_kv_heads * group + head) * head_dim
     out = (acc / total[:, None]).to(out_ptr.dtype.element_ty)
     tl.store(out_ptr + place[:, None] + dims[None, :], out, mask=inside)

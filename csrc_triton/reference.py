@@ -1,8 +1,8 @@
-"""Plain-torch references: what the kernels must compute, and what the engine runs on a CPU.
+"""Plain-torch references: the formulas that the kernels are tested against.
 
-Contracts (shapes, dtypes, errors) stand with the functions of the same names in `csrc_triton`; here
-are the formulas. `merge_states` and `uniform` have no kernel of their own and are public as they
-are. Nothing but attention loops over rows in Python.
+Functions of the same names in `csrc_triton` state the contracts (shapes, dtypes, errors); on CPU
+tensors they run the code here. `merge_states` and `uniform` have no kernel and are public as they
+are. Only attention loops over rows in Python.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def rms_norm(
     """The product x / sqrt(mean(x²) + eps) * weight, rounded where Qwen2RMSNorm rounds."""
     if residual is not None:
         x = x + residual
-    if x.dtype == torch.float32:  # nothing is rounded between
+    if x.dtype == torch.float32:  # no intermediate is rounded, so the fused function is the same
         y = F.rms_norm(x, weight.shape, weight, eps)
     else:
         wide = x.float()
@@ -74,8 +74,8 @@ def merge_states(
     """Merge attention over two disjoint sets of tokens into attention over both.
 
     out = (e^lse_a out_a + e^lse_b out_b) / e^lse with lse = log(e^lse_a + e^lse_b): the merge of
-    online softmax (Milakov and Gimelshein, arXiv 1805.02867). A side without tokens (lse = -inf)
-    leaves the other bit for bit as it was; two such sides give zero and -inf.
+    online softmax (Milakov and Gimelshein, arXiv 1805.02867). If one side has no tokens
+    (lse = -inf), the result is the other side bit for bit. Two such sides give zero and -inf.
 
     Args:
         out_a: fp32 [..., D].
@@ -84,9 +84,9 @@ def merge_states(
         lse_b: like lse_a.
 
     Returns:
-        (out, lse), shaped likewise.
+        (out, lse), shaped like the inputs.
     """
-    # Not torch.logaddexp: on a CPU its last bit depends on the place in the tensor.
+    # Not torch.logaddexp: on a CPU its last bit depends on the element's index in the tensor.
     lse = torch.logsumexp(torch.stack((lse_a, lse_b), dim=-1), dim=-1)
     finite = torch.where(lse.isneginf(), 0.0, lse)  # -inf - (-inf) would be nan
     weight_a = torch.exp(lse_a - finite).unsqueeze(-1)
@@ -97,7 +97,7 @@ def merge_states(
 def decode_attention_partials(
     q: Tensor, k_cache: Tensor, v_cache: Tensor, work: WorkList, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Softmax attention of each item's rows over its tokens, with the log of its denominator."""
+    """Softmax attention of each item's rows over its tokens, and the log of its denominator."""
     entries = work.row_ids.shape[0]
     out = q.new_zeros((entries, *q.shape[1:]), dtype=torch.float32)
     lse = q.new_full((entries, q.shape[1]), -math.inf, dtype=torch.float32)
@@ -112,6 +112,7 @@ def reduce_partials(
     partial_out: Tensor, partial_lse: Tensor, work: WorkList, dtype: torch.dtype
 ) -> Tensor:
     """Fold `merge_states` over each row's partials in their order, all rows side by side."""
+    # Round i merges the i-th partial of every row that has one; other rows merge an empty one.
     begins, counts = work.partial_offsets[:-1], work.partial_offsets.diff()
     out = partial_out.new_zeros((work.num_rows, *partial_out.shape[1:]))
     lse = partial_lse.new_full((work.num_rows, *partial_lse.shape[1:]), -math.inf)
@@ -126,7 +127,7 @@ def reduce_partials(
 def prefill_attention(
     q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: PrefillPlan, scale: float
 ) -> Tensor:
-    """Per segment: its context's spans without a mask, then itself causally, merged one by one."""
+    """Per segment: itself under the causal mask, then its context's spans, merged one by one."""
     out = torch.empty_like(q)
     q_offsets, span_offsets = plan.cu_seqlens_q.tolist(), plan.span_offsets.tolist()
     page_size = k_cache.shape[1]
@@ -160,7 +161,7 @@ def _attend(
     scale: float,
     hidden: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Rows q[n, Hq, D] over the tokens at `slots`, but not where hidden[n, tokens]; fp32."""
+    """Rows q [n, Hq, D] over the tokens at `slots`, except where `hidden` [n, tokens]; fp32."""
     rows, num_q_heads, head_dim = q.shape
     k = k_cache.view(-1, *k_cache.shape[2:])[slots].float()
     v = v_cache.view(-1, *v_cache.shape[2:])[slots].float()
@@ -173,7 +174,7 @@ def _attend(
     return out.reshape(rows, num_q_heads, head_dim), lse.reshape(rows, num_q_heads)
 
 
-# The constants of splitmix64, which numpy computes: its words are unsigned.
+# The constants of splitmix64. It is computed in numpy, whose 64-bit words are unsigned.
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
@@ -183,8 +184,8 @@ Words = npt.NDArray[np.uint64]
 def uniform(seeds: Tensor, indices: Tensor) -> Tensor:
     """One number per row in [0, 1) that depends on (seed, index) alone; no state.
 
-    u = (h >> 40) / 2**24 with h = mix(mix(seed + golden) + (index + 1) * golden) in 64-bit
-    arithmetic that wraps: number `index` of the splitmix64 generator that starts at mix(seed +
+    u = (h >> 40) / 2**24 with h = mix(mix(seed + golden) + (index + 1) * golden) in wrapping
+    64-bit arithmetic. This is number `index` of the splitmix64 generator that starts at mix(seed +
     golden), where golden = 0x9E3779B97F4A7C15 and mix(z) is, with logical shifts,
 
         z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9
@@ -192,8 +193,8 @@ def uniform(seeds: Tensor, indices: Tensor) -> Tensor:
         z ^ z >> 31
 
     (Steele, Lea and Flood, OOPSLA 2014; the constants are Stafford's variant 13). The seed is
-    mixed on its own first: seeds a multiple of golden apart would else draw the same numbers,
-    shifted.
+    mixed on its own first. Otherwise seeds that differ by a multiple of golden would draw the same
+    numbers, shifted.
 
     Args:
         seeds: int64 [N], any value.
@@ -219,10 +220,11 @@ def _mix(z: Words) -> Words:
     return mixed
 
 
-# The tokens that truncation looks at before it sorts a whole row, and the block of the inverse CDF.
+# Truncation sorts the whole row only if the `_HEAD` most probable tokens do not decide it.
 _HEAD = 512
+# The inverse CDF sums blocks of this many tokens first, then the tokens of one block.
 _CDF_BLOCK = 512
-# Keeps logits / temperature finite; nobody can tell a lower temperature from greedy.
+# Keeps logits / temperature finite; a lower temperature is indistinguishable from greedy.
 _MIN_TEMPERATURE = 1e-6
 
 
@@ -253,11 +255,12 @@ def sample(
 
 
 def _floor(probs: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, depth: int) -> Tensor:
-    """The least probability that each row keeps, from its `depth` highest.
+    """The least probability that each row keeps, found among its `depth` highest.
 
-    Every rule keeps the tokens at or above some probability, so together they keep the highest. A
-    row whose floor may lie deeper is looked at again, whole: real nuclei are small, and sorting a
-    vocabulary of 150k costs twenty times more than finding its 512 highest.
+    Every rule keeps the tokens at or above some probability; the floor is the highest of these
+    bounds. If the floor of a row may lie below its `depth` highest, the whole row is sorted. This
+    is rare because real nuclei are small, and sorting a vocabulary of 150k costs twenty times more
+    than finding its 512 highest.
     """
     vocab = probs.shape[-1]
     depth = min(depth, vocab)
@@ -265,12 +268,13 @@ def _floor(probs: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, depth: in
     mass = values.cumsum(-1)
     k = torch.where(top_k > 0, top_k, vocab).clamp_max(vocab)
     kth = torch.where(k <= depth, _pick(values, k.clamp_max(depth)), 0.0)
-    # top-p counts within what top-k kept, ties with the k-th among it.
+    # top-p takes its share of the mass that top-k kept, including ties with the k-th token.
     kept_mass = torch.where(k < vocab, _pick(mass, (values >= kth[:, None]).sum(-1)), 1.0)
-    # A token stays while the tokens before it hold less than top_p; the first one always does.
+    # A token stays if the tokens before it hold less than top_p; the first one always stays.
     stays = mass[:, :-1] < (top_p * kept_mass)[:, None]
     nucleus = torch.where(top_p < 1, _pick(values, 1 + stays.sum(-1)), 0.0)
     floor = torch.maximum(torch.maximum(kth, nucleus), min_p * values[:, 0])
+    # Deeper: the k-th token is outside the head, or the floor is its last value and may be lower.
     deeper = (k > depth) & (k < vocab) | (floor > 0) & (floor <= values[:, -1])
     if depth < vocab and bool(deeper.any()):
         floor[deeper] = _floor(probs[deeper], top_k[deeper], top_p[deeper], min_p[deeper], vocab)
@@ -278,13 +282,13 @@ def _floor(probs: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, depth: in
 
 
 def _pick(rows: Tensor, count: Tensor) -> Tensor:
-    """The count-th value of each row, from 1."""
-    place = (count - 1).clamp_min(0)  # of a NaN nothing is counted
+    """The count-th value of each row; counts start at 1."""
+    place = (count - 1).clamp_min(0)  # a row of NaNs counts 0: no comparison is true
     return rows.gather(1, place.unsqueeze(1)).squeeze(1)
 
 
 def _inverse_cdf(weights: Tensor, u: Tensor) -> Tensor:
-    """The token at which each row's running sum passes u * total: its block, then inside it."""
+    """The token at which each row's running sum passes u * total: first its block, then itself."""
     rows, vocab = weights.shape
     size = _CDF_BLOCK
     if vocab <= size:
@@ -296,7 +300,8 @@ def _inverse_cdf(weights: Tensor, u: Tensor) -> Tensor:
     target = u * sums[:, -1]
     block = _first_above(sums, target)
     before = torch.where(block > 0, _pick(sums, block.clamp_min(1)), 0.0)
-    # A window of one block's size; the last block is shorter and its window begins before it.
+    # The window has one block's size. The last block may be shorter: then its window begins in the
+    # block before, and those lanes are set to zero.
     start = block * size
     window = start.clamp_max(vocab - size).unsqueeze(1)
     lanes = window + torch.arange(size, device=weights.device)
@@ -306,15 +311,15 @@ def _inverse_cdf(weights: Tensor, u: Tensor) -> Tensor:
 
 
 def _first_above(sums: Tensor, target: Tensor) -> Tensor:
-    """First place where ascending sums exceed the target, or else reach their final value.
+    """First index where ascending sums exceed the target, or else reach their final value.
 
-    Either way the sum rises there, so the place has weight: rounding can select no empty one.
+    In both cases the sum rises at that index, so rounding cannot select an index without weight.
     """
     below_final = torch.nextafter(sums[:, -1], torch.zeros_like(target))
     place = torch.searchsorted(sums, target.minimum(below_final)[:, None], right=True).squeeze(1)
-    return place.clamp_max(sums.shape[1] - 1)  # a NaN is found behind the end
+    return place.clamp_max(sums.shape[1] - 1)  # searchsorted puts a NaN behind the end
 
 
 def token_logprobs(logits: Tensor, token_ids: Tensor) -> Tensor:
-    """log_softmax(logits) at the tokens, without keeping the others'."""
+    """log_softmax(logits) at the given tokens, without a tensor of all log-probabilities."""
     return -F.cross_entropy(logits.float(), token_ids, reduction="none")

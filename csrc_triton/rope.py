@@ -121,7 +121,7 @@ def _rope_and_cache_kernel(
 
 @triton.jit
 def _rotate(x, cos, sin, inside, half: tl.constexpr):
-    """The two rotated halves of the heads at x, in fp32."""
+    """The two halves of the heads at x, rotated, in fp32."""
     first = tl.load(x, mask=inside, other=0.0).to(tl.float32)
     second = tl.load(x + half, mask=inside, other=0.0).to(tl.float32)
     return first * cos - second * sin, second * cos + first * sin

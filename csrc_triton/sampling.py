@@ -1,16 +1,17 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
-"""Sampling without a sort and without a word from the host: three launches of a fixed shape.
+"""Sampling without a sort and without a decision on the host: three launches of a fixed shape.
 
-1. `summarize`, a program per block of a row: its maximum and the sum of its weights.
-2. `_pack_kernel`, likewise: the weights that truncation may keep, closed up. Rows that do not
-   truncate leave at once; of others only the blocks that hold such a weight are read again.
-3. `_draw_kernel`, a program per row: the floor at or above which weights are kept, found among
-   the packed ones; then a block by the inverse CDF over blocks, and a token by that inside it.
+1. `summarize`, one program per block of a row: the block's maximum and the sum of its weights.
+2. `_pack_kernel`, one program per block: copies the weights that truncation may keep, without
+   gaps. A row without truncation returns at once; in other rows only blocks that hold such a
+   weight are read again.
+3. `_draw_kernel`, one program per row: finds the floor (weights at or above it are kept) among the
+   packed weights. The inverse CDF over blocks then selects a block, that inside it a token.
 
-A floor is found exactly: weights lie in [0, 1], where floats order as their bit patterns do, and a
-walk along the packed weights tells the floor's next two bits, 15 walks all 30. Most rows pack less
-than 128 chunks of 32 weights: a walk is then one step, out of the L1 cache, below 1 µs. At worst,
-of flat logits, it is all of 152k weights, in 37 steps.
+The floor is found exactly: weights lie in [0, 1], where floats order as their bit patterns do.
+Each walk along the packed weights finds the floor's next two bits; 15 walks find all 30. Most rows
+pack fewer than 128 chunks of 32 weights. A walk is then one step, out of the L1 cache, below 1 µs.
+The worst case, flat logits, packs all 152k weights: 37 steps per walk.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from csrc_triton.logprobs import MAX_BLOCKS, block_of, cut_rows, merge_blocks, s
 _FAR = tl.constexpr(2**31 - 1)
 _WALKS = tl.constexpr(15)
 _TOP_DIGIT = tl.constexpr(1 << 28)
-# Packed weights lie in chunks; the chunks of one step of a walk.
+# Weights per chunk of packed weights, and chunks per step of a walk.
 _CHUNK = tl.constexpr(32)
 _STEP = tl.constexpr(128)
-# The bound of what is packed is a power of two from 1 down to 2 ** -31, or 0.
+# The packing bound (`_bound`) is a power of two from 1 down to 2 ** -31, or 0.
 _BOUNDS = tl.constexpr(32)
 
 
@@ -46,7 +47,7 @@ def sample(
     cut, device = cut_rows(vocab), logits.device
     logits = logits if logits.stride(1) == 1 else logits.contiguous()
     summary = summarize(logits, temperature, cut)
-    # As large as the logits, so that nothing can overflow; written only where rows truncate.
+    # As large as the logits, so that it cannot overflow; written only for rows that truncate.
     packed = torch.empty((rows, cut.blocks, cut.block), dtype=torch.float32, device=device)
     sizes = torch.empty((rows, cut.blocks), dtype=torch.int32, device=device)
     chunks = torch.empty(
@@ -76,7 +77,7 @@ def sample(
 
 @triton.jit
 def _truncates(temperature, top_k, top_p, min_p, vocab):
-    """Whether a rule may keep out a token that has a weight."""
+    """Whether a rule may drop a token whose weight is above 0."""
     return (temperature != 0) & ((top_k > 0) & (top_k < vocab) | (top_p < 1) | (min_p > 0))
 
 
@@ -121,11 +122,15 @@ def _pack_kernel(
 
 @triton.jit
 def _bound(highest, masses, top_k, top_p, min_p, vocab, block: tl.constexpr):
-    """A weight that the row's floor is not below, from what is known of the blocks.
+    """Lower bound of the row's floor, from per-block maxima and masses.
 
-    A trial weight is not above the floor of top-k if so many blocks reach it (of more tokens than
-    there are blocks this says nothing); of top-p if what may lie below it can be spared, which is
-    a block's mass, but no more than `block` times the trial where the block reaches it.
+    It is the highest trial weight that one of the rules proves to be at or below the floor:
+
+    - Top-k: at least k blocks contain a weight that large. This is useless when k exceeds the
+      number of blocks.
+    - Top-p: the mass that may lie below the trial can be dropped. A block that reaches the trial
+      contributes at most `block * trial`, any other block its whole mass.
+    - Min-p: the trial is at most min_p.
     """
     trial = tl.exp2(-tl.arange(0, _BOUNDS).to(tl.float32))
     reached = highest[None, :] >= trial[:, None]
@@ -136,7 +141,8 @@ def _bound(highest, masses, top_k, top_p, min_p, vocab, block: tl.constexpr):
     by_rank, by_mass = (top_k > 0) & (top_k < vocab), top_p < 1
     needed = tl.where(by_mass, top_p * mass, float("inf"))
     holds = tl.where(by_rank, num_reached >= top_k, mass - below >= needed)
-    # Where top-p counts within what top-k keeps, all of that is packed.
+    # With both top-k and top-p, top-p needs the mass of all tokens that top-k keeps. So top-k alone
+    # bounds what is packed then: neither top-p nor min-p may leave out a token that top-k keeps.
     holds = holds | (trial <= tl.where(by_rank & by_mass, 0.0, min_p))
     return tl.max(tl.where(holds, trial, 0.0), 0)
 
@@ -172,7 +178,7 @@ def _draw_kernel(
         packed, chunks = packed_ptr + place * block, chunks_ptr + place * (block // _CHUNK)
         floor, masses = _truncate(packed, chunks, sizes, masses, top_k, top_p, min_p, vocab, block)
     u = _uniform(tl.load(seeds_ptr + row), tl.load(indices_ptr + row))
-    # At temperature 0 the highest alone have weight: u = 0 takes the first of them.
+    # At temperature 0 only the highest logits have weight: u = 0 takes the first of them.
     target = tl.where(temperature == 0, 0.0, u) * tl.sum(masses, 0)
     index = _first_above(masses, target)
     before = tl.sum(tl.where(lane < index, masses, 0.0), 0)
@@ -199,9 +205,10 @@ def _truncate(packed, chunks, sizes, masses, top_k, top_p, min_p, vocab, block: 
 
 @triton.jit
 def _list_chunks(chunks, sizes, block: tl.constexpr):
-    """Write down which chunks of a row hold something, in order, and tell how many they are.
+    """List the chunks of a row that hold packed weights, in order; returns their number.
 
-    A few blocks may hold most of them: a walk block by block would wait for the longest.
+    A walk follows this list because a few blocks may hold most chunks: a walk over all blocks in
+    parallel would wait for the longest.
     """
     ends = tl.cumsum(sizes, 0)
     begins, first_of_block = ends - sizes, tl.arange(0, MAX_BLOCKS) * (block // _CHUNK)
@@ -209,18 +216,20 @@ def _list_chunks(chunks, sizes, block: tl.constexpr):
         number = first + tl.arange(0, _CHUNK)[None, :]
         held = number < sizes[:, None]
         tl.store(chunks + begins[:, None] + number, first_of_block[:, None] + number, mask=held)
-    tl.debug_barrier()  # what one thread wrote, the others read
+    tl.debug_barrier()  # the other threads read what one thread wrote
     return tl.max(ends, 0)
 
 
 @triton.jit
 def _floor_with(packed, chunks, count, needed, by_mass: tl.constexpr):
-    """The highest floor at or above which there are so many packed weights, or is that mass.
+    """The highest floor that keeps `needed` packed weights (or, by mass, weights of that sum).
 
-    0 where they all do not suffice. Sums of fewer weights are never larger, even rounded.
+    0 if all packed weights together do not suffice. A higher floor never gives a larger sum, even
+    after rounding, so the search may fix one digit of the floor after the other.
     """
     floor = tl.full([], 0, tl.int32)
     for walk in range(_WALKS):
+        # The next two bits of the floor are the number of trials (1, 2, 3 digits) that suffice.
         digit = tl.full([], _TOP_DIGIT, tl.int32) >> (2 * walk)
         once = (floor + digit).to(tl.float32, bitcast=True)
         twice = (floor + 2 * digit).to(tl.float32, bitcast=True)
@@ -244,7 +253,7 @@ def _floor_with(packed, chunks, count, needed, by_mass: tl.constexpr):
 
 @triton.jit
 def _kept_masses(packed, sizes, floor, block: tl.constexpr):
-    """Of each block the sum of the packed weights at or above the floor."""
+    """For each block the sum of its packed weights at or above the floor."""
     masses = tl.zeros([MAX_BLOCKS], tl.float32)
     for first in range(tl.max(sizes, 0)):
         place = tl.arange(0, MAX_BLOCKS)[:, None] * block + tl.arange(0, _CHUNK)[None, :]
@@ -256,12 +265,13 @@ def _kept_masses(packed, sizes, floor, block: tl.constexpr):
 
 @triton.jit
 def _first_above(values, target):
-    """The place of the first value above 0 at which the running sum exceeds the target.
+    """The index of the first value above 0 at which the running sum exceeds the target.
 
-    Where rounding leaves the sum short, that of the last value above 0; 0 where none is.
+    If rounding keeps the sum at or below the target, the index of the last value above 0; 0 if no
+    value is above 0.
     """
     place = tl.arange(0, values.shape[0])
-    # A parallel scan rounds every sum in its own way: one may exceed the target on a value of 0.
+    # A parallel scan rounds its sums differently, so the sum may first exceed the target at a 0.
     passed = (values > 0) & (tl.cumsum(values, 0) > target)
     last = tl.max(tl.where(values > 0, place, 0), 0)
     return tl.minimum(tl.min(tl.where(passed, place, _FAR), 0), last)
@@ -269,7 +279,7 @@ def _first_above(values, target):
 
 @triton.jit
 def _uniform(seed, index):
-    """`csrc_triton.uniform`, bit for bit."""
+    """The same number as `csrc_triton.uniform`, bit for bit."""
     golden = 0x9E3779B97F4A7C15
     key = _mix(seed.to(tl.uint64, bitcast=True) + golden)
     z = _mix(key + (index + 1).to(tl.uint64, bitcast=True) * golden)

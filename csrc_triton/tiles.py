@@ -1,8 +1,8 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
 """What decode and prefill attention share: rows packed into tiles, and the walk along a span.
 
-GQA packs the G query heads of a kv head side by side: lane m of an item with n rows is row m // G
-and head m % G, so n * G lanes fill tiles of `block_m` lanes for any G.
+Under GQA the G query heads of a kv head lie side by side in a tile. Lane m of an item is its row
+m // G and head m % G. So n rows are n * G lanes, which fill tiles of `block_m` lanes for any G.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import torch
 import triton
 import triton.language as tl
 
-# Softmax runs in base 2, the chip's own exponential.
+# Softmax runs in base 2, because the GPU computes exponentials in base 2.
 LOG2_E = tl.constexpr(1.4426950408889634)
-# The least that tl.dot takes on a GPU, and what one row of a GQA model needs.
+# The least that tl.dot takes on a GPU; enough for one row of a GQA model.
 NARROW = tl.constexpr(16)
-# An item with more lanes is walked by several programs, which meet in the L2 cache.
+# Several programs walk an item with more lanes; its tokens are then shared in the L2 cache.
 _MAX_DECODE_LANES = 64
 
 
@@ -30,9 +30,9 @@ class Tile(NamedTuple):
     num_stages: int
 
 
-# Per padded head dim, for 16-bit inputs. What is in flight hides the latency of memory: at 4.3 TB/s
-# and 700 ns that is 23 KB per multiprocessor; a step of a decode tile is 32 KiB of keys and values
-# (less where heads are tiny), and two steps are on their way while one is computed.
+# Per padded head dim, for 16-bit inputs. Loads in flight hide the latency of memory: 4.3 TB/s times
+# 700 ns need 23 KB in flight per multiprocessor. A step of a decode tile is 32 KiB of keys and
+# values (less for tiny heads), and two steps are in flight while one is computed.
 _DECODE = {  # (block_n, num_warps, num_stages)
     16: (128, 4, 3),
     32: (128, 4, 3),
@@ -40,7 +40,7 @@ _DECODE = {  # (block_n, num_warps, num_stages)
     128: (64, 4, 3),
     256: (32, 8, 3),
 }
-# Two warp groups of 64 lanes each: while one takes exponentials, the other multiplies.
+# Two warp groups of 64 lanes each: one computes exponentials while the other multiplies.
 _PREFILL = {
     16: Tile(128, 128, 8, 3),
     32: Tile(128, 128, 8, 3),
@@ -48,13 +48,16 @@ _PREFILL = {
     128: Tile(128, 64, 8, 3),
     256: Tile(64, 32, 8, 2),
 }
-# Exact fp32 has no tensor cores: it is here to be compared with.
+# Exact fp32 cannot use tensor cores: these tiles serve comparisons only, and are not tuned.
 _DECODE_FP32 = Tile(16, 32, 8, 1)
 _PREFILL_FP32 = Tile(32, 64, 8, 1)
 
 
 def decode_tile(lanes: int, block_d: int, dtype: torch.dtype) -> Tile:
-    """The tile for items of at most so many lanes; none spills a register (`make kernels-aot`)."""
+    """The tile for items of at most `lanes` lanes.
+
+    No tile of the table spills registers: `make kernels-aot` checks it.
+    """
     block_m = min(max(triton.next_power_of_2(lanes), NARROW.value), _MAX_DECODE_LANES)
     if dtype == torch.float32:
         return _DECODE_FP32
@@ -62,13 +65,16 @@ def decode_tile(lanes: int, block_d: int, dtype: torch.dtype) -> Tile:
 
 
 def prefill_tile(block_d: int, dtype: torch.dtype) -> Tile:
-    """The tile for prefill, whatever the chunks are: a shape that followed them would recompile."""
+    """The tile for prefill.
+
+    It does not depend on the lengths of the chunks: every new tile shape would be compiled first.
+    """
     return _PREFILL_FP32 if dtype == torch.float32 else _PREFILL[block_d]
 
 
 @triton.jit
 def lanes_of_tile(tile, row_begin, row_end, kv_head, group: tl.constexpr, block_m: tl.constexpr):
-    """(row, query head, is there such a row) of each lane of one tile."""
+    """(row, query head, whether the row exists) of each lane of one tile."""
     lane = tile * block_m + tl.arange(0, block_m)
     row = row_begin + lane // group
     return row, kv_head * group + lane % group, row < row_end
@@ -97,18 +103,20 @@ def attend(
     block_n: tl.constexpr,
     block_d: tl.constexpr,
 ):
-    """Let the lanes of q see tokens begin <= t < end of a page list, lane m only t <= last_seen[m].
+    """Add tokens begin <= t < end of a page list to the lanes' attention; returns the new state.
 
-    `state` is that of the online softmax: running maximum (base 2), denominator and numerator.
-    `cache` is (keys of one kv head, their values, page list). Tokens t < seen_by_all are seen by
-    every lane, and need no mask. Every lane must see a token of the first tile unless it has seen
-    one before: then the maximum is finite from there on and -inf - (-inf) cannot arise.
+    Lane m sees only tokens t <= last_seen[m]. Every lane sees the tokens t < seen_by_all, which
+    therefore need no mask. `state` is that of the online softmax: running maximum (base 2),
+    denominator and numerator. `cache` is (keys of one kv head, their values, page list).
+
+    Every lane must see a token of the first tile unless it has seen one before. Its maximum is
+    then finite from there on, and -inf - (-inf) cannot arise.
     """
     top, total, acc = state
     keys, values, pages = cache
-    # From here on tokens are counted from `begin`. Tiles begin with a page, so that where a token
-    # lies in its page is known beforehand; what the first page holds before `begin` has negative
-    # numbers, which compare as large ones without their sign. A span without tokens has no tile.
+    # From here on tokens are counted from `begin`. Tiles begin at a page, so each lane's offset
+    # inside its page is a constant. Tokens of the first page before `begin` have negative numbers;
+    # as unsigned they are large and fail `token < length`. An empty span has no tile.
     length = end - begin
     before = tl.where(length > 0, begin % page_size, 0)
     seen_by_all -= begin
@@ -121,14 +129,14 @@ def attend(
     page_first = page_of * page_size - before
     pages += begin // page_size
     page = tl.load(pages + page_of, mask=page_first < length, other=0)
-    # Hoisted, the mask's token numbers would take a register each throughout.
+    # If they were hoisted, the mask's token numbers would occupy a register each during the loop.
     for first in tl.range(-before, length, block_n, disable_licm=True):
         token = (first + offsets).to(tl.uint32)
         place = page.to(tl.int64)[:, None] * (page_size * token_stride)
         there = (token < length)[:, None] & (dims < head_dim)[None, :]
         k = tl.load(keys + place, mask=there, other=0.0)
         v = tl.load(values + place, mask=there, other=0.0)
-        # Page numbers are read a tile ahead: keys that waited for them would leave no time to load.
+        # Page numbers are loaded one tile ahead, so that the loads of keys need not wait for them.
         pages += block_n // page_size
         page = tl.load(pages + page_of, mask=first + block_n + page_first < length, other=0)
 

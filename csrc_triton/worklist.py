@@ -1,17 +1,17 @@
-"""What the attention kernels read: work lists over token spans of paged KV.
+"""The inputs of the attention kernels: work lists over token spans of paged KV.
 
 The vocabulary, shared by decode and prefill:
 
 - A **page list** names the pages of one segment, first token first. All page lists lie one
   behind the other in a flat `page_table`; `page_begin` is where one begins. Token t of that
   segment lives in page `page_table[page_begin + t // page_size]`, at offset `t % page_size`.
-- A **span** is a page list and a token range `[start, stop)` in it. It may start and end inside
-  a page; nothing is aligned to anything.
+- A **span** is a page list and a token range `[start, stop)` in it. It may start and end anywhere
+  inside a page.
 - A **row** is a query token. Row r has `num_q_heads` query heads; the G = num_q_heads /
   num_kv_heads heads of one kv head always attend together.
 
-Tensors may be longer than what they hold (the fixed maxima of a CUDA graph): only `num_items`
-and the offsets say what is read.
+Tensors may be longer than their contents (the fixed maxima of a CUDA graph). Only `num_items` and
+the offsets say which part is read.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import Tensor
 
 
 class PagedSpan(NamedTuple):
-    """Tokens start <= t < stop of the segment whose pages are `pages` (from its token 0 on)."""
+    """Tokens start <= t < stop of a segment; `pages` are its pages from its token 0 on."""
 
     pages: Sequence[int]
     start: int
@@ -36,28 +36,28 @@ class PagedSpan(NamedTuple):
 class WorkList:
     """Decode attention as one list of items; every tensor is int32 and on q's device.
 
-    An item lets some rows attend to one span, or to a piece of one: a span that n sequences share
-    is one item with n rows, so its keys and values are read once; a private span is an item with
-    one row; a long span is cut into several items until the chip is full. An item stands for
-    **all** kv heads (a launch has a program for each): every head would be cut in the same places,
-    so naming them would only make the list longer.
+    An item lets some rows attend to one span, or to a piece of one. A span that n sequences share
+    is one item with n rows, so its keys and values are read once. A private span is an item with
+    one row. A long span is cut into several items until the GPU is full. An item stands for
+    **all** kv heads (a launch has a program for each): every head is cut at the same tokens.
 
-    The rows of all items lie one behind the other in `row_ids`. A place in that list is an
-    **entry**, and is also the partial slot: entry e holds what row `row_ids[e]` got from its item.
+    The rows of all items lie one behind the other in `row_ids`. An index into that list is an
+    **entry**. Partial results use the same index: entry e holds the attention of row `row_ids[e]`
+    over its item.
 
     Attributes:
         items: [max_items, 5], each `(entry_begin, entry_end, page_begin, kv_begin, kv_end)`.
             The token offsets kv_begin <= t < kv_end count from the page list's first token.
             kv_begin = kv_end is allowed and contributes nothing.
-        num_items: [1], how many items there are; the rest of `items` is not read.
+        num_items: [1], the number of items; the rest of `items` is not read.
         row_ids: [max_entries], the row of each entry.
         page_table: [max_pages], all page lists.
         partial_offsets: [num_rows + 1], row r merges the entries
             `partial_ids[partial_offsets[r] : partial_offsets[r + 1]]`, in this order.
             A row without entries (padding) gets zeros.
         partial_ids: [max_entries].
-        max_rows_per_item: no item has more rows. It shapes the launch, so keep it the same for
-            all lists that one captured graph will see.
+        max_rows_per_item: upper bound of the rows of an item. It shapes the launch, so it must be
+            the same for all lists that one captured graph will see.
     """
 
     items: Tensor
@@ -70,7 +70,7 @@ class WorkList:
 
     @property
     def num_rows(self) -> int:
-        """How many rows q must have."""
+        """The number of rows that q must have."""
         return self.partial_offsets.shape[0] - 1
 
     @classmethod
@@ -83,9 +83,9 @@ class WorkList:
     ) -> WorkList:
         """Build a list of exact size from `(rows, span)` pairs.
 
-        A span is cut every `split` tokens, counted from its own start: where it is cut, and hence
-        the last bit of a row's result, does not depend on what else is in the batch. Each row
-        merges its partials in the order of `spans`. An empty span makes no item.
+        A span is cut every `split` tokens, counted from its own start. So the cuts, and hence the
+        last bit of a row's result, do not depend on the rest of the batch. Each row merges its
+        partials in the order of `spans`. An empty span makes no item.
 
         Raises:
             ValueError: split < 1, a negative start, or a row outside [0, num_rows).
@@ -126,9 +126,9 @@ class PrefillPlan:
     Attributes:
         cu_seqlens_q: [num_segments + 1], segment s has the rows
             `q[cu_seqlens_q[s] : cu_seqlens_q[s + 1]]`, at least one; together they are all of q.
-        own: [num_segments, 2], each `(page_begin, computed)`: the segment's own page list, and how
-            many of its tokens came before this chunk. Row i of the chunk is its token
-            computed + i and sees its tokens 0 .. computed + i.
+        own: [num_segments, 2], each `(page_begin, computed)`: the segment's own page list, and the
+            number of its tokens before this chunk. Row i of the chunk is the segment's token
+            computed + i and sees the segment's tokens 0 .. computed + i.
         span_offsets: [num_segments + 1], the context of segment s is
             `spans[span_offsets[s] : span_offsets[s + 1]]`; its rows see all of it.
         spans: [num_spans, 3], each `(page_begin, start, stop)`.
@@ -151,7 +151,7 @@ class PrefillPlan:
     ) -> PrefillPlan:
         """Build a plan from `(chunk, context)` pairs.
 
-        `chunk` is the span of the segment's own tokens that q's rows are: it starts where the
+        `chunk` is the span of the segment's own tokens that are q's rows. It starts where the
         segment's computed tokens end.
 
         Raises:

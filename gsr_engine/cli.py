@@ -11,15 +11,35 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from gsr_engine import __version__
+
 app = typer.Typer(
-    help="Parallel refinement: k candidates at once, then a better answer.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
-# torch and transformers take seconds to import: each command imports the engine when it runs, so
-# that --help does not wait.
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"gsr-engine {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Parallel refinement: k candidates at once, then a better answer."""
+
+
+# Torch and transformers take seconds to import. Each command imports the engine when it runs, so
+# that --help, --version and a wrong flag do not wait for them.
 ModelOption = Annotated[
     str | None, typer.Option(help="Checkpoint folder or hub id; the model in the box if not given.")
 ]

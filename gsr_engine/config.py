@@ -1,4 +1,4 @@
-"""How the engine runs a checkpoint: frozen, validated once, real exceptions."""
+"""The settings of an engine: frozen, and checked when they are created."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ class EngineConfig:
     """How the engine runs.
 
     Attributes:
-        dtype: "float32", "bfloat16" or "auto": the checkpoint's, but float32 on a CPU that does not
-            multiply bfloat16. There bfloat16 takes half the memory, and up to four times as long.
-        device: "cpu", "cuda" (the current NVIDIA GPU), or "auto": cuda where there is one.
+        dtype: "float32", "bfloat16" or "auto". "auto" takes the checkpoint's, but float32 on a CPU
+            that cannot multiply bfloat16. On such a CPU bfloat16 takes half the memory, and up to
+            four times as long.
+        device: "cpu", "cuda" (the current NVIDIA GPU), or "auto": cuda if there is a GPU.
         max_model_len: longest context in tokens; None takes the checkpoint's maximum.
-        kv_cache_gib: memory for KV pages, in GiB; None takes 1 on a CPU, and on a GPU what is free
-            of `gpu_memory_utilization` once the weights and the largest step have theirs.
-        gpu_memory_utilization: share of the GPU's memory that the engine may fill.
-        max_num_seqs: streams that decode at the same time.
-        max_batch_tokens: tokens of one step, prompts and streams together; a longer prompt is
+        kv_cache_gib: memory for KV pages, in GiB. None takes 1 on a CPU. On a GPU it takes the
+            part of `gpu_memory_utilization` that weights and the largest step leave.
+        gpu_memory_utilization: share of the GPU's memory that the engine may use.
+        max_num_seqs: most streams that decode at the same time.
+        max_batch_tokens: most tokens of one step, prompts and streams together. A longer prompt is
             computed in chunks.
-        prefix_cache: keep the KV of prompts for later prompts that begin alike.
-        share_spans: on a GPU, let streams that see the same tokens read them together where that
-            is faster.
+        prefix_cache: keep the KV of prompts for later prompts with the same beginning.
+        share_spans: on a GPU, read a span once for all streams that see it, if that is faster.
         cuda_graphs: on a GPU, replay decode steps as graphs.
     """
 
@@ -78,7 +78,7 @@ class EngineConfig:
         """Longest context in tokens for a checkpoint.
 
         Raises:
-            InvalidRequest: `max_model_len` is above what the checkpoint was made for.
+            InvalidRequest: `max_model_len` is above the checkpoint's maximum.
             UnsupportedModel: the checkpoint's sliding window is shorter than the context.
         """
         length = self.max_model_len or model.max_position

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import torch
@@ -20,6 +20,7 @@ from gsr_engine.errors import CheckpointError, EngineClosed, InvalidRequest
 from gsr_engine.execution.device import build_runner, check_weights_fit, choose_device
 from gsr_engine.execution.metrics import Metrics
 from gsr_engine.execution.pipeline import Pipeline
+from gsr_engine.execution.runner import StepRunner
 from gsr_engine.kv.page_pool import PagePool
 from gsr_engine.kv.prefix_cache import PrefixCache
 from gsr_engine.model.decoder import Decoder
@@ -27,16 +28,17 @@ from gsr_engine.model.linear import compute_dtype
 from gsr_engine.model.weights import load_decoder, weight_bytes
 from gsr_engine.outputs import Completion, GenerateResult, RefineResult
 from gsr_engine.params import SamplingParams, SelfRefineParams, one_each
+from gsr_engine.requests.advice import warn_beyond_evidence
 from gsr_engine.requests.generate import GenerateRequest
 from gsr_engine.requests.limits import Limits
 from gsr_engine.requests.request import Request
-from gsr_engine.requests.self_refine import SelfRefineRequest, warn_beyond_evidence
+from gsr_engine.requests.self_refine import SelfRefineRequest
 from gsr_engine.requests.two_engines import RefineElsewhere
 from gsr_engine.schedule.admission import AnyRequest
 from gsr_engine.schedule.memory import Memory
 from gsr_engine.schedule.scheduler import Scheduler
 from gsr_engine.seeds import derive_seed
-from gsr_engine.text.prompts import Checkpoint, Prompts
+from gsr_engine.text.prompts import Prompts
 
 ResultT = TypeVar("ResultT")
 
@@ -44,7 +46,14 @@ ResultT = TypeVar("ResultT")
 class Engine:
     """Generates and refines with one checkpoint, in this process and without threads of its own.
 
-    Use it as a context manager, or `close` it, to give its memory back.
+    Use it as a context manager, or `close` it, to free its memory.
+
+    Attributes:
+        gsr: what the checkpoint was trained for.
+        tokenizer: the checkpoint's.
+        prompts: composes its prompts and reads its solutions.
+        limits: what one request may take.
+        scheduler, memory: for instruments and tests; requests go through `submit` and `step`.
     """
 
     def __init__(
@@ -53,22 +62,36 @@ class Engine:
         tokenizer: Tokenizer,
         gsr: GsrConfig | None = None,
         config: EngineConfig | None = None,
+        *,
+        runner: StepRunner | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Put an engine together.
+
+        Args:
+            decoder: the model, on the device that it is to run on.
+            tokenizer: of its checkpoint.
+            gsr: what its checkpoint was trained for; None for one that was not trained to refine.
+            config: how the engine runs.
+            runner: carries the steps out; None builds the one for the decoder's device.
+            clock: seconds, for deadlines and queueing times.
+        """
         config = config or EngineConfig()
-        model = decoder.config
-        length = config.model_length(model)
-        runner, pages = build_runner(decoder, config)
+        length = config.model_length(decoder.config)
+        runner = runner or build_runner(decoder, config)
         self.gsr = gsr or GsrConfig(trained=False)
         self.tokenizer = tokenizer
-        self.limits = Limits(length, model.vocab_size, pages, config.max_num_seqs)
-        self._pool = PagePool(pages)
-        cache = PrefixCache(self._pool) if config.prefix_cache else None
-        self._memory = Memory(self._pool, cache)
-        self._scheduler = Scheduler(config, self._memory)
-        self._metrics = Metrics()
-        self._steps: Pipeline | None = Pipeline(self._scheduler, self._metrics, runner)
         self.prompts = Prompts(tokenizer, self.gsr)
-        self._checkpoint = Checkpoint(tokenizer, self.prompts, self.gsr)
+        self.limits = Limits(
+            length, decoder.config.vocab_size, runner.num_pages, config.max_num_seqs
+        )
+        pool = PagePool(runner.num_pages)
+        self.memory = Memory(pool, PrefixCache(pool) if config.prefix_cache else None)
+        self.scheduler = Scheduler(config, self.memory, clock)
+        self._clock = clock
+        self._metrics = Metrics()
+        self._pipeline: Pipeline | None = Pipeline(self.scheduler, self._metrics, runner)
+        self._model, self._dtype = decoder.config, decoder.dtype
 
     @classmethod
     def from_pretrained(
@@ -91,24 +114,12 @@ class Engine:
             config = EngineConfig(**options)
         except TypeError as error:
             raise InvalidRequest("options", str(error)) from None
-        folder = find_checkpoint(path_or_id, revision)
-        model = ModelConfig.from_folder(folder)
-        config.model_length(model)
-        tokenizer = Tokenizer.from_folder(folder)
-        gsr = GsrConfig.from_folder(folder)
-        device = choose_device(config.device)
-        auto = config.dtype == "auto"
-        dtype = getattr(torch, model.dtype if auto else config.dtype)
-        if device.type == "cuda":
-            check_weights_fit(weight_bytes(model, dtype), config)
-        elif auto:
-            dtype = compute_dtype(dtype)
-        return cls(load_decoder(folder, model, dtype, device), tokenizer, gsr, config)
+        return cls(*load_parts(path_or_id, config, revision), config)
 
     def submit(self, request: AnyRequest) -> None:
         """Queue a request made by `new_generate` or `new_self_refine`; `step` moves it on."""
-        self._running_steps()
-        self._scheduler.add(request)
+        self._running()
+        self.scheduler.add(request)
 
     def new_generate(
         self, prompt: str | list[int], params: SamplingParams, *, index: int = 0, first: int = 0
@@ -157,7 +168,8 @@ class Engine:
             params = replace(params, k=len(given))
         warn_beyond_evidence(params, self.gsr)
         seed = _seed(params.seed, index)
-        return SelfRefineRequest(problem, params, seed, self._checkpoint, self.limits, given)
+        deadline = None if params.deadline is None else self._clock() + params.deadline
+        return SelfRefineRequest(problem, params, seed, self.prompts, self.limits, given, deadline)
 
     def _candidate_ids(self, candidate: str | list[int]) -> list[int]:
         if isinstance(candidate, str):
@@ -169,19 +181,19 @@ class Engine:
 
     def step(self) -> list[AnyRequest]:
         """Compute one step; returns the requests that it finished, nothing when idle."""
-        steps = self._running_steps()
-        steps.step()
-        finished, self._scheduler.finished = self._scheduler.finished, []
+        pipeline = self._running()
+        pipeline.step()
+        finished, self.scheduler.finished = self.scheduler.finished, []
         for request in finished:
             self._metrics.record_finished(request.usage)
         if not self.has_work:
-            steps.runner.reset()
+            pipeline.runner.reset()
         return finished
 
-    def _running_steps(self) -> Pipeline:
-        if self._steps is None:
+    def _running(self) -> Pipeline:
+        if self._pipeline is None:
             raise EngineClosed("the engine is closed")
-        return self._steps
+        return self._pipeline
 
     def abort(self, request: AnyRequest) -> None:
         """End a request at once, wherever it stands; its result holds what is there so far.
@@ -189,7 +201,7 @@ class Engine:
         Its pages are free when this returns; `step` still reports it. A request that is finished,
         or was never submitted, is left alone.
         """
-        self._scheduler.end(request)
+        self.scheduler.end(request)
 
     def reload_weights(self, path_or_id: str | Path, *, revision: str | None = None) -> None:
         """Go on with other weights of the same model, e.g. a later checkpoint of its training.
@@ -200,21 +212,17 @@ class Engine:
         Raises:
             CheckpointError: the checkpoint is broken, or of another shape; the old weights stay.
         """
-        steps = self._running_steps()
-        old = steps.runner.decoder
+        pipeline = self._running()
         folder = find_checkpoint(path_or_id, revision)
         model = ModelConfig.from_folder(folder)
-        if replace(model, dtype=old.config.dtype) != old.config:
+        if replace(model, dtype=self._model.dtype) != self._model:
             raise CheckpointError(f"{folder} holds another model than the one that is loaded")
-        decoder = load_decoder(folder, model, old.dtype)
-        steps.drain()
-        self._scheduler.forget_kv()
-        steps.runner.use(decoder)
+        pipeline.use(load_decoder(folder, model, self._dtype))
 
     @property
     def has_work(self) -> bool:
         """Whether a submitted request is not finished, or not reported by `step` yet."""
-        scheduler, launched = self._scheduler, self._steps is not None and self._steps.busy
+        scheduler, launched = self.scheduler, self._pipeline is not None and self._pipeline.busy
         unfinished = scheduler.num_waiting or scheduler.num_running
         return bool(unfinished or scheduler.finished or launched)
 
@@ -290,11 +298,11 @@ class Engine:
 
     def solution_text(self, completion: Completion) -> str:
         """The text of a solution without its thinking; empty where that has no end."""
-        return self._checkpoint.text_and_answer(completion)[0]
+        return self.prompts.text_and_answer(completion)[0]
 
     def find_answer(self, completion: Completion) -> str | None:
         """The final answer of a solution, as the checkpoint states it, thinking left out."""
-        return self._checkpoint.text_and_answer(completion)[1]
+        return self.prompts.text_and_answer(completion)[1]
 
     def check(self) -> None:
         """Prove that no KV page is lost, held twice over or used after it was freed.
@@ -302,40 +310,54 @@ class Engine:
         Raises:
             PoolCorrupted: one is; a bug of the engine.
         """
-        self._scheduler.check()
+        self.scheduler.check()
 
     def stats(self) -> dict[str, Any]:
         """Counters since the start, and the pages and requests of this moment."""
-        sharing = self._steps.runner.sharing if self._steps else None
+        sharing = self._pipeline.runner.sharing if self._pipeline else None
         return {
             **self._metrics.as_dict(),
-            "requests_waiting": self._scheduler.num_waiting,
-            "requests_running": self._scheduler.num_running,
-            "pages_total": self._pool.num_pages,
-            "pages_used": self._pool.num_used,
-            "pages_peak": self._pool.peak_used,
-            "pages_cached": self._pool.num_idle,
-            "preemptions": self._scheduler.num_preemptions,
-            "prefix_cache": self._memory.cache.as_dict() if self._memory.cache else None,
+            "requests_waiting": self.scheduler.num_waiting,
+            "requests_running": self.scheduler.num_running,
+            **self.memory.as_dict(),
+            "preemptions": self.scheduler.num_preemptions,
             "shared_spans": sharing.as_dict() if sharing else None,
         }
 
     def close(self) -> None:
         """Drop the model and the KV pages; the engine takes no more requests."""
-        self._steps = None
+        self._pipeline = None
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def load_parts(
+    path_or_id: str | Path, config: EngineConfig, revision: str | None = None
+) -> tuple[Decoder, Tokenizer, GsrConfig]:
+    """What an engine is put together from, of a local folder or the Hugging Face hub.
+
+    Raises:
+        CheckpointError, InvalidRequest, OutOfMemory: as in `Engine.from_pretrained`.
+    """
+    folder = find_checkpoint(path_or_id, revision)
+    model = ModelConfig.from_folder(folder)
+    config.model_length(model)
+    tokenizer = Tokenizer.from_folder(folder)
+    gsr = GsrConfig.from_folder(folder)
+    device = choose_device(config.device)
+    auto = config.dtype == "auto"
+    dtype = getattr(torch, model.dtype if auto else config.dtype)
+    if device.type == "cuda":
+        check_weights_fit(weight_bytes(model, dtype), config)
+    elif auto:
+        dtype = compute_dtype(dtype)
+    return load_decoder(folder, model, dtype, device), tokenizer, gsr
 
 
 def _seed(seed: int | None, index: int) -> int:

@@ -1,4 +1,4 @@
-"""The machine and versions that a figure was measured with."""
+"""Describes the machine and the versions that a figure was measured with."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 
 def describe_machine() -> dict[str, str]:
-    """Facts to write beside every result."""
+    """Facts to record with every result: date, CPU, GPU, platform and versions."""
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "cpu": _cpu_name(),
@@ -37,7 +37,10 @@ def _gpu() -> dict[str, str]:
 
 
 def _versions(*names: str) -> dict[str, str]:
-    """Of those that are installed: the kernels need few, and run where the engine is not."""
+    """The versions of the named packages that are installed.
+
+    Some may be missing: the kernels need few packages, and run without the engine.
+    """
     found = {}
     for name in names:
         with suppress(PackageNotFoundError):

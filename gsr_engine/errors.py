@@ -1,4 +1,4 @@
-"""The exceptions that a user can catch: every one is a `GsrError`."""
+"""The exceptions that a user can catch (each is a `GsrError`), and checks that raise them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ class GsrError(Exception):
 
 
 class InvalidRequest(GsrError, ValueError):
-    """A request that cannot be served as it stands; nothing else is affected.
+    """A request that cannot be served; other requests are not affected.
 
-    `field` names the parameter at fault, the message its value and the limit.
+    `field` names the parameter at fault; the message states its value and the limit.
     """
 
     def __init__(self, field: str, message: str) -> None:
@@ -19,7 +19,7 @@ class InvalidRequest(GsrError, ValueError):
         self._message = message
 
     def __reduce__(self) -> tuple[type[InvalidRequest], tuple[str, str]]:
-        """Both arguments, so that it can be raised in one process and caught in another."""
+        """Both arguments, so that the error can pass from one process to another."""
         return type(self), (self.field, self._message)
 
 
@@ -28,7 +28,7 @@ class CheckpointError(GsrError):
 
 
 class UnsupportedModel(CheckpointError):
-    """A checkpoint of a kind that the engine does not run; the message names what it does."""
+    """A checkpoint of a kind that the engine does not run; the message names the feature."""
 
 
 class OutOfMemory(GsrError):
@@ -40,15 +40,15 @@ class OutOfPages(GsrError):
 
 
 class PoolCorrupted(GsrError):
-    """`PagePool.check` found a reference count that no owner accounts for: a bug, not bad input."""
+    """Page counts do not match their holders: a bug in the engine, not bad input."""
 
 
 class EngineClosed(GsrError):
-    """The engine was closed; it takes no more requests."""
+    """The engine was closed and takes no more requests."""
 
 
 class QueueFull(GsrError):
-    """An `AsyncEngine` has `max_pending` unfinished requests, and the caller would not wait."""
+    """An `AsyncEngine` has `max_pending` unfinished requests, and the caller chose not to wait."""
 
 
 def check_int(name: str, value: object, low: int, high: int) -> None:

@@ -1,4 +1,4 @@
-"""What a request gives back: one shape, whatever n is."""
+"""The results of requests: always a list of completions, also for n = 1."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ Phase = Literal["candidate_prefill", "candidate_decode", "refine_prefill", "refi
 
 @dataclass(slots=True)
 class PhaseUsage:
-    """What one phase cost.
+    """The cost of one phase of a request.
+
+    The three `reused_*` fields count tokens whose KV was shared instead of recomputed.
 
     Attributes:
         tokens_computed: tokens that went through the model.
-        reused_cache, reused_prompt, reused_candidates: tokens whose KV was read where a run
-            without sharing would compute it anew: found in the prefix cache; of the prompt, by
-            siblings and by refinements; of candidates, where they were written.
-        seconds: the phase's share of the steps that it took part in, by tokens; over all
-            requests the shares add up to the time that the engine was busy.
-        steps, step_tokens: those steps, and the tokens of all requests in them.
+        reused_cache: tokens found in the prefix cache.
+        reused_prompt: prompt tokens that siblings and refinements read.
+        reused_candidates: candidate tokens that a branched refinement reads in place.
+        seconds: the phase's share, by tokens, of the steps that it took part in. Over all requests
+            the shares add up to the time that the engine was busy.
+        steps: steps that the phase took part in.
+        step_tokens: tokens of all requests in those steps.
     """
 
     tokens_computed: int = 0
@@ -40,17 +43,20 @@ class PhaseUsage:
 
     @property
     def mean_batch_size(self) -> float:
-        """Tokens of all requests in a step of this phase, on average."""
+        """The mean number of tokens, of all requests, in the steps of this phase."""
         return self.step_tokens / self.steps if self.steps else 0.0
 
 
 @dataclass(slots=True)
 class Usage:
-    """Cost of a request, by phase. `generate` uses the candidate phases only.
+    """The cost of a request, by phase. `generate` uses the candidate phases only.
 
     Attributes:
-        queue_seconds: from submission to the first admission.
-        peak_pages: the most KV pages that it held.
+        phases: the phases that the request reached.
+        queue_seconds: seconds from submission to the first admission.
+        peak_pages: the most KV pages that the request held.
+        prompt_tokens: tokens of the prompt (of the direct prompt for a refinement).
+        completion_tokens: generated tokens of all streams.
     """
 
     phases: dict[Phase, PhaseUsage] = field(default_factory=dict)
@@ -60,7 +66,7 @@ class Usage:
     completion_tokens: int = 0
 
     def phase(self, name: Phase) -> PhaseUsage:
-        """The counts of one phase, begun at zero."""
+        """The counts of one phase; they begin at zero."""
         usage = self.phases.get(name)
         if usage is None:
             usage = self.phases[name] = PhaseUsage()
@@ -92,17 +98,17 @@ class Completion:
 
     Attributes:
         index: which of the n (or k) streams.
-        text: the decoded tokens without special tokens; to the character what precedes a stop
-            string, of whose first token it may need a part.
-        token_ids: everything that was drawn, the end token or the stop string included.
-        logprobs: log-probability of each token under the model at temperature 1, untruncated and
-            not penalised.
-        finish_reason: "stop" at an end token or a stop string, "length" at max_tokens, "abort"
-            when it was stopped from outside, "error" when its request failed, "given" for a
-            candidate that the caller brought.
-        content_length: tokens before the end token, or before the first that holds anything of a
-            stop string.
-        top_logprobs: for each token the most likely ones in its place, under the same model as
+        text: the decoded tokens without special tokens. If a stop string ended the stream, the
+            text ends exactly before it, even if the stop string starts inside a token.
+        token_ids: all drawn tokens, including the end token or the stop string.
+        logprobs: log-probability of each token under the model at temperature 1, without
+            truncation and penalties.
+        finish_reason: "stop" at an end token or a stop string, "length" at max_tokens. "abort" if
+            the stream was stopped from outside, "error" if its request failed. "given" for a
+            candidate that the caller supplied.
+        content_length: number of tokens before the end token, or before the first token that
+            contains a part of the stop string.
+        top_logprobs: for each token the most likely tokens at its position, computed like
             `logprobs`; None unless asked for.
     """
 
@@ -127,7 +133,10 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class GenerateResult:
-    """What `Engine.generate` and `Engine.chat` give for one prompt; `error` says why it failed."""
+    """The result of `Engine.generate` and `Engine.chat` for one prompt.
+
+    `error` is the reason if the request failed, else None.
+    """
 
     prompt_token_ids: list[int]
     completions: list[Completion]
@@ -137,18 +146,19 @@ class GenerateResult:
 
 @dataclass(frozen=True, slots=True)
 class RefineResult:
-    """What `Engine.self_refine` gives for one problem.
+    """The result of `Engine.self_refine` for one problem.
 
     Attributes:
-        text: the refined solution, without its thinking where the checkpoint thinks.
-        answer: its final answer as the checkpoint's pattern finds it, None when there is none.
-        refinement: the refined stream whole, the first of those that won the vote where there were
-            several; None when too few candidates were usable.
-        candidates: all k of them, in the order of their index.
-        used: indices of the solutions of the round before (without `widths`: of the candidates)
-            that the refinement read, in the order it read them.
-        rounds: the streams of every round of refinements; the last holds `refinement`.
-        error: why there is no refinement, else None.
+        text: the refined solution without its thinking.
+        answer: its final answer, found by the checkpoint's pattern; None if it states none.
+        refinement: the refined stream. Of several refinements it is the first with the majority's
+            answer. None if the last round never began.
+        candidates: all k candidates, in the order of their index.
+        used: indices of the solutions that the refinement read, in the order it read them. They
+            are candidates, or with `widths` solutions of the round before.
+        rounds: the streams of every round of refinements; the last round holds `refinement`.
+        usage: the cost of the whole request.
+        error: the reason if the request failed or was aborted, else None.
     """
 
     text: str

@@ -1,4 +1,8 @@
-"""What a caller may ask for. Every entry point validates here and nowhere else."""
+"""The parameters of a request, each checked against its range when it is created.
+
+Limits that depend on the engine (context length, pool size, vocabulary) are checked at submission,
+in `gsr_engine.requests`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from typing import Literal, TypeVar, get_args
 from gsr_engine.errors import InvalidRequest, check_bool, check_choice, check_float, check_int
 
 MAX_CANDIDATES = 256
-"""Cap of `n` and `k`: a request copies itself that many times, so it must be bounded."""
+"""Upper limit of `n` and `k`, because a small request creates this many streams."""
 
 Layout = Literal["linear", "branched"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
@@ -38,25 +42,29 @@ class SamplingParams:
 
     Attributes:
         n: streams per prompt; they share the prompt's KV.
-        temperature: 0 takes the most likely token (the lowest id on a tie), whatever top_k, top_p,
-            min_p and seed are.
+        temperature: 0 takes the most likely token (the lowest id on a tie) and ignores top_k,
+            top_p, min_p and seed.
         top_k: keep the k most likely tokens; 0 keeps all.
         top_p: keep the smallest set of tokens whose probability reaches top_p; 1 keeps all.
         min_p: drop tokens below min_p times the largest probability; 0 drops none.
-        repetition_penalty: the logit of every token that the stream drew or its context shows is
-            divided by it where positive, else multiplied (CTRL, arXiv 1909.05858); 1 is off.
-        presence_penalty: taken off the logit of every token that the stream drew.
-        frequency_penalty: taken off as often as the stream drew the token.
-        max_tokens: generated tokens per stream; None takes what the model's length leaves.
-        min_tokens: before so many, no token that would end the stream is drawn and no stop string
-            counts that is complete by then.
-        seed: the same seed gives the same tokens whatever else runs; None draws a fresh one.
-        stop: strings that end a stream, wherever tokens cut them; its text ends before them.
-        stop_token_ids: ends a stream besides the checkpoint's own end tokens.
-        ignore_eos: the checkpoint's end tokens end nothing.
-        top_logprobs: report so many of the most likely tokens beside each that was drawn.
-        priority: overtakes requests that arrived before, the more the higher.
-        cache_salt: the prefix cache is shared among requests with the same salt only.
+        repetition_penalty: applies to every token that the stream drew or that its context
+            contains. A positive logit is divided by it, a negative one multiplied (CTRL, arXiv
+            1909.05858). 1 is off.
+        presence_penalty: subtracted from the logit of every token that the stream drew.
+        frequency_penalty: subtracted once for each time that the stream drew the token.
+        max_tokens: most generated tokens per stream. None takes the room that the context leaves,
+            and at most an even share of the KV pool.
+        min_tokens: until this many tokens are generated, end tokens cannot be sampled and
+            completed stop strings are ignored.
+        seed: the same seed gives the same tokens, independent of other requests; None draws a new
+            seed.
+        stop: strings that end a stream, wherever they begin or end inside tokens. The text ends
+            before the string.
+        stop_token_ids: token ids that end a stream, besides the checkpoint's own end tokens.
+        ignore_eos: the checkpoint's own end tokens do not end a stream.
+        top_logprobs: report this many of the most likely tokens beside each drawn token.
+        priority: a request is queued as if it had arrived 64 places earlier per level.
+        cache_salt: the prefix cache is shared only among requests with the same salt.
     """
 
     n: int = 1
@@ -127,13 +135,13 @@ class SamplingParams:
 
     @property
     def penalises(self) -> bool:
-        """Whether tokens that were seen are to be less likely, or more."""
+        """Whether a penalty is on."""
         off = self.repetition_penalty == 1.0
         return not (off and self.presence_penalty == 0.0 and self.frequency_penalty == 0.0)
 
     @property
     def edits_logits(self) -> bool:
-        """Whether logits are to be changed before the draw."""
+        """Whether penalties or `min_tokens` change the logits before the draw."""
         return self.penalises or self.min_tokens > 0
 
 
@@ -141,34 +149,38 @@ class SamplingParams:
 class SelfRefineParams:
     """selfRef@k: k candidates in parallel, then a refinement that reads them.
 
-    With `widths`, rounds of refinements come between: each writes a solution of its own from what
-    it read, and the next round reads these. `k=32, widths=(4,)` is a width schedule of 32, 4, 1;
+    `widths` adds rounds of refinements in between. Each refinement writes a solution from those it
+    reads, and the next round reads these. `k=32, widths=(4,)` is a width schedule of 32, 4, 1.
     `k=n, widths=(n,) * (t - 1), subset=m` is recursive self-aggregation (arXiv 2509.26626).
 
     Attributes:
         k: candidates per problem.
-        layout: "linear" reads the candidates' summaries again after the problem, "branched"
-            attends to their KV as it was generated (for checkpoints trained for it; what a
-            refinement wrote is read again by the next round).
+        layout: "linear" prefills the candidates' summaries again after the problem. "branched"
+            attends to the candidates' KV as it was generated, and needs a checkpoint trained for
+            it; solutions of earlier refinements are prefilled again in every layout.
         candidate: sampling of the candidates (`n` must be 1: `k` says how many).
         refine: sampling of the refinements; greedy by default.
-        seed: seeds candidates, orders and refinements; overrides the seeds inside `candidate` and
-            `refine`, which must be None.
-        view: show the "summary" of a candidate (what follows its thinking) or the "full" text.
-        summary_tokens: a longer summary keeps its end, where the answer is.
-        order: in which a linear refinement reads: "shuffled" by the seed, "as_generated" (by
-            index), or "as_finished": each is prefilled as it finishes, while others still decode.
-        min_candidates: fewer usable candidates than this end the request with an error.
-        deadline: seconds from submission after which no candidate goes on; what an unfinished one
-            has is shown as it stands.
-        agreement: once so many finished candidates state one answer, the others are stopped and
-            left out; 0 waits for all.
+        seed: seeds candidates, orders and refinements. The seeds inside `candidate` and `refine`
+            must be None.
+        view: show a refinement the "summary" of a solution (the text after its thinking) or its
+            "full" text.
+        summary_tokens: most tokens of a solution that are shown. A longer one keeps its end, where
+            the answer is.
+        order: in which order a linear refinement reads the candidates: "shuffled" by the seed,
+            "as_generated" (by index), or "as_finished". With the last, each candidate is prefilled
+            as it finishes, while others still decode.
+        min_candidates: if fewer candidates are usable, the request ends with an error.
+        deadline: seconds from submission after which all candidates are stopped; unfinished ones
+            are shown as far as they got.
+        agreement: once this many finished candidates state the same answer, the others are stopped
+            and left out; 0 waits for all.
         widths: refinements in each round before the last.
         subset: how many solutions of the round before each refinement reads, drawn by the seed;
             None reads all.
-        refinements: refinements in the last round; their answers are put to the vote.
+        refinements: refinements in the last round; the majority of their answers wins.
         force_layout: use a layout that the checkpoint was not trained for.
-        priority, cache_salt: as in `SamplingParams`; those of `candidate` and `refine` do nothing.
+        priority, cache_salt: as in `SamplingParams`; those inside `candidate` and `refine` are
+            ignored.
     """
 
     k: int = 4
@@ -238,7 +250,7 @@ class SelfRefineParams:
 
     @property
     def most_shown(self) -> int:
-        """The most solutions that one refinement reads."""
+        """The largest number of solutions that one refinement reads."""
         most = max(self.k, *self.round_widths[:-1]) if self.widths else self.k
         return most if self.subset is None else min(most, self.subset)
 
@@ -249,7 +261,11 @@ def one_each(
     params: ParamsT | Sequence[ParamsT] | None,
     kind: type[ParamsT],
 ) -> list[tuple[ItemT, ParamsT]]:
-    """Pair every item with its parameters: one for all (the default if None), or one for each."""
+    """Pair every item with its parameters: one for all (the default if None), or one for each.
+
+    Raises:
+        InvalidRequest: `items` is a single text, or `params` has another type or length.
+    """
     if isinstance(items, str):
         raise InvalidRequest(field, "must be a list; for a single one pass [text]")
     if params is None or isinstance(params, kind):

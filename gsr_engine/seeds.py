@@ -1,4 +1,4 @@
-"""Seeds: one number and a path to the seed of one stream."""
+"""Derives the seed of one stream from one number and a path."""
 
 from __future__ import annotations
 

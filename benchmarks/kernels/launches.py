@@ -99,7 +99,7 @@ def recorded() -> Iterator[list[Launch]]:
                     stack.enter_context(patch.object(module, function, recorder))
         stack.enter_context(
             patch.object(
-                csrc_triton, "_backend", lambda _, name: import_module(f"csrc_triton.{name}")
+                csrc_triton, "implementation", lambda _, name: import_module(f"csrc_triton.{name}")
             )
         )
         yield launches

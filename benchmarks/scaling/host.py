@@ -61,10 +61,7 @@ def _measure(engine: Engine, shape: str, streams: int, steps: int, prompt: int) 
         "commit": ms["commit"],
         "rest": ms["step"] - ms["plan"] - ms["launch"] - ms["commit"],
     }
-    running = sum(
-        stream.held for g in engine._scheduler._admission.groups() for stream in g.streams
-    )
-    return HostShare(shape, running, steps, parts, ms["step"])
+    return HostShare(shape, engine.scheduler.num_running_streams, steps, parts, ms["step"])
 
 
 def _watch(engine: Engine) -> Stopwatch:

@@ -47,8 +47,7 @@ class _Queue:
 
     def __init__(self, waiting: int, deadlines: bool, streams: int, k: int) -> None:
         self._waiting, self._deadlines = waiting, deadlines
-        # Several of these live at a time: KV that nobody writes needs no gigabyte each.
-        self._engine = stub_engine(max_num_seqs=streams, kv_cache_gib=0.1)
+        self._engine = stub_engine(max_num_seqs=streams, num_pages=4096)
         self._params = SelfRefineParams(
             k=k,
             candidate=SamplingParams(max_tokens=256),
@@ -61,7 +60,7 @@ class _Queue:
         self._steps_us: list[float] = []
         self._submit_us, self._request_bytes = self._fill()
         for name in ("plan", "commit"):
-            self._watch.watch(self._engine._scheduler, name)
+            self._watch.watch(self._engine.scheduler, name)
 
     def _fill(self) -> tuple[float, float]:
         """Microseconds and bytes per request: one half is timed, the other is traced."""
@@ -154,7 +153,7 @@ def measure_fairness(priority: int, streams: int = 8, tokens: int = 16) -> Fairn
 
     All generate the same number of tokens, so that a request's turn is all that differs.
     """
-    engine = stub_engine(max_num_seqs=streams, kv_cache_gib=0.1)
+    engine = stub_engine(max_num_seqs=streams, num_pages=4096)
     indices = itertools.count()
 
     def submit(level: int) -> object:

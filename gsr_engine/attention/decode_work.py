@@ -1,8 +1,8 @@
-"""The work list of decoding streams, kept up from step to step on the host.
+"""The work list of decoding streams, updated from step to step on the host.
 
-What streams read hardly changes from one step to the next: each has one token more. So the list is
-laid out when the streams change, with room for tokens to come, and otherwise only the ends of the
-streams' own items move.
+From one step to the next each stream reads one token more, and nothing else changes. So the list is
+laid out only when the streams change, with room for future tokens. In all other steps only the ends
+of the streams' own items move.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from gsr_engine.step.plan import Chunk
 from gsr_engine.step.transfer import to_device
 
 IntArray = npt.NDArray[np.integer[Any]]
-# A row merges its partials by rank: by the place of the span in its context, then by piece. Its own
-# tokens come last.
+# A row merges its partials in the order of their ranks: index of the span in the context * _PLACE +
+# piece. The row's own tokens rank as index _OWN, behind all spans of its context.
 _PLACE = 1 << 32
 _OWN = 1 << 24
 
 
 def room_to_grow(num_rows: int) -> int:
-    """The most entries of a page table that name no page yet."""
+    """Upper bound of the page-table entries that are reserved for pages of future tokens."""
     return num_rows * 2 * SPLIT // PAGE_SIZE
 
 
@@ -46,11 +46,11 @@ class HostWork:
 
     @property
     def num_rows(self) -> int:
-        """Rows that the list is for."""
+        """The number of rows, one per decoding stream."""
         return len(self.partial_offsets) - 1
 
     def packed(self, num_rows: int, num_entries: int) -> IntArray:
-        """All arrays in one, padded for so many rows and entries; `unpacked` is its inverse."""
+        """All arrays as one vector, padded to these sizes; `unpacked` is the inverse."""
         items = np.zeros(5 * num_entries, dtype=np.int32)
         items[: self.items.size] = self.items.reshape(-1)
         entries = np.zeros((2, num_entries), dtype=np.int32)
@@ -62,7 +62,7 @@ class HostWork:
         return np.concatenate([count, items, entries.reshape(-1), offsets, self.page_table])
 
     def on(self, device: torch.device) -> WorkList:
-        """The same on a device, of exact size."""
+        """The same list on a device, without padding."""
         rows, entries = self.num_rows, len(self.row_ids)
         vector = to_device(self.packed(rows, entries), device)
         return unpacked(vector, rows, entries, self.max_rows_per_item)
@@ -71,7 +71,10 @@ class HostWork:
 def unpacked(
     vector: torch.Tensor, num_rows: int, num_entries: int, max_rows_per_item: int
 ) -> WorkList:
-    """Views of a packed work list, int32; behind the rest stands the page table."""
+    """A work list whose tensors are views of a packed int32 vector.
+
+    The page table comes last and takes the rest of the vector, so its length may vary.
+    """
     sizes = [1, 5 * num_entries, num_entries, num_entries, num_rows + 1]
     count, items, row_ids, partial_ids, offsets, page_table = vector.split(
         [*sizes, len(vector) - sum(sizes)]
@@ -88,7 +91,7 @@ def unpacked(
 
 
 class DecodeWork:
-    """Makes the work list of each step's decoding chunks; chunk i is row i."""
+    """Makes the work list of the decoding chunks of each step; chunk i is row i."""
 
     def __init__(self, sharing: Sharing) -> None:
         self._sharing = sharing
@@ -97,7 +100,7 @@ class DecodeWork:
         self._layout: _Layout | None = None
 
     def build(self, chunks: Sequence[Chunk]) -> HostWork:
-        """The list for some chunks of one token each; it is good until the next one is built."""
+        """The list for chunks of one token each; the next call overwrites it."""
         segments = [chunk.segment for chunk in chunks]
         stops = np.array([chunk.stop for chunk in chunks], dtype=np.int64)
         layout = self._layout
@@ -111,7 +114,7 @@ class DecodeWork:
 
 
 class _Layout:
-    """The list for certain streams, with room for tokens to come."""
+    """The list for a fixed set of streams, with room for future tokens."""
 
     def __init__(
         self, segments: list[Segment], stops: npt.NDArray[np.int64], sharing: Sharing
@@ -120,7 +123,7 @@ class _Layout:
         self._items: list[IntArray] = []
         self._entries: list[IntArray] = []  # [2, entries]: row, and its rank among the row's
         self._num_entries = 0
-        # The piece that is growing, and one to grow into.
+        # Pieces of each stream's own tokens: the full ones, the growing one, one to grow into.
         self._pieces = (stops - 1) // SPLIT + 2
         most = self._add_contexts(segments, sharing)
         self._add_own(segments)
@@ -136,32 +139,36 @@ class _Layout:
         )
 
     def has_room(self, stops: npt.NDArray[np.int64]) -> bool:
-        """Whether streams of these lengths have pieces to grow into."""
+        """Whether the streams still fit into their pieces at these lengths."""
         return bool((stops <= self._pieces * SPLIT).all())
 
     def advance(self, segments: list[Segment], stops: npt.NDArray[np.int64]) -> None:
         """Let every stream see its newest token."""
         newest = stops - 1
+        # Column 4 of an item is kv_end; the item is the piece that holds the newest token.
         self.work.items[self._first_item + newest // SPLIT, 4] = stops
+        # A stream got a new page if its newest token is the first of a page.
         for row in np.flatnonzero(newest % PAGE_SIZE == 0).tolist():
             page = int(newest[row]) // PAGE_SIZE
             self.work.page_table[self._first_page[row] + page] = segments[row].pages[page]
 
     def _add_contexts(self, segments: list[Segment], sharing: Sharing) -> int:
-        """The spans of all contexts, each once; returns the most rows that an item has."""
+        """Add the spans of all contexts, each once; returns the most rows that an item has."""
         readers = _readers(segments)
         rows = [np.concatenate([one for _, one in by]) for by in readers.values()]
         counts = [len(each) for each in rows]
         pieces = [-(-(stop - start) // SPLIT) for _, start, stop in readers]
+        # Each stream's last own piece is still empty, so it is no work yet.
         choice = sharing.choose(counts, pieces, int(self._pieces.sum()) - len(segments))
         first_page: dict[Segment, int] = {}
         saved = 0
         for (segment, start, stop), by, mine, together in zip(
             readers, readers.values(), rows, choice, strict=True
         ):
-            if segment not in first_page:
+            if segment not in first_page:  # several spans of one segment share its page list
                 first_page[segment] = len(self._pages)
                 self._pages += segment.pages
+            # The same span may stand at different places in the contexts of different streams.
             places = np.concatenate([np.full(len(one), place) for place, one in by])
             self._add_span(mine, places, (first_page[segment], start, stop), together)
             saved += together * (stop - start) * (len(mine) - 1)
@@ -172,9 +179,10 @@ class _Layout:
     def _add_span(
         self, rows: IntArray, places: IntArray, span: tuple[int, int, int], together: bool
     ) -> None:
-        """The items of one span (first page, start, stop): of all rows, or of one row each."""
+        """Add the items of one span (first page, start, stop): of all rows, or of one row each."""
         first_page, start, stop = span
         begins = np.arange(start, stop, SPLIT)
+        # `count` items of `size` rows each. Pieces vary slowest, rows fastest, in both cases.
         count, size = (len(begins), len(rows)) if together else (len(begins) * len(rows), 1)
         entry = self._num_entries + np.arange(count) * size
         per_piece = count // max(1, len(begins))
@@ -188,7 +196,7 @@ class _Layout:
         self._num_entries += count * size
 
     def _add_own(self, segments: list[Segment]) -> None:
-        """The streams' own tokens: one item for each piece, the last ones empty yet."""
+        """Add the streams' own tokens, one item per piece; `advance` fills the last two pieces."""
         pieces = self._pieces
         count = int(pieces.sum())
         before = pieces.cumsum() - pieces
@@ -214,7 +222,10 @@ class _Layout:
 def _readers(
     segments: list[Segment],
 ) -> dict[tuple[Segment, int, int], list[tuple[int, IntArray]]]:
-    """Each span that streams see: (its place in their context, their rows), siblings at once."""
+    """For each span that streams see: (its place in their context, their rows).
+
+    Siblings share one context object, so each context is walked once for all of them.
+    """
     siblings: dict[int, tuple[Context, list[int]]] = {}
     for row, segment in enumerate(segments):
         siblings.setdefault(id(segment.context), (segment.context, []))[1].append(row)

@@ -1,4 +1,4 @@
-"""Attention behind one small interface: told the rows of a step, then asked layer by layer."""
+"""The interface of attention: it gets the batch of a step once, then runs layer by layer."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from gsr_engine.step.batch import Batch
 
 
 class AttentionBackend(LayerAttention, Protocol):
-    """What a device's attention must do. It owns the KV pages it writes and reads."""
+    """The attention of one device. It owns the KV pages that it writes and reads."""
 
     def begin(self, batch: Batch) -> None:
-        """Lay out what the layers of this step will read; called once before `forward`."""
+        """Prepare the inputs that all layers of this step share; called once before `forward`."""
 
     def reset(self) -> None:
-        """Forget everything that was kept between steps."""
+        """Drop everything that was kept between steps."""

@@ -1,4 +1,4 @@
-"""The page tensors: where the KV of every segment lives."""
+"""The tensor of KV pages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from gsr_engine.kv.segments import PAGE_SIZE, pages_for
 
 
 def pages_in(num_bytes: int, config: EngineConfig, model: ModelConfig, dtype: torch.dtype) -> int:
-    """Pages that so many bytes hold, but no more than `max_num_seqs` longest contexts fill."""
+    """Pages that fit into `num_bytes`, at least one.
+
+    More pages than `max_num_seqs` contexts of full length fill are never needed.
+    """
     page_bytes = 2 * model.num_layers * PAGE_SIZE * model.num_kv_heads * model.head_dim
     page_bytes *= dtype.itemsize
     wanted = config.max_num_seqs * (pages_for(config.model_length(model)) + 1)
@@ -18,11 +21,13 @@ def pages_in(num_bytes: int, config: EngineConfig, model: ModelConfig, dtype: to
 
 
 class KVCache:
-    """Keys and values of all layers: `pages` is
-    `[num_layers, 2, num_pages, PAGE_SIZE, num_kv_heads, head_dim]`, keys at 0, values at 1.
+    """Keys and values of all layers. A *slot* is `page * PAGE_SIZE + offset`.
 
-    Keys are stored rotated. A *slot* is `page * PAGE_SIZE + offset`. One page more than the pool
-    hands out takes the writes of padding rows, at `padding_slot`.
+    Attributes:
+        pages: `[num_layers, 2, num_pages + 1, PAGE_SIZE, num_kv_heads, head_dim]`, rotated keys
+            at 0, values at 1.
+        num_pages: pages that the pool may use.
+        padding_slot: a slot of the extra page, to which padding rows write.
     """
 
     def __init__(

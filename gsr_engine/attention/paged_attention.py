@@ -1,4 +1,4 @@
-"""Attention straight from the pages, by the kernels of `csrc_triton`: the backend of a GPU."""
+"""Attention directly over the pages, with the kernels of `csrc_triton`: the backend of a GPU."""
 
 from __future__ import annotations
 
@@ -23,9 +23,12 @@ from gsr_engine.step.transfer import to_device
 
 
 class PagedAttention:
-    """Decoding rows follow one work list, prefilling rows one plan; no KV is ever copied.
+    """Decoding rows use one work list, prefilling rows one prefill plan; no KV is ever copied.
 
-    On CPU tensors the kernels' plain references compute the same.
+    On CPU tensors the plain references of the kernels compute the same.
+
+    Attributes:
+        lists: makes the work lists of decoding rows.
     """
 
     def __init__(self, model: ModelConfig, cache: KVCache, length: int, sharing: Sharing) -> None:
@@ -40,7 +43,7 @@ class PagedAttention:
         self._prefill: PrefillPlan | None = None
 
     def begin(self, batch: Batch) -> None:
-        """Lay out the lists of a step."""
+        """Make the work list and the prefill plan of a step."""
         device, decodes = self._cache.pages.device, batch.num_decodes
         work = self.lists.build(batch.chunks[:decodes]).on(device) if decodes else None
         prefills = batch.chunks[decodes:]
@@ -54,12 +57,12 @@ class PagedAttention:
         work: WorkList | None,
         prefill: PrefillPlan | None = None,
     ) -> None:
-        """Let the layers read these: the rows of the work list, then those of the plan."""
+        """Set the inputs of the layers; rows of the work list come before rows of the plan."""
         self._positions, self._slots = positions, slots
         self._work, self._prefill = work, prefill
 
     def forward(self, layer: int, qkv: torch.Tensor) -> torch.Tensor:
-        """Rotate, write and attend; see `AttentionBackend.forward`."""
+        """Rotate, write and attend; see `LayerAttention.forward`."""
         heads, kv_heads = self._model.num_heads, self._model.num_kv_heads
         q, k, v = qkv.split([heads, kv_heads, kv_heads], dim=1)
         keys, values = self._cache.pages[layer]
@@ -74,12 +77,12 @@ class PagedAttention:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def reset(self) -> None:
-        """Forget everything that was kept between steps."""
+        """Drop everything that was kept between steps."""
         self.lists = DecodeWork(self._sharing)
 
 
 def _prefill_plan(chunks: list[Chunk], device: torch.device) -> PrefillPlan:
-    """The plan of some chunks, brought to the device in one copy."""
+    """The plan of some chunks; its tensors are concatenated, so that one copy moves them all."""
     plan = PrefillPlan.from_segments([_paged(chunk) for chunk in chunks])
     tensors = (plan.cu_seqlens_q, plan.own, plan.span_offsets, plan.spans, plan.page_table)
     vector = to_device(torch.cat([tensor.view(-1) for tensor in tensors]).numpy(), device)

@@ -1,8 +1,9 @@
-"""Which spans the streams that see them read together: a cost model for decode attention.
+"""A cost model for decode attention: decides which spans are read together.
 
 A span that n streams see is read by one item of n rows, or by n items of one row each. Together,
-its keys and values leave memory once, but the tile is wider and takes longer; apart, every stream
-has a program of its own. Nothing is gained while the chip has a free place for each of these.
+its keys and values are read from memory once, but the tile is wider and takes longer. Apart, every
+stream has its own program. While the GPU can run all these programs at once, reading together saves
+nothing.
 """
 
 from __future__ import annotations
@@ -19,19 +20,19 @@ from gsr_engine.attention.kv_cache import KVCache
 from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.kv.segments import pages_for
 
-# Of the narrowest tile of the decode kernel.
+# Lanes of the narrowest tile of the decode kernel.
 NARROW_LANES = 16
 
 
 @dataclass(frozen=True, slots=True)
 class SharingCosts:
-    """What decides, measured at warm-up on a GPU.
+    """The constants of the cost model, measured at warm-up on a GPU.
 
     Attributes:
-        concurrent_programs: programs that the GPU runs at a time, none delaying another.
-        wide: seconds of an item whose lanes fill the widest tile, over those of a one-row item,
-            when the chip is full of such.
-        lanes: of the widest tile.
+        concurrent_programs: programs that the GPU runs at the same time without delaying any.
+        wide: time of an item that fills the widest tile, divided by the time of a one-row item,
+            on a GPU that is full of such items.
+        lanes: lanes of the widest tile.
     """
 
     concurrent_programs: int = 0
@@ -40,7 +41,7 @@ class SharingCosts:
 
 
 class Sharing:
-    """Chooses, and counts what was chosen; without costs nothing is ever shared."""
+    """Chooses the spans to read together and counts them; without costs it never chooses any."""
 
     def __init__(self, costs: SharingCosts | None, num_heads: int, num_kv_heads: int) -> None:
         self._costs = costs
@@ -49,9 +50,12 @@ class Sharing:
         self._counts = {"spans_shared": 0, "spans_apart": 0, "tokens_saved": 0}
 
     def choose(self, readers: Sequence[int], pieces: Sequence[int], own_pieces: int) -> list[bool]:
-        """For spans of so many readers and pieces: whether each is read together.
+        """For each span, whether its readers read it together.
 
-        `own_pieces` are those that no two streams see.
+        Args:
+            readers: for each span, the number of streams that see it.
+            pieces: for each span, the number of items that it is cut into.
+            own_pieces: pieces of the streams' own tokens, which no two streams see.
         """
         costs = self._costs
         apart = own_pieces + sum(n * p for n, p in zip(readers, pieces, strict=True))
@@ -60,28 +64,28 @@ class Sharing:
         return [n > 1 and self._wide_cost(costs, n) < n for n in readers]
 
     def _wide_cost(self, costs: SharingCosts, readers: int) -> float:
-        """Cost of an item of so many rows, in items of one row."""
+        """Cost of an item with `readers` rows, relative to an item of one row."""
         tiles = math.ceil(readers * self._group / costs.lanes)
         return tiles * (costs.wide if readers * self._group > NARROW_LANES else 1.0)
 
     def count(self, shared: int, apart: int, tokens_saved: int) -> None:
-        """Count the spans of one step that more than one stream sees, and what sharing saved."""
+        """Count the spans of one step that several streams see, and the tokens not read again."""
         self._counts["spans_shared"] += shared
         self._counts["spans_apart"] += apart
         self._counts["tokens_saved"] += tokens_saved
 
     def as_dict(self) -> dict[str, Any]:
-        """Counters since the start: spans by step, and KV tokens that were not read again."""
+        """Counters since the start: spans summed over steps, and KV tokens not read again."""
         return dict(self._counts)
 
 
 _WAVES = 8
-"""Items for each place of the chip: enough that the last ones to end do not matter."""
+"""Programs to time per concurrent program: enough that the tail of the last wave is small."""
 _REPEATS = 10
 
 
 def measure_costs(model: ModelConfig, cache: KVCache) -> SharingCosts:
-    """Time items of one row and items of a whole tile of rows; on a CPU nothing is measured."""
+    """Time items of one row and items of a full tile; on a CPU, return the default unmeasured."""
     costs = SharingCosts()
     device = cache.pages.device
     if device.type == "cpu":
@@ -94,7 +98,10 @@ def measure_costs(model: ModelConfig, cache: KVCache) -> SharingCosts:
 
 
 def _elapsed_ms(model: ModelConfig, cache: KVCache, rows: int, programs: int) -> float:
-    """Milliseconds of attention over items of so many rows each, with as many programs in all."""
+    """Milliseconds of `_REPEATS` calls of attention over items of `rows` rows.
+
+    `programs` is the number of programs of one call.
+    """
     device, dtype = cache.pages.device, cache.pages.dtype
     keys, values = cache.pages[0]
     size = pages_for(SPLIT)
@@ -114,6 +121,6 @@ def _elapsed_ms(model: ModelConfig, cache: KVCache, rows: int, programs: int) ->
     return float(start.elapsed_time(end))
 
 
-# Tokens of one item. Fixed, so that where a span is cut does not depend on the batch; a power of
-# two and a multiple of the page size, so that a stream's own items begin on pages.
+# Tokens of one item. It is fixed, so that the cuts of a span do not depend on the batch. It is a
+# multiple of the page size, so that a stream's own items begin at a page.
 SPLIT = 256

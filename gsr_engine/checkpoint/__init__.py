@@ -1,1 +1,1 @@
-"""What a checkpoint folder says, file by file."""
+"""Reads the files of a checkpoint folder: configuration, `gsr.json`, tokenizer."""

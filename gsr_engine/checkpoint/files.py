@@ -37,10 +37,10 @@ def find_checkpoint(
     Args:
         path_or_id: a folder or a hub id.
         revision: of the hub's repository.
-        weights: without, only what is small: configuration, tokenizer, template.
+        weights: False downloads only the small files: configuration, tokenizer, template.
 
     Raises:
-        CheckpointError: neither a folder nor a repository that can be had.
+        CheckpointError: it is neither a folder nor a repository that can be reached.
     """
     folder = Path(path_or_id)
     if folder.is_dir():

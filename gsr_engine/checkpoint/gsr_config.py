@@ -19,14 +19,14 @@ CandidateKV = Literal["as_generated", "reread"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Template:
-    """The texts around a problem and its candidates; each is tokenised apart.
+    """The texts around a problem and its candidates; each is tokenised separately.
 
     direct   = chat([user: problem + direct])
     linear   = chat([user: problem + preamble + (separator + candidate) * k + linear + again])
     branched = chat([user: problem + direct, assistant: candidate (k in parallel),
                      user: branched + again])
 
-    where again = restate + problem, or nothing where restate is None.
+    where again = restate + problem, or nothing if restate is None.
     """
 
     direct: str
@@ -38,7 +38,7 @@ class Template:
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the texts, the first 16 hex digits."""
+        """The first 16 hex digits of the SHA-256 of the texts."""
         text = json.dumps(asdict(self), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -74,12 +74,13 @@ class GsrConfig:
         refine_position: where a branched refinement's positions begin. "after": behind the
             largest position that any candidate reached. "fork": its first generated token takes
             the position of the candidates' first token, the glue the positions before that.
-        candidate_kv: what a branched refinement sees of a candidate that thought or was cut:
-            "as_generated", its summary as it was generated, or "reread", its summary read again
-            right behind the problem. A summary that is the whole candidate is the same either way.
-        thinking: the tags around thinking, None where the checkpoint does not think.
-        answer_pattern: a regular expression whose first group is the final answer (the last match
-            counts); None means the last balanced \boxed{}.
+        candidate_kv: how a branched refinement reads a candidate whose summary is only a part of
+            it (it thought, or its summary was cut). "as_generated": it attends to the summary's KV
+            as it was generated. "reread": the summary is prefilled again right behind the problem.
+        thinking: the tags around thinking, None if the checkpoint does not think.
+        answer_pattern: a regular expression with one group, the final answer; the last match
+            counts. None means the last balanced \boxed{}.
+        trained: whether the checkpoint has a `gsr.json`; it is not part of the file.
     """
 
     layouts: tuple[Layout, ...] = ("linear",)
@@ -93,7 +94,7 @@ class GsrConfig:
 
     @classmethod
     def from_folder(cls, folder: Path) -> GsrConfig:
-        """Read `gsr.json`; without one, what an untrained checkpoint can do.
+        """Read `gsr.json`; without the file, the defaults with `trained` False.
 
         Raises:
             CheckpointError: the file is unreadable, or a field is unknown or has a bad value.

@@ -1,4 +1,4 @@
-"""What `config.json` says of a decoder: its shape, its rope, its window."""
+"""The shape, rope and window of a decoder, read from `config.json`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ class ModelConfig:
     """Shape of a decoder of the Llama 3, Mistral, Qwen2/2.5 or Qwen3 family.
 
     `rope` holds the rotary parameters under transformers' names (rope_type, rope_theta, factor,
-    ...). `sliding_window` is the window in tokens when the checkpoint uses one, else None.
+    ...). `sliding_window` is the window in tokens, None if the checkpoint uses none. `dtype` is
+    "float32" or "bfloat16", which also stands for float16.
     """
 
     architecture: str
@@ -53,14 +54,15 @@ class ModelConfig:
         """Read `config.json`, in the spelling of transformers 4 or 5.
 
         Raises:
-            CheckpointError: the file is missing or a field of it is.
-            UnsupportedModel: an architecture, activation or rope type that the engine lacks.
+            CheckpointError: the file or a field is missing, or a field has a bad value.
+            UnsupportedModel: the engine lacks the architecture, activation, rope type, biases or
+                quantization.
         """
         return cls.from_dict(read_json(folder / "config.json"))
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> ModelConfig:
-        """The same from the parsed `config.json`."""
+        """The same as `from_folder`, from a parsed `config.json`."""
         named = raw.get("architectures") or ["(none named)"]
         architecture = named[0] if isinstance(named, list) else named
         if architecture not in SUPPORTED_ARCHITECTURES:
@@ -117,13 +119,13 @@ class ModelConfig:
 
 
 def _checkpoint_dtype(raw: dict[str, Any]) -> str:
-    # transformers 5 writes dtype, 4 torch_dtype; fp16 checkpoints are run in bf16.
+    # transformers 5 writes dtype, 4 torch_dtype. fp16 checkpoints are run in bf16.
     dtype = str(raw.get("dtype") or raw.get("torch_dtype") or "float32")
     return "float32" if dtype == "float32" else "bfloat16"
 
 
 def _sliding_window(raw: dict[str, Any], architecture: str) -> int | None:
-    # Mistral's window is on when it is given; Qwen's only where use_sliding_window says so.
+    # Mistral uses its window if it is given; Qwen only if use_sliding_window is set.
     if architecture.startswith("Qwen") and not raw.get("use_sliding_window"):
         return None
     if architecture.startswith("Llama"):
@@ -133,7 +135,10 @@ def _sliding_window(raw: dict[str, Any], architecture: str) -> int | None:
 
 
 def _rope(raw: dict[str, Any]) -> dict[str, Any]:
-    """Transformers 5 keeps everything in rope_parameters, 4 in rope_theta and rope_scaling."""
+    """The rotary parameters under the names of transformers 5.
+
+    Transformers 5 keeps them all in rope_parameters, 4 in rope_theta and rope_scaling.
+    """
     rope = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
     rope.setdefault("rope_theta", raw.get("rope_theta", 10000.0))
     rope.setdefault("rope_type", rope.pop("type", "default"))

@@ -17,14 +17,14 @@ class Tokenizer:
     """A Hugging Face tokenizer with the few operations that the engine needs.
 
     Attributes:
-        special_ids: ids that text from outside can never produce (`encode_text`).
+        special_ids: ids of special tokens, which `encode_text` never produces.
         stop_ids: the checkpoint's end tokens, from `generation_config.json` and the tokenizer.
-        end_id: the one of them that closes a trained target, None where the tokenizer names none.
+        end_id: the end token that closes a trained target, None if the tokenizer names none.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop_ids: frozenset[int]) -> None:
         self._tokenizer = tokenizer
-        # Not all of a tokenizer's special tokens need have a role (bos, eos, ...) in its config.
+        # all_special_ids lacks special tokens without a role (bos, eos, ...) in the config.
         added = tokenizer.added_tokens_decoder.items()
         self.special_ids = frozenset(tokenizer.all_special_ids) | {i for i, t in added if t.special}
         self.stop_ids = stop_ids
@@ -35,12 +35,12 @@ class Tokenizer:
         """Load from a checkpoint folder, with the end tokens of its `generation_config.json`.
 
         Raises:
-            CheckpointError: there is no usable tokenizer.json.
+            CheckpointError: the folder has no usable tokenizer.json, or its end tokens are not ids.
         """
         if not (folder / "tokenizer.json").exists():
             raise CheckpointError(f"{folder} has no tokenizer.json")
-        # Not AutoTokenizer: for some model types that of transformers 5 rebuilds the pre-tokenizer
-        # from a class and drops the file's own.
+        # Not AutoTokenizer: in transformers 5 it replaces the file's own pre-tokenizer by one from
+        # a class for some model types.
         try:
             tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
         except Exception as error:
@@ -55,10 +55,10 @@ class Tokenizer:
         return cls(tokenizer, frozenset(ids))
 
     def encode_text(self, text: str) -> list[int]:
-        """Ids of text from outside: what spells a special token stays plain text.
+        """Ids of text from outside; a special token spelled in it stays plain text.
 
         Raises:
-            InvalidRequest: it is no text, or holds a lone surrogate.
+            InvalidRequest: the value is not text, or holds a lone surrogate.
         """
         _check_text(text)
         ids: list[int] = self._tokenizer.encode(
@@ -67,12 +67,14 @@ class Tokenizer:
         return ids
 
     def encode_markup(self, text: str) -> list[int]:
-        """Ids of the checkpoint's own text (templates), where special tokens are meant."""
+        """Ids of the checkpoint's own text (templates); special tokens in it are recognised."""
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
         return ids
 
     def encode_prompt(self, text: str) -> list[int]:
-        """Ids of a raw prompt, with the start token where the tokenizer adds one.
+        """Ids of a raw prompt, with the start token if the tokenizer adds one.
+
+        A special token spelled in the text stays plain text.
 
         Raises:
             InvalidRequest: as `encode_text`.
@@ -83,26 +85,27 @@ class Tokenizer:
 
     def decode(self, token_ids: list[int]) -> str:
         """Text of generated ids, without special tokens."""
-        # Some checkpoints ask for a clean-up of spaces before punctuation: that is not what the
-        # tokens spell, and what they spell so far would change with the next one.
+        # Some checkpoints ask for a clean-up of spaces before punctuation. It changes the text that
+        # the tokens spell, and text already streamed could change with the next token.
         text: str = self._tokenizer.decode(
             token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return text
 
     def pieces(self, token_ids: list[int]) -> list[str]:
-        """The text of each id by itself, special tokens included."""
+        """The text of each id on its own, special tokens included."""
         return [str(self._tokenizer.decode([one])) for one in token_ids]
 
     def chat_frame(self, roles: list[str]) -> list[list[int]]:
-        """What the chat template writes around the contents of messages with these roles.
+        """Ids that the chat template writes around the contents of messages with these roles.
 
-        Returns len(roles) + 1 pieces of ids: before the first content, between two, and after
-        the last one with the opening of the assistant's turn. Contents are spliced in as ids, so
-        they can neither close a turn nor open one.
+        Returns len(roles) + 1 pieces: before the first content, between two contents, and after
+        the last one. The last piece includes the opening of the assistant's turn. Callers splice
+        contents in as ids, so contents can neither close a turn nor open one.
 
         Raises:
-            InvalidRequest: the checkpoint has no chat template, or it refuses or drops a message.
+            InvalidRequest: the checkpoint has no chat template, or the template refuses, drops or
+                reorders a message.
         """
         if not self._tokenizer.chat_template:
             raise InvalidRequest("messages", "the checkpoint has no chat template")
@@ -128,7 +131,7 @@ class Tokenizer:
         """Ids of a conversation, with the opening of the assistant's turn.
 
         Raises:
-            InvalidRequest: as `chat_frame`, or a message without role and content.
+            InvalidRequest: as `chat_frame`, or a message lacks role or content.
         """
         try:
             roles = [message["role"] for message in messages]

@@ -1,4 +1,4 @@
-"""Where the engine runs: the device, the memory it leaves for KV pages, and the runner for it."""
+"""Chooses the device, sizes the KV pages to its memory, and builds the runner for it."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _RESERVE = 1 << 30
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of `EngineConfig.device`.
+    """The device that `EngineConfig.device` names.
 
     Raises:
-        InvalidRequest: cuda, where torch sees no NVIDIA GPU.
+        InvalidRequest: the name is "cuda", but torch sees no NVIDIA GPU.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise InvalidRequest("device", "'cuda' was asked for, and torch sees no NVIDIA GPU")
@@ -33,7 +33,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def check_weights_fit(weight_bytes: int, config: EngineConfig) -> None:
-    """Raise OutOfMemory for weights that the engine's share of the GPU does not hold."""
+    """Raise OutOfMemory if the weights exceed the engine's share of the GPU."""
     free, total = torch.cuda.mem_get_info()
     room = min(free, int(total * config.gpu_memory_utilization))
     if weight_bytes > room:
@@ -45,10 +45,10 @@ def check_weights_fit(weight_bytes: int, config: EngineConfig) -> None:
 
 
 def bytes_for_pages(decoder: Decoder, config: EngineConfig) -> int:
-    """What KV pages may take of the GPU, after running the largest step once.
+    """Bytes of the GPU that KV pages may take; runs the largest step once to measure it.
 
     Raises:
-        OutOfMemory: nothing is left for them.
+        OutOfMemory: weights and step leave no room for pages.
     """
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
@@ -83,13 +83,13 @@ def _largest_step(decoder: Decoder, config: EngineConfig) -> None:
 
 
 class _NoAttention:
-    """Attends to nothing: what it takes of memory for a moment is less than the linears do."""
+    """A stand-in that needs no KV pages. Attention's own buffers are smaller than the linears'."""
 
     def __init__(self, decoder: Decoder) -> None:
         self._num_heads = decoder.config.num_heads
 
     def forward(self, layer: int, qkv: torch.Tensor) -> torch.Tensor:
-        """Something of the right shape."""
+        """Values of the right shape without meaning: the queries."""
         return qkv[:, : self._num_heads].contiguous()
 
 
@@ -100,31 +100,35 @@ def _gib(num_bytes: int) -> str:
 _CPU_BYTES = 1 << 30
 
 
-def build_runner(decoder: Decoder, config: EngineConfig) -> tuple[Runner, int]:
-    """The runner for a decoder, on its device, and the number of KV pages.
+def build_runner(decoder: Decoder, config: EngineConfig) -> Runner:
+    """The runner for a decoder, on its device, with its KV pages.
 
     Raises:
-        OutOfMemory: a GPU has no room for pages.
+        OutOfMemory: the GPU has no room for pages.
     """
-    cache = KVCache(decoder.config, _num_pages(decoder, config), decoder.dtype, decoder.device)
-    if decoder.device.type == "cpu":
-        attention = TorchAttention(decoder.config, cache, config.model_length(decoder.config))
-        # Plain fp32 products give a row the same bits whatever the other rows are once every thread
-        # has at least 4 of them; prepacked ones and bf16 do so at any size (measured, on 1 and 2
-        # threads).
-        plain = decoder.dtype == torch.float32 and not decoder.head.is_prepacked
-        # Measured: 4 per thread do where there is no AVX-512, 16 where there is.
-        multiple = max(16, 4 * torch.get_num_threads()) if plain else 1
-        runner = Runner(
-            decoder, attention, cache.padding_slot, config.max_num_seqs, row_multiple=multiple
-        )
-        return runner, cache.num_pages
-    return paged_runner(decoder, config, cache, lag=1), cache.num_pages
+    if decoder.device.type != "cpu":
+        return paged_runner(decoder, config)
+    cache = _new_cache(decoder, config)
+    attention = TorchAttention(decoder.config, cache, config.model_length(decoder.config))
+    # The bits of a row must not depend on the other rows. Plain fp32 products guarantee this only if
+    # every thread has at least 4 rows; prepacked and bf16 products always do (measured, on 1 and 2
+    # threads).
+    plain = decoder.dtype == torch.float32 and not decoder.head.is_prepacked
+    # Measured: 4 rows per thread suffice without AVX-512, 16 rows with it.
+    multiple = max(16, 4 * torch.get_num_threads()) if plain else 1
+    return Runner(
+        decoder,
+        attention,
+        cache,
+        config.max_num_seqs,
+        padding_slot=cache.padding_slot,
+        row_multiple=multiple,
+    )
 
 
-def paged_runner(decoder: Decoder, config: EngineConfig, cache: KVCache, lag: int) -> Runner:
-    """The runner of a GPU; on CPU tensors it does the same with the kernels' references."""
-    model = decoder.config
+def paged_runner(decoder: Decoder, config: EngineConfig, lag: int = 1) -> Runner:
+    """The runner of a GPU; on CPU tensors it uses the plain references of the kernels."""
+    cache, model = _new_cache(decoder, config), decoder.config
     costs = measure_costs(model, cache) if config.share_spans else None
     sharing = Sharing(costs, model.num_heads, model.num_kv_heads)
     attention = PagedAttention(model, cache, config.model_length(model), sharing)
@@ -132,10 +136,14 @@ def paged_runner(decoder: Decoder, config: EngineConfig, cache: KVCache, lag: in
     if config.cuda_graphs:
         room = cache.num_pages + room_to_grow(config.max_num_seqs)
         graphs = DecodeGraphs(decoder, attention, room)
-    # Nothing is written for padding rows.
+    # Without a padding slot the kernels store nothing for padding rows.
     return Runner(
-        decoder, attention, -1, config.max_num_seqs, lag=lag, graphs=graphs, sharing=sharing
+        decoder, attention, cache, config.max_num_seqs, lag=lag, graphs=graphs, sharing=sharing
     )
+
+
+def _new_cache(decoder: Decoder, config: EngineConfig) -> KVCache:
+    return KVCache(decoder.config, _num_pages(decoder, config), decoder.dtype, decoder.device)
 
 
 def _num_pages(decoder: Decoder, config: EngineConfig) -> int:

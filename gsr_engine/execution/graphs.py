@@ -1,8 +1,8 @@
-"""Decode steps as CUDA graphs: one launch in place of some hundreds.
+"""Decode steps as CUDA graphs: one launch instead of some hundreds.
 
-A graph replays the same kernels on the same addresses, so the tensors that a step reads stand
-still and are filled anew. Their sizes are rounded up, and each rounded shape has a graph of its
-own, captured when a step of that shape came for the first time.
+A graph replays the same kernels on the same addresses. So the tensors that a step reads keep their
+addresses, and each step overwrites their values. Sizes are rounded up; each rounded shape has its
+own graph, captured at the first step of that shape.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gsr_engine.step.transfer import put
 
 
 class Shape(NamedTuple):
-    """What a graph is captured for: rows, entries of the work list, and rows of an item at most."""
+    """The sizes of a graph: rows, entries of the work list, and the most rows of an item."""
 
     rows: int
     entries: int
@@ -29,7 +29,10 @@ class Shape(NamedTuple):
 
 
 def rounded_rows(rows: int) -> int:
-    """1, 2, 4, 8, 12, 16, 24, 32, 48, ...: at most a third is padding, from 8 rows on."""
+    """The next of 1, 2, 4, 8, 12, 16, 24, 32, 48, ...
+
+    From 8 rows on, less than a third is padding.
+    """
     power = 1 << (rows - 1).bit_length()
     return power * 3 // 4 if power > 8 and rows <= power * 3 // 4 else power
 
@@ -42,7 +45,7 @@ def shape_of(work: HostWork, group: int) -> Shape:
 
 
 class DecodeGraphs:
-    """Runs steps that only decode. Without CUDA the same is computed, eagerly."""
+    """Runs steps that only decode; without CUDA it computes the same eagerly."""
 
     def __init__(self, decoder: Decoder, attention: PagedAttention, page_room: int) -> None:
         self._decoder = decoder
@@ -52,9 +55,11 @@ class DecodeGraphs:
         self._pool: Any = None
 
     def run(self, batch: Batch, drawn: torch.Tensor) -> torch.Tensor:
-        """The hidden states of a batch (on the host), [N, hidden_size], good until the next run.
+        """The hidden states of a batch, [N, hidden_size]; the next run overwrites them.
 
-        `drawn`, int64 [draws] at a fixed address, are the tokens that its sources name.
+        Args:
+            batch: a batch on the host whose chunks all decode.
+            drawn: int64 [draws] at a fixed address: the tokens that the batch's sources index.
         """
         work = self._attention.lists.build(batch.chunks)
         shape = shape_of(work, self._decoder.config.num_heads // self._decoder.config.num_kv_heads)
@@ -66,7 +71,7 @@ class DecodeGraphs:
         if step.graph is not None:
             step.graph.replay()
             return step.hidden[: work.num_rows]
-        # The first step of a shape runs as it is: that compiles what is not compiled yet.
+        # The first step of a shape runs eagerly: kernels must be compiled before a capture.
         hidden = step.forward(self._decoder, self._attention, drawn)
         if drawn.is_cuda:
             self._capture(step, drawn)
@@ -75,6 +80,7 @@ class DecodeGraphs:
     def _capture(self, step: _StaticStep, drawn: torch.Tensor) -> None:
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize()
+        # thread_local: other threads of the host program may use CUDA during the capture.
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             step.hidden = step.forward(self._decoder, self._attention, drawn)
         self._pool = self._pool or graph.pool()
@@ -82,7 +88,7 @@ class DecodeGraphs:
 
 
 class _StaticStep:
-    """The tensors of one shape, which stand still."""
+    """The tensors of one shape, at fixed addresses, and the graph that reads them."""
 
     def __init__(self, shape: Shape, page_room: int, device: torch.device) -> None:
         rows, entries, self._rows_per_item = shape
@@ -96,9 +102,9 @@ class _StaticStep:
         self.hidden = torch.empty(0, device=device)
 
     def fill(self, batch: Batch, work: HostWork) -> None:
-        """Take the inputs of a step; padding rows read nothing and write nowhere."""
+        """Copy in the inputs of a step; padding rows attend to nothing and store nothing."""
         inputs = np.zeros((4, self._num_rows), dtype=np.int64)
-        inputs[2:] = -1
+        inputs[2:] = -1  # padding rows: no slot, no source
         inputs[:, : work.num_rows] = batch.inputs.numpy()
         put(inputs, self._inputs)
         packed = work.packed(self._num_rows, self._num_entries)
@@ -107,5 +113,5 @@ class _StaticStep:
     def forward(
         self, decoder: Decoder, attention: PagedAttention, drawn: torch.Tensor
     ) -> torch.Tensor:
-        """Hidden states of all rows, those of padding among them."""
+        """Hidden states of all rows, including padding rows."""
         return decoder.hidden(known_tokens(self._inputs, drawn), attention, None)

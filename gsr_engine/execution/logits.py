@@ -1,12 +1,12 @@
-"""What streams ask to be done to their logits before a token is drawn, and to be told of them.
+"""Edits of logits before a draw (penalties, `min_tokens`), and the most likely tokens.
 
-Only the few logits that change are touched, and they are put back after the draw: the reported
-log-probabilities are those of the model, and a stream that asks for nothing pays nothing.
+Only the few logits that change are touched, and they are restored after the draw. So the reported
+log-probabilities are those of the model, and streams without edits cost nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -21,13 +21,17 @@ from gsr_engine.step.transfer import to_device
 
 IntArray = npt.NDArray[np.int64]
 Places = tuple[torch.Tensor, torch.Tensor]
-"""Rows and token ids of some logits, no pair twice."""
+"""Rows and token ids of some logits; all pairs are distinct."""
 
 
 class SeenTokens:
     """The distinct tokens that a stream is penalised for, ascending, and how often it drew each.
 
-    Built from the tokens of the stream alone, so it is the same after a preemption.
+    It is built only from the tokens of the stream, so it is the same after a preemption.
+
+    Attributes:
+        token_ids: the distinct tokens, ascending: those of the prompt and those that it drew.
+        counts: how often the stream drew each; 0 for a token of the prompt only.
     """
 
     def __init__(self, prompt: IntArray, token_ids: list[int]) -> None:
@@ -37,7 +41,7 @@ class SeenTokens:
         self._taken = len(token_ids)
 
     def follow(self, token_ids: list[int]) -> None:
-        """Count what the stream drew since it was looked at last."""
+        """Count the tokens that the stream drew since the last call."""
         for token in token_ids[self._taken :]:
             place = int(np.searchsorted(self.token_ids, token))
             if place == len(self.token_ids) or self.token_ids[place] != token:
@@ -48,7 +52,7 @@ class SeenTokens:
 
 
 class _Penalties:
-    """The streams of a batch with penalties: their rows, strengths [S, 3] and what they saw."""
+    """The streams of a batch with penalties: their rows, strengths [S, 3] and seen tokens."""
 
     def __init__(
         self, members: list[tuple[int, Stream]], before: _Penalties | None, device: torch.device
@@ -66,9 +70,10 @@ class _Penalties:
         self._strengths = torch.tensor(strengths, dtype=torch.float32, device=device)
 
     def apply(self, logits: torch.Tensor) -> tuple[Places, torch.Tensor]:
-        """Edit in place; where, and what was there before.
+        """Edit logits in place; returns the edited places and their old values.
 
-        Repetition is that of CTRL (arXiv 1909.05858), presence and frequency are OpenAI's.
+        The repetition penalty is that of CTRL (arXiv 1909.05858); presence and frequency penalties
+        are OpenAI's.
         """
         for stream, seen in self.seen.items():
             seen.follow(stream.segment.token_ids)
@@ -86,7 +91,7 @@ class _Penalties:
 
 
 class _Minimum:
-    """The streams of a batch with `min_tokens`: before so many, nothing that ends them is drawn."""
+    """The streams of a batch with `min_tokens`: until then they cannot draw an end token."""
 
     def __init__(self, members: list[tuple[int, Stream]], vocab_size: int) -> None:
         self._members = [
@@ -95,7 +100,7 @@ class _Minimum:
         ]
 
     def apply(self, logits: torch.Tensor) -> tuple[Places, torch.Tensor]:
-        """Edit in place; where, and what was there before."""
+        """Edit logits in place; returns the edited places and their old values."""
         closed = [
             (row, token)
             for row, stream, token_ids in self._members
@@ -110,11 +115,11 @@ class _Minimum:
 
 
 class LogitEdits:
-    """What the streams of one batch ask to be done to their rows of logits.
+    """The edits of the logits of one batch; row i belongs to stream i.
 
-    A row's edits depend on its stream alone: on its `SamplingParams`, the tokens that it drew and,
-    for `repetition_penalty`, all tokens that its context shows. Row i is that of stream i; what
-    `before` counted of a stream is not counted again.
+    The edits of a row depend only on its stream: its `SamplingParams`, the tokens that it drew and,
+    for `repetition_penalty`, all tokens of its context. `before` are the edits of the last batch;
+    their counts are reused for streams that go on.
     """
 
     def __init__(
@@ -133,17 +138,23 @@ class LogitEdits:
             self._penalties = _Penalties(penalised, known, device)
         self._minimum = _Minimum(bounded, vocab_size) if bounded else None
 
+    @property
+    def seen(self) -> Mapping[Stream, SeenTokens]:
+        """What each penalised stream saw so far."""
+        return self._penalties.seen if self._penalties else {}
+
     @contextmanager
     def applied(self, logits: torch.Tensor) -> Iterator[None]:
-        """Edit logits [N, vocab_size] in place, and put them back on leaving."""
+        """Edit logits [N, vocab_size] in place, and restore them on leaving."""
         done = [part.apply(logits) for part in (self._penalties, self._minimum) if part]
         yield
+        # Reversed: both may have edited the same logit, and the first holds its original value.
         for places, old in reversed(done):
             logits[places] = old
 
 
 def _seen(stream: Stream, prompts: dict[Context, IntArray]) -> SeenTokens:
-    """What a stream saw so far; of its context only where `repetition_penalty` asks for it."""
+    """The tokens that a stream has seen; those of its context only for `repetition_penalty`."""
     context = stream.segment.context if stream.params.repetition_penalty != 1.0 else ()
     if context not in prompts:
         shown = [np.array(span.token_ids, dtype=np.int64) for span in context]
@@ -152,7 +163,7 @@ def _seen(stream: Stream, prompts: dict[Context, IntArray]) -> SeenTokens:
 
 
 def top_logprobs(logits: torch.Tensor, wanted: list[int]) -> list[torch.Tensor]:
-    """Token ids and log-probabilities, [R, most wanted], of the R rows that want any."""
+    """Token ids and log-probabilities, [R, max(wanted)], of the R rows that want any."""
     rows = np.flatnonzero(wanted)
     logprobs = F.log_softmax(logits[to_device(rows, logits.device)], dim=-1, dtype=torch.float32)
     values, token_ids = logprobs.topk(min(max(wanted), logits.shape[1]), dim=-1)
@@ -162,6 +173,9 @@ def top_logprobs(logits: torch.Tensor, wanted: list[int]) -> list[torch.Tensor]:
 def listed_tops(
     wanted: list[int], token_ids: list[list[int]], logprobs: list[list[float]]
 ) -> list[TopLogprobs | None]:
-    """For each row as many as it wants of what `top_logprobs` found; None where it wants none."""
+    """For each row the number of top tokens that it wants; None for a row that wants none.
+
+    `token_ids` and `logprobs` are the results of `top_logprobs` as lists.
+    """
     found = zip(token_ids, logprobs, strict=True)
     return [list(zip(*next(found), strict=True))[:count] if count else None for count in wanted]

@@ -1,4 +1,4 @@
-"""Counters of an engine: what its steps computed, and when it was busy."""
+"""Counters of an engine: tokens computed and reused, steps, busy time."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from gsr_engine.step.plan import StepPlan
 class Metrics:
     """Totals since the engine started.
 
-    `usage.phases` counts the tokens and seconds of every step by phase; over finished requests
-    the requests' own usages add up to it.
+    `usage.phases` counts the tokens and seconds of every step by phase. Once all requests are
+    finished, their own usages add up to it.
     """
 
     steps: int = 0
@@ -23,7 +23,7 @@ class Metrics:
     usage: Usage = field(default_factory=Usage)
 
     def record_step(self, plan: StepPlan, seconds: float) -> None:
-        """Count one step, and give each request its share of it by tokens."""
+        """Count one step, and charge each request its share of the seconds, by tokens."""
         self.steps += 1
         self.busy_seconds += seconds
         seen: set[tuple[int, Phase]] = set()
@@ -40,7 +40,7 @@ class Metrics:
                 count.step_tokens += first * plan.num_tokens
 
     def record_finished(self, usage: Usage) -> None:
-        """Count a finished request: what only its end tells."""
+        """Count a finished request: its prompt, its completions and its reused tokens."""
         self.requests_finished += 1
         self.usage.prompt_tokens += usage.prompt_tokens
         self.usage.completion_tokens += usage.completion_tokens

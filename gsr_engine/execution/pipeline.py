@@ -7,8 +7,8 @@ import time
 from collections import deque
 
 from gsr_engine.execution.metrics import Metrics
-from gsr_engine.execution.runner import Runner
-from gsr_engine.execution.sampler import PendingDraws
+from gsr_engine.execution.runner import Launched, StepRunner
+from gsr_engine.model.decoder import Decoder
 from gsr_engine.schedule.scheduler import Scheduler
 from gsr_engine.step.plan import StepPlan
 
@@ -21,15 +21,15 @@ class Pipeline:
         host    | plan 1 | plan 2 | commit 1, plan 3 | commit 2, plan 4 |
         device           | step 1           | step 2          | step 3
 
-    So a stream is told one step late that it ended: it is fed its end token in vain, which is no
+    So a stream learns one step late that it ended. It is fed its end token in vain, which is no
     part of any span. With a lag of 0 every step is committed before the next is planned.
     """
 
-    def __init__(self, scheduler: Scheduler, metrics: Metrics, runner: Runner) -> None:
+    def __init__(self, scheduler: Scheduler, metrics: Metrics, runner: StepRunner) -> None:
         self.runner = runner
         self._scheduler = scheduler
         self._metrics = metrics
-        self._in_flight: deque[tuple[StepPlan, PendingDraws]] = deque()
+        self._in_flight: deque[tuple[StepPlan, Launched]] = deque()
         self._since = 0.0  # when the device began with the oldest of them
 
     @property
@@ -49,8 +49,14 @@ class Pipeline:
         if len(self._in_flight) > (self.runner.lag if plan.chunks else 0):
             self._commit()
 
+    def use(self, decoder: Decoder) -> None:
+        """Go on with other weights: running requests keep their tokens, all KV is recomputed."""
+        self.drain()
+        self._scheduler.forget_kv()
+        self.runner.use(decoder)
+
     def drain(self) -> None:
-        """Commit whatever was launched."""
+        """Commit every launched step."""
         while self._in_flight:
             self._commit()
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 
 from gsr_engine.attention.interface import AttentionBackend
+from gsr_engine.attention.kv_cache import KVCache
 from gsr_engine.attention.sharing import Sharing
 from gsr_engine.execution.graphs import DecodeGraphs
-from gsr_engine.execution.sampler import PendingDraws, Sampler
+from gsr_engine.execution.sampler import Draws, PendingDraws, Sampler
 from gsr_engine.kv.segments import Segment
 from gsr_engine.model.decoder import Decoder
 from gsr_engine.model.weights import copy_weights
@@ -15,23 +18,54 @@ from gsr_engine.step.batch import Batch, build_batch, known_tokens
 from gsr_engine.step.plan import StepPlan
 
 
+class Launched(Protocol):
+    """The draws of a step that is on its way."""
+
+    def wait(self) -> Draws:
+        """The draws, once they are there; raises what went wrong on the device."""
+
+
+class StepRunner(Protocol):
+    """What the engine needs of whoever carries its steps out; `Runner` does, and stubs in tests.
+
+    Attributes:
+        num_pages: KV pages that it has; the engine hands out no others.
+        lag: how many launched steps the host may be ahead of what it knows of their tokens. A
+            token that was drawn in the step before is then read on the device.
+        sharing: counts which shared spans were read together; None where there is no choice.
+    """
+
+    num_pages: int
+    lag: int
+    sharing: Sharing | None
+
+    def launch(self, plan: StepPlan) -> Launched:
+        """Start a step: compute the plan's chunks, draw its tokens."""
+
+    def use(self, decoder: Decoder) -> None:
+        """Go on with the weights of another decoder of the same shape, loaded on the CPU."""
+
+    def reset(self) -> None:
+        """Drop working copies of streams that ended."""
+
+
 class Runner:
-    """Executes step plans; keeps nothing of a request but working copies.
+    """Executes step plans; keeps nothing of a request but working copies. See `StepRunner`.
 
     Attributes:
         decoder: the model.
-        lag: how many launched steps the host may be ahead of what it knows of their tokens. A
-            token that was drawn in the step before is then read on the device.
-        sharing: what it read together of what streams share, where that is a choice.
+        attention: the device's attention backend.
+        sampler: draws the tokens.
     """
 
     def __init__(
         self,
         decoder: Decoder,
         attention: AttentionBackend,
-        padding_slot: int,
+        cache: KVCache,
         max_draws: int,
         *,
+        padding_slot: int = -1,
         row_multiple: int = 1,
         lag: int = 0,
         graphs: DecodeGraphs | None = None,
@@ -40,10 +74,11 @@ class Runner:
         self.decoder = decoder
         self.lag = lag
         self.sharing = sharing
-        self._attention = attention
+        self.num_pages = cache.num_pages
+        self.attention = attention
         self._padding_slot = padding_slot
         self._row_multiple = row_multiple
-        self._sampler = Sampler()
+        self.sampler = Sampler()
         self._graphs = graphs
         self._drawn = torch.zeros(max_draws, dtype=torch.int64, device=decoder.device)
         self._drawn_at: dict[Segment, int] = {}
@@ -55,7 +90,7 @@ class Runner:
         hidden = self._hidden(batch)
         streams = [stream for _, stream in plan.draws]
         logits = self.decoder.logits(hidden) if streams else hidden
-        draws = self._sampler.draw(logits, batch.draw_rows, streams)
+        draws = self.sampler.draw(logits, batch.draw_rows, streams)
         if self.lag:
             self._drawn[: len(streams)].copy_(draws.token_ids)
             self._drawn_at = {s.segment: draw for draw, s in enumerate(streams)}
@@ -68,8 +103,8 @@ class Runner:
         token_ids = batch.token_ids
         if batch.has_sources:
             token_ids = known_tokens(batch.inputs, self._drawn)
-        self._attention.begin(batch)
-        return self.decoder.hidden(token_ids, self._attention, batch.logit_rows)
+        self.attention.begin(batch)
+        return self.decoder.hidden(token_ids, self.attention, batch.logit_rows)
 
     def use(self, decoder: Decoder) -> None:
         """Go on with the weights of another decoder of the same shape, loaded on the CPU.
@@ -85,4 +120,4 @@ class Runner:
 
     def reset(self) -> None:
         """Drop what the attention kept between steps (working copies of streams that ended)."""
-        self._attention.reset()
+        self.attention.reset()

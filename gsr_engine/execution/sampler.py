@@ -1,4 +1,7 @@
-"""Draws the tokens of a step. A draw depends on its logits, its seed and its index alone."""
+"""Draws the tokens of a step.
+
+A draw depends only on the logits, parameters and seed of its stream, and on its index.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,8 @@ from gsr_engine.outputs import TopLogprobs
 from gsr_engine.requests.request import Stream
 from gsr_engine.step.transfer import Fetched, to_device
 
-# Logits that a CPU draws from at a time. A whole batch of a large vocabulary would be read anew
-# from memory by every pass, and into fresh pages, which take longer than the passes themselves.
+# A CPU draws from this many logits at a time. Every pass over a larger batch would read it from
+# memory again and write to fresh pages, which takes longer than the arithmetic.
 _CHUNK = 1 << 21
 
 _Params = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
@@ -26,11 +29,11 @@ class Draws(NamedTuple):
     """One token for each draw of a step.
 
     Attributes:
-        token_ids: what was drawn.
-        logprobs: its log-probability under the model as it is: temperature 1, not truncated, not
-            penalised. Not finite where the logits hold a NaN or +inf; such a token means nothing.
-        tops: for each draw the most likely tokens, None where its stream does not ask; None as a
-            whole where nobody does.
+        token_ids: the drawn tokens.
+        logprobs: their log-probabilities under the model at temperature 1, without truncation and
+            penalties. Not finite if the logits hold a NaN or +inf; such a token means nothing.
+        tops: for each draw the most likely tokens, or None if its stream did not ask for them.
+            The whole field is None if no stream did.
     """
 
     token_ids: list[int]
@@ -39,7 +42,10 @@ class Draws(NamedTuple):
 
 
 class PendingDraws:
-    """The draws of a step, which a GPU may still be computing; `token_ids`, int64, are there."""
+    """The draws of a step, which a GPU may still be computing.
+
+    `token_ids`, int64 on the device, may be used by later work on the same CUDA stream at once.
+    """
 
     def __init__(
         self,
@@ -53,13 +59,13 @@ class PendingDraws:
         self._wanted = wanted
 
     def wait(self) -> Draws:
-        """The draws, once they are known."""
+        """The draws; waits until they are computed."""
         token_ids, logprobs, *tops = self._fetched.wait()
         return Draws(token_ids, logprobs, listed_tops(self._wanted, *tops) if tops else None)
 
 
 class Sampler:
-    """Keeps the parameters of the streams as tensors while the same streams go on."""
+    """Draws tokens; keeps the parameters as tensors until a step has other streams."""
 
     def __init__(self) -> None:
         self._streams: list[Stream] = []
@@ -75,8 +81,10 @@ class Sampler:
 
         Args:
             logits: [M, vocab_size], any float dtype.
-            draw_rows: for each stream the row that it draws from; siblings share their first.
-            streams: who draws; the index of a draw is the number of tokens drawn so far.
+            draw_rows: for each stream the row that it draws from; siblings draw their first tokens
+                from the same row.
+            streams: the streams that draw. The index of a draw is the number of tokens that its
+                stream has drawn so far.
         """
         device = logits.device
         if not streams:
@@ -107,7 +115,7 @@ class Sampler:
 
 
 def draw_anything(logits: torch.Tensor) -> None:
-    """Draw from logits as a plain stream would, to see what that takes."""
+    """Draw from logits with default parameters, only to measure the memory that it takes."""
     rows, device = len(logits), logits.device
     ones = torch.ones(rows, device=device)
     zeros = torch.zeros(rows, dtype=torch.int64, device=device)
@@ -118,7 +126,7 @@ def draw_anything(logits: torch.Tensor) -> None:
 def _in_chunks(
     function: Callable[..., torch.Tensor], logits: torch.Tensor, *per_row: torch.Tensor
 ) -> torch.Tensor:
-    """The function over some rows at a time."""
+    """Apply a function to all rows; on a CPU, to a limited number of rows at a time."""
     rows = max(1, _CHUNK // logits.shape[1])
     if logits.is_cuda or len(logits) <= rows:
         return function(logits, *per_row)
@@ -127,7 +135,7 @@ def _in_chunks(
 
 
 def _tensors(streams: list[Stream], device: torch.device) -> _Params:
-    """temperature, top_k, top_p, min_p and seed of each stream, as `sample` takes them."""
+    """Temperature, top_k, top_p, min_p and seed of each stream, as `sample` needs them."""
     params = [stream.params for stream in streams]
 
     def floats(values: list[float]) -> torch.Tensor:

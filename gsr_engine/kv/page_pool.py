@@ -1,4 +1,4 @@
-"""The page pool: hands out page numbers and counts who holds them."""
+"""The page pool: allocates page numbers and counts their holders."""
 
 from __future__ import annotations
 
@@ -10,13 +10,19 @@ from gsr_engine.kv.segments import PAGE_SIZE, Context, Segment, Span, pages_for
 
 
 class PagePool:
-    """Hands out page numbers and counts who holds them.
+    """Allocates page numbers and counts the holders of each page.
 
-    A holder of a segment holds the pages of its first tokens, up to some token: its owner up to
-    its end, a context up to the end of its span (what a span shows can be computed again only with
-    what precedes it in its segment). So the holders of a page never outnumber those of the page
-    before it, and pages come free from the end. The prefix cache's holds are counted apart: a
-    page that it alone holds is *idle*, there to be had.
+    Every holder holds a prefix of a segment's pages: the owner all of them, a reader all up to the
+    end of its span, because recomputing a span needs everything before it. Reference counts
+    therefore never increase along a segment, and pages become free from the end.
+
+    The holds of the prefix cache are counted separately. A page that only the cache holds is
+    *idle*: evicting its span frees it.
+
+    Attributes:
+        num_pages: size of the pool.
+        peak_used: the largest `num_used` so far.
+        num_idle: pages that only the prefix cache holds.
     """
 
     def __init__(self, num_pages: int) -> None:
@@ -29,19 +35,19 @@ class PagePool:
 
     @property
     def num_free(self) -> int:
-        """Pages that nobody holds."""
+        """Pages without a holder."""
         return len(self._free)
 
     @property
     def num_used(self) -> int:
-        """Pages that somebody other than the prefix cache holds."""
+        """Pages with a holder other than the prefix cache."""
         return self.num_pages - len(self._free) - self.num_idle
 
     def grow(self, segment: Segment, num_tokens: int) -> None:
-        """Give the owner of a segment the pages for its first `num_tokens` tokens.
+        """Add the missing pages for a segment's first `num_tokens` tokens, held by the caller.
 
         Raises:
-            OutOfPages: fewer pages are free than it lacks; nothing was handed out.
+            OutOfPages: fewer pages are free than are missing; nothing changed.
         """
         lacking = pages_for(num_tokens) - len(segment.pages)
         if lacking <= 0:
@@ -55,7 +61,7 @@ class PagePool:
         self.peak_used = max(self.peak_used, self.num_used)
 
     def hold(self, segment: Segment, num_tokens: int) -> None:
-        """Become a holder of the pages of the first `num_tokens` tokens; missing ones are added.
+        """Add a holder to the pages of the first `num_tokens` tokens; missing pages are added.
 
         Raises:
             OutOfPages: fewer pages are free than are missing; nothing changed.
@@ -63,21 +69,26 @@ class PagePool:
         there = segment.pages[: pages_for(num_tokens)]
         self.grow(segment, num_tokens)
         for page in there:
-            self.num_idle -= not self._holders[page]
+            self.num_idle -= not self._holders[page]  # only the cache held it until now
             self._holders[page] += 1
         self.peak_used = max(self.peak_used, self.num_used)
 
     def drop(self, segment: Segment, num_tokens: int) -> None:
-        """Undo one `hold` or `grow` up to the same token."""
+        """Undo one `hold` or `grow` up to the same token.
+
+        Raises:
+            PoolCorrupted: a page has no holder left to remove.
+        """
         for page in segment.pages[: pages_for(num_tokens)]:
             if self._holders[page] <= 0:
                 raise PoolCorrupted(f"page {page} was dropped more often than held")
             self._holders[page] -= 1
+            # Idle until `_trim` frees it: it does so at once unless the cache holds the page.
             self.num_idle += not self._holders[page]
         self._trim(segment)
 
     def cache(self, span: Span) -> None:
-        """Hold what a span needs for the prefix cache; somebody else holds it now."""
+        """Let the prefix cache hold a span's pages; at this time they must have another holder."""
         for page in span.segment.pages[: pages_for(span.stop)]:
             self._cached[page] += 1
 
@@ -88,7 +99,7 @@ class PagePool:
         self._trim(span.segment)
 
     def _trim(self, segment: Segment) -> None:
-        """Take back the last pages of a segment while nobody holds them."""
+        """Free the last pages of a segment that have no holder; `computed` falls with them."""
         pages = segment.pages
         while pages and not self._holders[pages[-1]] and not self._cached[pages[-1]]:
             self._free.append(pages.pop())
@@ -96,7 +107,7 @@ class PagePool:
         segment.computed = min(segment.computed, len(pages) * PAGE_SIZE)
 
     def acquire(self, context: Context) -> None:
-        """Hold what every span of a context needs.
+        """Hold the pages of every span of a context.
 
         Raises:
             OutOfPages: fewer pages are free than are missing; nothing changed.
@@ -113,10 +124,10 @@ class PagePool:
             self.drop(span.segment, span.stop)
 
     def check(self, holds: Iterable[tuple[Segment, int]], cached: Iterable[Span] = ()) -> None:
-        """Prove that the counts are those of the given holds (segment, tokens) and cached spans.
+        """Prove that the counts match the given holds (segment, tokens) and cached spans.
 
         Raises:
-            PoolCorrupted: a page is lost, held twice over, or used after it was freed.
+            PoolCorrupted: a page is lost, belongs to two segments, or is used after it was freed.
         """
         owners: dict[int, Segment] = {}
         held = _census(holds, owners)
@@ -135,6 +146,7 @@ class PagePool:
 
 
 def _census(holds: Iterable[tuple[Segment, int]], owners: dict[int, Segment]) -> Counter[int]:
+    """Holders per page; adds each page's segment to `owners`."""
     census: Counter[int] = Counter()
     for segment, num_tokens in holds:
         wanted = pages_for(num_tokens)
@@ -148,7 +160,10 @@ def _census(holds: Iterable[tuple[Segment, int]], owners: dict[int, Segment]) ->
 
 
 def lacking_pages(holds: Iterable[tuple[Segment, int]]) -> int:
-    """Pages that some holds (segment, tokens) would add, each segment counted once."""
+    """Pages that these holds (segment, tokens) would add to the segments.
+
+    Holds of the same segment share pages, so only the longest of them counts.
+    """
     wanted: dict[Segment, int] = {}
     for segment, num_tokens in holds:
         wanted[segment] = max(num_tokens, wanted.get(segment, 0))

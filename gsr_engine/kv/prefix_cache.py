@@ -1,9 +1,9 @@
-"""The prefix cache: which spans already hold the KV of a prompt's first tokens.
+"""The prefix cache: finds the spans that already hold the KV of a prompt's first tokens.
 
-A tree over token ids, one per salt. A node's edge is a span: the tokens after its parent's. A
-prompt walks down as far as its tokens agree, token by token, and what it passed becomes its
-context; only the rest is a new segment. Spans may be cached before they are computed: whoever
-reads them first computes them.
+The cache is a tree over token ids, one per salt. A node's edge is a span: the tokens after its
+parent's. A prompt walks down as far as its tokens agree, token by token. The spans on its way
+become its context; only the remaining tokens are a new segment. Spans may be cached before they
+are computed: their first reader computes them.
 
     salt ── (problem A, 0, 40) ─┬─ (problem A, 40, 90)
                                 └─ (problem B, 0, 33)      B agrees with A in 40 tokens
@@ -18,12 +18,16 @@ from gsr_engine.kv.page_pool import PagePool
 from gsr_engine.kv.segments import Context, Segment, Span, context_length, first_tokens
 
 MIN_SHARED = 16
-"""A shorter agreement (a chat header) is computed again: sharing it would save nothing."""
+"""A shorter common prefix (a chat header) is recomputed: sharing it would save nothing."""
 
 
 @dataclass(eq=False, slots=True)
 class Node:
-    """An edge of the tree and what follows; `pins` counts the groups that use its whole path."""
+    """A node with the edge that leads to it, its `span`.
+
+    `pins` counts the groups whose cached tokens end at this node. A pin protects the whole path
+    from the root, because only leaves are evicted.
+    """
 
     span: Span
     parent: Node | None
@@ -37,11 +41,11 @@ class Node:
 
 
 class PrefixCache:
-    """Holds the pages of what it knows until they are wanted elsewhere: least recently used first.
+    """Holds the pages of cached spans until they are evicted, the least recently used leaf first.
 
     Attributes:
         queried_tokens: tokens of all prompts that were looked up.
-        hit_tokens: tokens of them that were found.
+        hit_tokens: those of them that were found.
     """
 
     def __init__(self, pool: PagePool) -> None:
@@ -52,7 +56,10 @@ class PrefixCache:
         self.hit_tokens = 0
 
     def new_prompt(self, token_ids: list[int], salt: str) -> Segment:
-        """A segment for a prompt: its context is what is known of it, at least one token is new."""
+        """A segment for a prompt whose context is the cached prefix.
+
+        At least one token is new, because a step needs a row to draw from.
+        """
         context = first_tokens(self._find(token_ids, salt), len(token_ids) - 1)
         found = context_length(context)
         if found < MIN_SHARED:
@@ -66,6 +73,7 @@ class PrefixCache:
         return {"queried_tokens": self.queried_tokens, "hit_tokens": self.hit_tokens}
 
     def _find(self, token_ids: list[int], salt: str) -> Context:
+        """The cached spans that cover the longest known prefix of a prompt."""
         node, done, found = self._roots.get(salt), 0, []
         while node is not None and done < len(token_ids):
             child = node.children.get(token_ids[done])
@@ -74,13 +82,13 @@ class PrefixCache:
             agreed = _agreement(child.span, token_ids, done)
             found.append(Span(child.span.segment, child.span.start, child.span.start + agreed))
             done += agreed
-            node = child if agreed == len(child.span) else None
+            node = child if agreed == len(child.span) else None  # None: they part inside the edge
         return tuple(found)
 
     def pin(self, context: Context, salt: str) -> Node:
-        """Remember the tokens of a context, and keep them until `unpin`; returns their last node.
+        """Cache the tokens of a context and keep them until `unpin`; returns their last node.
 
-        Where other spans with the same tokens are known already, these stay.
+        If the cache already has other spans with the same tokens, it keeps those spans.
         """
         node = self._roots.setdefault(salt, Node(Span(Segment([]), 0, 0), None))
         for span in context:
@@ -92,7 +100,7 @@ class PrefixCache:
                     start = span.stop
                 else:
                     agreed = _agreement(child.span, span.segment.token_ids[: span.stop], start)
-                    if agreed < len(child.span):
+                    if agreed < len(child.span):  # a node must end where the paths part
                         child = self._split(child, agreed)
                     start += agreed
                 node = child
@@ -114,7 +122,10 @@ class PrefixCache:
         return node
 
     def _split(self, node: Node, length: int) -> Node:
-        """Cut a node's edge; returns the upper half, a new node over the old one."""
+        """Cut a node's edge after `length` tokens; returns the new node of the upper half.
+
+        The old node keeps the lower half, its children and its pins.
+        """
         span, parent = node.span, node.parent
         cut = span.start + length
         upper = Node(Span(span.segment, span.start, cut), parent, {})
@@ -126,7 +137,7 @@ class PrefixCache:
         return upper
 
     def evict(self) -> bool:
-        """Forget the least recently used leaf that no group uses; False if there is none."""
+        """Drop the least recently used leaf without a pin; returns False if no such leaf exists."""
         if not self._idle:
             return False
         node, _ = self._idle.popitem(last=False)
@@ -134,13 +145,14 @@ class PrefixCache:
         parent = node.parent
         if parent is not None:
             del parent.children[node.first_token]
+            # A parent that became a leaf is as old as its child: it is the next to go.
             if not parent.children and not parent.pins and parent.parent is not None:
                 self._idle[parent] = None
                 self._idle.move_to_end(parent, last=False)
         return True
 
     def clear(self) -> None:
-        """Forget everything; no group may hold a pin."""
+        """Evict everything; no group may hold a pin."""
         while self.evict():
             pass
 
@@ -157,9 +169,10 @@ class PrefixCache:
 
 
 def _agreement(span: Span, token_ids: list[int], done: int) -> int:
-    """How many tokens of a span are those of a list from place `done` on."""
+    """How many leading tokens of a span equal those of a list from index `done` on."""
     mine = span.segment.token_ids
     most = min(len(span), len(token_ids) - done)
+    # Slices first: they compare far faster than a loop, and most spans agree as a whole.
     if mine[span.start : span.start + most] == token_ids[done : done + most]:
         return most
     return next(i for i in range(most) if mine[span.start + i] != token_ids[done + i])

@@ -1,13 +1,13 @@
-"""Segments, spans and contexts: what a token can see, and the pages that hold it.
+"""Segments, spans and contexts: which tokens a token sees, and the pages that hold them.
 
-A *segment* is an append-only run of tokens with KV pages of its own. A *span* is some
+A *segment* is an append-only run of tokens with its own KV pages. A *span* is some
 consecutive tokens of a segment. A *context* is a list of spans. Every token of a segment
 attends to all of its segment's context and causally to its own segment; nothing else exists.
 
     problem     [ P0 P1 P2 P3 | P4 P5 .. .. ]        a page holds tokens of one segment only
                        ^ span (problem, 0, 6)
-    candidate 1 [ A0 A1 A2 .. ]   context: the span above; starts on a page of its own
-    candidate 2 [ B0 B1 .. .. ]   context: the same span, the same pages, two references more
+    candidate 1 [ A0 A1 A2 .. ]   context: the span above; starts on a new page
+    candidate 2 [ B0 B1 .. .. ]   context: the same span; its pages are shared, not copied
 
 This module knows nothing of tensors: a page is a number.
 """
@@ -29,10 +29,14 @@ def pages_for(num_tokens: int) -> int:
 class Segment:
     """An append-only run of tokens.
 
-    `position` is the position of its first token, the others follow one by one. The KV of the
-    first `computed` tokens is written; page `pages[i]` holds tokens `[16 i, 16 i + 16)`. Pages
-    leave from the end when nobody holds them, and `computed` falls with them: what is needed
-    again is computed again, whoever needs it.
+    Attributes:
+        token_ids: its tokens; they may be known before their KV is computed.
+        position: the position of the first token; the others follow one by one.
+        context: the spans that every token of it attends to, besides its own segment.
+        computed: the KV of this many first tokens is written. It falls when pages are freed; the
+            next reader recomputes what it needs.
+        pages: `pages[i]` holds tokens `[16 i, 16 i + 16)`. Pages without a holder are freed from
+            the end.
     """
 
     token_ids: list[int]
@@ -63,7 +67,7 @@ class Span:
 
     @property
     def token_ids(self) -> list[int]:
-        """The tokens that the span shows."""
+        """The tokens of the span."""
         return self.segment.token_ids[self.start : self.stop]
 
     @property
@@ -76,12 +80,12 @@ Context = tuple[Span, ...]
 
 
 def context_length(context: Context) -> int:
-    """Number of tokens that a context shows."""
+    """Number of tokens of all spans of a context."""
     return sum(len(span) for span in context)
 
 
 def first_tokens(context: Context, count: int) -> Context:
-    """The context that shows the first `count` tokens of another."""
+    """The part of a context that holds its first `count` tokens."""
     kept = []
     for span in context:
         if count <= 0:
@@ -92,7 +96,10 @@ def first_tokens(context: Context, count: int) -> Context:
 
 
 def missing(context: Context) -> Iterator[tuple[Segment, int]]:
-    """(segment, stop) of whatever a context shows and nobody computed, writers before readers."""
+    """(segment, stop) of every span that a context reads and that is not computed.
+
+    Spans that those segments read themselves come before them: writers before readers.
+    """
     for span in context:
         if not span.computed:
             yield from missing(span.segment.context)

@@ -13,21 +13,24 @@ from gsr_engine.model.linear import Linear
 
 
 class LayerAttention(Protocol):
-    """What the layers ask of attention, once a step was laid out for it."""
+    """What the layers need of attention; the step must be laid out before (`begin`)."""
 
     def forward(self, layer: int, qkv: torch.Tensor) -> torch.Tensor:
         """Rotate q and k, write k and v to their slots, attend; returns [N, num_heads, head_dim].
 
-        qkv is [N, num_heads + 2 num_kv_heads, head_dim]: queries, keys, values of the rows that
-        `begin` was told, before rotation; it may be overwritten. Every row attends to all of its
-        segment's context and causally to its own segment. All KV of the step is written before
-        any is read. Padding rows return anything finite.
+        Every row attends to all of its segment's context and causally to its own segment. All KV
+        of the step is written before any is read. Padding rows return any finite values.
+
+        Args:
+            layer: index of the layer, whose KV is written and read.
+            qkv: [N, num_heads + 2 num_kv_heads, head_dim]: queries, keys and values, before
+                rotation, of the rows of the batch given to `begin`. It may be overwritten.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """Weights of one layer; q, k, v are one product, so are gate and up."""
+    """Weights of one layer; q, k, v are stacked into one product, gate and up into another."""
 
     input_norm: torch.Tensor
     qkv: Linear
@@ -66,10 +69,13 @@ class Decoder:
         attention: LayerAttention,
         rows: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Normalised last hidden states, [M, hidden_size], of `rows` [M] (None: of all rows).
+        """Normalised last hidden states, [M, hidden_size].
 
-        `token_ids`, int64 [N], are the rows that `attention` was told by `begin`, with their
-        positions and the slots of their KV.
+        Args:
+            token_ids: int64 [N], one per row of the batch. `attention` must have begun with the
+                same batch, which also holds positions and KV slots.
+            attention: the attention of every layer.
+            rows: int64 [M], the rows to return; None returns all N.
         """
         eps = self.config.rms_norm_eps
         residual = self.embedding[token_ids]
@@ -81,7 +87,7 @@ class Decoder:
             hidden = layer.output(attended.flatten(1))
             hidden, residual = rms_norm(hidden, layer.post_norm, eps, residual)
             hidden = layer.down(swiglu(layer.gate_up(hidden)))
-        if rows is not None:
+        if rows is not None:  # before the norm: only rows with logits need it
             hidden, residual = hidden[rows], residual[rows]
         hidden, _ = rms_norm(hidden, self.final_norm, eps, residual)
         return hidden

@@ -1,4 +1,4 @@
-"""The rotary position embedding's table, for every kind of scaling that the engine runs."""
+"""The table of the rotary position embedding, for every rope scaling that the engine supports."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 def rope_table(rope: dict[str, Any], head_dim: int, length: int) -> torch.Tensor:
     """Cosines and sines of the rotary angles, fp32 [length, head_dim].
 
-    The first half of a row are cosines, the second sines, of position · inverse frequency;
-    yarn's attention factor is multiplied in. Formulas: RoFormer (arXiv 2104.09864), Llama 3.1's
-    frequency bands, YaRN (arXiv 2309.00071), with the parameter names of transformers.
+    The first half of a row holds the cosines of position · inverse frequency, the second half the
+    sines. Yarn's attention factor is multiplied in. Formulas: RoFormer (arXiv 2104.09864), Llama
+    3.1's frequency bands, YaRN (arXiv 2309.00071), with the parameter names of transformers.
     """
     frequencies = _inverse_frequencies(rope, head_dim)
     angles = torch.arange(length, dtype=torch.float32)[:, None] * frequencies
@@ -33,7 +33,7 @@ def _inverse_frequencies(rope: dict[str, Any], head_dim: int) -> torch.Tensor:
 
 
 def _llama3_frequencies(frequencies: torch.Tensor, rope: dict[str, Any]) -> torch.Tensor:
-    """Long wavelengths are stretched by `factor`, short ones kept, those between interpolated."""
+    """Stretch long wavelengths by `factor`, keep short ones, interpolate those between."""
     low, high = rope["low_freq_factor"], rope["high_freq_factor"]
     turns = rope["original_max_position_embeddings"] * frequencies / (2 * math.pi)
     smooth = ((turns - low) / (high - low)).clamp(0.0, 1.0)
@@ -45,7 +45,11 @@ def _llama3_frequencies(frequencies: torch.Tensor, rope: dict[str, Any]) -> torc
 def _yarn_frequencies(
     frequencies: torch.Tensor, rope: dict[str, Any], head_dim: int
 ) -> torch.Tensor:
-    """A ramp from kept to stretched, between the dimensions of beta_fast and beta_slow turns."""
+    """Interpolate from kept to stretched frequencies along a ramp over the dimensions.
+
+    The ramp begins at the dimension that makes beta_fast turns in the original context, and ends
+    at the one that makes beta_slow turns.
+    """
     original, base = rope["original_max_position_embeddings"], rope["rope_theta"]
 
     def dimension(turns: float) -> float:

@@ -1,4 +1,4 @@
-"""Checkpoint folders to decoders: safetensors only, read tensor by tensor."""
+"""Loads decoders from checkpoint folders: safetensors only, tensor by tensor."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ MakeLinear = Callable[..., Linear]
 def load_decoder(
     folder: Path, config: ModelConfig, dtype: torch.dtype, device: torch.device = _CPU
 ) -> Decoder:
-    """The decoder of a checkpoint folder, in `dtype`; tensors go to the device one by one.
+    """The decoder of a checkpoint folder, in `dtype`; tensors are moved to the device one by one.
 
     Raises:
-        CheckpointError: weights are missing, unreadable, or of another shape than config.json says.
+        CheckpointError: weights are missing, unreadable, or their shape contradicts config.json.
+        UnsupportedModel: a tensor is not stored as fp32, bf16 or fp16.
     """
     with ExitStack() as stack:
         files = {}
@@ -70,12 +71,12 @@ def dummy_decoder(
 
 
 def weight_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
-    """Memory that the weights of a decoder take."""
+    """Memory, in bytes, that the weights of a decoder take."""
     return dtype.itemsize * sum(math.prod(shape) for _, shape in _shapes(config))
 
 
 def copy_weights(source: Decoder, target: Decoder) -> None:
-    """Overwrite the weights of a decoder where they are, by those of one of the same shape."""
+    """Copy the weights of `source` into the tensors of `target`; both must have one shape."""
     for new, old in zip(_tensors(source), _tensors(target), strict=True):
         old.copy_(new)
 
@@ -105,7 +106,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _shapes(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Every tensor that a checkpoint must hold, under transformers' names."""
+    """Names and shapes of the tensors that a checkpoint must hold, as transformers names them."""
     hidden, head_dim = config.hidden_size, config.head_dim
     q, kv = config.num_heads * head_dim, config.num_kv_heads * head_dim
     yield "model.embed_tokens.weight", (config.vocab_size, hidden)

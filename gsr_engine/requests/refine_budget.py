@@ -28,9 +28,13 @@ class RefineBudget:
 
 
 def plan_budget(
-    params: SelfRefineParams, problem: list[int], prompts: Prompts, limits: Limits
+    params: SelfRefineParams,
+    problem: list[int],
+    direct: int,
+    prompts: Prompts,
+    limits: Limits,
 ) -> RefineBudget:
-    """The bounds of a request for one problem.
+    """The bounds of a request for one problem whose direct prompt has `direct` tokens.
 
     A length that the caller left open takes what the context leaves, but no more than an even
     share of the pool; the refinement keeps at least a quarter of the context.
@@ -39,7 +43,6 @@ def plan_budget(
         InvalidRequest: the problem or k candidates do not fit the context, or the request not
             the pool.
     """
-    direct = len(prompts.direct(problem).token_ids)
     refine_room = max(1, limits.max_model_len // 4)
     if params.refine.max_tokens is not None:
         refine_room = min(refine_room, params.refine.max_tokens)

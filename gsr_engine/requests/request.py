@@ -1,11 +1,15 @@
-"""What the scheduler moves: streams, groups of siblings, and the requests that own them."""
+"""What the scheduler moves: streams, groups of siblings, and the requests that own them.
+
+Each of the three has an explicit state; the README of this package draws their lives.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from enum import Enum
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from gsr_engine.checkpoint.tokenizer import Tokenizer
 from gsr_engine.kv.prefix_cache import Node
@@ -15,19 +19,38 @@ from gsr_engine.params import SamplingParams
 from gsr_engine.text.stopping import StopMatcher, StopRule
 
 
+class StreamState(Enum):
+    """Where a stream is in its life."""
+
+    WAITING = "waiting"
+    """It has no pages to generate into: its group waits, or it was paused for lack of pages."""
+    RUNNING = "running"
+    """It holds pages and generates."""
+    FINISHED = "finished"
+    """It has its finish reason; its request has not been notified."""
+    SETTLED = "settled"
+    """Its request has been notified."""
+
+
 @dataclass(eq=False, slots=True)
 class Stream:
     """One stream being generated.
 
     `segment` holds exactly the generated tokens; what they continue is the segment's context.
-    The last generated token has no KV until it is fed, and the end token is never fed. A stream
-    is `held` while it has pages; one that is not waits for room and is computed again then. One to
-    `keep` has them until its group's owner answered `group_finished`, because what follows reads
-    them; else they are given back as it finishes. `told`: its request knows that it finished.
-    `in_flight` tokens more than `segment` holds are being drawn: on a GPU the next step is planned
-    before the tokens of this one are known.
-    `top_logprobs` are as many as `logprobs` where asked for, else none; `matcher` looks for stop
-    strings where there are any.
+    The last generated token has no KV until it is fed, and the end token is never fed.
+
+    Attributes:
+        state: where it is in its life.
+        holds_pages: whether it holds the pages of its segment. A running stream does; a finished
+            one does until they are freed, and may lose them to a preemption.
+        keep: the pages stay after the stream has finished, until the request has answered
+            `group_finished`, because the next groups will read them. Otherwise they are freed
+            when the stream finishes.
+        in_flight: tokens being drawn that `segment` does not hold yet. On a GPU the next step is
+            planned before the tokens of this one are known.
+        top_logprobs: one entry per token if they were asked for, else empty.
+        matcher: looks for stop strings; None if there are none.
+        hold_back: characters at the end of its text that a stop string may still remove.
     """
 
     index: int
@@ -37,16 +60,24 @@ class Stream:
     segment: Segment
     logprobs: list[float] = field(default_factory=list)
     finish_reason: FinishReason | None = None
+    state: StreamState = StreamState.WAITING
     keep: bool = False
-    held: bool = False
-    told: bool = False
+    holds_pages: bool = False
     in_flight: int = 0
     top_logprobs: list[TopLogprobs] = field(default_factory=list)
     matcher: StopMatcher | None = None
+    hold_back: int = 0
+
+    @classmethod
+    def given(cls, index: int, params: SamplingParams, token_ids: list[int]) -> Stream:
+        """A finished stream of tokens that the caller brought: nothing is generated for it."""
+        stream = cls(index, params, 0, frozenset(), Segment(token_ids))
+        stream.end("given")
+        return stream
 
     @property
     def finished(self) -> bool:
-        """Whether the stream reached its terminal state."""
+        """Whether the stream has its finish reason."""
         return self.finish_reason is not None
 
     @property
@@ -63,9 +94,9 @@ class Stream:
 
     @property
     def span_length(self) -> int:
-        """Tokens that a span of this stream may cover: those of its content that were fed.
+        """Tokens that a span of this stream may cover: tokens of its content that were fed.
 
-        The last one drawn never is.
+        The last token drawn is never fed.
         """
         return min(self.content_length, len(self.segment) - (self.finish_reason != "given"))
 
@@ -76,13 +107,13 @@ class Stream:
 
     @property
     def behind(self) -> bool:
-        """Whether tokens before its newest, which is known, must be computed again."""
-        waits = self.finish_reason is None and self.held and not self.in_flight
+        """Whether tokens before its newest, which is known, must be recomputed."""
+        waits = self.state is StreamState.RUNNING and not self.in_flight
         return waits and self.segment.computed < len(self.segment.token_ids) - 1
 
     @property
     def num_drawn(self) -> int:
-        """How many tokens were drawn, those in flight among them."""
+        """Number of tokens drawn, including those in flight."""
         return len(self.segment.token_ids) + self.in_flight
 
     def append(self, token: int, logprob: float, top: TopLogprobs | None = None) -> None:
@@ -91,18 +122,35 @@ class Stream:
         self.logprobs.append(logprob)
         if top is not None:
             self.top_logprobs.append(top)
-        if token in self.stop_token_ids or (self.matcher is not None and self._said_stop(token)):
-            self.finish_reason = "stop"
+        if token in self.stop_token_ids or (
+            self.matcher is not None and self._completes_stop(token, self.matcher)
+        ):
+            self.end("stop")
         elif len(self.segment.token_ids) == self.params.max_tokens:
-            self.finish_reason = "length"
+            self.end("length")
 
-    def _said_stop(self, token: int) -> bool:
+    def _completes_stop(self, token: int, matcher: StopMatcher) -> bool:
         armed = len(self.segment.token_ids) >= self.params.min_tokens
-        return self.matcher is not None and self.matcher.push(token, armed)
+        return matcher.push(token, armed)
 
     def end(self, reason: FinishReason) -> None:
-        """Finish the stream from outside, unless it is finished."""
-        self.finish_reason = self.finish_reason or reason
+        """Finish the stream; a finished one is left as it is."""
+        if self.finish_reason is None:
+            self.finish_reason = reason
+            self.state = StreamState.FINISHED
+
+
+class GroupState(Enum):
+    """Where a group is in its life."""
+
+    WAITING = "waiting"
+    """It holds no pages: it was not admitted yet, or it was preempted."""
+    PREFILLING = "prefilling"
+    """It holds pages; something that its streams read is not computed yet."""
+    DECODING = "decoding"
+    """Everything that its streams read is computed."""
+    FINISHED = "finished"
+    """Its pages are freed for good."""
 
 
 @dataclass(eq=False, slots=True)
@@ -113,13 +161,12 @@ class Group:
     siblings share one context object: the prompt's context and the prompt itself.
 
     Attributes:
-        request: the owner, told when the group is finished.
+        request: the owner; it is notified when the group is finished.
         phases: where its prefill and its decoding are counted.
         salt: of the prefix cache that its prompt enters; None keeps it out.
-        open: the prompt is still being written, and its last row draws nothing yet.
-        held: what it reads and its prompt have pages.
-        pin: its place in the prefix cache while it is held.
-        ready: everything that its streams read is computed.
+        open: the prompt is still being written, so its last row draws nothing yet.
+        state: where it is in its life.
+        pin: its node in the prefix cache while it holds pages.
     """
 
     request: Request[Any]
@@ -128,14 +175,18 @@ class Group:
     salt: str | None = None
     open: bool = False
     streams: list[Stream] = field(default_factory=list)
-    held: bool = False
+    state: GroupState = GroupState.WAITING
     pin: Node | None = None
-    ready: bool = False
 
     @property
     def context(self) -> Context:
         """What follows the prompt sees: the prompt's own context and the prompt."""
         return (*self.prompt.context, Span(self.prompt, 0, len(self.prompt)))
+
+    @property
+    def holds_pages(self) -> bool:
+        """Whether what it reads and its prompt have pages on its behalf."""
+        return self.state is GroupState.PREFILLING or self.state is GroupState.DECODING
 
     @property
     def finished(self) -> bool:
@@ -161,15 +212,16 @@ class Group:
         for index, seed in enumerate(seeds):
             segment = Segment([], position, context)
             stream = Stream(index, params, seed, stop.token_ids, segment, keep=keep)
-            stream.matcher = stop.matcher()
+            stream.matcher, stream.hold_back = stop.matcher(), stop.hold_back
             self.streams.append(stream)
 
     def growing(self) -> Iterator[tuple[Segment, int]]:
         """Segments that lack a page for their newest tokens, and how many tokens that makes."""
         if len(self.prompt.token_ids) > PAGE_SIZE * len(self.prompt.pages):
             yield self.prompt, len(self.prompt.token_ids)
+        running = StreamState.RUNNING
         for stream in self.streams:
-            if stream.finish_reason is None and stream.held:
+            if stream.state is running:
                 # Written out: this runs for every stream in every step.
                 num_tokens = len(stream.segment.token_ids) + stream.in_flight
                 if num_tokens > PAGE_SIZE * len(stream.segment.pages):
@@ -181,16 +233,43 @@ NewPrompt = Callable[[list[int], str], Segment]
 """(token ids, salt) to a segment: `PrefixCache.new_prompt`."""
 
 
+class RequestState(Enum):
+    """Where a request is in its life, as the scheduler sees it."""
+
+    NEW = "new"
+    """It was not submitted yet."""
+    QUEUED = "queued"
+    """It waits to be admitted for the first time."""
+    RUNNING = "running"
+    """It is admitted, and its groups hold pages."""
+    PREEMPTED = "preempted"
+    """It lost its pages, kept its tokens, and waits to be admitted again."""
+    FINISHED = "finished"
+    """It has its result and holds nothing."""
+
+
+class QueuePosition(NamedTuple):
+    """A place in the queue, kept for life; the lower, the older.
+
+    `arrival` counts submissions and is unique; `rank` is the arrival less what priority overtakes.
+    """
+
+    rank: int
+    arrival: int
+
+
 class Request(ABC, Generic[Result]):
     """Something a caller waits for: it starts groups and answers when they finish.
 
     Attributes:
         num_streams: the most streams that it decodes at a time.
-        priority: it overtakes what arrived before it, the more the higher.
-        place: in the queue, given at submission and kept; the lower, the older.
-        submitted: `time.monotonic()` of the submission; None once it was admitted.
-        deadline: `time.monotonic()` at which `expire` is called, None for never.
-        groups: what it is computing, writers before readers; None before it is admitted first.
+        priority: the higher, the more earlier requests it overtakes.
+        state: where it is in its life.
+        queue_position: given at submission; only then it means something.
+        submitted_at: the engine's clock at the submission.
+        deadline: the engine's clock at which `expire` is called, None for never.
+        groups: what it is computing, writers before readers; empty until it is first considered
+            for admission, and once it is finished.
         usage: what it cost so far.
         result: None until it is finished.
     """
@@ -198,10 +277,11 @@ class Request(ABC, Generic[Result]):
     def __init__(self, num_streams: int, priority: int = 0) -> None:
         self.num_streams = num_streams
         self.priority = priority
-        self.place: tuple[int, int] | None = None
-        self.submitted: float | None = None
+        self.state = RequestState.NEW
+        self.queue_position = QueuePosition(0, -1)
+        self.submitted_at = 0.0
         self.deadline: float | None = None
-        self.groups: list[Group] | None = None
+        self.groups: list[Group] = []
         self.usage = Usage()
         self.result: Result | None = None
 
@@ -213,22 +293,22 @@ class Request(ABC, Generic[Result]):
     @property
     def refining(self) -> bool:
         """Whether its candidates are done."""
-        return any(group.is_refinement for group in self.groups or ())
+        return any(group.is_refinement for group in self.groups)
 
     @abstractmethod
     def start(self, new_prompt: NewPrompt) -> list[Group]:
-        """The first groups; called once, at admission."""
+        """The first groups, one at least; called once, before the first admission."""
 
     def stream_finished(self, group: Group, stream: Stream) -> list[Group]:
-        """Hear of a finished stream: may end its siblings, or return groups to start now."""
+        """Be notified of a finished stream: may end its siblings, or return groups to start now."""
         return []
 
     @abstractmethod
     def group_finished(self, group: Group) -> list[Group]:
         """Take a finished group; return the groups that follow it, writers before readers.
 
-        Called while the pages of the group are still held; they are given back once the groups
-        that follow hold what they read.
+        Called while the group still holds its pages; they are freed once the groups that follow
+        hold what they read.
         """
 
     def expire(self) -> None:
@@ -236,7 +316,7 @@ class Request(ABC, Generic[Result]):
 
     @abstractmethod
     def end(self, reason: FinishReason, error: str | None = None) -> None:
-        """Give a result at once, from whatever is there: it was aborted, or failed."""
+        """Give a result at once, from what is there so far: it was aborted, or failed."""
 
 
 def completion(stream: Stream, tokenizer: Tokenizer) -> Completion:

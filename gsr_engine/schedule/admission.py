@@ -1,10 +1,10 @@
-"""Which requests run, and who gives way when pages run out.
+"""Which requests run, and which are preempted when pages run out.
 
-A request is admitted when what it needs at once fits above a watermark; what it needs later it
-takes as it grows. When pages run out, cached prompts go first, then requests are preempted: their
-pages are given back, their tokens kept, and their KV is computed again once they are admitted
-again. First those with candidates, the newest first; then refinements, likewise. The oldest is
-never preempted, only single streams of it wait for their siblings, so there is always progress.
+A request is admitted when what it needs at once fits above a watermark; later it takes pages as it
+grows. When pages run out, cached prompts are evicted first. Then requests are preempted: their
+pages are freed, their tokens kept, and their KV is recomputed once they are admitted again.
+Requests with candidates are preempted first, the newest of them first; then refinements, likewise.
+The oldest request is never preempted. Only single streams of it are paused: it always progresses.
 """
 
 from __future__ import annotations
@@ -19,26 +19,75 @@ from gsr_engine.config import EngineConfig
 from gsr_engine.errors import OutOfPages
 from gsr_engine.kv.page_pool import lacking_pages
 from gsr_engine.kv.segments import pages_for
-from gsr_engine.requests.request import Group, Request, Stream
+from gsr_engine.requests.request import (
+    Group,
+    GroupState,
+    QueuePosition,
+    Request,
+    RequestState,
+    Stream,
+    StreamState,
+)
 from gsr_engine.schedule.memory import Memory
 
-_WATERMARK = 50
-"""One page in so many stays free at admission, for the streams that run to grow into."""
+AnyRequest = Request[Any]
+
+WATERMARK = 50
+"""One page in 50 stays free at admission, so that running streams can grow."""
+OVERTAKES = 64
+"""A request is queued as if it had arrived this many places earlier per level of priority. So a
+waiting request can be overtaken only by the next 64 arrivals per level of difference, and a steady
+stream of high-priority requests cannot starve it."""
+
+
+class WaitingQueue:
+    """A heap by (arrival - 64 * priority): adding and taking cost log n, peeking is free."""
+
+    def __init__(self) -> None:
+        self._heap: list[QueuePosition] = []
+        self._requests: dict[QueuePosition, AnyRequest] = {}
+        self._arrivals = 0
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def add(self, request: AnyRequest) -> None:
+        """Queue a new request by its priority, a preempted one at the position that it had."""
+        if request.state is RequestState.NEW:
+            rank = self._arrivals - OVERTAKES * request.priority
+            request.queue_position = QueuePosition(rank, self._arrivals)
+            request.state = RequestState.QUEUED
+            self._arrivals += 1
+        else:
+            request.state = RequestState.PREEMPTED
+        self._requests[request.queue_position] = request
+        heapq.heappush(self._heap, request.queue_position)
+
+    def first(self) -> AnyRequest | None:
+        """The next request; None if the queue is empty."""
+        while self._heap and self._heap[0] not in self._requests:
+            heapq.heappop(self._heap)  # it was removed
+        return self._requests[self._heap[0]] if self._heap else None
+
+    def remove(self, request: AnyRequest) -> None:
+        """Take a request out, wherever it stands."""
+        del self._requests[request.queue_position]
 
 
 class Admission:
-    """The running and the waiting requests.
+    """The running and the waiting requests; the one place that changes a request's state.
 
     Attributes:
-        waiting: those that hold nothing: not admitted yet, or preempted.
-        running: those that hold pages, the oldest first.
-        num_preemptions: how often a request, or a stream of the oldest, had to give way.
+        waiting: requests without pages: not admitted yet, or preempted.
+        running: requests with pages, the oldest first.
+        num_preemptions: how often a request was preempted, or a stream of the oldest paused.
     """
 
-    def __init__(self, config: EngineConfig, memory: Memory) -> None:
+    def __init__(self, config: EngineConfig, memory: Memory, clock: Callable[[], float]) -> None:
         self._memory = memory
+        self._clock = clock
         self._max_streams = config.max_num_seqs
-        self._watermark = memory.pool.num_pages // _WATERMARK
+        self._watermark = memory.pool.num_pages // WATERMARK
         self._num_streams = 0
         self._paused: list[tuple[Group, Stream]] = []
         self.waiting = WaitingQueue()
@@ -47,23 +96,22 @@ class Admission:
 
     def groups(self) -> Iterator[Group]:
         """What the running requests compute, the oldest first."""
-        return (group for request in self.running for group in request.groups or ())
-
-    def runs(self, request: AnyRequest) -> bool:
-        """Whether a request is admitted now."""
-        return not request.finished and request not in self.waiting
+        return (group for request in self.running for group in request.groups)
 
     def admit(self) -> list[AnyRequest]:
-        """Let in what fits; returns the requests that it let in."""
+        """Admit the waiting requests that fit, in their order; returns those admitted."""
         self._resume_streams(self._watermark + len(self.running))
         admitted = []
         while (request := self.waiting.first()) is not None:
-            if request.groups is None:
+            if not request.groups:
                 request.groups = request.start(self._memory.new_prompt)
             if self.running and not self._fits(request):
                 break
             self.waiting.remove(request)
-            bisect.insort(self.running, request, key=lambda one: one.place or (0, 0))
+            if request.state is RequestState.QUEUED:
+                request.usage.queue_seconds = self._clock() - request.submitted_at
+            request.state = RequestState.RUNNING
+            bisect.insort(self.running, request, key=lambda one: one.queue_position)
             self._num_streams += request.num_streams
             self._hold(request.groups)
             admitted.append(request)
@@ -72,57 +120,69 @@ class Admission:
     def _fits(self, request: AnyRequest) -> bool:
         if self._num_streams + request.num_streams > self._max_streams:
             return False
-        return self._memory.make_free_for(request.groups or (), reserve=self._watermark)
+        return self._memory.make_free_for(request.groups, reserve=self._watermark)
 
     def _hold(self, groups: Sequence[Group]) -> None:
         """Hold groups and, as far as there is room, their streams."""
         self._memory.make_free_for(groups, streams=False)
         for group in groups:
-            if not group.held:
+            if not group.holds_pages:
                 self._memory.hold(group)
         for group in groups:
             for stream in group.streams:
-                if stream.needed and not stream.held:
+                if stream.needed and not stream.holds_pages:
                     self._paused.append((group, stream))
         self._resume_streams(reserve=0)
 
     def start(self, request: AnyRequest, groups: list[Group]) -> None:
-        """Hold what a running request adds; where there is no room, it waits for its turn."""
-        if request.groups is None or not groups:
+        """Hold the groups that a running request adds; without room for them it is preempted."""
+        if request.finished or not groups:
             return
         request.groups.extend(group for group in groups if group not in request.groups)
-        if not self.runs(request):
-            return
+        if request.state is not RequestState.RUNNING:
+            return  # it was preempted meanwhile, and holds them once it is admitted again
         if self._make_room(partial(self._memory.make_free_for, groups), request):
             self._hold(groups)
         else:
             self._preempt(request)
 
+    def finish(self, group: Group) -> None:
+        """Free the pages of a finished group for good."""
+        self._memory.note_peak(group.request)
+        self._memory.release(group)
+        group.state = GroupState.FINISHED
+        group.request.groups.remove(group)
+
     def grow(self) -> None:
-        """Give every stream the page that its next token needs."""
+        """Take the page that the next token of a stream needs, for every stream that lacks it.
+
+        Raises:
+            OutOfPages: the oldest request alone does not fit the pool.
+        """
         while True:
             growing = [one for group in self.groups() for one in group.growing()]
             if self._memory.make_free(lacking_pages(growing)):
                 break
-            self._give_way()
+            self._make_some_room()
         for segment, num_tokens in growing:
             self._memory.pool.grow(segment, num_tokens)
 
-    def _give_way(self) -> None:
+    def _make_some_room(self) -> None:
+        """Preempt one request or, if only the oldest runs, pause one stream of it."""
         victim = self._victim(self.running[0])
         if victim is not None:
             self._preempt(victim)
             return
-        streams = [
+        running = [
             (group, stream)
-            for group in self.running[0].groups or ()
+            for group in self.running[0].groups
             for stream in group.streams
-            if stream.held and not stream.finished
+            if stream.state is StreamState.RUNNING
         ]
-        if len(streams) < 2:
+        if len(running) < 2:  # pausing its last stream would end all progress
             raise OutOfPages("the oldest request alone does not fit the pool")
-        self._memory.drop_stream(streams[-1][1])
-        self._paused.append(streams[-1])
+        self._memory.drop_stream(running[-1][1])
+        self._paused.append(running[-1])
         self.num_preemptions += 1
 
     def _make_room(self, enough: Callable[[], bool], request: AnyRequest) -> bool:
@@ -135,17 +195,22 @@ class Admission:
         return True
 
     def _victim(self, beneficiary: AnyRequest) -> AnyRequest | None:
-        """Who gives way: the newest request with candidates, else the newest refinement."""
+        """The request to preempt so that `beneficiary` gets pages; None if there is none."""
+        # The oldest, running[0], is never preempted: it is what always makes progress.
         others = [request for request in self.running[1:] if request is not beneficiary]
-        place = beneficiary.place or (0, 0)
+        # Any request that still writes candidates goes before any refinement, even an older one:
+        # a refinement is close to its end, and its end frees the most pages.
         for request in reversed(others):
             if not request.refining:
                 return request
+        # Among refinements the older wins, so that two of them cannot preempt each other in turn.
         newest = others[-1] if others else None
-        return newest if newest and (newest.place or (0, 0)) > place else None
+        if newest is not None and newest.queue_position > beneficiary.queue_position:
+            return newest
+        return None
 
     def preempt_all(self) -> None:
-        """Let every running request give its pages back and wait."""
+        """Preempt every running request."""
         for request in list(self.running):
             self._preempt(request)
 
@@ -155,77 +220,41 @@ class Admission:
         self.waiting.add(request)
 
     def _stop(self, request: AnyRequest) -> None:
-        for group in request.groups or ():
+        for group in request.groups:
             self._memory.release(group)
         self.running.remove(request)
         self._num_streams -= request.num_streams
 
     def retire(self, request: AnyRequest) -> None:
-        """A request has its result: nothing of it stays."""
-        if request in self.waiting:
-            self.waiting.remove(request)
-        else:
+        """Free everything of a request that has its result."""
+        if request.state is RequestState.RUNNING:
             self._stop(request)
-        request.groups = None
+        else:
+            self.waiting.remove(request)
+        for group in request.groups:
+            group.state = GroupState.FINISHED
+        request.groups = []
+        request.state = RequestState.FINISHED
 
     def _resume_streams(self, reserve: int) -> None:
         """Hold the paused streams, as far as there is room beyond a reserve."""
         paused, self._paused = self._paused, []
         for group, stream in paused:
-            if not group.held or stream.held or not stream.needed:
-                continue
+            if not group.holds_pages or stream.holds_pages or not stream.needed:
+                continue  # its group was preempted or finished, or it was resumed or ended
             pages = pages_for(max(1, len(stream.segment)))
+            # If no stream runs at all, one must be resumed whatever the reserve, or none ever will.
             if self._memory.make_free(pages + reserve) or (
-                not self._anything_works()
+                not self._any_stream_runs()
                 and self._make_room(partial(self._memory.make_free, pages), group.request)
             ):
                 self._memory.hold_stream(stream)
             else:
                 self._paused.append((group, stream))
 
-    def _anything_works(self) -> bool:
+    def _any_stream_runs(self) -> bool:
         return any(
-            stream.held and not stream.finished
+            stream.state is StreamState.RUNNING
             for group in self.groups()
             for stream in group.streams
         )
-
-
-AnyRequest = Request[Any]
-OVERTAKES = 64
-"""Earlier requests that one level of priority overtakes; what comes later can be overtaken no
-more by it, so a stream of higher priority delays a request, but never for ever."""
-
-
-class WaitingQueue:
-    """A heap by (arrival - 64 * priority): adding and taking cost log n, peeking nothing."""
-
-    def __init__(self) -> None:
-        self._heap: list[tuple[int, int]] = []
-        self._requests: dict[tuple[int, int], AnyRequest] = {}
-        self._arrivals = 0
-
-    def __len__(self) -> int:
-        return len(self._requests)
-
-    def __contains__(self, request: AnyRequest) -> bool:
-        return request.place in self._requests
-
-    def add(self, request: AnyRequest) -> None:
-        """Queue a request: a new one by its priority, a preempted one at the place that it had."""
-        if request.place is None:
-            request.place = (self._arrivals - OVERTAKES * request.priority, self._arrivals)
-            self._arrivals += 1
-        self._requests[request.place] = request
-        heapq.heappush(self._heap, request.place)
-
-    def first(self) -> AnyRequest | None:
-        """Who is next; None if nobody waits."""
-        while self._heap and self._heap[0] not in self._requests:
-            heapq.heappop(self._heap)  # it was taken out
-        return self._requests[self._heap[0]] if self._heap else None
-
-    def remove(self, request: AnyRequest) -> None:
-        """Take a request out, wherever it stands."""
-        if request.place is not None:
-            del self._requests[request.place]

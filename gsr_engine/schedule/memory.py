@@ -8,7 +8,7 @@ from typing import Any
 from gsr_engine.kv.page_pool import PagePool, lacking_pages
 from gsr_engine.kv.prefix_cache import PrefixCache
 from gsr_engine.kv.segments import PAGE_SIZE, Segment, pages_for
-from gsr_engine.requests.request import Group, Request, Stream
+from gsr_engine.requests.request import Group, GroupState, Request, Stream, StreamState
 
 
 class Memory:
@@ -55,24 +55,28 @@ class Memory:
         """
         self.pool.acquire(group.prompt.context)
         self.pool.hold(group.prompt, len(group.prompt))
-        group.held = True
+        group.state = GroupState.PREFILLING
         if self.cache and group.salt is not None:
             group.pin = self.cache.pin(group.context, group.salt)
 
     def hold_stream(self, stream: Stream) -> None:
         """Hold the pages of a stream, one at least."""
         self.pool.hold(stream.segment, max(1, len(stream.segment)))
-        stream.held = True
+        stream.holds_pages = True
+        if stream.state is StreamState.WAITING:
+            stream.state = StreamState.RUNNING
 
     def drop_stream(self, stream: Stream) -> None:
         """Give a stream's pages back."""
-        if stream.held:
+        if stream.holds_pages:
             self.pool.drop(stream.segment, owned(stream.segment))
-            stream.held = False
+            stream.holds_pages = False
+            if stream.state is StreamState.RUNNING:
+                stream.state = StreamState.WAITING
 
     def release(self, group: Group) -> None:
         """Undo `hold`, and give the pages of its streams back; nothing if it is not held."""
-        if not group.held:
+        if not group.holds_pages:
             return
         for stream in group.streams:
             self.drop_stream(stream)
@@ -80,18 +84,30 @@ class Memory:
         self.pool.release(group.prompt.context)
         if self.cache and group.pin is not None:
             self.cache.unpin(group.pin)
-        group.pin, group.held, group.ready = None, False, False
+        group.pin, group.state = None, GroupState.WAITING
 
     def note_peak(self, request: Request[Any]) -> None:
         """Note what a request holds, should it be its most; asked before some is dropped."""
         held: dict[Segment, int] = {}
-        for group in request.groups or ():
-            if group.held:
+        for group in request.groups:
+            if group.holds_pages:
                 for span in group.prompt.context:
                     held[span.segment] = max(pages_for(span.stop), held.get(span.segment, 0))
                 held[group.prompt] = len(group.prompt.pages)
-                held.update((s.segment, len(s.segment.pages)) for s in group.streams if s.held)
+                held.update(
+                    (s.segment, len(s.segment.pages)) for s in group.streams if s.holds_pages
+                )
         request.usage.peak_pages = max(request.usage.peak_pages, sum(held.values()))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The pages and the prefix cache of this moment, as plain numbers."""
+        return {
+            "pages_total": self.pool.num_pages,
+            "pages_used": self.pool.num_used,
+            "pages_peak": self.pool.peak_used,
+            "pages_cached": self.pool.num_idle,
+            "prefix_cache": self.cache.as_dict() if self.cache else None,
+        }
 
     def check(self, groups: Iterable[Group]) -> None:
         """Prove that every page is accounted for by some running groups and the cache.
@@ -103,7 +119,7 @@ class Memory:
         for group in groups:
             holds += [(span.segment, span.stop) for span in group.prompt.context]
             holds.append((group.prompt, owned(group.prompt)))
-            holds += [(s.segment, owned(s.segment)) for s in group.streams if s.held]
+            holds += [(s.segment, owned(s.segment)) for s in group.streams if s.holds_pages]
         self.pool.check(holds, self.cache.spans if self.cache else [])
 
 
@@ -113,10 +129,10 @@ def owned(segment: Segment) -> int:
 
 
 def _holds(group: Group, streams: bool) -> Iterator[tuple[Segment, int]]:
-    if not group.held:
+    if not group.holds_pages:
         yield from ((span.segment, span.stop) for span in group.prompt.context)
         yield group.prompt, len(group.prompt)
     if streams:
         for stream in group.streams:
-            if stream.needed and not stream.held:
+            if stream.needed and not stream.holds_pages:
                 yield stream.segment, max(1, len(stream.segment))

@@ -12,7 +12,7 @@ from gsr_engine.config import EngineConfig
 from gsr_engine.errors import OutOfPages
 from gsr_engine.kv.segments import missing
 from gsr_engine.outputs import TopLogprobs
-from gsr_engine.requests.request import Group
+from gsr_engine.requests.request import Group, GroupState, RequestState, StreamState
 from gsr_engine.schedule.admission import Admission, AnyRequest
 from gsr_engine.schedule.memory import Memory
 from gsr_engine.step.plan import StepPlan
@@ -22,11 +22,11 @@ class Scheduler:
     """Continuous batching: decode and prefill share every step under one token budget.
 
     Prompts of refinements go before those of new candidates, because they finish requests. A
-    group computes whatever it reads and nobody computed yet: its prompt, but also what a
-    preemption, an eviction or the end of another request took away.
+    group computes everything that it reads and that is not computed: its prompt, but also KV that
+    a preemption, an eviction or the end of another request took away.
 
     Attributes:
-        finished: requests that reached their end since somebody last emptied the list.
+        finished: requests that reached their end since the list was last emptied.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Scheduler:
         self._max_tokens = config.max_batch_tokens
         self._memory = memory
         self._clock = clock
-        self._admission = Admission(config, memory)
+        self._admission = Admission(config, memory, clock)
         self._deadlines: list[tuple[float, int]] = []  # a heap of (deadline, arrival)
         self._timed: dict[int, AnyRequest] = {}  # by arrival
         self.finished: list[AnyRequest] = []
@@ -51,8 +51,17 @@ class Scheduler:
         return len(self._admission.running)
 
     @property
+    def num_running_streams(self) -> int:
+        """Streams that hold pages and generate."""
+        return sum(
+            stream.state is StreamState.RUNNING
+            for group in self._admission.groups()
+            for stream in group.streams
+        )
+
+    @property
     def num_preemptions(self) -> int:
-        """How often a request, or a stream of the oldest, had to give way."""
+        """How often a request was preempted, or a stream of the oldest paused."""
         return self._admission.num_preemptions
 
     def check(self) -> None:
@@ -65,10 +74,10 @@ class Scheduler:
 
     def add(self, request: AnyRequest) -> None:
         """Queue a request; its size was checked against the whole pool before."""
-        request.submitted = self._clock()
+        request.submitted_at = self._clock()
         self._admission.waiting.add(request)
-        if request.deadline is not None and request.place is not None:
-            arrival = request.place[1]
+        if request.deadline is not None:
+            arrival = request.queue_position.arrival
             heapq.heappush(self._deadlines, (request.deadline, arrival))
             self._timed[arrival] = request
 
@@ -76,19 +85,16 @@ class Scheduler:
         """Choose the chunks of the next step; an empty plan means that nothing is left to do."""
         self._expire()
         for request in self._admission.admit():
-            if request.submitted is not None:
-                request.usage.queue_seconds = self._clock() - request.submitted
-                request.submitted = None
-            # What was finished when it was preempted, or after that by a token in flight.
-            self._settle(list(request.groups or ()))
+            # Streams that had finished when it was preempted, or after that by a token in flight.
+            self._settle(list(request.groups))
         self._grow()
         plan = StepPlan()
         unready: list[Group] = []
+        prefilling = GroupState.PREFILLING
         for group in self._admission.groups():
-            if not group.ready and not group.open:
-                computed = group.prompt.computed == len(group.prompt)
-                group.ready = computed and not any(missing(group.prompt.context))
-            if not group.ready or plan.decode(group):
+            if group.state is prefilling and _is_computed(group):
+                group.state = GroupState.DECODING
+            if group.state is prefilling or plan.decode(group):
                 unready.append(group)
         unready.sort(key=lambda group: not group.is_refinement)
         for group in unready:
@@ -104,7 +110,7 @@ class Scheduler:
                 self.end(self._admission.running[0], str(error))
 
     def _prefill(self, group: Group, plan: StepPlan) -> None:
-        """What a group reads and nobody computed, its prompt, and what its streams lost."""
+        """What a group reads that is not computed, its prompt, and what its streams lost."""
         for segment, stop in missing(group.prompt.context):
             plan.prefill(group, segment, stop, self._max_tokens, [])
         prompt = group.prompt
@@ -116,7 +122,7 @@ class Scheduler:
                 plan.prefill(group, stream.segment, stop, self._max_tokens, [stream])
 
     def launched(self, plan: StepPlan) -> None:
-        """A step is on its way: whatever is planned from here on runs after it."""
+        """A step is on its way: every step planned from here on runs after it."""
         for chunk in plan.chunks:
             chunk.segment.computed = chunk.stop
         for _, stream in plan.draws:
@@ -149,65 +155,59 @@ class Scheduler:
         self._settle(touched)
 
     def _settle(self, groups: Iterable[Group]) -> None:
-        """Tell requests of finished streams, give their pages back, move finished groups on."""
+        """Notify requests of finished streams, free their pages, move finished groups on."""
+        # Each notification may end the request, end siblings, start groups, or preempt others for
+        # their pages. So whether the group still holds pages is asked again after every one.
         for group in groups:
             for stream in group.streams:
-                if stream.finished and not stream.told and self._concerns(group):
-                    stream.told = True
-                    tell = partial(group.request.stream_finished, group, stream)
-                    self._follow(group.request, tell)
-            if not self._concerns(group):
-                continue
+                if stream.state is StreamState.FINISHED and group.holds_pages:
+                    stream.state = StreamState.SETTLED
+                    notify = partial(group.request.stream_finished, group, stream)
+                    self._follow(group.request, notify)
+            if not group.holds_pages:
+                continue  # preempted: it is settled once it is admitted again. Or finished.
             for stream in group.streams:
-                if not stream.needed and stream.held:
+                if not stream.needed and stream.holds_pages:
                     self._memory.note_peak(group.request)
                     self._memory.drop_stream(stream)
             if group.finished:
                 self._finish(group)
 
-    def _concerns(self, group: Group) -> bool:
-        """Whether a group is still computed: its request may have ended, or been preempted."""
-        request = group.request
-        return group.held and request.groups is not None and group in request.groups
-
     def _finish(self, group: Group) -> None:
         request = group.request
-        # What follows holds what it reads before the group gives it back.
+        # The groups that follow hold what they read before this one frees it.
         self._follow(request, partial(request.group_finished, group))
-        if request.groups is None:
-            return
-        self._memory.note_peak(request)
-        self._memory.release(group)
-        request.groups.remove(group)
+        if request.state is RequestState.FINISHED:
+            return  # the answer raised, which ended the request and freed everything
+        self._admission.finish(group)
         if request.finished:
             self._retire(request)
 
-    def _follow(self, request: AnyRequest, tell: Callable[[], list[Group]]) -> None:
-        """Tell a request of something and start what it answers."""
+    def _follow(self, request: AnyRequest, notify: Callable[[], list[Group]]) -> None:
+        """Notify a request and start the groups that it answers with."""
         try:
-            followers = tell()
+            followers = notify()
         except Exception as error:  # of this request alone
             self.end(request, f"{type(error).__name__}: {error}")
         else:
             self._admission.start(request, followers)
 
     def forget_kv(self) -> None:
-        """Have all KV computed again: of the running requests, and of cached prompts."""
+        """Have all KV recomputed: that of the running requests, and that of cached prompts."""
         self._admission.preempt_all()
         if self._memory.cache:
             self._memory.cache.clear()
 
     def end(self, request: AnyRequest, error: str | None = None) -> None:
         """End a request at once, wherever it stands: aborted, or failed with an error."""
-        if request.finished or request.place is None:
+        if request.finished or request.state is RequestState.NEW:
             return
         request.end("error" if error else "abort", error)
         self._retire(request)
 
     def _retire(self, request: AnyRequest) -> None:
         self._admission.retire(request)
-        if request.place is not None:
-            self._timed.pop(request.place[1], None)
+        self._timed.pop(request.queue_position.arrival, None)
         self.finished.append(request)
 
     def _expire(self) -> None:
@@ -221,4 +221,11 @@ class Scheduler:
             if request.finished:
                 self._retire(request)
             else:
-                self._settle(list(request.groups or ()))
+                self._settle(list(request.groups))
+
+
+def _is_computed(group: Group) -> bool:
+    """Whether a group's prompt is complete, and computed with everything that it reads."""
+    if group.open or group.prompt.computed < len(group.prompt):
+        return False
+    return not any(missing(group.prompt.context))

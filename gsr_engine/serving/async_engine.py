@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from gsr_engine.engine import Engine
@@ -40,6 +39,9 @@ class AsyncEngine:
     room, first come, first served. A reader that is slow does not slow the engine down and is not
     buffered for without bound: what a stream grows by meanwhile joins its one unread token event.
 
+    Attributes:
+        loop: the thread that runs the engine; for instruments and tests.
+
     Raises:
         InvalidRequest: `max_pending` is out of range.
     """
@@ -48,7 +50,7 @@ class AsyncEngine:
         if isinstance(max_pending, bool) or not isinstance(max_pending, int) or max_pending < 1:
             raise InvalidRequest("max_pending", f"must be an integer above 0, got {max_pending!r}")
         self._engine = engine
-        self._loop = EngineLoop(engine, max_pending)
+        self.loop = EngineLoop(engine, max_pending)
 
     @classmethod
     def from_pretrained(
@@ -123,7 +125,7 @@ class AsyncEngine:
         try:
             # The request is made in the engine's thread: it needs the tokenizer, which no two
             # threads may use at a time.
-            opened = self._loop.call(partial(self._loop.open, name, make, mailbox, wait))
+            opened = self.loop.call(partial(self.loop.open, name, make, mailbox, wait))
             await asyncio.wrap_future(opened)
             event: Event[Any] | None = None
             while not isinstance(event, Final):
@@ -131,7 +133,7 @@ class AsyncEngine:
                 yield event
         finally:
             with suppress(EngineClosed):
-                self._loop.call(partial(self._loop.discard, name, mailbox))
+                self.loop.call(partial(self.loop.discard, name, mailbox))
 
     async def abort(self, request_id: str) -> bool:
         """End a request at once: its reader gets `Final` with what is there so far.
@@ -141,18 +143,18 @@ class AsyncEngine:
         Raises:
             EngineClosed: as in `self_refine`.
         """
-        return await self._call(partial(self._loop.abort, request_id))
+        return await self._in_thread(partial(self.loop.abort, request_id))
 
     async def stats(self) -> dict[str, Any]:
         """What `Engine.stats` says at this moment. Raises EngineClosed as `self_refine`."""
-        return await self._call(self._engine.stats)
+        return await self._in_thread(self._engine.stats)
 
     async def check(self) -> None:
         """`Engine.check` between two steps. Raises PoolCorrupted, or EngineClosed."""
-        await self._call(self._engine.check)
+        await self._in_thread(self._engine.check)
 
-    async def _call(self, work: Callable[[], ResultT]) -> ResultT:
-        return await asyncio.wrap_future(self._loop.call(work))
+    async def _in_thread(self, work: Callable[[], ResultT]) -> ResultT:
+        return await asyncio.wrap_future(self.loop.call(work))
 
     async def drain(self) -> None:
         """Take no more requests, and wait until all that were taken are finished.
@@ -163,26 +165,21 @@ class AsyncEngine:
         Raises:
             EngineClosed: as in `self_refine`.
         """
-        await asyncio.wrap_future(await self._call(self._loop.drain))
+        await asyncio.wrap_future(await self._in_thread(self.loop.drain))
 
     async def close(self) -> None:
         """Abort what is left, end the thread and close the engine; again, it does nothing.
 
         Readers get what is unread, and `Final`.
         """
-        self._loop.close()
-        await asyncio.wrap_future(self._loop.ended)
-        self._loop.join()
+        self.loop.close()
+        await asyncio.wrap_future(self.loop.ended)
+        self.loop.join()
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
 

@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 @dataclass(eq=False, slots=True)
-class _Ticket:
+class Ticket:
     """A request that is not finished; without room for it, it is not `submitted` yet."""
 
     request_id: str
@@ -37,7 +37,9 @@ class EngineLoop:
     Nothing to do, it sleeps.
 
     Attributes:
-        ended: done when the thread is about to return, whatever the reason.
+        ended: done when the thread is about to return, for any reason.
+        tickets: the unfinished requests by their ids; for the thread only.
+        waiting: those of them that wait for room, in order; for the thread only.
     """
 
     def __init__(self, engine: Engine, max_pending: int) -> None:
@@ -47,8 +49,8 @@ class EngineLoop:
         self._commands: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._closed: str | None = None
         self._cause: BaseException | None = None
-        self._tickets: dict[str, _Ticket] = {}
-        self._waiting: deque[_Ticket] = deque()
+        self.tickets: dict[str, Ticket] = {}
+        self.waiting: deque[Ticket] = deque()
         self._draining = False
         self._drained: list[Future[None]] = []
         self._stopped = False
@@ -100,30 +102,30 @@ class EngineLoop:
         """
         if self._draining:
             raise EngineClosed("the engine is being drained, it takes no more requests")
-        if request_id in self._tickets:
+        if request_id in self.tickets:
             raise InvalidRequest("request_id", f"{request_id!r} is the id of a live request")
         request = make()
-        if not wait and len(self._tickets) >= self._max_pending:
+        if not wait and len(self.tickets) >= self._max_pending:
             raise QueueFull(f"max_pending is {self._max_pending}, and so many are unfinished")
         observer = RequestObserver(request_id, request, self._engine.tokenizer)
-        ticket = _Ticket(request_id, request, observer, mailbox)
-        self._tickets[request_id] = ticket
-        self._waiting.append(ticket)
+        ticket = Ticket(request_id, request, observer, mailbox)
+        self.tickets[request_id] = ticket
+        self.waiting.append(ticket)
         self._fill_room()
 
     def abort(self, request_id: str) -> bool:
         """End a request with what is there; False if there is no such request."""
-        ticket = self._tickets.get(request_id)
+        ticket = self.tickets.get(request_id)
         if ticket is not None:
             self._abort(ticket)
         return ticket is not None
 
     def discard(self, request_id: str, mailbox: Mailbox) -> None:
         """Nobody reads this mailbox any more: abort its request unless it is finished."""
-        ticket = self._tickets.get(request_id)
+        ticket = self.tickets.get(request_id)
         if ticket is not None and ticket.mailbox is mailbox:
             self._abort(ticket)
-            del self._tickets[request_id]
+            del self.tickets[request_id]
 
     def drain(self) -> Future[None]:
         """Refuse new requests; the future is done when none is left."""
@@ -133,22 +135,22 @@ class EngineLoop:
 
     def _stop(self) -> None:
         self._stopped = True
-        for ticket in self._tickets.values():
+        for ticket in self.tickets.values():
             self._abort(ticket)
 
-    def _abort(self, ticket: _Ticket) -> None:
+    def _abort(self, ticket: Ticket) -> None:
         if not ticket.submitted:  # then it ends as all others do, through the engine
-            self._waiting.remove(ticket)
+            self.waiting.remove(ticket)
             self._submit(ticket)
         self._engine.abort(ticket.request)
 
-    def _submit(self, ticket: _Ticket) -> None:
+    def _submit(self, ticket: Ticket) -> None:
         ticket.submitted = True
         self._engine.submit(ticket.request)
 
     def _fill_room(self) -> None:
-        while self._waiting and len(self._tickets) - len(self._waiting) < self._max_pending:
-            self._submit(self._waiting.popleft())
+        while self.waiting and len(self.tickets) - len(self.waiting) < self._max_pending:
+            self._submit(self.waiting.popleft())
 
     def _run(self) -> None:
         try:
@@ -165,7 +167,7 @@ class EngineLoop:
 
     def _obey(self) -> None:
         with self._condition:
-            while not (self._commands or self._tickets or self._engine.has_work):
+            while not (self._commands or self.tickets or self._engine.has_work):
                 self._condition.wait()
             count = len(self._commands)
         for _ in range(count):  # those that come meanwhile wait for a step
@@ -180,7 +182,7 @@ class EngineLoop:
                 future.set_result(result)
 
     def _deliver(self) -> None:
-        for ticket in list(self._tickets.values()):
+        for ticket in list(self.tickets.values()):
             finished = ticket.request.finished
             if not ticket.submitted or (ticket.mailbox.unread and not finished):
                 continue  # for a reader that is behind, what is new may as well be found later
@@ -191,9 +193,9 @@ class EngineLoop:
                 self._engine.abort(ticket.request)
                 finished = True
             if finished:
-                del self._tickets[ticket.request_id]
+                del self.tickets[ticket.request_id]
         self._fill_room()
-        if not self._tickets:
+        if not self.tickets:
             self._tell_drained(None)
 
     def _tell_drained(self, error: EngineClosed | None) -> None:
@@ -209,7 +211,7 @@ class EngineLoop:
         for future, _ in self._commands:
             if future.set_running_or_notify_cancel():
                 future.set_exception(self._refusal())
-        for ticket in self._tickets.values():
+        for ticket in self.tickets.values():
             ticket.mailbox.fail(self._refusal())
         self._tell_drained(self._refusal())
         self._engine.close()

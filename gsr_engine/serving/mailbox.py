@@ -17,6 +17,9 @@ class Mailbox:
 
     It holds at most one token event per stream: what comes while that is unread joins it. So
     a reader that is slow, or stopped, costs memory in proportion to the request, not to its delay.
+
+    Attributes:
+        reader_waits: whether the reader sleeps until something comes.
     """
 
     def __init__(self) -> None:
@@ -24,7 +27,7 @@ class Mailbox:
         self._lock = threading.Lock()
         self._unread: dict[Hashable, Event[Any]] = {}  # oldest first
         self._error: BaseException | None = None
-        self._waits = False
+        self.reader_waits = False
         self._wakeup = asyncio.Event()
 
     @property
@@ -65,8 +68,8 @@ class Mailbox:
                 self._wake()
 
     def _wake(self) -> None:
-        if self._waits:
-            self._waits = False
+        if self.reader_waits:
+            self.reader_waits = False
             self._loop.call_soon_threadsafe(self._wakeup.set)
 
     async def get(self) -> Event[Any]:
@@ -77,6 +80,6 @@ class Mailbox:
                     return self._unread.pop(next(iter(self._unread)))
                 if self._error is not None:
                     raise self._error
-                self._waits = True
+                self.reader_waits = True
                 self._wakeup.clear()
             await self._wakeup.wait()

@@ -63,19 +63,17 @@ class RequestObserver:
 class _StreamObserver:
     """Follows one stream."""
 
-    def __init__(self, step: int, stream: Stream, tokenizer: Tokenizer) -> None:
-        self._round = step
-        self._sequence = stream
+    def __init__(self, round_index: int, stream: Stream, tokenizer: Tokenizer) -> None:
+        self._round = round_index
+        self._stream = stream
         self._detokenizer = Detokenizer(tokenizer)
-        # The last characters may be the beginning of a stop string, which is no part of the text.
-        self._held_back = max((len(one) for one in stream.params.stop), default=1) - 1
         self._tail = ""
         self._num_given = 0
         self._num_seen = 0
         self.done = False
 
     def news(self) -> list[Event[Any]]:
-        stream, index = self._sequence, self._sequence.index
+        stream, index = self._stream, self._stream.index
         token_ids = stream.segment.token_ids[self._num_seen :]
         content = token_ids[: max(0, stream.content_length - self._num_seen)]
         self._num_seen += len(token_ids)
@@ -93,13 +91,13 @@ class _StreamObserver:
     def _text(self, content: list[int]) -> str:
         """The new text that is final."""
         self._tail += self._detokenizer.push(content)
-        stopped = self._sequence.stopped_text
+        stopped = self._stream.stopped_text
         if stopped is not None:
             text = stopped[self._num_given :]
         elif self.done:
             text = self._tail + self._detokenizer.flush()
-        else:
-            text = self._tail[: max(0, len(self._tail) - self._held_back)]
+        else:  # the last characters may be the beginning of a stop string
+            text = self._tail[: max(0, len(self._tail) - self._stream.hold_back)]
         self._tail = self._tail[len(text) :]
         self._num_given += len(text)
         return text

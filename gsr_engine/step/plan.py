@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gsr_engine.kv.segments import Segment
-from gsr_engine.requests.request import Group, Stream
+from gsr_engine.requests.request import Group, Stream, StreamState
 
 
 @dataclass(slots=True)  # not frozen: thousands are made per second, and that costs three times more
@@ -50,9 +50,9 @@ class StepPlan:
 
         Called before any `prefill`. Returns whether there are streams that lost more than that.
         """
-        before, behind = len(self.chunks), False
+        before, behind, running = len(self.chunks), False, StreamState.RUNNING
         for stream in group.streams:
-            if stream.finish_reason is None and stream.held:
+            if stream.state is running:
                 segment, in_flight = stream.segment, stream.in_flight
                 stop = len(segment.token_ids) + in_flight
                 if in_flight and stop == stream.params.max_tokens:

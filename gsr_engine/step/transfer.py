@@ -9,10 +9,10 @@ import torch
 
 
 def to_device(values: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
-    """A host array as a tensor on the device, in the order of its stream.
+    """A host array as a tensor on the device; the copy is queued on the current CUDA stream.
 
-    A copy out of ordinary memory would wait for all that runs on the stream, so the values go
-    through pinned memory, which torch keeps until the copy is done. On a CPU nothing is copied.
+    A copy from ordinary memory would wait for all work on the stream. So the values go through
+    pinned memory, which torch keeps until the copy is done. On a CPU nothing is copied.
     """
     host = torch.from_numpy(values)
     if device.type == "cpu":
@@ -21,16 +21,13 @@ def to_device(values: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
 
 
 def put(values: npt.NDArray[Any], target: torch.Tensor) -> None:
-    """Overwrite a tensor, which stays where it is, by host values; likewise without waiting."""
+    """Overwrite a tensor in place with host values, without waiting for the device."""
     host = torch.from_numpy(values)
     target.copy_(host.pin_memory() if target.is_cuda else host, non_blocking=True)
 
 
 class Fetched:
-    """Tensors on their way to the host.
-
-    `wait` returns them as lists once what computes them is done.
-    """
+    """Tensors whose copy to the host has been queued; `wait` returns their values as lists."""
 
     def __init__(self, tensors: list[torch.Tensor]) -> None:
         self._event: torch.cuda.Event | None = None
@@ -41,7 +38,7 @@ class Fetched:
             self._event.record()
 
     def wait(self) -> list[list[Any]]:
-        """The values of each tensor."""
+        """The values of each tensor; waits until they are computed and copied."""
         if self._event is not None:
             self._event.synchronize()
         return [tensor.tolist() for tensor in self._tensors]

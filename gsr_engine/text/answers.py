@@ -1,4 +1,4 @@
-"""Final answers: finding them in a solution, comparing them, voting over them."""
+"""Final answers: find them in a solution, compare them, vote over them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 _TAIL = 4000
-"""Characters searched, from the end: patterns run on model output, so their input is bounded."""
+"""Only this many last characters are searched: a pattern may be slow, so its input is bounded."""
 
 _BOXED = "\\boxed{"
 
 
 def find_answer(text: str, pattern: str | None = None) -> str | None:
-    r"""The final answer of a solution, None when it states none.
+    r"""The final answer of a solution, None if it states none.
 
-    With a pattern, the first group of its last match; without, the content of the last balanced
+    With a pattern it is the first group of the last match, else the content of the last balanced
     `\boxed{...}`. Only the last 4,000 characters are searched.
     """
     text = text[-_TAIL:]
@@ -32,6 +32,7 @@ def find_answer(text: str, pattern: str | None = None) -> str | None:
 
 
 def _balanced(text: str, start: int) -> str | None:
+    """The text from `start` up to the brace that closes one opened before it; None if none does."""
     depth = 1
     for index in range(start, len(text)):
         depth += (text[index] == "{") - (text[index] == "}")
@@ -48,15 +49,17 @@ _LONGEST_NUMBER = 100
 
 
 def normalise(answer: str) -> str:
-    r"""A spelling that equal short answers share: no spaces or dollar signs, plain fractions and
-    numbers reduced (`\dfrac{2}{4}`, `0.5` and `1/2` are one); anything else as it stands.
+    r"""One spelling for equal short answers.
+
+    Spaces, dollar signs and spacing commands are dropped. Plain numbers and fractions are reduced:
+    `\dfrac{2}{4}`, `0.5` and `1/2` become the same text. All other text stays.
     """
     for old, new in _RENAMED:
         answer = answer.replace(old, new)
     answer = _DROPPED.sub("", answer).rstrip(".")
     number = _FRACTION.sub(r"\1\2/\3", answer) if _FRACTION.fullmatch(answer) else answer
     try:
-        # Bounded, and no underscores or exponents: 1e999999999 must not become a number.
+        # No exponents, and a bounded length: the digits of 1e999999999 would fill the memory.
         if len(number) <= _LONGEST_NUMBER and re.fullmatch(r"[-+\d./,]+", number):
             return str(Fraction(_THOUSANDS.sub("", number)))
     except (ValueError, ZeroDivisionError):
@@ -65,14 +68,14 @@ def normalise(answer: str) -> str:
 
 
 def same_answer(left: str | None, right: str | None) -> bool:
-    """Whether two found answers are equal after `normalise`; a missing one equals nothing."""
+    """Whether two answers are equal after `normalise`; None equals nothing, not even None."""
     return left is not None and right is not None and normalise(left) == normalise(right)
 
 
 def majority(answers: Sequence[str | None]) -> int | None:
-    """Index of the first answer of the largest group of equal ones; None if all are missing.
+    """Index of the first answer of the largest group of equal answers; None if all are None.
 
-    On a tie the group that appeared first wins, so the vote depends on nothing but the order.
+    On a tie the group that appeared first wins, so the result depends only on the order.
     """
     groups: dict[str, list[int]] = {}
     for index, answer in enumerate(answers):

@@ -11,33 +11,34 @@ _LONGEST_WINDOW = 16
 
 
 class Detokenizer:
-    """Turns the tokens of one stream into text that is final: never taken back nor changed.
+    """Turns the tokens of one stream into final text: text that later tokens never change.
 
-    A character may span tokens; until its last one its bytes decode to U+FFFD, which is held back.
-    What `push` gave and `flush` adds is `Tokenizer.decode` of all the tokens, for byte-level BPE on
-    any tokens, for byte-fallback vocabularies where the bytes are valid UTF-8 at last.
+    A character may span several tokens. Until its last token arrives its bytes decode to U+FFFD,
+    which is held back. All texts of `push` and the text of `flush` together equal
+    `Tokenizer.decode` of all tokens. For byte-level BPE this holds for any tokens; for
+    byte-fallback vocabularies it holds if the bytes are valid UTF-8 in the end.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        # The newest tokens are decoded together with the ones before them, because a decoder may
-        # treat the beginning of a text in a way of its own (it strips a space, say).
+        # New tokens are decoded together with some tokens before them, because a decoder may treat
+        # the beginning of a text differently (for example strip a space).
         self._window: list[int] = []
-        self._settled = 0  # tokens of the window whose text was whole when the next one came
-        self._text = ""  # of the window
-        self._given = 0  # characters of it that were given out
+        self._settled = 0  # leading tokens of the window that ended on a complete character
+        self._text = ""  # the decoded window
+        self._given = 0  # leading characters of `_text` that `push` has returned
 
     @property
     def pending(self) -> str:
-        """What is held back: the text of a character that is not complete."""
+        """The text that is held back: that of an incomplete character."""
         return self._text[self._given :]
 
     def push(self, token_ids: list[int]) -> str:
-        """Take the stream's next tokens; the text that became final."""
+        """Add the stream's next tokens; returns the text that became final."""
         return "".join([self._push(token) for token in token_ids])
 
     def flush(self) -> str:
-        """The stream has ended: what was held back."""
+        """Call it at the end of the stream: returns the text that was held back."""
         rest, self._given = self.pending, len(self._text)
         return rest
 
@@ -46,7 +47,7 @@ class Detokenizer:
         text = self._text = self._tokenizer.decode(self._window)
         final = len(text.rstrip(_REPLACEMENT))
         if len(self._window) - self._settled >= _LONGEST_CHARACTER:
-            # No character is so long: what precedes the last few bytes is invalid for good.
+            # No character takes more tokens: U+FFFD before the last bytes stands for invalid bytes.
             final = max(final, len(text) - _LONGEST_CHARACTER + 1)
         new, self._given = text[self._given : final], max(self._given, final)
         if new and final == len(text):
@@ -58,6 +59,7 @@ class Detokenizer:
         return new
 
     def _keep(self, window: list[int]) -> None:
+        """Shorten the window; the characters that are held back stay held back."""
         pending = len(self._text) - self._given
         self._window = window
         self._text = self._tokenizer.decode(window)

@@ -44,37 +44,41 @@ class Summary:
 
 
 class Prompts:
-    """Composes the prompts of one checkpoint.
+    """Composes the prompts of one checkpoint, and reads its solutions.
+
+    Attributes:
+        tokenizer: the checkpoint's.
+        gsr: its templates, and how its solutions state their answers.
 
     Raises:
         InvalidRequest: on use, where the checkpoint has no chat template.
     """
 
     def __init__(self, tokenizer: Tokenizer, gsr: GsrConfig) -> None:
-        self._tokenizer = tokenizer
-        self._gsr = gsr
+        self.tokenizer = tokenizer
+        self.gsr = gsr
         self._markup: dict[str, list[int]] = {}
         self._frames: dict[tuple[str, ...], list[list[int]]] = {}
         self._thinking = gsr.thinking
 
     def _piece(self, text: str) -> list[int]:
         if text not in self._markup:
-            self._markup[text] = self._tokenizer.encode_markup(text)
+            self._markup[text] = self.tokenizer.encode_markup(text)
         return self._markup[text]
 
     def _frame(self, *roles: str) -> list[list[int]]:
         if roles not in self._frames:
-            self._frames[roles] = self._tokenizer.chat_frame(list(roles))
+            self._frames[roles] = self.tokenizer.chat_frame(list(roles))
         return self._frames[roles]
 
     def problem(self, text: str) -> list[int]:
         """Ids of a problem's text; it cannot spell special tokens."""
-        return self._tokenizer.encode_text(text.strip())
+        return self.tokenizer.encode_text(text.strip())
 
     def direct(self, problem: list[int]) -> DirectPrompt:
         """The prompt that candidates continue."""
         header, footer = self._frame("user")
-        ids = [*header, *problem, *self._piece(self._gsr.template.direct), *footer]
+        ids = [*header, *problem, *self._piece(self.gsr.template.direct), *footer]
         return DirectPrompt(ids, len(header) + len(problem))
 
     def linear(self, problem: list[int], summaries: list[list[int]]) -> list[int]:
@@ -87,27 +91,27 @@ class Prompts:
     def linear_opening(self, problem: list[int]) -> list[int]:
         """The linear prompt up to its first candidate."""
         header, _ = self._frame("user")
-        return [*header, *problem, *self._piece(self._gsr.template.preamble)]
+        return [*header, *problem, *self._piece(self.gsr.template.preamble)]
 
     def linear_candidate(self, summary: list[int]) -> list[int]:
         """What one candidate adds to a linear prompt."""
-        return [*self._piece(self._gsr.template.separator), *summary]
+        return [*self._piece(self.gsr.template.separator), *summary]
 
     def linear_closing(self, problem: list[int]) -> list[int]:
         """The linear prompt from behind its last candidate on."""
         _, footer = self._frame("user")
-        return [*self._piece(self._gsr.template.linear), *self._again(problem), *footer]
+        return [*self._piece(self.gsr.template.linear), *self._again(problem), *footer]
 
     def branched_glue(self, problem: list[int]) -> list[int]:
         """What follows the candidates in the branched layout: it closes the assistant's turn,
         says the instruction and opens the next turn.
         """
         *_, close, footer = self._frame("user", "assistant", "user")
-        instruction = self._piece(self._gsr.template.branched)
+        instruction = self._piece(self.gsr.template.branched)
         return [*close, *instruction, *self._again(problem), *footer]
 
     def _again(self, problem: list[int]) -> list[int]:
-        restate = self._gsr.template.restate
+        restate = self.gsr.template.restate
         return [] if restate is None else [*self._piece(restate), *problem]
 
     def branched_position(self, fork: int, glue: int, longest: int) -> int:
@@ -120,7 +124,7 @@ class Prompts:
             glue: number of glue tokens.
             longest: position right after the furthest token that any summary reached.
         """
-        return longest if self._gsr.refine_position == "after" else max(fork - glue, 0)
+        return longest if self.gsr.refine_position == "after" else max(fork - glue, 0)
 
     def summary(self, token_ids: list[int], limit: int, whole: bool = False) -> Summary | None:
         """The summary of a candidate: what follows its thinking (or the `whole` of it), at most
@@ -133,8 +137,17 @@ class Prompts:
         if start is None:
             return None
         start = max(start, len(token_ids) - limit)
-        shown = [t for t in token_ids[start:] if t not in self._tokenizer.special_ids]
+        shown = [t for t in token_ids[start:] if t not in self.tokenizer.special_ids]
         return Summary(shown, start, len(token_ids)) if shown else None
+
+    def text_and_answer(self, solution: Completion) -> tuple[str, str | None]:
+        """A solution's text without its thinking ("" if that has no end), and its answer."""
+        content = solution.content_ids
+        # The text may go on into a token that a stop string cuts in two.
+        rest = solution.text[len(self.tokenizer.decode(content)) :]
+        summary = self.summary(content, max(1, len(content)))
+        text = self.tokenizer.decode(summary.token_ids) + rest if summary else ""
+        return text, find_answer(text, self.gsr.answer_pattern)
 
     def _thinking_stop(self, token_ids: list[int]) -> int | None:
         """Where the text after thinking begins; None if the thinking has no end."""
@@ -155,30 +168,12 @@ class Prompts:
         if len(ids) == 1:
             places = [index for index, token in enumerate(token_ids) if token == ids[0]]
             return places[-1] + 1 if places else None
-        if tag not in self._tokenizer.decode(token_ids):
+        if tag not in self.tokenizer.decode(token_ids):
             return None  # mostly; one by one takes far longer
         # A tag of several tokens may be cut in other ways within a text, and share one with it.
-        pieces = self._tokenizer.pieces(token_ids)
+        pieces = self.tokenizer.pieces(token_ids)
         begin = "".join(pieces).rfind(tag)
         if begin < 0:
             return None
         stops = list(accumulate(map(len, pieces)))
         return bisect_left(stops, begin + len(tag)) + 1
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """Its tokenizer, its prompts, and how its solutions are read."""
-
-    tokenizer: Tokenizer
-    prompts: Prompts
-    gsr: GsrConfig
-
-    def text_and_answer(self, solution: Completion) -> tuple[str, str | None]:
-        """A solution's text without its thinking ("" if that has no end), and its answer."""
-        content = solution.content_ids
-        # The text may go on into a token that a stop string cuts in two.
-        rest = solution.text[len(self.tokenizer.decode(content)) :]
-        summary = self.prompts.summary(content, max(1, len(content)))
-        text = self.tokenizer.decode(summary.token_ids) + rest if summary else ""
-        return text, find_answer(text, self.gsr.answer_pattern)

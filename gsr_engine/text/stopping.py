@@ -78,6 +78,11 @@ class StopRule:
         own = frozenset[int]() if params.ignore_eos else tokenizer.stop_ids
         return cls(own | frozenset(params.stop_token_ids), tuple(params.stop), tokenizer)
 
+    @property
+    def hold_back(self) -> int:
+        """Characters at the end of a running stream's text that a stop string may still remove."""
+        return max(map(len, self.strings), default=1) - 1
+
     def matcher(self) -> StopMatcher | None:
         """A matcher for one stream; None where there is nothing to look for."""
         return StopMatcher(self.tokenizer, self.strings) if self.strings else None

@@ -1,8 +1,8 @@
 """Kernel tests (test_kernels_*.py) need a GPU, or Triton's interpreter.
 
 TRITON_INTERPRET must be set before triton is first imported, and other tests of the session may
-have imported it; so on a machine without a GPU these files are not collected here, but run by
-test_interpreter.py in a process of their own. By hand:
+have imported it. So on a machine without a GPU these files are not collected here:
+test_interpreter.py runs them in a separate process. By hand:
 
     TRITON_INTERPRET=1 python -m pytest tests/csrc_triton
 """
@@ -19,7 +19,7 @@ collect_ignore_glob = [] if INTERPRETED or torch.cuda.is_available() else ["test
 
 @pytest.fixture
 def device() -> str:
-    """Where kernels run."""
+    """The device that the kernels run on."""
     return "cpu" if INTERPRETED else "cuda"
 
 

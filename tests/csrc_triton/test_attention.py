@@ -69,7 +69,7 @@ def test_items_without_tokens_and_buffers_with_room_to_spare_change_nothing(worl
 
 
 def roomy(work: WorkList) -> WorkList:
-    """The same work in longer tensors, as a CUDA graph's fixed buffers are: garbage behind."""
+    """The same work in longer tensors with garbage at their end, like a CUDA graph's buffers."""
 
     def longer(x: torch.Tensor) -> torch.Tensor:
         return torch.cat((x, torch.full((3, *x.shape[1:]), 10**6, dtype=x.dtype)))
@@ -81,8 +81,8 @@ def roomy(work: WorkList) -> WorkList:
 @prove
 @given(decode_worlds())
 def test_huge_logits_do_not_overflow(world):
-    # Scores reach tens of thousands, where an fp32 LSE has steps of 1/256: ties across a split
-    # are weighed no finer than that.
+    # Scores reach tens of thousands, where neighbouring fp32 values of the LSE differ by 1/256. So
+    # the weights of tied scores on two sides of a split are no more exact than that.
     sharp = world.sharpened()
     out = decode(sharp, sharp.shared_work(5))
     torch.testing.assert_close(out, dense_decode(sharp), atol=2e-2, rtol=0)

@@ -1,7 +1,7 @@
-"""What the kernels compile to for an sm_90 chip is what they were written for.
+"""For an sm_90 GPU the kernels compile to the instructions that they were written for.
 
-A product that is not the chip's own, or loads of a few bytes, are slow and nothing else would say
-so. That every kernel compiles at all, and none spills a register, is `make kernels-aot`.
+Products outside the tensor cores and loads of a few bytes are slow, and no other test would notice.
+`make kernels-aot` checks that every kernel compiles and that none spills a register.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_decode_tiles_fit(head_dim: int, siblings: int) -> None:
     compiled = attention_of(launches_of("", decoding(head_dim, siblings, BF16)))
     assert compiled.resident >= 2
-    # One row's lanes take the narrow products, many rows' the wide ones; keys and values come 16
-    # bytes at a time, ahead of their use.
+    # The lanes of one row use narrow products (HMMA), those of many rows wide ones (HGMMA). Keys
+    # and values are loaded 16 bytes at a time, ahead of their use.
     assert compiled.count("HMMA") > 0
     assert (compiled.count("HGMMA") > 0) == (siblings > 1)
     assert loads_ahead(compiled)
@@ -53,7 +53,7 @@ def test_prefill_tiles_fit(head_dim: int) -> None:
     compiled = attention_of(launches_of("", prefilling(head_dim, BF16)))
     assert compiled.count("HGMMA") > 0
     assert compiled.count("HMMA") == 0
-    # Where the compiler takes products one by one, it waits after each.
+    # If products did not run ahead, the compiler would wait (WARPGROUP) after each of them.
     assert compiled.count("WARPGROUP") < compiled.count("HGMMA")
     assert loads_ahead(compiled)
 

@@ -1,4 +1,4 @@
-"""RMSNorm, SwiGLU and rope against transformers, whose checkpoints the engine runs."""
+"""RMSNorm, SwiGLU and rope equal those of transformers, whose checkpoints the engine runs."""
 
 import pytest
 import torch

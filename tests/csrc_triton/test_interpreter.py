@@ -1,4 +1,4 @@
-"""Runs the kernel tests in Triton's interpreter, in a process of their own (see conftest)."""
+"""Runs the kernel tests in Triton's interpreter, in a separate process (see conftest)."""
 
 import os
 import subprocess

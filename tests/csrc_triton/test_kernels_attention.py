@@ -75,11 +75,12 @@ def test_huge_logits(world, device):
     work = world.shared_work(5)
     actual = run_decode(decode, sharp, on(work, device))[-1]
     expected = run_decode(reference, sharp.to(torch.float32, "cpu"), work)[-1]
-    torch.testing.assert_close(actual.cpu(), expected, atol=2e-2, rtol=0)  # fp32 steps of the LSE
+    # The LSE is so large that neighbouring fp32 values differ by up to 1/256.
+    torch.testing.assert_close(actual.cpu(), expected, atol=2e-2, rtol=0)
 
 
 def test_an_item_with_more_lanes_than_a_tile(dtype, device):
-    """13 siblings of 7 heads: 91 lanes, so that a row's heads fall into two tiles."""
+    """13 siblings of 7 heads are 91 lanes: the heads of one row fall into two tiles."""
     torch.manual_seed(0)
     q, cache = torch.randn(13, 14, 32), torch.randn(3, 16, 2, 32)
     work = WorkList.from_spans([(range(13), PagedSpan([2, 0], 3, 20))], 13, split=64)
@@ -93,7 +94,7 @@ def test_an_item_with_more_lanes_than_a_tile(dtype, device):
 
 
 def test_wide_and_narrow_items_in_one_list(dtype, device):
-    """Ten siblings of 7 heads share a problem (70 lanes), and each has a tail of its own (7)."""
+    """Ten siblings of 7 heads share a problem (70 lanes), and each has its own tail (7 lanes)."""
     problem, tail = (0, 1, 70), (1, 0, 21)
     world = build_world([70, 21], [[problem, tail]] * 10, 10, heads=(1, 7), head_dim=32)
     shared = (range(10), world.span(*problem))
@@ -104,14 +105,14 @@ def test_wide_and_narrow_items_in_one_list(dtype, device):
 
 @pytest.mark.parametrize("head_dim", [16, 80, 128])
 def test_a_row_of_any_number_of_partials(head_dim, device):
-    """Beyond what is merged at once; some empty, some rows without any."""
+    """Up to more partials than one block merges; some partials are empty, one row has none."""
     counts = [0, 1, 3, 4, 5, 16, 17, 70]
     begins = [sum(counts[:row]) for row in range(len(counts))]
     contexts = [[(0, b, b + count)] for b, count in zip(begins, counts, strict=True)]
     world = build_world([sum(counts)], contexts, len(counts), head_dim=head_dim)
     work = world.private_work(split=1)
     assert work.partial_offsets.diff().tolist() == counts
-    work.items[5:8, 4] = work.items[5:8, 3]  # three of a row's four see nothing
+    work.items[5:8, 4] = work.items[5:8, 3]  # three of the four partials of row 3 are empty
     *partials, expected = run_decode(reference, world, work)
     partials = [x.to(device) for x in partials]
     merged = decode.reduce_partials(*partials, on(work, device), torch.float32)
@@ -124,7 +125,7 @@ def test_items_without_tokens_and_room_to_spare(device):
     work = WorkList.from_spans([([0, 1], PagedSpan([1], 4, 10)), ([1], PagedSpan([0], 0, 4))], 2, 4)
     items = torch.cat((work.items, work.items))
     items[1, 3] = items[1, 4]  # the second piece of the shared span reads nothing
-    items[3:, 4] -= 1  # behind num_items: would spoil the first entries
+    items[3:, 4] -= 1  # behind num_items: if they were read, they would overwrite the entries
     work = on(replace(work, items=items), device)
     out, lse = decode.decode_attention_partials(q, cache, cache, work, 0.25)
     expected = reference.decode_attention_partials(q, cache, cache, work, 0.25)
@@ -143,7 +144,7 @@ def test_prefill_over_any_context(case, dtype, device):
 
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
 def test_prefill_at_every_head_dim(head_dim, dtype, device):
-    """The longer chunk has 45 * 3 lanes: a row's heads fall into two tiles."""
+    """The longer chunk has 45 * 3 lanes: the heads of one row fall into two tiles."""
     world = build_world([49, 9], [[(1, 2, 9)], []], 45 + 9, head_dim=head_dim)
     check_prefill(world, [4, 0], dtype, device)
 
@@ -158,7 +159,7 @@ def check_prefill(world, computed, dtype, device):
 
 
 def test_long_prefill_masks_only_where_it_must(dtype, device):
-    """Whole tiles, tails and the diagonal, of spans and of the chunk: none is a multiple of 16."""
+    """Spans and chunk have full tiles and tails, the chunk a diagonal; no length divides by 16."""
     world = build_world([200, 131, 3], [[(1, 1, 131), (2, 0, 3)]], 90, heads=(1, 2), head_dim=32)
     check_prefill(world, [110], dtype, device)
 
@@ -170,7 +171,7 @@ def test_launchers_refuse_what_a_gpu_would(run, device):
     def call(q, cache, scale=1.0):
         run(q.to(device), cache.to(device), cache.to(device), plan, scale)
 
-    with pytest.raises(ValueError, match="head dim 8"):  # tl.dot takes no side below 16
+    with pytest.raises(ValueError, match="head dim 8"):  # every side of tl.dot must be at least 16
         call(torch.zeros(1, 1, 8), torch.zeros(1, 16, 1, 8))
     with pytest.raises(ValueError, match="one dtype"):
         call(torch.zeros(1, 1, 16), torch.zeros(1, 16, 1, 16).half())

@@ -1,4 +1,4 @@
-"""Norm, activation and rope kernels against their references."""
+"""The norm, activation and rope kernels equal their references."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A whole engine on the kernels: the tokens of the torch backend, linear and branched."""
+"""An engine on the kernels draws the tokens of the torch backend, linear and branched."""
 
 import json
 from importlib import import_module
@@ -19,7 +19,7 @@ PROMPT = [5 + i % 80 for i in range(20)]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """One layer with a head dim that the kernels take; it claims both layouts."""
+    """A checkpoint of one layer whose head dim the kernels support; it claims both layouts."""
     made = make_checkpoint(tmp_path_factory.mktemp("mistral"), "mistral")
     config = json.loads((made / "config.json").read_text())
     (made / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
@@ -28,11 +28,11 @@ def folder(tmp_path_factory):
 
 
 def kernel_engine(folder, monkeypatch):
-    """In the interpreter, CPU tensors must be sent to the kernels."""
+    """An engine on the kernels; in the interpreter, CPU tensors must be routed to them."""
     if not INTERPRETED:
         return Engine.from_pretrained(folder, device="cuda", **OPTIONS)
     monkeypatch.setattr(
-        csrc_triton, "_backend", lambda _, module: import_module(f"csrc_triton.{module}")
+        csrc_triton, "implementation", lambda _, module: import_module(f"csrc_triton.{module}")
     )
     return paged_engine(folder, **OPTIONS)
 

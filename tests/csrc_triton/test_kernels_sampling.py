@@ -1,8 +1,9 @@
-"""The sampling kernels against their reference, and their own guarantees.
+"""The sampling kernels equal their reference, and keep guarantees that it does not test.
 
-Kernel and reference round their sums differently, so a draw next to a boundary may fall to either
-side of it. These tests leave no draw there: either all sums are exact (the weights are 1 and 0),
-or logits lie on a grid and the parameters are chosen, in float64, to keep clear of boundaries.
+Kernel and reference round their sums differently, so a draw next to a boundary may fall on either
+side of it. These tests avoid such draws in two ways. Either all sums are exact, because the
+weights are 1 and 0; or logits lie on a grid, and parameters are chosen, in float64, to stay clear
+of boundaries.
 """
 
 import pytest
@@ -53,7 +54,7 @@ def pick(choices):
 
 
 def clear_rules(logits):
-    """Random parameters of one row that keep clear of what they decide."""
+    """Random parameters of one row; no cut-off and no draw is within MARGIN of a boundary."""
     temperature = pick([0.0, 0.05, 0.4, 1.0, 1.6])
     weights = ((logits.double() - logits.max()) / max(temperature, 1e-6)).exp()
     kept = weights.sort(descending=True).values
@@ -79,7 +80,7 @@ def clear_rules(logits):
 
 
 def seed_near_one():
-    """Its number is above 0.999: it draws the last token that is kept."""
+    """A seed whose uniform number is above 0.999, so that it draws the last kept token."""
     return reference.uniform(torch.arange(4096), torch.zeros(4096).long()).argmax()[None]
 
 
@@ -105,7 +106,7 @@ def test_more_blocks_than_tokens_to_keep(device):
 
 
 def test_the_last_token_kept(device):
-    """Weights fall with the id, 1/64 in the exponent each; a number next to 1 draws the last."""
+    """Weights fall with the id, each by a factor of exp(-1/64); a number near 1 draws the last."""
     keeps = torch.tensor([1, 2, 3, 5, 9, 20, 33, 47, 60, 90, 140])
     n, none = len(keeps), torch.zeros(len(keeps))
     logits = torch.arange(700) / -64
@@ -124,10 +125,11 @@ def test_the_last_token_kept(device):
 
 @pytest.mark.parametrize(("top_k", "last"), [(300, 3), (5, 1)])
 def test_top_p_counts_what_top_k_keeps(top_k, last, device):
-    """Also where the eight highest would do for top-p by themselves.
+    """Top-p takes its share of the mass that top-k keeps, even if the first block alone has enough.
 
-    They weigh 6.5 together, and 500 others 1.8. Top-p 0.36 takes four tokens of these 8.3, two of
-    the 4.4 that the five highest weigh, and would take three of 6.5.
+    The eight highest tokens weigh 6.5 together, 500 others 1.8. With top-k 300, top-p 0.36 of all
+    8.3 keeps four tokens. With top-k 5, top-p 0.36 of the five highest, 4.4, keeps two. Counting
+    only the eight highest, 6.5, would keep three.
     """
     logits = torch.full((1, 1536), -9.0)
     logits[0, 8:512] = -torch.inf
@@ -145,7 +147,7 @@ def test_top_k_may_keep_one_token_of_each_block(device):
 
 
 def test_full_blocks_of_a_large_vocabulary(device):
-    """Three blocks of 2048 are packed whole; the second half of each weighs e times the first."""
+    """Three blocks of 2048 are packed whole; a token of their second halves weighs e times more."""
     logits = torch.full((1, 128 * 1024 + 1), -torch.inf)
     logits[0, : 3 * 2048] = torch.tensor([-1.0, 0.0]).repeat_interleave(1024).repeat(3)
     args = plain(1, top_p=torch.tensor([0.7]))
@@ -155,7 +157,7 @@ def test_full_blocks_of_a_large_vocabulary(device):
 
 
 def test_the_hash_is_the_references(device):
-    """Over 2048 equal weights, sums are exact and the token is floor(2048 u)."""
+    """With 2048 equal weights all sums are exact, and the token must be floor(2048 u)."""
     rows = 32
     seeds, indices = torch.randint(-(2**62), 2**62, (rows,)), torch.randint(0, 2**40, (rows,))
     ids = kernel(device, torch.zeros(rows, 2048), *plain(rows, seeds=seeds, indices=indices))
@@ -164,7 +166,7 @@ def test_the_hash_is_the_references(device):
 
 @pytest.mark.parametrize("temperature", [1e-30, 0.01, 1.0, 1e4, 1e30])
 def test_every_rule_keeps_all_of_equals(temperature, device):
-    """Weights are 1 and 0, in every block but one; the token is that of rank floor(u * number)."""
+    """Weights are 1 and 0; the token must be the one of rank floor(u * number of ones)."""
     vocab, rules = (
         1900,
         torch.tensor([[0, 1.0, 0.0], [1, 1, 0], [0, 0.01, 0], [0, 1, 1], [3, 0.5, 1]]),
@@ -261,7 +263,7 @@ def test_logprobs_equal_the_references(vocab, dtype, device):
     torch.manual_seed(vocab)
     logits = (torch.randn(4, vocab) * 5).to(dtype)
     logits[1, : vocab - 1] = -torch.inf
-    logits[2] -= 600  # only relative to the row's maximum is there a weight
+    logits[2] -= 600  # exp underflows to 0 unless it is relative to the row's maximum
     token_ids = torch.tensor([0, vocab - 1, vocab // 2, vocab - 1])
     expected = reference.token_logprobs(logits, token_ids)
     assert expected.isfinite().all()
@@ -278,7 +280,7 @@ def test_logprobs_of_a_row_that_is_not_finite(device):
     logits[3] = -torch.inf
     logits[4, 3] = -torch.inf
     logits[5, 512:1024] = -torch.inf
-    logits[0, 512:] -= 500  # the block of the NaN has no weight of its own
+    logits[0, 512:] -= 500  # the other weights of the NaN's block are negligible
     logprob = logprobs_of(device, logits, torch.full((7,), 3))
     assert logprob.isfinite().tolist() == [False] * 5 + [True] * 2
     torch.testing.assert_close(logprob[5:], logits[5:].log_softmax(-1)[:, 3])

@@ -1,4 +1,4 @@
-"""What importing the package does, and does not."""
+"""The package works without triton, and no kernel's module hides a public function."""
 
 import subprocess
 import sys

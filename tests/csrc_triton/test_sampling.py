@@ -1,4 +1,4 @@
-"""The sampler: its hash, its distribution, its truncation rules, and who depends on whom."""
+"""The sampler: hash, distribution, truncation rules; no row depends on another row."""
 
 import pytest
 import torch
@@ -19,13 +19,13 @@ def mix(z):
 
 
 def uniform_by_hand(seed, index):
-    """The documented formula in Python's own integers."""
+    """The documented formula in Python integers."""
     golden = 0x9E3779B97F4A7C15
     return (mix((mix((seed + golden) % WORD) + (index + 1) * golden) % WORD) >> 40) / 2**24
 
 
 def draw(logits, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, seeds=None, indices=None):
-    """`sample` with a number for all rows, or a list with one for each."""
+    """`sample` with one number for all rows, or a list with a number for each row."""
     rows = logits.shape[0]
 
     def column(value, dtype):
@@ -188,7 +188,7 @@ def test_truncation_deeper_than_what_is_looked_at_first():
 
 @pytest.mark.parametrize("u", [0.0, 1 - 2.0**-24])
 def test_the_ends_of_the_cdf_fall_on_possible_tokens(u, monkeypatch):
-    """Where sums of blocks and sums inside them round differently, too."""
+    """This also holds if sums of blocks and sums inside a block round differently."""
     monkeypatch.setattr(reference, "uniform", lambda seeds, indices: torch.full(seeds.shape, u))
     for vocab in (6, 600, 1024, 5000):
         logits = torch.randn(200, vocab)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import gsr_engine
 from gsr_engine.demo.puzzles import readable, sample_puzzles
 from gsr_engine.demo.report import NANO
 
@@ -76,6 +77,26 @@ def test_generate(problem: str) -> None:
     assert gsr(
         "generate", "a0b1", "--raw", "--temperature", "0", "--max-tokens", "4"
     ).stdout.strip()
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("--version",), ("solve", "--help"), ("solve", "x", "--no-such")]
+)
+def test_torch_is_not_imported_for(arguments: tuple[str, ...]) -> None:
+    script = (
+        "import sys\nfrom gsr_engine.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n"
+        "    print('torch imported:', 'torch' in sys.modules, end.code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], text=True, capture_output=True
+    )
+    code = 2 if "--no-such" in arguments else 0
+    assert f"torch imported: False {code}" in done.stdout, done.stdout + done.stderr
+
+
+def test_version() -> None:
+    assert gsr("--version").stdout == f"gsr-engine {gsr_engine.__version__}\n"
 
 
 def test_env() -> None:

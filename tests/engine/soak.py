@@ -1,7 +1,7 @@
-"""python -m tests.engine.soak: random histories against the stub model, as long as it takes.
+"""python -m tests.engine.soak: random histories against the stub model, until stopped.
 
-Each history is an engine of its own with a random pool, cache and token budget; what breaks it is
-found again with its seed.
+Each history is a new engine with a random pool, cache and token budget. Its seed reproduces a
+failure.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from rich.progress import track
 
-from tests.helpers.stub import Driver, pages_gib
+from tests.helpers.stub import Driver
 
 HISTORY = 5_000
 
@@ -23,7 +23,7 @@ def main(
     steps: Annotated[int, typer.Option(help="Random actions in all.")] = 1_000_000,
     seed: Annotated[int, typer.Option(help="Of the first history; 0 draws one.")] = 0,
 ) -> None:
-    """Run, checking after every action; stops at the first failure."""
+    """Run histories and check after every action; stop at the first failure."""
     logging.disable(logging.CRITICAL)  # of the failures that the stub makes on purpose
     warnings.simplefilter("ignore")
     seed = seed or random.SystemRandom().randrange(1, 10**9)
@@ -34,7 +34,7 @@ def main(
         driver = Driver(
             history,
             lag=rng.choice((0, 1)),
-            kv_cache_gib=pages_gib(rng.choice((32, 36, 40, 60, 200))),
+            pages=rng.choice((32, 36, 40, 60, 200)),
             prefix_cache=rng.random() < 0.75,
             max_batch_tokens=rng.choice((40, 50, 200)),
             max_num_seqs=40,

@@ -1,4 +1,4 @@
-"""Final answers: the traps that graders fall into, and the vote."""
+"""Final answers: spellings that mislead graders, and the majority vote."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine inside a host of someone else's: the example is driven as an ASGI server drives it."""
+"""The engine inside another host program: the test drives the example as an ASGI server does."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PUZZLES = sample_puzzles("test", 1, 3)
 
 
 class Connection:
-    """One client: what the application sends, and what it hears."""
+    """One client connection: the messages that the application receives and sends."""
 
     def __init__(self, state: dict[str, Any], path: str, body: bytes) -> None:
         self.scope = {"type": "http", "method": "POST", "path": path, "state": state}

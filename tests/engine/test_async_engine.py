@@ -1,4 +1,4 @@
-"""The asyncio front: the same results, every event, and nothing left behind whoever goes when."""
+"""The asyncio front gives the same results and all events; early leavers leave nothing behind."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_without_parameters_and_as_a_result(qwen2: Path) -> None:
 
 
 def test_text_whose_characters_span_tokens(qwen2: Path) -> None:
-    """Tokens that are bytes, in any order: pieces of characters, whole ones and broken ones."""
+    """Each token is one byte, in any order: complete characters, parts of them, invalid bytes."""
     signs = [*range(ord("a"), ord("x")), *range(0xC3, 0xD0), *range(0x80, 0xC0)]
     raw = RawTokenizer(models.BPE({_spelled(byte): i for i, byte in enumerate(signs)}, []))
     raw.decoder = decoders.ByteLevel()
@@ -112,7 +112,7 @@ def test_text_whose_characters_span_tokens(qwen2: Path) -> None:
 
 
 def _spelled(byte: int) -> str:
-    """How a byte-level vocabulary writes a byte: itself if that is printable, else from 256 on."""
+    """How a byte-level vocabulary writes a byte: itself if printable, else a character from 256."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [one for one in range(0x100) if one not in printable]
     return chr(byte if byte in printable else 0x100 + others.index(byte))
@@ -151,7 +151,7 @@ async def leave_by_id(engine: AsyncEngine, events: Any, stage: object) -> None:
     assert isinstance(seen[0], Submitted)
     assert await engine.abort(seen[0].request_id)
     stats = await engine.stats()
-    assert stats["requests_running"] <= 1  # only the other one
+    assert stats["requests_running"] <= 1  # only the other request still runs
     seen += await read(events)
     result = verify(seen)
     streams = [*result.candidates, *([result.refinement] if result.refinement else [])]
@@ -164,7 +164,7 @@ async def leave_by_id(engine: AsyncEngine, events: Any, stage: object) -> None:
 def test_leaving_at_every_stage(
     leave: Callable[..., Coroutine[Any, Any, None]], qwen2: Path
 ) -> None:
-    """The request ends and gives its pages back; another one beside it notices nothing."""
+    """The request ends and its pages are freed; the result of another request is not affected."""
     params = SelfRefineParams(k=3, seed=5, candidate=SamplingParams(max_tokens=30), refine=ENDLESS)
 
     async def main() -> list[Any]:
@@ -217,7 +217,7 @@ def test_ids(qwen2: Path) -> None:
             for bad, why in (("mine", "live request"), ("", "text"), (7, "text")):
                 with pytest.raises(InvalidRequest, match=f"request_id.*{why}"):
                     await anext(engine.generate([5], request_id=bad))
-            assert await engine.abort("mine")  # the one that was refused did not end it
+            assert await engine.abort("mine")  # refusing the second "mine" did not end the first
             assert verify([Submitted("mine"), *await read(first)]).completions
             assert not await engine.abort("mine")
             assert not await engine.abort("nobody's")
@@ -246,7 +246,7 @@ def test_bad_input_raises_in_its_caller_and_disturbs_nobody(qwen2: Path) -> None
                 (engine.generate([10**6]), "prompt"),
                 (engine.generate("1", SelfRefineParams()), "params"),
             ):
-                with pytest.raises(InvalidRequest) as caught:  # though there is no room
+                with pytest.raises(InvalidRequest) as caught:  # at once, even without room
                     await anext(bad)
                 assert caught.value.field == field
             result = verify(await running)

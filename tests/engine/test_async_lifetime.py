@@ -1,4 +1,4 @@
-"""An `AsyncEngine` from its start to drain, close or death, and what its host notices: nothing."""
+"""An `AsyncEngine` from start to drain, close or death; its host program is not affected."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_drain_finishes_what_was_taken_and_takes_no_more(qwen2: Path) -> None:
             assert (await engine.stats())["requests_finished"] == 2
             assert verify(await running).refinement
             assert verify(await waiting).refinement
-            await engine.drain()  # at once
+            await engine.drain()  # returns at once, because nothing is left
             assert given_up.cancelled()
 
     asyncio.run(main())
@@ -100,7 +100,7 @@ def test_death_of_the_thread_reaches_everybody(qwen2: Path, caplog: Any) -> None
         def plan() -> None:
             raise RuntimeError("a bug")
 
-        await in_thread(engine, lambda: setattr(inner._scheduler, "plan", plan))
+        await in_thread(engine, lambda: setattr(inner.scheduler, "plan", plan))
         for call in (read(running), waiting, draining, engine.stats(), anext(engine.generate([5]))):
             with pytest.raises(EngineClosed, match="died: RuntimeError: a bug") as caught:
                 await call
@@ -112,7 +112,7 @@ def test_death_of_the_thread_reaches_everybody(qwen2: Path, caplog: Any) -> None
 
 
 def test_calls_that_the_dying_thread_has_not_heard(qwen2: Path) -> None:
-    """What is said between its last look and its death is answered, too."""
+    """Calls that arrive after the thread last read its commands are answered with an error."""
 
     async def main() -> None:
         inner = Engine.from_pretrained(qwen2)
@@ -120,10 +120,10 @@ def test_calls_that_the_dying_thread_has_not_heard(qwen2: Path) -> None:
         late: list[Any] = []
 
         def plan() -> None:
-            late.append(engine._loop.call(inner.stats))
+            late.append(engine.loop.call(inner.stats))
             raise RuntimeError("a bug")
 
-        await in_thread(engine, lambda: setattr(inner._scheduler, "plan", plan))
+        await in_thread(engine, lambda: setattr(inner.scheduler, "plan", plan))
         with pytest.raises(EngineClosed):
             await read(engine.generate([5]))
         with pytest.raises(EngineClosed, match="a bug"):
@@ -134,15 +134,16 @@ def test_calls_that_the_dying_thread_has_not_heard(qwen2: Path) -> None:
 
 
 def test_an_event_loop_that_is_gone(qwen2: Path) -> None:
-    """The requests of a host that stopped without closing them end; others go on."""
+    """If an event loop ends without closing its requests, they end; other requests go on."""
     engine = AsyncEngine.from_pretrained(qwen2)
     events = engine.generate([5], ENDLESS)
     loop = asyncio.new_event_loop()
     loop.run_until_complete(read_until(events, CandidateToken))
     waiting = loop.create_task(read(events))
-    # Both the thread and the reader stand still when the loop is closed; then the thread goes on.
+    # The gate stops the engine's thread, and the reader waits, while the loop is closed. Only then
+    # does the thread go on.
     gate = threading.Event()
-    held = engine._loop.call(gate.wait)
+    held = engine.loop.call(gate.wait)
     loop.run_until_complete(_until(lambda: held.running() and _reader_waits(engine)))
     loop.close()
     gate.set()
@@ -164,8 +165,8 @@ async def _until(condition: Callable[[], bool]) -> None:
 
 
 def _reader_waits(engine: AsyncEngine) -> bool:
-    (ticket,) = engine._loop._tickets.values()
-    return ticket.mailbox._waits
+    (ticket,) = engine.loop.tickets.values()
+    return ticket.mailbox.reader_waits
 
 
 def test_one_engine_in_several_event_loops(qwen2: Path) -> None:
@@ -187,7 +188,7 @@ def test_one_engine_in_several_event_loops(qwen2: Path) -> None:
 
 
 def test_it_leaves_its_host_alone(qwen2: Path) -> None:
-    """Two of them in one process: no signal handler, no logging set up, no thread left."""
+    """Two engines in one process change no signal handler and no logging, and leave no thread."""
     signals = {one: signal.getsignal(one) for one in signal.valid_signals()}
     root = logging.getLogger()
     before = (list(root.handlers), root.level, threading.active_count())

@@ -1,4 +1,4 @@
-"""Back-pressure both ways: who waits for room, and what waits for a slow reader."""
+"""Back-pressure both ways: callers wait for room, and events wait for a slow reader."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from tests.helpers.readers import (
     ENDLESS,
     PARAMS,
     Events,
+    assert_idle,
     read,
     read_until,
     same,
@@ -57,10 +58,12 @@ def test_callers_wait_for_room_in_their_order(qwen2: Path) -> None:
         return verify(seen)
 
     async def main() -> list[Any]:
-        async with serving(qwen2, max_pending=1) as engine:
-            most = count_unfinished(engine._engine)
+        inner = Engine.from_pretrained(qwen2)
+        most = count_unfinished(inner)
+        async with AsyncEngine(inner, max_pending=1) as engine:
             results = await asyncio.gather(*(caller(engine, name) for name in "12345"))
             assert max(most) == 1
+            await assert_idle(engine)
             return results
 
     results = asyncio.run(main())
@@ -71,11 +74,11 @@ def test_callers_wait_for_room_in_their_order(qwen2: Path) -> None:
 
 
 def count_unfinished(engine: Engine) -> list[int]:
-    """How many requests the engine has at every step, from now on."""
+    """Record the number of unfinished requests at every step from now on."""
     counts, step = [0], engine.step
 
     def counting() -> Any:
-        counts.append(engine._scheduler.num_running + engine._scheduler.num_waiting)
+        counts.append(engine.scheduler.num_running + engine.scheduler.num_waiting)
         return step()
 
     engine.step = counting  # type: ignore[method-assign]
@@ -127,7 +130,7 @@ def test_a_slow_reader_has_one_unread_token_event_per_stream(qwen2: Path) -> Non
         async with serving(qwen2) as engine:
             events = engine.self_refine("2+1", PARAMS)
             seen = await read_until(events, CandidateToken)
-            await engine.drain()  # it reads nothing while all is generated
+            await engine.drain()  # all tokens are generated while the reader reads nothing
             unread = await read(events)
             streams = [
                 event.stream for event in unread if isinstance(event, CandidateToken | RefineToken)
@@ -164,7 +167,7 @@ def test_token_events_join_in_the_mailbox() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_callers_who_come_and_go_as_they_like(seed: int, qwen2: Path) -> None:
-    """A tight pool, little room, and at random: reading on, pausing, leaving, aborting."""
+    """In a small pool with little room, callers read on, pause, leave or abort at random."""
     rng = random.Random(seed)
 
     async def caller(engine: AsyncEngine, number: int) -> None:

@@ -1,4 +1,4 @@
-"""Bad input: a typed error that names the field and the limit, and nothing else is disturbed."""
+"""Bad input raises a typed error that names field and limit; other requests are not affected."""
 
 from __future__ import annotations
 
@@ -147,12 +147,12 @@ def test_a_request_that_the_pool_can_never_hold(qwen2: Path) -> None:
         with pytest.raises(InvalidRequest, match=f"pages .* the engine has {pages}") as caught:
             engine.generate(["hello"], SamplingParams(n=8, max_tokens=1000))
         assert caught.value.field == "max_tokens"
-        # Left open, max_tokens takes what the pool holds.
+        # Without max_tokens, a stream gets what the pool holds.
         assert engine.generate(["hello"], SamplingParams(n=8))[0].completions
 
 
 def test_more_work_than_the_pool_holds_waits_its_turn(qwen2: Path) -> None:
-    """Requests wait, and give way to others; each gets the tokens that it would get alone."""
+    """Requests wait and are preempted; each draws the tokens that it would draw alone."""
     params = SelfRefineParams(
         k=4,
         seed=1,

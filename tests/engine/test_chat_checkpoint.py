@@ -14,7 +14,7 @@ from tests.helpers.recorder import Recorder
 
 
 def scripted(engine: Engine, monkeypatch: pytest.MonkeyPatch, texts: list[str]) -> None:
-    """Let every stream say a given text: candidates in turn, the refinement the last."""
+    """Make every stream generate a given text: candidates in turn, the refinement the last text."""
     scripts = [engine.tokenizer.encode_markup(text) for text in texts]
     taken: dict[object, list[int]] = {}
 
@@ -54,7 +54,7 @@ def test_ignore_eos_and_own_stop_tokens(qwen2: Path, monkeypatch: pytest.MonkeyP
 def test_only_summaries_are_shown(
     layout: str, qwen2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Thinking is hidden, an unfinished thought is absent, the refinement's own is cut off."""
+    """Thinking is not shown, an unfinished thought is left out, the result has no thinking."""
     candidates = [
         "<think>secret one</think>\\boxed{41}<|im_end|>",
         "<think>never ends" + "." * 40,
@@ -102,7 +102,7 @@ def test_without_gsr_json_the_built_in_template_is_used(qwen2: Path) -> None:
 
 
 def test_siblings_sample_the_one_prefill(qwen2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """n streams, one prefill: every sibling's first token is drawn from the same row."""
+    """n streams share one prefill: all siblings draw their first token from the same row."""
     with Engine.from_pretrained(qwen2) as engine:
         recorder = Recorder(monkeypatch, range(5, 90))
         (result,) = engine.generate(["hello there"], SamplingParams(n=5, max_tokens=3))

@@ -1,4 +1,4 @@
-"""The work list shows every row exactly what its segment sees, in that order, step after step."""
+"""In every step each row's items show exactly the tokens that its segment sees, in order."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def places(segment: Segment, start: int, stop: int) -> Places:
 
 
 def seen(work: HostWork, row: int) -> Places:
-    """What a row's items show, in the order in which they are merged."""
+    """The tokens that a row's items read, in the order in which they are merged."""
     owner = {}
     for entry_begin, entry_end, page_begin, begin, end in work.items.tolist():
         for entry in range(entry_begin, entry_end):
@@ -39,7 +39,7 @@ def seen(work: HostWork, row: int) -> Places:
 
 @st.composite
 def families(draw: st.DrawFn) -> tuple[PagePool, list[Segment]]:
-    """Streams behind a few problems, some of which share their beginning."""
+    """Streams that continue a few problems; some problems share a prefix."""
     pool = PagePool(4000)
     lengths = st.one_of(st.integers(1, 40), st.integers(SPLIT - 2, SPLIT + 2))
     segments = []

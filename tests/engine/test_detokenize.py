@@ -1,4 +1,4 @@
-"""Text as it grows is the text at last, and stop strings are found wherever tokens cut them."""
+"""Streamed text equals the final text; stop strings are found wherever tokens cut them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def wrapped(raw: RawTokenizer) -> Tokenizer:
 
 
 @cache
-def byte_level() -> Tokenizer:
+def raw_byte_level() -> RawTokenizer:
     """Byte-level BPE whose merges cut characters in two."""
     raw = RawTokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -49,12 +49,17 @@ def byte_level() -> Tokenizer:
             show_progress=False,
         ),
     )
-    return wrapped(raw)
+    return raw
+
+
+@cache
+def byte_level() -> Tokenizer:
+    return wrapped(raw_byte_level())
 
 
 @cache
 def byte_fallback() -> Tokenizer:
-    """As Llama 2 has it: words that begin with a mark, and a token per byte of anything else."""
+    """A vocabulary like Llama 2's: words begin with a mark, other text is one token per byte."""
     vocab = {"<end>": 0, "<unk>": 1, "▁": 2, "a": 3, "b": 4, "X": 5, "▁a": 6, "\n": 7}
     vocab |= {f"<0x{byte:02X}>": 8 + byte for byte in range(256)}
     raw = RawTokenizer(models.BPE(vocab, [("▁", "a")], byte_fallback=True, unk_token="<unk>"))
@@ -130,14 +135,14 @@ def _bytes() -> dict[str, int]:
 
 
 def bytes_of(token: int) -> bytes:
-    """What a token of the byte-level vocabulary spells."""
-    piece = byte_level()._tokenizer.convert_ids_to_tokens(token)
+    """The bytes of a token of the byte-level vocabulary."""
+    piece = raw_byte_level().id_to_token(token)
     return b"" if token == 0 else bytes(_bytes()[char] for char in piece)
 
 
 @st.composite
 def cut_text(draw: st.DrawFn) -> tuple[str, list[int]]:
-    """A text, cut into tokens anywhere, in the middle of its characters too."""
+    """A text, cut into tokens anywhere, also inside characters."""
     data, tokens = draw(TEXTS).encode(), []
     by_bytes = {bytes_of(token): token for token in range(1, VOCAB)}
     place = 0
@@ -189,7 +194,7 @@ def test_stop_strings_are_a_matter_of_the_text_alone(
     content = b"".join(map(bytes_of, token_ids[:kept]))
     assert kept < drawn
     assert expected.encode().startswith(content)
-    # One token more would reach into the stop string, or leave a character unfinished.
+    # One more token would contain a part of the stop string, or end inside a character.
     rest = token_ids[kept:drawn]
     reached = [len(content) + len(b"".join(map(bytes_of, rest[: i + 1]))) for i in range(len(rest))]
     begin = len(expected.encode())

@@ -1,4 +1,4 @@
-"""Where the engine runs, and what it says when a GPU is missing or too small."""
+"""The choice of the device, and the errors if a GPU is missing or too small."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Greedy tokens are transformers' own, whatever the engine did to its KV on the way.
+"""Greedy tokens equal those of transformers, also after preemptions, cache hits and sharing.
 
-Compared aware of ties: every token must be the oracle's best, given the tokens before it, up to
-the rounding of fp32.
+The comparison allows for ties. Every token must be the oracle's best after the tokens before it,
+up to the rounding of fp32.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BEGINNING = [5 + i % 80 for i in range(33)]
 
 
 def prompts() -> list[list[int]]:
-    """Alike in their first 33 tokens, as long as pages are, more or less, and two of them equal."""
+    """Prompts that share 33 tokens; lengths at, below and above page bounds; two are equal."""
     lengths = [34, 47, 48, 49, 63, 64, 65, 64]
     ends = [[6 + (7 * i + j) % 70 for j in range(n - 33)] for i, n in enumerate(lengths[:-1])]
     return [BEGINNING + end for end in [*ends, ends[-2]]]

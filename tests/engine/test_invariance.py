@@ -1,6 +1,6 @@
-"""In fp32 the tokens of a request do not depend on what else is in the batch, nor on the order.
+"""In fp32 the tokens of a request depend neither on the rest of the batch nor on the order.
 
-Without the prefix cache: a hit computes fewer tokens at a time, and the last bits may differ.
+The prefix cache is off: after a hit fewer tokens are computed at once, and last bits may differ.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from gsr_engine import Completion, Engine, SamplingParams, SelfRefineParams
 
-# Around pages, around the blocks in which products are summed (128, 192, 512), and between.
+# Lengths around page bounds, around the blocks in which products are summed (128, 192, 512), and
+# between them.
 LENGTHS = (15, 16, 40, 120, 150, 200, 260, 600)
 PROMPTS = ["a", "what else", *(c * n for c, n in zip("stuvwxyz", LENGTHS, strict=True))]
 PARAMS = SamplingParams(n=3, temperature=1.0, max_tokens=40, seed=11, ignore_eos=True)
@@ -43,7 +44,7 @@ def test_tokens_do_not_depend_on_the_batch(qwen2: Path, order: list[int], keep: 
     for index, completions in crowded.items():
         for mine, other in zip(completions, alone[index], strict=True):
             assert mine.token_ids == other.token_ids
-            # Not only the tokens: the last bit, too.
+            # Not only the tokens must be equal, but also the last bits of the log-probabilities.
             assert mine.logprobs == other.logprobs
 
 
@@ -78,7 +79,7 @@ def test_self_refine_repeats_from_its_seed_in_company(qwen2: Path) -> None:
 
 
 def test_bfloat16_mostly_agrees(qwen2: Path) -> None:
-    """bf16 products may change with the batch size; the rate, printed, was 1 where measured."""
+    """bf16 products may change with the batch size. The rate is printed; it was 1 when measured."""
     params = SamplingParams(n=2, max_tokens=24, seed=2, ignore_eos=True)
     with Engine.from_pretrained(qwen2, dtype="bfloat16", prefix_cache=False) as engine:
         together = engine.generate(PROMPTS, params)

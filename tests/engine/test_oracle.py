@@ -51,7 +51,7 @@ def test_logits_equal_transformers(
     checkpoints: dict[str, Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Prefill and decode, whole and chunk by chunk, ragged and batched, siblings of one prompt."""
+    """Prefill whole and in chunks, decode in ragged batches, siblings of one prompt."""
     oracle = load_oracle(checkpoints[family])
     with Engine.from_pretrained(checkpoints[family], **options) as engine:
         assert worst_difference(engine, oracle, monkeypatch) <= 1e-4
@@ -78,7 +78,7 @@ def test_greedy_tokens_equal_transformers(family: str, checkpoints: dict[str, Pa
 def test_bfloat16_is_as_near_to_fp32_as_transformers_is(
     qwen2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stated tolerance: at most twice the largest error that transformers' own bf16 shows."""
+    """The tolerance: at most twice the largest error of transformers in bf16."""
     exact = load_oracle(qwen2)
     rounded = load_oracle(qwen2, torch.bfloat16)
     prompt = prompts_of([70], exact.config.vocab_size)[0]
@@ -88,7 +88,7 @@ def test_bfloat16_is_as_near_to_fp32_as_transformers_is(
 
 
 def test_sharded_weights_and_old_config_spelling(tmp_path: Path, qwen2: Path) -> None:
-    """Sharded safetensors load like one file; transformers 4 spelled rope and dtype otherwise."""
+    """Sharded safetensors load like one file; transformers 4 spells rope and dtype differently."""
     import json
 
     folder = make_checkpoint(tmp_path / "sharded", "qwen2", max_shard_size="40KB")

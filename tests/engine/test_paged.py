@@ -1,4 +1,4 @@
-"""The runner of a GPU, on the CPU: work lists, padded graph shapes, steps launched ahead."""
+"""The GPU's runner, on CPU tensors: work lists, padded graph shapes, steps launched ahead."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.engine.test_greedy import SHORT, assert_best, prompts
 from tests.helpers.checkpoints import load_oracle
 from tests.helpers.paged import paged_engine
 
-# Within an item, at its end, behind it; a page, and more of them.
+# Lengths inside an item, at its end and beyond it; of one page, and of several.
 LENGTHS = (1, 15, 16, 17, 250, 256, 257, 530)
 OPTIONS: dict[str, Any] = {"max_num_seqs": 64, "max_batch_tokens": 256}
 
@@ -29,7 +29,7 @@ def refining(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFact
 
 
 def completions(engine: Engine) -> list[Completion]:
-    """Everything that some requests, all at once, come to."""
+    """All completions of some requests that run at the same time."""
     plain = SamplingParams(n=3, max_tokens=30, seed=5)
     several = [
         plain,
@@ -46,7 +46,7 @@ def completions(engine: Engine) -> list[Completion]:
     results = {}
     while engine.has_work:
         for request in engine.step():
-            results[request.place] = request.result
+            results[request.queue_position] = request.result
         engine.check()
     assert engine.stats()["pages_used"] == 0
     found: list[Completion] = []

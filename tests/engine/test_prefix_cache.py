@@ -1,4 +1,4 @@
-"""The prefix cache finds what is known, to the token, and forgets what was used least recently."""
+"""The prefix cache finds the longest known prefix, to the token, and evicts the oldest leaf."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gsr_engine.kv.page_pool import PagePool
 from gsr_engine.kv.prefix_cache import MIN_SHARED, PrefixCache
 from gsr_engine.kv.segments import Segment, Span, context_length, pages_for
 
-# Few tokens and runs of them, so that many prompts begin alike.
+# Few distinct tokens, in runs, so that many prompts share a prefix.
 PROMPTS = st.lists(
     st.tuples(st.integers(0, 40), st.integers(0, 3), st.integers(1, 20), st.sampled_from("ab")),
     min_size=1,
@@ -22,7 +22,7 @@ PROMPTS = st.lists(
 
 
 def shown(segment: Segment) -> list[int]:
-    """All tokens that a prompt's last token sees."""
+    """All tokens that the last token of a prompt sees."""
     return [t for span in segment.context for t in span.token_ids] + segment.token_ids
 
 

@@ -1,4 +1,4 @@
-"""Weights in oneDNN's layout: the same model, and tokens that do not depend on the batch."""
+"""Weights in oneDNN's layout give the same model, and tokens that do not depend on the batch."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ PROMPTS = ["a", "what else", *(c * n for c, n in zip("stuv", (15, 40, 150, 300),
 
 @pytest.fixture
 def prepack(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small weights are prepacked, too."""
-    monkeypatch.setattr(linear, "_LEAST_WEIGHTS", 0)
+    """Prepack small weights, too."""
+    monkeypatch.setattr(linear, "LEAST_WEIGHTS", 0)
     if not linear.prepacks(ModelConfig.from_folder(NANO), FP32):
         pytest.skip("torch has no oneDNN here")
 
@@ -45,7 +45,7 @@ def test_tokens_are_those_of_plain_weights_in_any_company(
     with Engine.from_pretrained(folder, dtype="float32") as engine:
         together = [result.completions for result in engine.generate(PROMPTS, PARAMS)]
         assert together == [alone(engine, index) for index in range(len(PROMPTS))]
-    monkeypatch.setattr(linear, "_LEAST_WEIGHTS", 1 << 60)
+    monkeypatch.setattr(linear, "LEAST_WEIGHTS", 1 << 60)
     with Engine.from_pretrained(folder, dtype="float32") as engine:
         plain = [result.completions for result in engine.generate(PROMPTS, PARAMS)]
     for mine, other in zip(chain(*together), chain(*plain), strict=True):

@@ -1,4 +1,4 @@
-"""The refinement program on nano: rounds, subsets, votes, early ends, and what they cost."""
+"""The refinement program on nano: rounds, subsets, votes, early ends, and their usage counts."""
 
 from __future__ import annotations
 
@@ -13,9 +13,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from gsr_engine import CheckpointError, Engine, InvalidRequest, SamplingParams, SelfRefineParams
+from gsr_engine import (
+    CheckpointError,
+    Engine,
+    EngineConfig,
+    InvalidRequest,
+    SamplingParams,
+    SelfRefineParams,
+)
 from gsr_engine.demo.puzzles import sample_puzzles
 from gsr_engine.demo.report import NANO
+from gsr_engine.engine import load_parts
 from gsr_engine.text.answers import majority
 
 PROBLEMS = [puzzle.problem for puzzle in sample_puzzles("validation", 5, 6)]
@@ -119,7 +127,7 @@ def test_as_finished_reads_in_that_order_while_others_decode(engine: Engine) -> 
         early = early or any(
             group.is_refinement and group.prompt.computed and group.open
             for request in requests
-            for group in request.groups or ()
+            for group in request.groups
         )
     assert early
     shuffled = refine(engine, replace(wanted, order="shuffled"))
@@ -134,17 +142,16 @@ def test_as_finished_reads_in_that_order_while_others_decode(engine: Engine) -> 
         streams = [request.candidates[i] for i in result.used]
         written = [stream.segment.token_ids[: stream.span_length] for stream in streams]
         shown = [prompts.summary(token_ids, 1000).token_ids for token_ids in written]  # type: ignore[union-attr]
-        prompt = prompts.linear(request._problem, shown)
+        prompt = prompts.linear(request.problem, shown)
         assert result.refinement
         alone = engine.generate([prompt], GREEDY)[0].completions[0]
         assert alone.token_ids == result.refinement.token_ids
 
 
-def test_a_deadline_shows_what_is_there(engine: Engine) -> None:
-    now = 0.0
-    engine._scheduler._clock = lambda: now
-    request = engine.new_self_refine(PROBLEMS[0], params(deadline=1e6))
-    request.deadline = 50.0
+def test_a_deadline_shows_what_is_there() -> None:
+    now, config = 0.0, EngineConfig(dtype="float32")
+    engine = Engine(*load_parts(NANO, config), config, clock=lambda: now)
+    request = engine.new_self_refine(PROBLEMS[0], params(deadline=50.0))
     engine.submit(request)
     for _ in range(20):
         engine.step()
@@ -157,9 +164,9 @@ def test_a_deadline_shows_what_is_there(engine: Engine) -> None:
     assert [c.finish_reason for c in result.candidates] == ["abort"] * 4
     assert sorted(result.used) == [0, 1, 2, 3]
     assert result.refinement
-    late = engine.new_self_refine(PROBLEMS[0], params(deadline=1e6))
-    late.deadline = 99.0
+    late = engine.new_self_refine(PROBLEMS[0], params(deadline=1.0))
     engine.submit(late)
+    now = 101.0
     engine.step()
     assert late.result
     assert "deadline" in str(late.result.error)
@@ -260,7 +267,7 @@ def test_a_program_that_raises_fails_its_request_alone(
     def fail(*_: object) -> None:
         raise KeyError("nobody expected this")
 
-    monkeypatch.setattr(broken, "_next_round", fail)
+    monkeypatch.setattr(broken, "group_finished", fail)
     for request in (broken, other):
         engine.submit(request)
     while engine.has_work:
@@ -273,7 +280,7 @@ def test_a_program_that_raises_fails_its_request_alone(
 
 
 def test_another_engine_refines(engine: Engine) -> None:
-    """The same checkpoint in a second engine: what it writes is what it would write of its own."""
+    """A second engine with the same checkpoint refines: as if it had been given the candidates."""
     with Engine.from_pretrained(NANO, dtype="float32") as other:
         results = engine.self_refine(PROBLEMS, params(order="as_generated"), refiner=other)
         before = other.stats()["completion_tokens"]

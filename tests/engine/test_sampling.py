@@ -1,10 +1,11 @@
-"""What is done to logits before a draw, what is told of them, and what ends a stream."""
+"""Edits of logits before a draw, reported log-probabilities, and the ends of streams."""
 
 from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -27,14 +28,14 @@ TOKENS = st.lists(st.integers(0, VOCAB - 1), max_size=30)
 
 
 def stream(prompt: list[list[int]], drawn: list[int], **params: Any) -> Stream:
-    """A stream whose context shows a part of each of some segments."""
+    """A stream whose context holds a span of each of some segments."""
     context = tuple(Span(Segment([0, *ids, 1]), 1, 1 + len(ids)) for ids in prompt)
     segment = Segment(list(drawn), context=context)
     return Stream(0, SamplingParams(**params), 7, frozenset({2, 3, VOCAB + 5}), segment)
 
 
 def edited(logits: torch.Tensor, streams: list[Stream], before: Any = None) -> torch.Tensor:
-    """The logits that are drawn from; what they were must be there again afterwards."""
+    """The edited logits; checks that the original logits are restored afterwards."""
     edits = LogitEdits(streams, VOCAB, logits.device, before)
     original = logits.clone()
     with edits.applied(logits):
@@ -72,7 +73,7 @@ def test_repetition_penalty_is_that_of_transformers(
 def test_all_together_by_a_plain_reference(
     drawn: list[int], presence: float, frequency: float, repetition: float, least: int, cut: int
 ) -> None:
-    """Counts that follow a stream are those of one that is seen for the first time."""
+    """Counts updated token by token equal those of a stream that is seen for the first time."""
     prompt = [5, 6, 6]
     params = {
         "presence_penalty": presence,
@@ -100,10 +101,11 @@ def test_all_together_by_a_plain_reference(
     assert torch.equal(edited(logits, streams, before), edited(logits, streams))
 
 
-def test_nobody_pays_who_asks_for_nothing() -> None:
+def test_nobody_pays_who_asks_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    edits = Mock(side_effect=AssertionError("nothing is to be edited"))
+    monkeypatch.setattr("gsr_engine.execution.sampler.LogitEdits", edits)
     sampler, logits = Sampler(), torch.randn(2, VOCAB)
     plain = sampler.draw(logits, [0, 1], [stream([[1]], [2]), stream([], [])]).wait()
-    assert sampler._edits is None
     assert plain.tops is None
 
 
@@ -128,7 +130,7 @@ def test_greedy_with_a_penalty_equals_transformers(qwen2: Path) -> None:
 def test_a_branched_refinement_is_penalised_for_every_span(
     qwen2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Problem, candidates and instruction: whatever the stream's context shows."""
+    """The penalty covers all tokens of the context: problem, candidates and instruction."""
     params = SelfRefineParams(
         k=2,
         layout="branched",
@@ -145,8 +147,8 @@ def test_a_branched_refinement_is_penalised_for_every_span(
         apply = LogitEdits.applied
 
         def spy(self: LogitEdits, logits: torch.Tensor) -> Any:
-            assert self._penalties is not None
-            edits.extend(set(seen.token_ids.tolist()) for seen in self._penalties.seen.values())
+            assert self.seen
+            edits.extend(set(seen.token_ids.tolist()) for seen in self.seen.values())
             return apply(self, logits)
 
         monkeypatch.setattr(LogitEdits, "applied", spy)
@@ -159,7 +161,7 @@ def test_a_branched_refinement_is_penalised_for_every_span(
 
 
 def test_min_tokens(qwen2: Path) -> None:
-    """Whatever would end the stream is not drawn before; after that it may be."""
+    """Until `min_tokens` no token that ends the stream is drawn; afterwards it may be."""
     everything = tuple(range(50, 101))
     params = {"temperature": 2.0, "max_tokens": 30, "n": 8, "seed": 1}
     with Engine.from_pretrained(qwen2) as engine:
@@ -179,7 +181,7 @@ def test_min_tokens(qwen2: Path) -> None:
 
 
 def test_top_logprobs_are_those_of_the_model(qwen2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beside a penalised, truncated draw at another temperature the model's own are reported."""
+    """They ignore the penalties, truncation and temperature of the draw."""
     kept: dict[Stream, list[torch.Tensor]] = {}
     draw = Sampler.draw
 
@@ -306,7 +308,7 @@ def test_what_a_stop_string_leaves_of_a_token_counts_for_the_answer(qwen2: Path)
         content = engine.tokenizer.encode_text("\\boxed{4}, \\boxed{5")
         text = "\\boxed{4}, \\boxed{5}"
         solution = Completion(0, text, content, [], "stop", content_length=len(content))
-        assert engine._checkpoint.text_and_answer(solution) == (text, "5")
+        assert engine.prompts.text_and_answer(solution) == (text, "5")
 
 
 @pytest.fixture(scope="module")
@@ -314,7 +316,7 @@ def poisoned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint with one token whose embedding is NaN, and one whose embedding is infinite."""
     folder = make_checkpoint(tmp_path_factory.mktemp("poisoned"), "qwen3")
     tensors = load_file(folder / "model.safetensors")
-    assert "lm_head.weight" in tensors  # not tied: else every logit of the token were NaN
+    assert "lm_head.weight" in tensors  # tied weights would give every row a NaN logit
     tensors["model.embed_tokens.weight"][0] = float("nan")
     tensors["model.embed_tokens.weight"][90] = float("nan")
     tensors["model.embed_tokens.weight"][91] = float("inf")
@@ -328,9 +330,9 @@ def poisoned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_not_finite_fails_alone(
     bad: int, sampling: dict[str, Any], options: dict[str, int], poisoned: Path
 ) -> None:
-    """The request fails; those beside it, who share a prefix, or who inherit its pages do not.
+    """Only the request fails, not others beside it, with a shared prefix, or with its freed pages.
 
-    Token 0, which padding rows compute, is one of the bad.
+    Token 0, which padding rows compute, also gives values that are not finite.
     """
     shared = [5 + index % 60 for index in range(40)]
     good = [[7, 8, 9], [*shared[:33], 10, 11], [*shared, 12]]
@@ -346,7 +348,7 @@ def test_not_finite_fails_alone(
     )
 
     def run(engine: Engine, prompts: list[list[int]]) -> list[Any]:
-        # All prompts draw as if they were the first: the seed's path does not depend on company.
+        # Index 0 for every prompt, so that its seed does not depend on its position in the list.
         requests = [engine.new_generate(prompt, params) for prompt in prompts]
         for request in requests:
             engine.submit(request)

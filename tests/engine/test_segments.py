@@ -1,4 +1,4 @@
-"""Pages are conserved and counted right, whatever is grown, shared, cached and dropped."""
+"""Pages are conserved and counted correctly while segments grow, are shared, cached, dropped."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OPERATIONS = st.lists(
 
 
 class History:
-    """A pool, who owns segments, who acquired contexts, and what is cached."""
+    """A pool with its owners of segments, acquired contexts and cached spans."""
 
     def __init__(self, num_pages: int) -> None:
         self.pool = PagePool(num_pages)
@@ -53,7 +53,7 @@ class History:
             assert segment.pages == before
 
     def share(self, number: int) -> None:
-        """Any span of any segment: what it needs is added where it is missing."""
+        """Acquire any span of any segment; missing pages are added."""
         every = self.owned + self.left
         segment = every[number % len(every)]
         start, stop = sorted((number % (len(segment) + 1), number // 7 % (len(segment) + 1)))
@@ -126,7 +126,8 @@ def test_what_a_span_shows_outlives_its_owner_and_comes_back_when_needed() -> No
     shared = (Span(segment, 17, 20),)
     pool.acquire(shared)
     pool.drop(segment, 40)
-    assert pool.num_used == 2  # the span's page and the one before it, without which it is lost
+    # Recomputing the span would need all tokens before it, so the page before it stays, too.
+    assert pool.num_used == 2
     assert segment.computed == 32
     assert list(missing(shared)) == []
     pool.release(shared)

@@ -50,13 +50,13 @@ def with_gsr(source: Path, folder: Path, **fields: object) -> Path:
 
 
 def test_linear_equals_a_fresh_prefill(qwen2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reusing the problem's KV changes nothing: the same logits as the whole prompt anew."""
+    """Reusing the problem's KV gives the same logits as a prefill of the whole prompt."""
     oracle = load_oracle(qwen2)
     with Engine.from_pretrained(qwen2) as engine:
         recorder = Recorder(monkeypatch, range(5, 90))
         for request, result in run(engine, params_of("linear")):
             summaries = [result.candidates[i].token_ids[:-1] for i in result.used]
-            problem = request._problem
+            problem = request.problem
             prompt = engine.prompts.linear(problem, summaries)
             assert request.refinement is not None
             generated = request.refinement.segment.token_ids
@@ -90,12 +90,12 @@ def test_branched_equals_a_forward_under_the_block_mask(
                 continue
             expected = stream_logits(oracle, refinement.segment)
             torch.testing.assert_close(recorder.of(refinement), expected, atol=1e-4, rtol=0)
-            fork = len(request._direct.token_ids)
+            fork = len(engine.prompts.direct(request.problem).token_ids)
             begin = refinement.segment.position
-            assert request._direct_group is not None
-            spans = refinement.segment.context[len(request._direct_group.context) : -1]
+            direct = request.candidates[0].segment.context
+            spans = refinement.segment.context[len(direct) : -1]
             reach = max(span.segment.position + span.stop for span in spans)
-            glue = len(engine.prompts.branched_glue(request._problem))
+            glue = len(engine.prompts.branched_glue(request.problem))
             assert begin == (max(fork, glue) if position == "fork" else reach + glue)
             rereads = sum(len(span) for span in spans if span.segment not in candidates(request))
             usage = result.usage.phases["refine_prefill"]
@@ -150,7 +150,7 @@ def test_unfinished_thinking_counts_as_absent(qwen2: Path) -> None:
 
 
 def test_tags_of_several_tokens_are_found_in_the_text(qwen2: Path, tmp_path: Path) -> None:
-    """The tag need not be cut into the tokens that it is cut into by itself."""
+    """Inside a text a tag may be cut into other tokens than the tag alone."""
     folder = with_gsr(qwen2, tmp_path / "c", thinking=("[hm]", "[/hm]"))
     with Engine.from_pretrained(folder) as engine:
 
@@ -176,7 +176,7 @@ def test_a_template_that_ends_the_thinking_itself(qwen2: Path, tmp_path: Path) -
 
 
 def test_special_tokens_without_a_role_are_special(qwen2: Path, tmp_path: Path) -> None:
-    """Not only those that tokenizer_config.json names: a candidate could open a turn with them."""
+    """tokenizer_config.json need not name them: a candidate could open a turn with them."""
     folder = shutil.copytree(qwen2, tmp_path / "c")
     raw = json.loads((folder / "tokenizer.json").read_text())
     (start,) = (t["id"] for t in raw["added_tokens"] if t["content"] == "<|im_start|>")
@@ -246,16 +246,16 @@ def test_template_hash_must_fit(qwen2: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("layout", ["linear", "branched"])
 def test_given_candidates_refine_like_generated_ones(layout: str, qwen2: Path) -> None:
-    """A given candidate is read again; the refinement is the one of its own candidates."""
+    """Given candidates are prefilled again; the refinement is that of the generated candidates."""
     params = params_of(layout, force_layout=True)
     with Engine.from_pretrained(qwen2) as engine:
         for request, result in run(engine, params):
             kept = [c.segment.token_ids[: c.span_length] for c in request.candidates]
             given = engine.new_self_refine(
-                PROBLEMS[PROBLEMS.index(engine.tokenizer.decode(request._problem))],
+                PROBLEMS[PROBLEMS.index(engine.tokenizer.decode(request.problem))],
                 params,
                 candidates=kept,  # type: ignore[arg-type]
-                index=PROBLEMS.index(engine.tokenizer.decode(request._problem)),
+                index=PROBLEMS.index(engine.tokenizer.decode(request.problem)),
             )
             engine.submit(given)
             while engine.has_work:

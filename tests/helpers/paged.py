@@ -6,16 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from gsr_engine import Engine, EngineConfig
-from gsr_engine.attention.kv_cache import KVCache
+from gsr_engine.engine import load_parts
 from gsr_engine.execution.device import paged_runner
 
 
 def paged_engine(folder: Path, lag: int = 1, **options: Any) -> Engine:
     """An engine over paged attention, `lag` steps ahead of its tokens."""
-    engine = Engine.from_pretrained(folder, **options)
-    steps = engine._steps
-    assert steps
-    decoder = steps.runner.decoder
-    cache = KVCache(decoder.config, engine.limits.num_pages, decoder.dtype, decoder.device)
-    steps.runner = paged_runner(decoder, EngineConfig(**options), cache, lag)
-    return engine
+    config = EngineConfig(**options)
+    decoder, tokenizer, gsr = load_parts(folder, config)
+    runner = paged_runner(decoder, config, lag)
+    return Engine(decoder, tokenizer, gsr, config, runner=runner)

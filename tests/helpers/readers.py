@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -46,16 +47,16 @@ async def assert_idle(engine: AsyncEngine) -> None:
     await engine.check()
     stats = await engine.stats()
     assert stats["pages_used"] == stats["requests_running"] == stats["requests_waiting"] == 0
-    assert await in_thread(engine, lambda: len(engine._loop._tickets)) == 0
+    assert await in_thread(engine, lambda: len(engine.loop.tickets)) == 0
 
 
 def in_thread(engine: AsyncEngine, look: Callable[[], Any]) -> Awaitable[Any]:
-    return engine._call(look)
+    return asyncio.wrap_future(engine.loop.call(look))
 
 
 async def until_waiting(engine: AsyncEngine, count: int) -> None:
     """Until that many requests wait for room."""
-    while await in_thread(engine, lambda: len(engine._loop._waiting)) != count:
+    while await in_thread(engine, lambda: len(engine.loop.waiting)) != count:
         pass
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from gsr_engine import Engine, SamplingParams, SelfRefineParams
+from gsr_engine import Engine, EngineConfig, SamplingParams, SelfRefineParams
 from gsr_engine.demo.report import NANO
+from gsr_engine.engine import load_parts
 from gsr_engine.errors import InvalidRequest
-from gsr_engine.kv.segments import PAGE_SIZE, Context, Segment
+from gsr_engine.execution.sampler import Draws
+from gsr_engine.kv.segments import Context, Segment
+from gsr_engine.model.decoder import Decoder
 from gsr_engine.schedule.admission import AnyRequest
 from gsr_engine.step.batch import slots
 from gsr_engine.step.plan import StepPlan
@@ -16,19 +19,14 @@ from gsr_engine.step.plan import StepPlan
 END = 2  # nano's
 
 
-def pages_gib(pages: int) -> float:
-    """GiB of so many KV pages of nano: keys and values, 3 layers, 2 heads of 32 floats."""
-    return pages * 2 * 3 * 2 * 32 * 4 * PAGE_SIZE / 2**30
-
-
 class StubDraws:
-    """What a step drew, told when it is waited for."""
+    """What a step drew; known once it is waited for."""
 
     def __init__(self, tokens: list[int], logprobs: list[float], broken: bool) -> None:
-        self._draws = tokens, logprobs
+        self._draws = Draws(tokens, logprobs)
         self._broken = broken
 
-    def wait(self) -> tuple[list[int], list[float]]:
+    def wait(self) -> Draws:
         if self._broken:
             raise RuntimeError("the device burnt down")
         return self._draws
@@ -37,10 +35,10 @@ class StubDraws:
 class StubRunner:
     """Slots hold (token, position, all that came before); a reader must find what it expects."""
 
-    sharing = None
-
-    def __init__(self, rng: random.Random, lag: int) -> None:
+    def __init__(self, rng: random.Random, num_pages: int, lag: int) -> None:
+        self.num_pages = num_pages
         self.lag = lag
+        self.sharing = None
         self._rng = rng
         self._slots: dict[int, tuple[int, int, int]] = {}
         self._drawn: dict[Segment, int] = {}
@@ -87,6 +85,9 @@ class StubRunner:
         seen = hash((shown(segment.context), tuple(segment.token_ids[:place])))
         return token, segment.position + place, seen
 
+    def use(self, decoder: Decoder) -> None:
+        """No weights are used."""
+
     def reset(self) -> None:
         """Nothing is kept."""
 
@@ -99,13 +100,13 @@ def shown(context: Context) -> tuple[int, ...]:
 class Driver:
     """Does random things to an engine and checks after each that nothing was lost."""
 
-    def __init__(self, seed: int, lag: int = 0, **options: Any) -> None:
+    def __init__(self, seed: int, pages: int, lag: int = 0, **options: Any) -> None:
         self.rng = random.Random(seed)
         self.now = 0.0
-        self.engine = Engine.from_pretrained(NANO, dtype="float32", **options)
-        self.runner = StubRunner(self.rng, lag)
-        self.engine._steps.runner = self.runner  # type: ignore[assignment,union-attr]
-        self.engine._scheduler._clock = lambda: self.now
+        self.runner = StubRunner(self.rng, pages, lag)
+        config = EngineConfig(**options)
+        parts = load_parts(NANO, config)
+        self.engine = Engine(*parts, config, runner=self.runner, clock=lambda: self.now)
         self.live: list[AnyRequest] = []
         self.ended: list[AnyRequest] = []
 
@@ -180,7 +181,7 @@ class Driver:
         self.runner.not_finite = True
 
     def evict(self) -> None:
-        cache = self.engine._memory.cache
+        cache = self.engine.memory.cache
         if cache:
             cache.evict()
 
@@ -197,11 +198,12 @@ class Driver:
             steps += 1
             assert steps < 100_000, "no progress"
         assert not self.live
-        cache = self.engine._memory.cache
+        cache = self.engine.memory.cache
         if cache:
             cache.clear()
         self.check()
-        assert self.engine._pool.num_free == self.engine._pool.num_pages
+        pool = self.engine.memory.pool
+        assert pool.num_free == pool.num_pages
 
     ACTIONS = (
         ("step", 24),

@@ -67,11 +67,11 @@ def test_a_training_forward_equals_the_engines_decode(
         ]
         build = linear_row if layout == "linear" else branched_row
         target = request.refinement.segment.token_ids
-        row = build(prompts, request._problem, summaries, target)
+        row = build(prompts, request.problem, summaries, target)
         assert row.token_ids[row.target_start :] == target
         assert row.positions[row.target_start] == request.refinement.segment.position
         candidate = request.candidates[0]
-        direct = direct_row(prompts, request._problem, candidate.segment.token_ids)
+        direct = direct_row(prompts, request.problem, candidate.segment.token_ids)
         trained = target_logits(trainee, [direct, row], monkeypatch)
         sampled = torch.cat([recorder.of(candidate), recorder.of(request.refinement)])
         torch.testing.assert_close(trained, sampled, atol=1e-4, rtol=0)

@@ -1,10 +1,10 @@
-"""One round of refinements: from the solutions that are there to the segments that read them.
+"""The prompts of one round of refinements: from finished solutions to the segments that read them.
 
 linear     problem ──┬─ candidate 1..k            (freed as they finish)
-                     └─ the summaries and the instruction, read anew ── refinement
+                     └─ the summaries and the instruction, read again ── refinement
 branched   problem ──── candidate 1..k ──── instruction ── refinement
-                        (their KV is attended as it is; a summary that is only a part of its
-                        candidate, and what an earlier refinement wrote, is first read again,
+                        (their KV is attended where it was written; a summary that is only a part
+                        of its candidate, and what an earlier refinement wrote, is first read again
                         right behind the problem)
 """
 
@@ -21,8 +21,8 @@ REFINE: tuple[Phase, Phase] = ("refine_prefill", "refine_decode")
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """A solution of the round before, and what of it is shown.
+class ShownSolution:
+    """A solution of the round before, and the part of it that is shown.
 
     `in_place`: its KV may be attended where it was written.
     """
@@ -49,11 +49,11 @@ class RefinePrompts:
         self._reread: dict[Stream, Span] = {}
         self.rereads: list[Group] = []
 
-    def linear(self, shown: list[Source]) -> Segment:
+    def linear(self, shown: list[ShownSolution]) -> Segment:
         """The problem's span is reused; everything after it is the new segment's own."""
         segment = self.opening()
-        for source in shown:
-            segment.token_ids += self._prompts.linear_candidate(source.summary.token_ids)
+        for solution in shown:
+            segment.token_ids += self._prompts.linear_candidate(solution.summary.token_ids)
         self.close(segment)
         return segment
 
@@ -68,20 +68,20 @@ class RefinePrompts:
         """Append what ends a linear prompt."""
         segment.token_ids += self._prompts.linear_closing(self._problem)
 
-    def branched(self, shown: list[Source]) -> Segment:
+    def branched(self, shown: list[ShownSolution]) -> Segment:
         """The context is the direct prompt and a span per solution; only the glue is new."""
-        spans = [self._span(source) for source in shown]
+        spans = [self._span(solution) for solution in shown]
         glue = self._prompts.branched_glue(self._problem)
         longest = max(span.segment.position + span.stop for span in spans)
         fork = self._group.prompt.end_position
         position = self._prompts.branched_position(fork, len(glue), longest)
         return Segment(glue, position, context=(*self._group.context, *spans))
 
-    def _span(self, source: Source) -> Span:
-        stream, summary = source.stream, source.summary
-        if source.in_place and summary.verbatim:
+    def _span(self, solution: ShownSolution) -> Span:
+        stream, summary = solution.stream, solution.summary
+        if solution.in_place and summary.verbatim:
             return Span(stream.segment, summary.start, summary.stop)
-        if stream not in self._reread:
+        if stream not in self._reread:  # several refinements of a round read it once
             fork, context = self._group.prompt.end_position, self._group.context
             segment = Segment(summary.token_ids, position=fork, context=context)
             self.rereads.append(Group(self._group.request, segment, REFINE))
