@@ -19,6 +19,7 @@ from gsr_engine.checkpoint.gsr_config import GsrConfig, Template
 from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.checkpoint.tokenizer import Tokenizer
 from gsr_engine.demo.report import NANO
+from gsr_engine.execution.runner import Runner
 from gsr_engine.model.decoder import Decoder
 
 ROOT = Path("runs/random-weights")
@@ -131,9 +132,13 @@ def model_config(shape: str) -> ModelConfig:
     return ModelConfig.from_dict({**raw, "architectures": ["Qwen2ForCausalLM"]})
 
 
-def engine_over(decoder: Decoder, **options: Any) -> Engine:
-    """An engine over a decoder that is in memory; `options` as in `random_engine`."""
-    return Engine(decoder, Tokenizer.from_folder(NANO), _GSR, EngineConfig(**options))
+def engine_over(decoder: Decoder, runner: Runner | None = None, /, **options: Any) -> Engine:
+    """An engine over a decoder that is in memory; `options` as in `random_engine`.
+
+    `runner` carries its steps out; None builds one.
+    """
+    tokenizer = Tokenizer.from_folder(NANO)
+    return Engine(decoder, tokenizer, _GSR, EngineConfig(**options), runner=runner)
 
 
 def random_problems(count: int, tokens: int, seed: int = 0) -> list[str]:

@@ -6,6 +6,7 @@ import random
 from typing import Any, NamedTuple
 
 from gsr_engine import Engine, EngineConfig
+from gsr_engine.attention.sharing import Sharing
 from gsr_engine.demo.report import NANO
 from gsr_engine.engine import load_parts
 from gsr_engine.execution.sampler import Draws
@@ -40,7 +41,7 @@ class StubRunner:
     ) -> None:
         self.num_pages = num_pages
         self.lag = lag
-        self.sharing = None
+        self.sharing: Sharing | None = None
         self._tokens = tokens
         self._end = end
         self._length = length

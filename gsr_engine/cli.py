@@ -71,7 +71,7 @@ def demo(
     if as_json:
         print(json.dumps(report.as_dict()))
         return
-    for example in view.pick_examples(report.layouts[layout].judged, 4):
+    for example in view.pick_examples(report.layouts[layout], 4):
         view.show_example(console, example)
     view.show_report(console, report)
 

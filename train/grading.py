@@ -1,23 +1,35 @@
-"""Is an answer right? Exact where that decides, math-verify where it does not.
+"""Answers that are mathematics, compared by math-verify where their normalised texts differ.
 
-math-verify may hang in C-level arithmetic on hostile input, where no timeout of its own reaches
-it, so it runs in a worker process that is killed when it takes too long.
+math-verify may hang in C-level arithmetic on hostile input, where none of its own timeouts reaches
+it. So it runs in a worker process, which is killed when it takes too long.
 """
 
 from __future__ import annotations
 
 import multiprocessing as mp
 import signal
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Self
 
+from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.errors import InvalidRequest
-from gsr_engine.text.answers import normalise, same_answer
+from gsr_engine.evaluation.grader import ExactGrader, Grader
+from gsr_engine.text.answers import normalise
 
 _LONGEST = 2000
-"""Longer answers than this are wrong: no gold answer is near it."""
+"""Longer answers than this are not compared: no gold answer is near it."""
+
+
+def grader_for(gsr: GsrConfig) -> AbstractContextManager[Grader]:
+    r"""The grader of a checkpoint's answers.
+
+    Answers that a pattern of `gsr.json` finds are compared exactly. Others come from `\boxed{}`
+    and are mathematics.
+    """
+    return SymbolicGrader() if gsr.answer_pattern is None else nullcontext(ExactGrader())
 
 
 def _serve(connection: Connection) -> None:
@@ -32,22 +44,26 @@ def _serve(connection: Connection) -> None:
             # Both are wrapped alike; the order (gold, answer) matters to verify.
             sides = [parse(f"\\boxed{{{side}}}", parsing_timeout=None) for side in (gold, answer)]
             connection.send(bool(verify(*sides, timeout_seconds=None)))
-        except Exception:  # whatever sympy trips over is not a right answer
+        except Exception:  # an answer that sympy cannot read is not a right one
             connection.send(False)
 
 
-class Grader:
-    """Compares answers with gold ones; remembers what it compared. Use it as a context manager.
+class SymbolicGrader:
+    """Asks math-verify where the exact comparison fails; remembers what it asked.
+
+    Use it as a context manager, or `close` it, to end its worker.
 
     Args:
-        symbolic: whether math-verify is asked where the normalised texts differ.
         timeout: seconds for one comparison, then the worker is killed and the answer is wrong.
+
+    Raises:
+        InvalidRequest: math-verify is not installed.
     """
 
-    def __init__(self, *, symbolic: bool, timeout: float = 5.0) -> None:
-        if symbolic and find_spec("math_verify") is None:
+    def __init__(self, timeout: float = 5.0) -> None:
+        if find_spec("math_verify") is None:
             raise InvalidRequest("grading", "needs math-verify: pip install 'gsr-engine[train]'")
-        self._symbolic = symbolic
+        self._exact = ExactGrader()
         self._timeout = timeout
         self._known: dict[tuple[str, str], bool] = {}
         self._worker: mp.process.BaseProcess | None = None
@@ -57,9 +73,9 @@ class Grader:
         """Whether an answer is the gold one."""
         if answer is None or len(answer) > _LONGEST:
             return False
-        if same_answer(answer, gold):
+        if self._exact.correct(answer, gold):
             return True
-        if not self._symbolic or _both_numbers(answer, gold):
+        if _both_numbers(answer, gold):
             return False
         pair = (gold, answer)
         if pair not in self._known:
@@ -67,7 +83,7 @@ class Grader:
         return self._known[pair]
 
     def _ask(self, pair: tuple[str, str]) -> bool:
-        """Wrong where it takes too long; asks once more where the worker died, of whatever."""
+        """Wrong if it takes too long. A worker that died is replaced once and asked again."""
         for _ in range(2):
             try:
                 return self._compare(pair)

@@ -16,8 +16,10 @@ import torch
 import typer
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from gsr_engine.demo.puzzles import Stream, sample_puzzles
+from gsr_engine.demo.puzzles import PuzzleStream, sample_puzzles
 from gsr_engine.demo.report import NANO
+from train.command import run_command
+from train.files import replace_folder
 
 
 def main(
@@ -33,11 +35,10 @@ def main(
     _write_puzzles(partial / "problems.jsonl", "train", problems, seed)
     _write_puzzles(partial / "evaluation.jsonl", "test", evaluation, seed)
     _write_wide_model(partial / "wide", seed)
-    shutil.rmtree(out, ignore_errors=True)
-    partial.rename(out)
+    replace_folder(partial, out)
 
 
-def _write_puzzles(file: Path, stream: Stream, count: int, seed: int) -> None:
+def _write_puzzles(file: Path, stream: PuzzleStream, count: int, seed: int) -> None:
     with file.open("w", encoding="utf-8") as lines:
         for index, puzzle in enumerate(sample_puzzles(stream, seed, count)):
             row = {"id": f"{stream}-{index}", "problem": puzzle.problem, "answer": puzzle.answer}
@@ -54,7 +55,4 @@ def _write_wide_model(folder: Path, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except OSError as error:
-        raise SystemExit(f"rehearsal: {error}") from None
+    run_command("rehearsal", lambda: typer.run(main))

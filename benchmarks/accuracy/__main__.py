@@ -8,6 +8,7 @@ the problems end to end in each layout. Everything goes into one samples file, f
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +26,8 @@ from gsr_engine import (
     SelfRefineParams,
 )
 from gsr_engine.demo.report import NANO
-from train.grading import Grader
+from gsr_engine.evaluation.grader import ExactGrader
+from train.grading import SymbolicGrader
 
 
 def main(
@@ -63,7 +65,7 @@ def main(
     )[:limit]
     with (
         Engine.from_pretrained(model, dtype=dtype, prefix_cache=False) as engine,
-        Grader(symbolic=data is not None) as grader,
+        nullcontext(ExactGrader()) if data is None else SymbolicGrader() as grader,
     ):
         config = AccuracyConfig(
             ks=ks,

@@ -2,30 +2,47 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
-from gsr_engine.demo.puzzles import sample_puzzles
+from gsr_engine.demo.puzzles import PuzzleStream, sample_puzzles
 from gsr_engine.errors import InvalidRequest
-from train.problems import Problem, load_problems
+from gsr_engine.evaluation.evaluator import Exercise
+from train.problems import load_problems
 
 
-def puzzle_problems(stream: str, seed: int, count: int) -> list[Problem]:
-    """Puzzles of a random stream ("train", "validation", "test"), grouped by length."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchmarkProblem(Exercise):
+    """A problem with its gold answer; `size` is what results are grouped by ("": they are not)."""
+
+    id: str
+    size: str = ""
+
+
+def puzzle_problems(stream: PuzzleStream, seed: int, count: int) -> list[BenchmarkProblem]:
+    """Puzzles of a random stream, grouped by length."""
     puzzles = sample_puzzles(stream, seed, count)
     return [
-        Problem(f"{stream}-{seed}-{i}", puzzle.problem, puzzle.answer, size=puzzle.size)
+        BenchmarkProblem(
+            id=f"{stream}-{seed}-{i}", text=puzzle.problem, gold=puzzle.answer, size=puzzle.size
+        )
         for i, puzzle in enumerate(puzzles)
     ]
 
 
-def graded_problems(path: Path, size_field: str | None = None) -> list[Problem]:
+def graded_problems(path: Path, size_field: str | None = None) -> list[BenchmarkProblem]:
     """Problems of a file, grouped by one of its fields.
 
     Raises:
         InvalidRequest: as `load_problems`, or a problem has no answer.
     """
-    problems = load_problems(path, {"size": size_field} if size_field else None)
-    for problem in problems:
+    problems = []
+    for problem in load_problems(path, {"size": size_field} if size_field else None):
         if problem.answer is None:
             raise InvalidRequest("data", f"{path}: problem {problem.id} has no answer")
+        problems.append(
+            BenchmarkProblem(
+                id=problem.id, text=problem.text, gold=problem.answer, size=problem.size
+            )
+        )
     return problems

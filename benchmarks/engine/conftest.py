@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from benchmarks.stub_runner import StubRunner, stub_engine
+from benchmarks.stub_runner import stub_engine
 from gsr_engine import Engine, SamplingParams
 from gsr_engine.demo.report import NANO
 
@@ -52,15 +52,6 @@ def start_decoding(engine: Engine, streams: int) -> Engine:
 def decoding(streams: int) -> Engine:
     """A stubbed engine, all of whose streams decode."""
     return start_decoding(stub_engine(max_num_seqs=streams), streams)
-
-
-@pytest.fixture
-def stub(decoding: Engine) -> StubRunner:
-    """The stub that stands in for its model."""
-    runner = decoding._steps.runner if decoding._steps else None
-    if not isinstance(runner, StubRunner):
-        raise TypeError("the engine has a model")
-    return runner
 
 
 @pytest.fixture

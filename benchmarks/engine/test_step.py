@@ -6,8 +6,8 @@ from typing import Any
 
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks.stub_runner import StubRunner
 from gsr_engine import Engine
+from gsr_engine.execution.sampler import Draws
 from gsr_engine.step.batch import build_batch
 
 _ROUNDS = 200
@@ -15,25 +15,25 @@ _ROUNDS = 200
 
 def test_plan(benchmark: BenchmarkFixture, decoding: Engine) -> None:
     """Planning a step; it changes nothing that the next plan sees."""
-    benchmark(decoding._scheduler.plan)
+    benchmark(decoding.scheduler.plan)
 
 
-def test_commit(benchmark: BenchmarkFixture, decoding: Engine, stub: StubRunner) -> None:
+def test_commit(benchmark: BenchmarkFixture, decoding: Engine) -> None:
     """Taking the tokens of a step."""
-    scheduler = decoding._scheduler
+    scheduler = decoding.scheduler
 
     def setup() -> tuple[tuple[Any, ...], dict[str, Any]]:
         plan = scheduler.plan()
-        draws = stub.launch(plan).wait()
+        count = len(plan.draws)
         scheduler.launched(plan)
-        return (plan, *draws), {}
+        return (plan, *Draws([7] * count, [-1.0] * count)), {}
 
     benchmark.pedantic(scheduler.commit, setup=setup, rounds=_ROUNDS, warmup_rounds=5)
 
 
 def test_build_batch(benchmark: BenchmarkFixture, decoding: Engine) -> None:
     """From a plan to the step's tensors."""
-    benchmark(build_batch, decoding._scheduler.plan(), 4, 0)
+    benchmark(build_batch, decoding.scheduler.plan(), 4, 0)
 
 
 def test_step_without_a_model(benchmark: BenchmarkFixture, decoding: Engine) -> None:

@@ -18,7 +18,7 @@ from benchmarks.gpu_check.record import Record, Row
 from benchmarks.gpu_check.setting import Setting
 from benchmarks.gpu_check.subject import Subject
 from benchmarks.oracle import TIE, shortfalls, stream_logits
-from gsr_engine import Engine, SamplingParams
+from gsr_engine import SamplingParams
 from gsr_engine.requests.request import Stream
 
 _WAYS: dict[str, dict[str, Any]] = {
@@ -114,10 +114,11 @@ def _draw_again(subject: Subject, record: Record) -> None:
 
     # Nothing is to be found in a cache by the second run that the first had to compute.
     options = {"kv_cache_gib": subject.sizes.kv_gib, "prefix_cache": False}
-    with subject.engine(**options) as engine:
+    runner = subject.runner(**options)
+    with subject.engine(runner, **options) as engine:
         first = subject.draw_tokens(engine)
         add("the seed again", subject.draw_tokens(engine), must=True)
-        _stop_running_ahead(engine)
+        runner.lag = 0  # each step's tokens are known before the next is planned
         add("one step at a time", subject.draw_tokens(engine), must=True)
     with subject.engine(**options, cuda_graphs=False) as engine:
         add("without graphs", subject.draw_tokens(engine), must=False)
@@ -127,13 +128,6 @@ def _agreement(first: Sequence[list[int]], other: Sequence[list[int]]) -> float:
     """The share of tokens that are the same; behind the first that is not, few are."""
     pairs = [pair for a, b in zip(first, other, strict=True) for pair in zip(a, b, strict=True)]
     return sum(a == b for a, b in pairs) / len(pairs)
-
-
-def _stop_running_ahead(engine: Engine) -> None:
-    """Have each step's tokens known before the next is planned; the engine must be idle."""
-    if engine._steps is None:
-        raise ValueError("the engine is closed")
-    engine._steps.runner.lag = 0
 
 
 def _fill_memory(subject: Subject) -> Row:

@@ -188,11 +188,9 @@ def _far_rope(sizes: _Sizes, dtype: torch.dtype, device: str) -> float:
     pool = _Pool(sizes.far_pages, sizes, dtype, device)
     rows, heads, kv_heads, dim = sizes.rows, sizes.query_heads, sizes.kv_heads, sizes.head_dim
     fused = torch.randn(rows, heads + 2 * kv_heads, dim, device=device).to(dtype)
-    inputs = (
-        *fused.split([heads, kv_heads, kv_heads], dim=1),
-        torch.randn(sizes.context, dim, device=device),
-        torch.randint(sizes.context, (rows,), device=device),
-    )
+    q, k, v = fused.split([heads, kv_heads, kv_heads], dim=1)
+    cos_sin = torch.randn(sizes.context, dim, device=device)
+    inputs = (q, k, v, cos_sin, torch.randint(sizes.context, (rows,), device=device))
     half, slots = rows // 2, PAGE_SIZE * sizes.far_pages
     ends = torch.cat((torch.arange(half), torch.arange(slots - rows + half, slots))).to(device)
     small = torch.zeros(
@@ -210,7 +208,7 @@ def _norm(sizes: _Sizes, dtype: torch.dtype, device: str) -> float:
     weight = torch.randn(sizes.hidden, device=device).to(dtype)
     out = csrc_triton.rms_norm(x, weight, 1e-6, residual)
     expected = reference.rms_norm(x, weight, 1e-6, residual)
-    return _worst_of(out, expected)
+    return _worst_of(out, tuple(expected))
 
 
 def _swiglu(sizes: _Sizes, dtype: torch.dtype, device: str) -> float:

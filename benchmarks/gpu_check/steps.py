@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from statistics import median
 
 import torch
-from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.stopwatch import Stopwatch
@@ -99,11 +98,11 @@ def profile_steps(engine: Engine, steps: int, device: str) -> str:
     with profile(activities=activities) as found:
         for _ in range(steps):
             engine.step()
-    wanted = DeviceType.CUDA if on_gpu else DeviceType.CPU
+    wanted = "CUDA" if on_gpu else "CPU"
     times = [
         (event.self_device_time_total if on_gpu else event.self_cpu_time_total, event)
         for event in found.key_averages()
-        if event.device_type == wanted
+        if event.device_type.name == wanted
     ]
     total = sum(us for us, _ in times) or 1.0
     lines = [f"{'us/step':>10} {'share':>6} {'calls':>6}  of {total / steps:.0f} us/step in all"]

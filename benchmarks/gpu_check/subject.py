@@ -12,12 +12,15 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from benchmarks.gpu_check.setting import Setting
 from benchmarks.gpu_check.steps import random_prompts
 from benchmarks.random_weights import engine_over, random_problems, write_checkpoint
-from gsr_engine import Engine, SamplingParams, SelfRefineParams
+from gsr_engine import Engine, EngineConfig, SamplingParams, SelfRefineParams
 from gsr_engine.checkpoint.model_config import ModelConfig
+from gsr_engine.execution.device import build_runner
+from gsr_engine.execution.runner import Runner
 from gsr_engine.model.decoder import Decoder
 from gsr_engine.model.weights import load_decoder
 from gsr_engine.params import LAYOUTS, Layout
 from gsr_engine.requests.request import Stream
+from gsr_engine.schedule.admission import AnyRequest
 
 # Of the most likely tokens so many are compared.
 _TOPS = 5
@@ -81,10 +84,18 @@ class Subject:
             rounded=None if dtype == torch.float32 else theirs(dtype),
         )
 
-    def engine(self, **options: Any) -> Engine:
-        """A fresh engine; `options` are fields of `EngineConfig`."""
+    def engine(self, runner: Runner | None = None, /, **options: Any) -> Engine:
+        """A fresh engine, over a runner of its own if none is given.
+
+        `options` are fields of `EngineConfig`.
+        """
         self.setting.free_memory()
-        return engine_over(self.decoder, device=self.setting.device, **options)
+        return engine_over(self.decoder, runner, device=self.setting.device, **options)
+
+    def runner(self, **options: Any) -> Runner:
+        """A runner for `engine`, with the same options."""
+        self.setting.free_memory()
+        return build_runner(self.decoder, EngineConfig(device=self.setting.device, **options))
 
     def draw_together(self, engine: Engine) -> list[Stream]:
         """Streams of every kind, computed in the same steps; of siblings two each.
@@ -104,11 +115,12 @@ class Subject:
             for layout in LAYOUTS
             for index, problem in enumerate(self._problems)
         ]
-        for request in (*plain, *refined):
+        requests: list[AnyRequest] = [*plain, *refined]
+        for request in requests:
             engine.submit(request)
         while engine.has_work:
             engine.step()
-        for request in (*plain, *refined):
+        for request in requests:
             if request.result is None or request.result.error:
                 raise RuntimeError(f"a request failed: {request.result and request.result.error}")
         streams = [stream for request in plain for stream in request.streams[:2]]

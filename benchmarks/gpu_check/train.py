@@ -19,7 +19,7 @@ from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from statistics import median
-from typing import Any, cast
+from typing import Any, get_args
 
 import torch
 from torch.distributed.tensor import DTensor
@@ -91,10 +91,10 @@ def run(setting: Setting, record: Record) -> None:
         # What a CPU runs is of another shape with each row: not worth compiling.
         ways = (True, False) if setting.on_gpu else (False,)
         measure("selective", ways[0])
-        for dtype in ("float32", "bfloat16"):
+        for dtype in get_args(Dtype):
             for compiled in ways:
                 case = f"{dtype}, {'compiled' if compiled else 'eager'}"
-                check = partial(_compare, cast(Dtype, dtype), compiled, world)
+                check = partial(_compare, dtype, compiled, world)
                 record.attempt("against the CPU", case, check)
         for compiled in ways[1:]:
             measure("selective", compiled)
@@ -257,8 +257,14 @@ def _gradients(dtype: Dtype, compiled: bool, world: World) -> dict[str, torch.Te
         some = trainee(batch)
         some.sum().backward()
         losses += some.detach()
-    gradients = {name: _local(p.grad).cpu() for name, p in trainee.named_parameters()}
+    gradients = {name: _gradient(one).cpu() for name, one in trainee.named_parameters()}
     return {"losses": losses.cpu(), **gradients}
+
+
+def _gradient(parameter: torch.nn.Parameter) -> torch.Tensor:
+    if parameter.grad is None:
+        raise RuntimeError("a parameter has no gradient")
+    return _local(parameter.grad)
 
 
 def _errors(found: dict[str, torch.Tensor], exact: dict[str, torch.Tensor]) -> dict[str, float]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from benchmarks.kernels.decode import measure_decode
 from benchmarks.kernels.elementwise import measure_elementwise
 from benchmarks.kernels.prefill import measure_prefill
+from benchmarks.kernels.rows import Measure
 from benchmarks.kernels.sweep import sweep_decode_tiles, sweep_prefill_tiles, sweep_splits
 from benchmarks.kernels.timing import measure_limits
 
@@ -30,7 +31,7 @@ __all__ = [
     "sweep_splits",
 ]
 
-FAMILIES = {
+FAMILIES: dict[str, tuple[Measure, ...]] = {
     "decode": (measure_decode,),
     "prefill": (measure_prefill,),
     "elementwise": (measure_elementwise,),

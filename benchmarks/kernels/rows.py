@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 
 Row = dict[str, Any]
 Emit = Callable[[Row], None]
 Case = TypeVar("Case")
+
+
+class Measure(Protocol):
+    """What times one family of kernels."""
+
+    def __call__(self, device: str, quick: bool = False, *, emit: Emit = ...) -> list[Row]:
+        """A row for each case; `quick` asks for fewer cases, `emit` gets each row as it comes."""
+        ...
 
 
 def ignore(row: Row) -> None:

@@ -47,6 +47,8 @@ def show(benchmark: BenchmarkFixture, capsys: pytest.CaptureFixture[str]) -> Sho
                 torch.cuda.synchronize()
 
         benchmark(once)
+        if benchmark.stats is None:  # --benchmark-disable
+            return
         achieved = amount / benchmark.stats.stats.median
         benchmark.extra_info |= {unit: achieved, "share of the limit": achieved / limit}
         with capsys.disabled():

@@ -16,7 +16,7 @@ from benchmarks.accuracy.results import read_results
 from benchmarks.accuracy.table import show_table
 from benchmarks.nano.plot import plot_report
 from benchmarks.nano.promises import check_promises, evaluate, show_promises
-from gsr_engine.demo.puzzles import Stream
+from gsr_engine.demo.puzzles import PuzzleStream
 from gsr_engine.errors import GsrError
 
 
@@ -24,7 +24,9 @@ def main(
     model: Annotated[Path, typer.Option(help="Checkpoint folder.")] = Path("runs/nano/model"),
     puzzles: Annotated[int, typer.Option(help="Held-out puzzles.")] = 2000,
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("runs/nano/report"),
-    stream: Annotated[Stream, typer.Option(help="validation: puzzles to choose by.")] = "test",
+    stream: Annotated[
+        PuzzleStream, typer.Option(help="validation: puzzles to choose by.")
+    ] = "test",
     samples: Annotated[Path | None, typer.Option(help="Judge an earlier samples file.")] = None,
 ) -> None:
     """Evaluate, report, and exit 1 when a promise is missed."""

@@ -17,8 +17,8 @@ from benchmarks.accuracy.run import AccuracyConfig, AccuracyRun
 from benchmarks.accuracy.scores import Interval, bootstrap
 from benchmarks.accuracy.table import method_scores
 from gsr_engine import Engine
-from gsr_engine.demo.puzzles import Stream
-from train.grading import Grader
+from gsr_engine.demo.puzzles import PuzzleStream
+from gsr_engine.evaluation.grader import ExactGrader
 
 K = 4
 MAX_TOKENS = 200
@@ -74,18 +74,15 @@ def evaluate(
     model: Path,
     count: int,
     out: Path,
-    stream: Stream = "test",
+    stream: PuzzleStream = "test",
     ks: tuple[int, ...] = (1, 2, K, 8),
 ) -> tuple[dict[str, Any], list[ProblemResult]]:
     """Run every method over the held-out puzzles; the samples file is written to `out`."""
     problems = puzzle_problems(stream, TEST_SEED, count)
     # No prefix cache: each layout pays for its own prompts.
-    with (
-        Engine.from_pretrained(model, dtype="float32", prefix_cache=False) as engine,
-        Grader(symbolic=False) as grader,
-    ):
+    with Engine.from_pretrained(model, dtype="float32", prefix_cache=False) as engine:
         config = AccuracyConfig(ks=ks, headline=K, seed=TEST_SEED, max_tokens=MAX_TOKENS)
-        run, samples = AccuracyRun(engine, problems, grader, config).run()
+        run, samples = AccuracyRun(engine, problems, ExactGrader(), config).run()
     run |= {"model": str(model), "data": f"{stream} stream of puzzles, seed {TEST_SEED}"}
     write_results(out / "samples.jsonl", run, samples)
     return run, samples

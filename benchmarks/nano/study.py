@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.accuracy import scores
-from benchmarks.accuracy.problems import puzzle_problems
+from benchmarks.accuracy.problems import BenchmarkProblem, puzzle_problems
 from benchmarks.accuracy.results import ProblemResult, read_results
 from benchmarks.accuracy.run import AccuracyConfig, AccuracyRun
 from benchmarks.accuracy.scores import bootstrap
@@ -39,9 +39,9 @@ from gsr_engine import Engine, SamplingParams
 from gsr_engine.checkpoint.gsr_config import RefinePosition
 from gsr_engine.environment import describe_machine
 from gsr_engine.errors import GsrError, InvalidRequest
-from train.grading import Grader
+from gsr_engine.evaluation.grader import ExactGrader
+from gsr_engine.params import LAYOUTS
 from train.nano import Recipe, default_recipe, run_recipe
-from train.problems import Problem
 
 Row = dict[str, str]
 TITLES = ("objectives", "controls", "seeds", "layouts")
@@ -204,19 +204,20 @@ def _controls(nano: Path, puzzles: int) -> list[Row]:
     }
     rows = []
     model = nano / "model"
-    with Engine.from_pretrained(model, dtype="float32") as engine, Grader(symbolic=False) as grader:
-        run = AccuracyRun(engine, problems, grader, AccuracyConfig(headline=K, seed=TEST_SEED))
+    with Engine.from_pretrained(model, dtype="float32") as engine:
+        config = AccuracyConfig(headline=K, seed=TEST_SEED)
+        run = AccuracyRun(engine, problems, ExactGrader(), config)
         for name, candidates in given.items():
-            samples = [ProblemResult(p.id, p.text, p.answer, p.size, []) for p in problems]
+            samples = [ProblemResult(p.id, p.text, p.gold, p.size, []) for p in problems]
             row = {"candidates": name}
-            for layout in ("linear", "branched"):
+            for layout in LAYOUTS:
                 run.refine(samples, f"{layout}@{K}", layout, candidates)
                 row[layout] = _cell(scores.refined(samples, f"{layout}@{K}"))
             rows.append(row)
     return rows
 
 
-def _drawn(model: Path, problems: Sequence[Problem]) -> list[list[list[int]]]:
+def _drawn(model: Path, problems: Sequence[BenchmarkProblem]) -> list[list[list[int]]]:
     """Token ids of four candidates of a model for every problem."""
     with Engine.from_pretrained(model, dtype="float32") as engine:
         prompts = [engine.direct_prompt(problem.text) for problem in problems]
@@ -226,7 +227,7 @@ def _drawn(model: Path, problems: Sequence[Problem]) -> list[list[list[int]]]:
 
 
 def _of_another(
-    problems: Sequence[Problem], candidates: list[list[list[int]]]
+    problems: Sequence[BenchmarkProblem], candidates: list[list[list[int]]]
 ) -> list[list[list[int]]]:
     """Each problem gets the candidates of the next one of its size."""
     by_size: dict[str, list[int]] = {}

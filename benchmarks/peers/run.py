@@ -51,7 +51,8 @@ def call_peer(name: str, job: Job | TrainingJob, out: Path, root: Path = ROOT) -
     order, answer, log = (out / f"{name}.{kind}" for kind in ("job.json", "result.json", "log"))
     write_json(order, job)
     answer.unlink(missing_ok=True)
-    command = [python, "-m", f"benchmarks.peers.{name}_peer", order.absolute(), answer.absolute()]
+    module = f"benchmarks.peers.{name}_peer"
+    command: list[str | Path] = [python, "-m", module, order.absolute(), answer.absolute()]
     with log.open("w", encoding="utf-8") as file:
         done = subprocess.run(  # noqa: S603
             command,

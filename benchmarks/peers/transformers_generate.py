@@ -46,7 +46,8 @@ def run_on(model: PreTrainedModel, job: Job) -> JobResult:
         out = model.generate(
             input_ids=ids, attention_mask=mask, generation_config=sampling(n, tokens)
         )
-        return out[:, ids.shape[1] :].cpu().numel()  # on a GPU this waits for the last of them
+        # On a GPU this waits for the last of them.
+        return int(out[:, ids.shape[1] :].cpu().numel())
 
     return do_job(job, generate, {"transformers": version("transformers")})
 

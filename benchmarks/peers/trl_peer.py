@@ -22,7 +22,7 @@ from benchmarks.peers.job import write_json
 from benchmarks.peers.training_job import TrainingJob, TrainingResult
 
 
-class _Notes(TrainerCallback):
+class _Notes(TrainerCallback):  # type: ignore[misc]  # untyped
     """When each step was done, and the loss of each."""
 
     def __init__(self) -> None:

@@ -6,9 +6,12 @@ import random
 from dataclasses import dataclass
 from types import SimpleNamespace
 
-from benchmarks.random_weights import random_engine
+from benchmarks.random_weights import write_checkpoint
 from benchmarks.stopwatch import Stopwatch
-from gsr_engine import Engine, SamplingParams
+from gsr_engine import Engine, EngineConfig, SamplingParams
+from gsr_engine.engine import load_parts
+from gsr_engine.execution.device import build_runner
+from gsr_engine.execution.runner import Runner
 
 _N = 4
 """Streams per prompt."""
@@ -35,11 +38,19 @@ class HostShare:
 
 def measure_host(shape: str, streams: int, steps: int, prompt: int = 32) -> HostShare:
     """Time the parts of decode steps of some streams, 4 to a prompt."""
-    with random_engine(shape, max_num_seqs=max(streams, _N), kv_cache_gib=0.5) as engine:
-        return _measure(engine, shape, streams, steps, prompt)
+    config = EngineConfig(max_num_seqs=max(streams, _N), kv_cache_gib=0.5)
+    decoder, tokenizer, gsr = load_parts(write_checkpoint(shape), config)
+    runner = build_runner(decoder, config)
+    with Engine(decoder, tokenizer, gsr, config, runner=runner) as engine:
+        _start(engine, streams, steps, prompt)
+        watch = _watch(engine, runner)
+        for _ in range(steps):
+            engine.step()
+        return _shares(watch, shape, engine.scheduler.num_running_streams, steps)
 
 
-def _measure(engine: Engine, shape: str, streams: int, steps: int, prompt: int) -> HostShare:
+def _start(engine: Engine, streams: int, steps: int, prompt: int) -> None:
+    """Submit streams that outlive so many steps, and step until they decode."""
     warm_up = 3
     rng = random.Random(0)
     params = SamplingParams(n=_N, max_tokens=steps + warm_up + 2, ignore_eos=True, seed=0)
@@ -48,9 +59,9 @@ def _measure(engine: Engine, shape: str, streams: int, steps: int, prompt: int) 
         engine.submit(engine.new_generate(ids, params, index=index))
     for _ in range(warm_up):  # the prompts, and the first decode steps
         engine.step()
-    watch = _watch(engine)
-    for _ in range(steps):
-        engine.step()
+
+
+def _shares(watch: Stopwatch, shape: str, streams: int, steps: int) -> HostShare:
     ms = {name: total / steps * 1e3 for name, total in watch.seconds.items()}
     parts = {
         "plan": ms["plan"],
@@ -61,25 +72,23 @@ def _measure(engine: Engine, shape: str, streams: int, steps: int, prompt: int) 
         "commit": ms["commit"],
         "rest": ms["step"] - ms["plan"] - ms["launch"] - ms["commit"],
     }
-    return HostShare(shape, engine.scheduler.num_running_streams, steps, parts, ms["step"])
+    return HostShare(shape, streams, steps, parts, ms["step"])
 
 
-def _watch(engine: Engine) -> Stopwatch:
-    if engine._steps is None:
-        raise ValueError("the engine is closed")
-    watch, runner = Stopwatch(), engine._steps.runner
-    old = runner.decoder  # which is frozen
+def _watch(engine: Engine, runner: Runner) -> Stopwatch:
+    watch, old = Stopwatch(), runner.decoder
+    # The decoder is frozen: its methods are watched on a stand-in.
     decoder = SimpleNamespace(hidden=old.hidden, logits=old.logits, device=old.device)
     runner.decoder = decoder  # type: ignore[assignment]
     for owner, name in (
         (engine, "step"),
-        (engine._scheduler, "plan"),
+        (engine.scheduler, "plan"),
         (runner, "launch"),
-        (runner._attention, "begin"),
+        (runner.attention, "begin"),
         (decoder, "hidden"),
         (decoder, "logits"),
-        (runner._sampler, "draw"),
-        (engine._scheduler, "commit"),
+        (runner.sampler, "draw"),
+        (engine.scheduler, "commit"),
     ):
         watch.watch(owner, name)
     return watch

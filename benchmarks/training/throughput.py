@@ -28,7 +28,7 @@ from benchmarks.peers.run import PeerSkipped, call_peer
 from benchmarks.peers.training_job import TrainingJob, TrainingResult
 from benchmarks.random_weights import shape_config, write_checkpoint
 from benchmarks.training.throughput_table import show
-from benchmarks.training_rows import RowSizes, random_rows
+from benchmarks.training_rows import Kind, RowSizes, random_rows
 from gsr_engine import GsrError
 from gsr_engine.environment import describe_machine
 from train.dataset import Example, read_parts, write_part, write_split
@@ -36,6 +36,7 @@ from train.rows import Row
 from train.trainer.batches import Plan
 from train.trainer.config import Checkpointing, SftConfig
 
+_KINDS: tuple[Kind, ...] = ("direct", "linear")
 _SIZES = RowSizes(problem=60, summary=60, target=200, spread=0.6, k=4, longest=2000)
 
 
@@ -50,8 +51,9 @@ class Work:
     def __init__(self, shape: str, batch: int, steps: int, pack: int, out: Path) -> None:
         self.steps, self._out = steps, out
         self._model = write_checkpoint(shape)
-        kinds = ("direct", "linear") * (batch * steps // 2)
-        self.rows = random_rows(kinds, _SIZES, shape_config(shape).vocab_size)
+        self.rows = random_rows(
+            _KINDS * (batch * steps // 2), _SIZES, shape_config(shape).vocab_size
+        )
         self._data = _write_set(out / "data", self.rows, self._model)
         self._config = SftConfig(
             model=str(self._model),

@@ -42,7 +42,7 @@ HIGHEST_FACTOR = len(CARRIES)
 ANSWER_PATTERN = rf"=((?:[{PLACES}][{LINES}]\d)+)$"
 """Finds the final answer: the last product, after the columns."""
 
-Stream = Literal["train", "validation", "test"]
+PuzzleStream = Literal["train", "validation", "test"]
 _BUCKETS = 16
 
 
@@ -147,7 +147,9 @@ class Mix:
                 raise ValueError(f"no {count} factors have a product within {self.products}")
 
 
-def sample_puzzles(stream: Stream, seed: int, count: int, mix: Mix | None = None) -> list[Puzzle]:
+def sample_puzzles(
+    stream: PuzzleStream, seed: int, count: int, mix: Mix | None = None
+) -> list[Puzzle]:
     """Distinct puzzles of a stream.
 
     Different streams share no puzzle, for any seeds: a hash of its number and factors decides
@@ -162,7 +164,7 @@ def sample_puzzles(stream: Stream, seed: int, count: int, mix: Mix | None = None
     return list(puzzles.values())
 
 
-def stream_of(puzzle: Puzzle) -> Stream:
+def stream_of(puzzle: Puzzle) -> PuzzleStream:
     """The stream that a puzzle belongs to."""
     text = f"{puzzle.digits}{puzzle.factors}"
     bucket = hashlib.sha256(text.encode()).digest()[0] % _BUCKETS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,52 +9,30 @@ from typing import Any
 
 from gsr_engine.demo.puzzles import Puzzle
 from gsr_engine.engine import Engine
-from gsr_engine.outputs import RefineResult
+from gsr_engine.evaluation.evaluator import Evaluator, Exercise, Refined, RefinedSet
+from gsr_engine.evaluation.grader import ExactGrader
 from gsr_engine.params import Layout, SelfRefineParams
-from gsr_engine.text.answers import majority, same_answer
 
 NANO = Path(__file__).parent / "nano"
 """The checkpoint in the box."""
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """One puzzle's result: which candidates are right, and the majority's and refiner's answers."""
-
-    puzzle: Puzzle
-    result: RefineResult
-    correct: list[bool]
-    majority_answer: str | None
-
-    @property
-    def majority_correct(self) -> bool:
-        """Whether the most frequent answer is the right one."""
-        return same_answer(self.majority_answer, self.puzzle.answer)
-
-    @property
-    def refined_correct(self) -> bool:
-        """Whether the refined answer is the right one."""
-        return same_answer(self.result.answer, self.puzzle.answer)
-
-
-@dataclass(frozen=True, slots=True)
 class LayoutReport:
-    """All puzzles in one layout, and what it cost."""
+    """All puzzles in one layout: how each was solved, and what it cost."""
 
-    judged: list[Judged]
-    seconds: float
-    phases: dict[str, dict[str, float]]
-    completion_tokens: int
+    puzzles: Sequence[Puzzle]
+    run: RefinedSet
 
-    def mean(self, of: Callable[[Judged], bool]) -> float:
+    def mean(self, of: Callable[[Refined], bool]) -> float:
         """Share of the puzzles for which something holds."""
-        return sum(map(of, self.judged)) / len(self.judged)
+        return sum(map(of, self.run.refined)) / len(self.puzzles)
 
     def by_num_correct(self) -> dict[int, tuple[int, float]]:
         """Number of right candidates to (puzzles, accuracy of the refined answer)."""
         groups: dict[int, list[bool]] = {}
-        for one in self.judged:
-            groups.setdefault(sum(one.correct), []).append(one.refined_correct)
+        for one in self.run.refined:
+            groups.setdefault(one.num_correct, []).append(one.correct)
         return {n: (len(hits), sum(hits) / len(hits)) for n, hits in sorted(groups.items())}
 
 
@@ -69,14 +46,16 @@ class DemoReport:
     def as_dict(self) -> dict[str, Any]:
         """The documented JSON of `gsr demo --json`."""
         first = next(iter(self.layouts.values()))
+        puzzles = len(first.puzzles)
+        right = sum(one.num_correct for one in first.run.refined)
         return {
-            "puzzles": len(first.judged),
+            "puzzles": puzzles,
             "k": self.k,
-            "pass@1": sum(sum(one.correct) for one in first.judged) / (self.k * len(first.judged)),
+            "pass@1": right / (self.k * puzzles),
             f"maj@{self.k}": first.mean(lambda one: one.majority_correct),
-            f"pass@{self.k}": first.mean(lambda one: any(one.correct)),
+            f"pass@{self.k}": first.mean(lambda one: one.num_correct > 0),
             f"selfRef@{self.k}": {
-                layout: report.mean(lambda one: one.refined_correct)
+                layout: report.mean(lambda one: one.correct)
                 for layout, report in self.layouts.items()
             },
             "by_num_correct": {
@@ -86,55 +65,24 @@ class DemoReport:
                 }
                 for layout, report in self.layouts.items()
             },
-            "phases": {layout: report.phases for layout, report in self.layouts.items()},
-            "seconds": {layout: report.seconds for layout, report in self.layouts.items()},
+            "phases": {
+                layout: report.run.usage.as_dict() for layout, report in self.layouts.items()
+            },
+            "seconds": {layout: report.run.seconds for layout, report in self.layouts.items()},
             "tokens_per_second": {
-                layout: report.completion_tokens / report.seconds
+                layout: report.run.usage.completion_tokens / report.run.seconds
                 for layout, report in self.layouts.items()
             },
         }
-
-
-def judge(puzzle: Puzzle, result: RefineResult, engine: Engine) -> Judged:
-    """Compare a result with the puzzle's exact solution."""
-    answers = [engine.find_answer(candidate) for candidate in result.candidates]
-    winner = majority(answers)
-    return Judged(
-        puzzle=puzzle,
-        result=result,
-        correct=[same_answer(answer, puzzle.answer) for answer in answers],
-        majority_answer=None if winner is None else answers[winner],
-    )
 
 
 def run_layout(
     engine: Engine,
     puzzles: Sequence[Puzzle],
     params: SelfRefineParams,
-    on_finished: Callable[[int], None],
+    on_finished: Callable[[int], object],
 ) -> LayoutReport:
-    """Refine every puzzle; `on_finished` hears how many puzzles each step finished."""
-    before, start = engine.stats(), time.perf_counter()
-    requests = [
-        engine.new_self_refine(puzzle.problem, params, index=i) for i, puzzle in enumerate(puzzles)
-    ]
-    for request in requests:
-        engine.submit(request)
-    while engine.has_work:
-        on_finished(len(engine.step()))
-    seconds, after = time.perf_counter() - start, engine.stats()
-    return LayoutReport(
-        judged=[
-            judge(puzzle, request.result, engine)
-            for puzzle, request in zip(puzzles, requests, strict=True)
-            if request.result is not None
-        ],
-        seconds=seconds,
-        phases={
-            name: {
-                key: value - before["phases"].get(name, {}).get(key, 0) for key, value in p.items()
-            }
-            for name, p in after["phases"].items()
-        },
-        completion_tokens=after["completion_tokens"] - before["completion_tokens"],
-    )
+    """Refine every puzzle; `on_finished` gets the number of puzzles that each step finished."""
+    exercises = [Exercise(puzzle.problem, puzzle.answer) for puzzle in puzzles]
+    evaluator = Evaluator(engine, exercises, ExactGrader())
+    return LayoutReport(puzzles, evaluator.refine(params, on_finished=on_finished))

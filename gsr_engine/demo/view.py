@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
@@ -13,12 +14,13 @@ from rich.table import Table
 from rich.text import Text
 
 from gsr_engine.demo.puzzles import BASE, Puzzle, readable
-from gsr_engine.demo.report import DemoReport, Judged, run_layout
+from gsr_engine.demo.report import DemoReport, LayoutReport, run_layout
 from gsr_engine.engine import Engine
+from gsr_engine.evaluation.evaluator import Refined, vote
+from gsr_engine.evaluation.grader import ExactGrader
 from gsr_engine.params import LAYOUTS, Layout, SamplingParams, SelfRefineParams
 from gsr_engine.requests.request import Stream, completion
 from gsr_engine.requests.self_refine import SelfRefineRequest
-from gsr_engine.text.answers import same_answer
 
 
 def demo_params(k: int, layout: Layout, seed: int) -> SelfRefineParams:
@@ -38,7 +40,8 @@ def _snapshot(engine: Engine, request: SelfRefineRequest, puzzle: Puzzle) -> Ren
 
     def mark(stream: Stream, title: str) -> Panel:
         shown = completion(stream, engine.tokenizer)
-        right = same_answer(engine.find_answer(shown), puzzle.answer) if stream.finished else None
+        answer = engine.find_answer(shown)
+        right = ExactGrader().correct(answer, puzzle.answer) if stream.finished else None
         return _mark(shown.text, right, title)
 
     panels = [mark(stream, f"candidate {stream.index + 1}") for stream in request.candidates]
@@ -83,35 +86,53 @@ def run_all(
     return report
 
 
-def pick_examples(judged: Sequence[Judged], count: int) -> list[Judged]:
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A puzzle to show, and how it was solved."""
+
+    puzzle: Puzzle
+    refined: Refined
+
+    @property
+    def repaired(self) -> bool:
+        """All candidates are wrong, and the refined answer is right."""
+        return self.refined.correct and not self.refined.num_correct
+
+    @property
+    def outvoted(self) -> bool:
+        """The majority is wrong, and the refined answer is right."""
+        return self.refined.correct and not self.refined.majority_correct
+
+    @property
+    def mixed(self) -> bool:
+        """Some candidate is wrong."""
+        return self.refined.num_correct < len(self.refined.candidates)
+
+
+def pick_examples(report: LayoutReport, count: int) -> list[Example]:
     """The telling cases first: all candidates wrong, then the majority wrong, then mixed sets."""
-
-    def telling(one: Judged) -> tuple[bool, bool, bool]:
-        return (
-            one.refined_correct and not any(one.correct),
-            one.refined_correct and not one.majority_correct,
-            not all(one.correct),
-        )
-
-    ranked = sorted(judged, key=telling, reverse=True)
-    repaired = [one for one in ranked if telling(one)[0]][: count // 2]
-    outvoted = [one for one in ranked if telling(one)[1] and one not in repaired]
-    mixed = [one for one in ranked if one.majority_correct and telling(one)[2]]
-    telling_ones = repaired + outvoted[: count - len(repaired) - 1] + mixed
-    return (telling_ones + [one for one in ranked if one not in telling_ones])[:count]
+    examples = map(Example, report.puzzles, report.run.refined)
+    ranked = sorted(examples, key=lambda one: (one.repaired, one.outvoted, one.mixed), reverse=True)
+    repaired = [one for one in ranked if one.repaired][: count // 2]
+    outvoted = [one for one in ranked if one.outvoted and one not in repaired]
+    mixed = [one for one in ranked if one.refined.majority_correct and one.mixed]
+    telling = repaired + outvoted[: count - len(repaired) - 1] + mixed
+    return (telling + [one for one in ranked if one not in telling])[:count]
 
 
-def show_example(console: Console, one: Judged) -> None:
+def show_example(console: Console, example: Example) -> None:
     """One puzzle in full: the problem, the candidates, the majority's and the refined answer."""
-    console.rule(f"[bold]{readable(one.puzzle.problem)}[/]  = {readable(one.puzzle.answer)}")
+    puzzle, refined = example.puzzle, example.refined
+    console.rule(f"[bold]{readable(puzzle.problem)}[/]  = {readable(puzzle.answer)}")
     panels = [
-        _mark(c.text, right, f"candidate {c.index + 1}")
-        for c, right in zip(one.result.candidates, one.correct, strict=True)
+        _mark(attempt.completion.text, attempt.correct, f"candidate {index}")
+        for index, attempt in enumerate(refined.candidates, start=1)
     ]
     console.print(Columns(panels, equal=True, expand=True))
-    majority = readable(one.majority_answer) if one.majority_answer else "nothing"
-    console.print(f"majority answers {majority} {'✓' if one.majority_correct else '✗'}")
-    console.print(_mark(one.result.text, one.refined_correct, "refined"))
+    winner = vote(refined.candidates)
+    majority = readable(winner.answer) if winner and winner.answer else "nothing"
+    console.print(f"majority answers {majority} {'✓' if refined.majority_correct else '✗'}")
+    console.print(_mark(refined.result.text, refined.correct, "refined"))
 
 
 def show_report(console: Console, report: DemoReport) -> None:

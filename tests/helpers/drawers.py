@@ -6,12 +6,12 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
+from gsr_engine.evaluation.grader import ExactGrader
 from gsr_engine.seeds import derive_seed
 from train.generation.drawer import Ask, DrawConfig
 from train.generation.questions import Question
 from train.generation.store import Store
 from train.generation.worker import Tally, generate
-from train.grading import Grader
 from train.samples import Drawn
 
 CONFIG = DrawConfig(model="stub", max_tokens=8, seed=3)
@@ -82,8 +82,7 @@ def open_store(folder: Path, n: int = 3, config: DrawConfig = CONFIG, **options:
 
 def draw(folder: Path, n: int = 3, source: StubSource | None = None, **options: object) -> Tally:
     """Fill a store, until it is complete or the source is interrupted."""
-    with Grader(symbolic=False) as grader:
-        return generate(open_store(folder, n, **options), source or StubSource(), grader)
+    return generate(open_store(folder, n, **options), source or StubSource(), ExactGrader())
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from gsr_engine.checkpoint.gsr_config import TEMPLATES, GsrConfig
+from gsr_engine.evaluation.grader import ExactGrader
 from tests.helpers.drawers import CONFIG, PROMPTS, contents, open_store
 from tests.helpers.fake_server import Answer, FakeServer
 from train.generate import run
@@ -18,7 +19,6 @@ from train.generation.job import GenerationJob
 from train.generation.questions import Question, prompt_text
 from train.generation.store import Store
 from train.generation.worker import Tally, generate
-from train.grading import Grader
 from train.samples import read_samples
 
 GSR = GsrConfig(template=TEMPLATES["restated"])
@@ -27,11 +27,8 @@ BROKEN = {"error": {"message": "broken", "type": "x", "code": None}}
 
 def draw(folder: Path, url: str, store: Store | None = None, **options: Any) -> Tally:
     budget = options.pop("budget", None)
-    with (
-        EndpointSource(CONFIG, GSR, url, **options) as source,
-        Grader(symbolic=False) as grader,
-    ):
-        return generate(store or open_store(folder), source, grader, budget=budget)
+    with EndpointSource(CONFIG, GSR, url, **options) as source:
+        return generate(store or open_store(folder), source, ExactGrader(), budget=budget)
 
 
 def asks(body: dict[str, Any], number: int) -> bool:

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from train.grading import Grader
+from train.grading import SymbolicGrader
 
 
 @pytest.fixture(scope="module")
-def grader() -> Iterator[Grader]:
-    with Grader(symbolic=True, timeout=5.0) as one:
+def grader() -> Iterator[SymbolicGrader]:
+    with SymbolicGrader(timeout=5.0) as one:
         yield one
 
 
@@ -30,13 +30,13 @@ def grader() -> Iterator[Grader]:
         ("1" * 3000, "1", False),
     ],
 )
-def test_answers(grader: Grader, answer: str | None, gold: str, right: bool) -> None:
+def test_answers(grader: SymbolicGrader, answer: str | None, gold: str, right: bool) -> None:
     assert grader.correct(answer, gold) is right
 
 
 def test_a_dead_worker_makes_no_answer_wrong() -> None:
     others = set(mp.active_children())
-    with Grader(symbolic=True) as grader:
+    with SymbolicGrader() as grader:
         assert grader.correct("1 + x", "x+1")
         (worker,) = set(mp.active_children()) - others
         assert worker.pid
@@ -49,7 +49,7 @@ def test_a_dead_worker_makes_no_answer_wrong() -> None:
 
 
 def test_a_hang_is_a_wrong_answer_and_the_next_one_is_graded() -> None:
-    with Grader(symbolic=True, timeout=1.0) as grader:
+    with SymbolicGrader(timeout=1.0) as grader:
         assert grader.correct("1 + x", "x+1")
         tower = r"\dfrac{5^{(5^{(5^{(5^5)})}-4)}-5}{16}"
         assert not grader.correct(tower, "1 + x^2")

@@ -19,7 +19,7 @@ from train.generation.engine_drawer import EngineSource
 from train.generation.questions import Question, direct_prompts, load_refine_prompts
 from train.generation.store import SHARD_SIZE, Store
 from train.generation.worker import Report, Tally, generate
-from train.grading import Grader
+from train.grading import grader_for
 from train.problems import load_problems
 
 Task = Literal["direct", "refine"]
@@ -105,9 +105,7 @@ class GenerationWorker:
         self._job = job
         self.store = job.open_store()
         with ExitStack() as stack:
-            # Answers with a pattern of their own are no LaTeX: equal or wrong.
-            symbolic = job.gsr().answer_pattern is None
-            self._grader = stack.enter_context(Grader(symbolic=symbolic))
+            self._grader = stack.enter_context(grader_for(job.gsr()))
             self._source = self._open_source(stack)
             self._stack = stack.pop_all()
 

@@ -10,9 +10,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 
 from gsr_engine.errors import InvalidRequest
+from gsr_engine.evaluation.grader import Grader
 from train.generation.drawer import Ask, Drawer
 from train.generation.store import Shard, Store
-from train.grading import Grader
 from train.samples import Drawn
 
 

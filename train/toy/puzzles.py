@@ -10,13 +10,13 @@ from pathlib import Path
 
 from gsr_engine import Engine
 from gsr_engine.demo.puzzles import Puzzle
+from gsr_engine.evaluation.grader import ExactGrader
 from gsr_engine.seeds import derive_seed
 from train.generation.drawer import DrawConfig
 from train.generation.engine_drawer import EngineSource
 from train.generation.questions import direct_prompts
 from train.generation.store import Store
 from train.generation.worker import generate
-from train.grading import Grader
 from train.problems import Problem
 from train.samples import Sample, read_samples
 
@@ -73,8 +73,7 @@ def draw_own(
         model=name, template=engine.gsr.template.hash, max_tokens=MAX_TOKENS, seed=seed
     )
     store = Store(folder, config, direct_prompts(problems), candidates)
-    with Grader(symbolic=False) as grader:
-        tally = generate(store, EngineSource(engine, config), grader)
+    tally = generate(store, EngineSource(engine, config), ExactGrader())
     by_problem: defaultdict[str, list[Sample]] = defaultdict(list)
     right = 0
     for record in read_samples(folder):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from gsr_engine import Engine, SamplingParams, SelfRefineParams
-from gsr_engine.text.answers import majority
-from train.grading import Grader
+from gsr_engine.evaluation.evaluator import Evaluator, Exercise, vote
+from train.grading import grader_for
 from train.problems import load_problems
 from train.trainer.config import KV_CACHE_GIB, SftConfig
 from train.trainer.export import export_model
@@ -58,39 +59,37 @@ class SelfRefEvaluation:
         return self._engine
 
     def _measure(self, engine: Engine) -> dict[str, Any]:
-        config, problems = self._config, self._problems
-        tokens = config.selfref_tokens
-        sampling = SamplingParams(n=config.selfref_k, max_tokens=tokens, seed=config.seed)
-        drawn = engine.generate([engine.direct_prompt(p.text) for p in problems], sampling)
-        answers = [[engine.find_answer(c) for c in result.completions] for result in drawn]
-        candidates = [[c.content_ids for c in result.completions] for result in drawn]
-        symbolic = engine.gsr.answer_pattern is None
-        with Grader(symbolic=symbolic) as grader:
-
-            def share(found: list[list[str | None]]) -> float:
-                right = [
-                    grader.correct(one, str(problem.answer))
-                    for problem, mine in zip(problems, found, strict=True)
-                    for one in mine
-                ]
-                return round(sum(right) / len(right), 4)
-
-            votes = [(mine, majority(mine)) for mine in answers]
+        config, tokens = self._config, self._config.selfref_tokens
+        exercises = [Exercise(problem.text, str(problem.answer)) for problem in self._problems]
+        with grader_for(engine.gsr) as grader:
+            evaluator = Evaluator(engine, exercises, grader)
+            drawn = evaluator.draw(
+                SamplingParams(n=config.selfref_k, max_tokens=tokens, seed=config.seed)
+            )
+            votes = [vote(attempts) for attempts in drawn]
             measured: dict[str, Any] = {
-                "pass@1": share(answers),
-                "maj@k": share([[mine[i]] if i is not None else [None] for mine, i in votes]),
+                "pass@1": _share(attempt.correct for attempts in drawn for attempt in attempts),
+                "maj@k": _share(winner is not None and winner.correct for winner in votes),
             }
+            candidates = [
+                [attempt.completion.content_ids for attempt in attempts] for attempts in drawn
+            ]
             for layout in engine.gsr.layouts:
                 params = SelfRefineParams(
                     layout=layout,
                     seed=config.seed,
                     refine=SamplingParams(max_tokens=tokens, temperature=0.0),
                 )
-                refined = engine.self_refine([p.text for p in problems], params, candidates)
-                measured[layout] = share([[result.answer] for result in refined])
-        return {**measured, "problems": len(problems)}
+                refined = evaluator.refine(params, candidates).refined
+                measured[layout] = _share(one.correct for one in refined)
+        return {**measured, "problems": len(exercises)}
 
     def close(self) -> None:
         """Give the engine's memory back."""
         if self._engine is not None:
             self._engine.close()
+
+
+def _share(right: Iterable[bool]) -> float:
+    hits = list(right)
+    return round(sum(hits) / len(hits), 4)
