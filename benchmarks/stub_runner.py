@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from gsr_engine import Engine, EngineConfig
 from gsr_engine.attention.sharing import Sharing
 from gsr_engine.demo.report import NANO
-from gsr_engine.engine import load_parts
+from gsr_engine.execution.loading import load_parts
 from gsr_engine.execution.sampler import Draws
 from gsr_engine.model.decoder import Decoder
 from gsr_engine.step.plan import StepPlan

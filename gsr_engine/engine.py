@@ -17,15 +17,15 @@ from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.checkpoint.tokenizer import Message, Tokenizer
 from gsr_engine.config import EngineConfig
 from gsr_engine.errors import CheckpointError, EngineClosed, InvalidRequest
-from gsr_engine.execution.device import build_runner, check_weights_fit, choose_device
+from gsr_engine.execution.device import build_runner
+from gsr_engine.execution.loading import load_parts
 from gsr_engine.execution.metrics import Metrics
 from gsr_engine.execution.pipeline import Pipeline
 from gsr_engine.execution.runner import StepRunner
 from gsr_engine.kv.page_pool import PagePool
 from gsr_engine.kv.prefix_cache import PrefixCache
 from gsr_engine.model.decoder import Decoder
-from gsr_engine.model.linear import compute_dtype
-from gsr_engine.model.weights import load_decoder, weight_bytes
+from gsr_engine.model.weights import load_decoder
 from gsr_engine.outputs import Completion, GenerateResult, RefineResult
 from gsr_engine.params import SamplingParams, SelfRefineParams, one_each
 from gsr_engine.requests.advice import warn_beyond_evidence
@@ -335,29 +335,6 @@ class Engine:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def load_parts(
-    path_or_id: str | Path, config: EngineConfig, revision: str | None = None
-) -> tuple[Decoder, Tokenizer, GsrConfig]:
-    """The decoder, tokenizer and `gsr.json` of a local folder or of the Hugging Face hub.
-
-    Raises:
-        CheckpointError, InvalidRequest, OutOfMemory: as in `Engine.from_pretrained`.
-    """
-    folder = find_checkpoint(path_or_id, revision)
-    model = ModelConfig.from_folder(folder)
-    config.model_length(model)
-    tokenizer = Tokenizer.from_folder(folder)
-    gsr = GsrConfig.from_folder(folder)
-    device = choose_device(config.device)
-    auto = config.dtype == "auto"
-    dtype = getattr(torch, model.dtype if auto else config.dtype)
-    if device.type == "cuda":
-        check_weights_fit(weight_bytes(model, dtype), config)
-    elif auto:
-        dtype = compute_dtype(dtype)
-    return load_decoder(folder, model, dtype, device), tokenizer, gsr
 
 
 def _seed(seed: int | None, index: int) -> int:

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 from benchmarks.random_weights import write_checkpoint
 from benchmarks.stopwatch import Stopwatch
 from gsr_engine import Engine, EngineConfig, SamplingParams
-from gsr_engine.engine import load_parts
 from gsr_engine.execution.device import build_runner
+from gsr_engine.execution.loading import load_parts
 from gsr_engine.execution.runner import Runner
 
 _N = 4

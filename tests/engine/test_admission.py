@@ -86,7 +86,7 @@ def test_candidates_are_preempted_before_refinements_even_newer_ones() -> None:
 
 def test_a_preempted_request_keeps_its_tokens_and_its_position() -> None:
     oldest, victim, late = Job(), Job(), Job()
-    admission, memory = new_admission(4, oldest, victim)
+    admission, _ = new_admission(4, oldest, victim)
     admission.admit()
     write(victim, 10)
     write(oldest, 17)

@@ -23,7 +23,7 @@ from gsr_engine import (
 )
 from gsr_engine.demo.puzzles import sample_puzzles
 from gsr_engine.demo.report import NANO
-from gsr_engine.engine import load_parts
+from gsr_engine.execution.loading import load_parts
 from gsr_engine.text.answers import majority
 
 PROBLEMS = [puzzle.problem for puzzle in sample_puzzles("validation", 5, 6)]

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from gsr_engine import Engine, EngineConfig
-from gsr_engine.engine import load_parts
 from gsr_engine.execution.device import paged_runner
+from gsr_engine.execution.loading import load_parts
 
 
 def paged_engine(folder: Path, lag: int = 1, **options: Any) -> Engine:

@@ -7,8 +7,8 @@ from typing import Any
 
 from gsr_engine import Engine, EngineConfig, SamplingParams, SelfRefineParams
 from gsr_engine.demo.report import NANO
-from gsr_engine.engine import load_parts
 from gsr_engine.errors import InvalidRequest
+from gsr_engine.execution.loading import load_parts
 from gsr_engine.execution.sampler import Draws
 from gsr_engine.kv.segments import Context, Segment
 from gsr_engine.model.decoder import Decoder
