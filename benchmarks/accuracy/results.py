@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gsr_engine.errors import InvalidRequest
+from train.files import read_jsonl, whole_file
 
 
 @dataclass(slots=True)
@@ -55,28 +56,24 @@ class ProblemResult:
 
 
 def write_results(path: Path, run: dict[str, Any], samples: Iterable[ProblemResult]) -> None:
-    """Write a samples file whole, under another name first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8") as file:
+    """Write a samples file; it appears when it is whole."""
+    with whole_file(path) as file:
         file.write(json.dumps({"run": run}, ensure_ascii=False) + "\n")
         for sample in samples:
             file.write(json.dumps(asdict(sample), ensure_ascii=False) + "\n")
-    partial.replace(path)
 
 
 def read_results(path: Path) -> tuple[dict[str, Any], list[ProblemResult]]:
     """The run's settings and its samples.
 
     Raises:
-        InvalidRequest: the file is none that `write_results` wrote.
+        InvalidRequest: `write_results` did not write this file.
     """
-    with path.open(encoding="utf-8") as file:
-        try:
-            run = json.loads(next(file))["run"]
-            return run, [_sample(json.loads(line)) for line in file]
-        except (StopIteration, ValueError, KeyError, TypeError) as error:
-            raise InvalidRequest("samples", f"{path} is no samples file: {error!r}") from None
+    try:
+        first, *rows = [line.row for line in read_jsonl(path, "samples")]
+        return first["run"], [_sample(row) for row in rows]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidRequest("samples", f"{path} is not a samples file: {error!r}") from None
 
 
 def _sample(raw: dict[str, Any]) -> ProblemResult:

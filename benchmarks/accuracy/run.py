@@ -5,17 +5,32 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from rich.console import Console
 
 from benchmarks.accuracy.problems import BenchmarkProblem
 from benchmarks.accuracy.results import ProblemResult, Refinement, Solution
-from gsr_engine import Engine, SamplingParams, SelfRefineParams
+from gsr_engine import Engine, InvalidRequest, SamplingParams, SelfRefineParams
 from gsr_engine.environment import describe_machine
 from gsr_engine.evaluation.evaluator import Attempt, Evaluator, Refined
 from gsr_engine.evaluation.grader import ExactGrader, Grader
 from gsr_engine.params import LAYOUTS, Layout
+
+TEMPERATURE = 1.0
+"""Of the candidates."""
+COST_PROBLEMS = 256
+"""Problems of the end-to-end cost run."""
+
+
+def at_least_one(field: str, value: int | None) -> None:
+    """Check a number that may be left out.
+
+    Raises:
+        InvalidRequest: it is below 1.
+    """
+    if value is not None and value < 1:
+        raise InvalidRequest(field, f"must be at least 1, got {value}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,20 +38,41 @@ class AccuracyConfig:
     """Settings of a run.
 
     Attributes:
-        ks: candidate counts to report; the largest is drawn.
-        layouts: refinement layouts.
-        headline: the k of the cost run, of T=1 refinement and of the table's main row.
-        max_tokens: of a candidate and of a refinement; None leaves it to the engine.
-        cost_problems: problems of the end-to-end cost run.
+        k: Candidate counts, comma separated; the largest is drawn.
+        layouts: Comma separated. Default: what the model claims.
+        max_tokens: Per candidate and refinement. Default: what the engine allows.
+        seed: Of puzzles and streams.
+
+    Raises:
+        InvalidRequest: a setting is out of range.
     """
 
-    ks: tuple[int, ...] = (1, 2, 4, 8)
-    layouts: tuple[Layout, ...] = LAYOUTS
-    headline: int = 4
-    temperature: float = 1.0
+    k: str = "1,2,4,8"
+    layouts: str | None = None
     max_tokens: int | None = None
-    seed: int = 0
-    cost_problems: int = 256
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        if not all(part.isdigit() and int(part) for part in self.k.split(",")):
+            raise InvalidRequest("k", f"must be candidate counts, comma separated, got {self.k!r}")
+        for layout in self.chosen_layouts(LAYOUTS):
+            SelfRefineParams(layout=layout)
+
+    @property
+    def ks(self) -> tuple[int, ...]:
+        """The candidate counts, ascending."""
+        return tuple(sorted({int(part) for part in self.k.split(",")}))
+
+    @property
+    def headline(self) -> int:
+        """The k of the cost run, of T=1 refinement and of the table's main row."""
+        return 4 if 4 in self.ks else self.ks[-1]
+
+    def chosen_layouts(self, claimed: tuple[Layout, ...]) -> tuple[Layout, ...]:
+        """The layouts to measure of a model that claims some."""
+        if self.layouts is None:
+            return claimed
+        return cast("tuple[Layout, ...]", tuple(self.layouts.split(",")))
 
 
 class AccuracyRun:
@@ -58,7 +94,8 @@ class AccuracyRun:
     def run(self) -> tuple[dict[str, Any], list[ProblemResult]]:
         """The run's facts and one result per problem."""
         config, start = self._config, time.perf_counter()
-        drawn = self._draw(config.temperature, max(config.ks))
+        layouts = config.chosen_layouts(self._engine.gsr.layouts)
+        drawn = self._draw(TEMPERATURE, max(config.ks))
         samples = [
             ProblemResult(p.id, p.text, p.gold, p.size, [_solution(one) for one in attempts])
             for p, attempts in zip(self._problems, drawn, strict=True)
@@ -66,7 +103,7 @@ class AccuracyRun:
         for sample, (attempt,) in zip(samples, self._draw(0.0, 1), strict=True):
             sample.greedy = _solution(attempt)
         token_ids = [[one.completion.token_ids for one in attempts] for attempts in drawn]
-        for layout in config.layouts:
+        for layout in layouts:
             for k in config.ks:
                 given = [ids[:k] for ids in token_ids]
                 self.refine(samples, f"{layout}@{k}", layout, given)
@@ -75,13 +112,13 @@ class AccuracyRun:
         facts = {
             "config": {
                 "ks": list(config.ks),
-                "layouts": list(config.layouts),
+                "layouts": list(layouts),
                 "headline": config.headline,
-                "temperature": config.temperature,
+                "temperature": TEMPERATURE,
                 "seed": config.seed,
             },
             "machine": describe_machine(),
-            "cost": {layout: self._cost(layout) for layout in config.layouts},
+            "cost": {layout: self._cost(layout) for layout in layouts},
         }
         facts["seconds"] = time.perf_counter() - start
         return facts, samples
@@ -115,14 +152,14 @@ class AccuracyRun:
         return SelfRefineParams(
             k=config.headline,
             layout=layout,
-            candidate=SamplingParams(temperature=config.temperature, max_tokens=config.max_tokens),
+            candidate=SamplingParams(temperature=TEMPERATURE, max_tokens=config.max_tokens),
             refine=SamplingParams(temperature=temperature, max_tokens=config.max_tokens),
             seed=config.seed,
         )
 
     def _cost(self, layout: Layout) -> dict[str, Any]:
         """selfRef@headline end to end, candidates generated: tokens and seconds by phase."""
-        problems = self._problems[: self._config.cost_problems]
+        problems = self._problems[:COST_PROBLEMS]
         self._say(f"cost of {layout} over {len(problems)} problems")
         # The grades are not used here, so the cheap grader does.
         evaluator = Evaluator(self._engine, problems, ExactGrader())

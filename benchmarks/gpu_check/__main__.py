@@ -18,6 +18,7 @@ import typer
 from benchmarks.gpu_check import CHECKOUT
 from benchmarks.gpu_check.record import ROWS, Record, is_bad, read_rows
 from benchmarks.gpu_check.tables import summary_of, tables_of
+from train.command import run_command
 
 # Seconds that a part should need on an H200, its start (8 of them) and compiling included: its
 # share of the time that there is. What one leaves over is there for the next.
@@ -124,4 +125,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command("gpu_check", lambda: typer.run(main))

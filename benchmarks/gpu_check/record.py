@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from train.files import open_appended, read_jsonl
+
 ROWS = "rows.jsonl"
 Row = dict[str, Any]
 """part, table and case, then figures by name. Of these three have a meaning: `passed`, a check's
@@ -32,7 +34,7 @@ class Record:
     def add(self, table: str, case: str, **figures: Any) -> None:
         """Write a row."""
         row: Row = {"part": self._part, "table": table, "case": case, **figures}
-        with self._file.open("a", encoding="utf-8") as file:
+        with open_appended(self._file) as file:
             file.write(json.dumps(row) + "\n")
 
     def attempt(self, table: str, case: str, run: Callable[[], Row | None]) -> None:
@@ -62,8 +64,7 @@ class Record:
 def read_rows(out: Path) -> list[Row]:
     """All rows so far; a last line that was cut off is left out."""
     file = out / ROWS
-    lines = file.read_text(encoding="utf-8").split("\n")[:-1] if file.exists() else []
-    return [json.loads(line) for line in lines]
+    return [line.row for line in read_jsonl(file, appended=True)] if file.exists() else []
 
 
 def is_bad(row: Row) -> bool:

@@ -14,6 +14,7 @@ from rich.table import Table
 from benchmarks.kernels import FAMILIES, measure_limits
 from benchmarks.kernels.rows import Row
 from gsr_engine.environment import describe_machine
+from train.command import run_command
 
 _SHARES = ("of_copy", "of_matmul")
 _WIDTH = 160  # a log has no width of its own
@@ -70,4 +71,4 @@ def _figure(name: str, value: object) -> str:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command("kernels", lambda: typer.run(main))

@@ -34,6 +34,7 @@ from benchmarks.kernels.elementwise import ElementwiseCase, works
 from benchmarks.kernels.launches import Launch, recorded
 from benchmarks.kernels.prefill import PrefillCase, PrefillWorld
 from benchmarks.kernels.worlds import Heads
+from train.command import run_command
 
 HEAD_DIMS = (64, 80, 96, 128, 256)
 DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
@@ -208,4 +209,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command("compiled", lambda: typer.run(main))

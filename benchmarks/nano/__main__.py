@@ -17,7 +17,7 @@ from benchmarks.accuracy.table import show_table
 from benchmarks.nano.plot import plot_report
 from benchmarks.nano.promises import check_promises, evaluate, show_promises
 from gsr_engine.demo.puzzles import PuzzleStream
-from gsr_engine.errors import GsrError
+from train.command import run_command
 
 
 def main(
@@ -44,7 +44,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except (GsrError, OSError) as error:
-        raise SystemExit(f"nano: {error}") from None
+    run_command("nano", lambda: typer.run(main))

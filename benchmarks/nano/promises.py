@@ -75,13 +75,13 @@ def evaluate(
     count: int,
     out: Path,
     stream: PuzzleStream = "test",
-    ks: tuple[int, ...] = (1, 2, K, 8),
+    k: str = f"1,2,{K},8",
 ) -> tuple[dict[str, Any], list[ProblemResult]]:
     """Run every method over the held-out puzzles; the samples file is written to `out`."""
     problems = puzzle_problems(stream, TEST_SEED, count)
     # No prefix cache: each layout pays for its own prompts.
     with Engine.from_pretrained(model, dtype="float32", prefix_cache=False) as engine:
-        config = AccuracyConfig(ks=ks, headline=K, seed=TEST_SEED, max_tokens=MAX_TOKENS)
+        config = AccuracyConfig(k=k, seed=TEST_SEED, max_tokens=MAX_TOKENS)
         run, samples = AccuracyRun(engine, problems, ExactGrader(), config).run()
     run |= {"model": str(model), "data": f"{stream} stream of puzzles, seed {TEST_SEED}"}
     write_results(out / "samples.jsonl", run, samples)

@@ -38,9 +38,10 @@ from benchmarks.nano.promises import TEST_SEED, K, evaluate
 from gsr_engine import Engine, SamplingParams
 from gsr_engine.checkpoint.gsr_config import RefinePosition
 from gsr_engine.environment import describe_machine
-from gsr_engine.errors import GsrError, InvalidRequest
+from gsr_engine.errors import InvalidRequest
 from gsr_engine.evaluation.grader import ExactGrader
 from gsr_engine.params import LAYOUTS
+from train.command import run_command
 from train.nano import Recipe, default_recipe, run_recipe
 
 Row = dict[str, str]
@@ -123,7 +124,7 @@ def _held_out(folder: Path, puzzles: int) -> list[ProblemResult]:
 def _evaluate_one(name: str, recipe: Recipe, folder: Path, puzzles: int) -> None:
     if not (folder / "report" / "samples.jsonl").exists():
         say = partial(print, f"{name}:", flush=True)
-        evaluate(run_recipe(recipe, folder, say), puzzles, folder / "report", ks=(1, K))
+        evaluate(run_recipe(recipe, folder, say), puzzles, folder / "report", k=f"1,{K}")
 
 
 def _reuse_first_stage(recipe: Recipe, folder: Path, base: Recipe, nano: Path) -> None:
@@ -205,7 +206,7 @@ def _controls(nano: Path, puzzles: int) -> list[Row]:
     rows = []
     model = nano / "model"
     with Engine.from_pretrained(model, dtype="float32") as engine:
-        config = AccuracyConfig(headline=K, seed=TEST_SEED)
+        config = AccuracyConfig(seed=TEST_SEED)
         run = AccuracyRun(engine, problems, ExactGrader(), config)
         for name, candidates in given.items():
             samples = [ProblemResult(p.id, p.text, p.gold, p.size, []) for p in problems]
@@ -241,7 +242,4 @@ def _of_another(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except GsrError as error:
-        raise SystemExit(f"nano study: {error}") from None
+    run_command("nano study", lambda: typer.run(main))

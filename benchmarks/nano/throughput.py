@@ -24,6 +24,7 @@ from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.demo.report import NANO
 from gsr_engine.environment import describe_machine
 from gsr_engine.model.weights import load_decoder
+from train.command import run_command
 
 N = 4
 
@@ -67,4 +68,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command("nano throughput", lambda: typer.run(main))

@@ -22,9 +22,10 @@ from benchmarks.scaling.growth import AXES, Cost, Work, measure_growth
 from benchmarks.scaling.host import HostShare, measure_host
 from benchmarks.scaling.plot import plot_scaling
 from benchmarks.scaling.queue import Fairness, QueueCost, measure_fairness, measure_queue
-from gsr_engine import GsrError, InvalidRequest
+from gsr_engine import InvalidRequest
 from gsr_engine.environment import describe_machine
 from gsr_engine.params import LAYOUTS
+from train.command import run_command
 
 HOST_SHARE = 0.05
 """The most of a step that the host may take."""
@@ -171,7 +172,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except (GsrError, OSError) as error:
-        raise SystemExit(f"scaling: {error}") from None
+    run_command("scaling", lambda: typer.run(main))

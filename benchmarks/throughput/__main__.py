@@ -23,11 +23,11 @@ from benchmarks.random_weights import SHAPES, random_problems, write_checkpoint
 from benchmarks.throughput.machine_limits import copy_bandwidth, measure_products
 from benchmarks.throughput.ours import Work, run_ours
 from benchmarks.throughput.table import show
-from gsr_engine import GsrError
 from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.environment import describe_machine
 from gsr_engine.model.linear import compute_dtype
 from gsr_engine.model.weights import load_decoder
+from train.command import run_command
 
 
 def limits_of(work: Work) -> dict[str, Any]:
@@ -119,7 +119,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except (GsrError, OSError) as error:
-        raise SystemExit(f"throughput: {error}") from None
+    run_command("throughput", lambda: typer.run(main))

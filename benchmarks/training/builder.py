@@ -31,6 +31,7 @@ from benchmarks.training.builder_inputs import (
     write_student,
 )
 from gsr_engine.environment import describe_machine
+from train.command import run_command
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ def measure(arguments: list[str], out: Path) -> Measured:
     """Run `train.build` in a process of its own.
 
     Raises:
-        CalledProcessError: it failed.
+        ChildProcessError: it failed.
     """
     start, peak = time.perf_counter(), 0
     process = subprocess.Popen(  # noqa: S603  # our own command
@@ -65,7 +66,7 @@ def measure(arguments: list[str], out: Path) -> Measured:
     done.set()
     watcher.join()
     if status:
-        raise subprocess.CalledProcessError(status, process.args)
+        raise ChildProcessError(f"train.build {arguments[0]} ended with status {status}")
     seconds = time.perf_counter() - start
     return Measured(seconds, peak, _bytes_of(out))
 
@@ -145,4 +146,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command("builder", lambda: typer.run(main))

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gsr_engine.environment import describe_machine
+from train.command import run_command
 from train.trainer.loss import CHUNK, target_losses
 
 mpl.use("Agg")
@@ -144,7 +145,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except OSError as error:
-        raise SystemExit(f"loss_memory: {error}") from None
+    run_command("loss_memory", lambda: typer.run(main))

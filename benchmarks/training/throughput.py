@@ -29,9 +29,10 @@ from benchmarks.peers.training_job import TrainingJob, TrainingResult
 from benchmarks.random_weights import shape_config, write_checkpoint
 from benchmarks.training.throughput_table import show
 from benchmarks.training_rows import Kind, RowSizes, random_rows
-from gsr_engine import GsrError
 from gsr_engine.environment import describe_machine
+from train.command import run_command
 from train.dataset import Example, read_parts, write_part, write_split
+from train.files import read_jsonl
 from train.rows import Row
 from train.trainer.batches import Plan
 from train.trainer.config import Checkpointing, SftConfig
@@ -81,22 +82,25 @@ class Work:
         """A run of this trainer.
 
         Raises:
-            CalledProcessError: it failed; `<out>/sft.log` says why.
+            ChildProcessError: it failed; `<out>/sft.log` says why.
         """
         config = replace(self._config, checkpointing=checkpointing)
         shutil.rmtree(config.out, ignore_errors=True)
         file = self._out / "sft.toml"
         file.write_text(_toml(config), encoding="utf-8")
-        with (self._out / "sft.log").open("w", encoding="utf-8") as log:
-            subprocess.run(  # noqa: S603
+        said = self._out / "sft.log"
+        with said.open("w", encoding="utf-8") as log:
+            done = subprocess.run(  # noqa: S603
                 [sys.executable, "-m", "train.sft", "--config", str(file)],
                 env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                check=True,
+                check=False,
             )
-        lines = map(json.loads, (config.out / "log.jsonl").read_text("utf-8").splitlines())
-        return self._result(list(islice(lines, self.steps)))
+        if done.returncode:
+            raise ChildProcessError(f"train.sft ended with status {done.returncode}, see {said}")
+        lines = read_jsonl(config.out / "log.jsonl", appended=True)
+        return self._result([line.row for line in islice(lines, self.steps)])
 
     def _result(self, lines: list[dict[str, Any]]) -> TrainingResult:
         """From the log, whose losses are a mean for each objective."""
@@ -238,7 +242,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except (GsrError, OSError, subprocess.CalledProcessError) as error:
-        raise SystemExit(f"throughput: {error}") from None
+    run_command("throughput", lambda: typer.run(main))

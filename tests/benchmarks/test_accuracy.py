@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+import tyro
 
-from benchmarks.accuracy.__main__ import main
+from benchmarks.accuracy.__main__ import AccuracyCommand, main
 from benchmarks.accuracy.problems import graded_problems, puzzle_problems
 from benchmarks.accuracy.results import read_results
 from gsr_engine import InvalidRequest
@@ -23,17 +24,9 @@ def data(tmp_path: Path) -> Path:
 
 def run(model: Path, data: Path, out: Path) -> None:
     main(
-        model=str(model),
-        data=data,
-        size_field=None,
-        limit=2,
-        k="1,3",
-        layouts=None,
-        max_tokens=12,
-        seed=3,
-        dtype="auto",
-        out=out,
-        samples=None,
+        AccuracyCommand(
+            model=str(model), data=data, limit=2, k="1,3", max_tokens=12, seed=3, out=out
+        )
     )
 
 
@@ -52,7 +45,7 @@ def test_a_run_on_any_checkpoint(
     run(qwen2, data, tmp_path / "two.jsonl")
     assert read_results(tmp_path / "two.jsonl")[1] == samples  # the seed repeats everything
     capsys.readouterr()
-    main(samples=tmp_path / "one.jsonl")
+    main(AccuracyCommand(samples=tmp_path / "one.jsonl"))
     assert "selfRef linear@3" in printed
     assert capsys.readouterr().out in printed
 
@@ -74,3 +67,24 @@ def test_puzzles_carry_their_size() -> None:
     problems = puzzle_problems("validation", 0, 20)
     assert len({problem.id for problem in problems}) == 20
     assert all("x" in problem.size for problem in problems)
+
+
+def test_options_stand_once_and_bad_ones_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--k", "4,1", "--max-tokens", "16384", "--layouts", "linear", "--data", "x.jsonl"]
+    command = tyro.cli(AccuracyCommand, args=given)
+    assert (command.ks, command.headline, command.max_tokens) == ((1, 4), 4, 16384)
+    assert command.chosen_layouts(("branched",)) == ("linear",)
+    assert tyro.cli(AccuracyCommand, args=[]).chosen_layouts(("branched",)) == ("branched",)
+    assert AccuracyCommand(k="1,2").headline == 2
+    with pytest.raises(InvalidRequest, match="k: must be candidate counts"):
+        AccuracyCommand(k="four")
+    with pytest.raises(InvalidRequest, match="layout: must be one of linear, branched"):
+        AccuracyCommand(layouts="spiral")
+    for name in ("puzzles", "limit"):
+        with pytest.raises(InvalidRequest, match=f"{name}: must be at least 1, got 0"):
+            AccuracyCommand(**{name: 0})  # type: ignore[arg-type]
+    with pytest.raises(SystemExit):
+        tyro.cli(AccuracyCommand, args=["--help"])
+    printed = capsys.readouterr().out
+    for flag in ("size-field", "puzzles", "limit", "seed", "dtype", "out", "samples", "model"):
+        assert f"--{flag}" in printed
