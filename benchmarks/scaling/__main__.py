@@ -1,11 +1,11 @@
 """python -m benchmarks.scaling: what grows with what.
 
-The scheduler's cost per step and per queued request over the length of the queue, how long a
-request can be overtaken, the host's share of a step of a real model's shape, and the cost of
+Four studies: the scheduler's cost per step and per queued request over the length of the queue; how
+long a request can be overtaken; the host's share of a step of a real model's shape; the cost of
 selfRef@k over k, lengths and the number of problems. Writes report.txt and plot.png.
 
-Queue and fairness run on a stub in place of the model; the rest on random weights, because cost is
-a matter of shape.
+Queue and fairness run on a stub in place of the model. The others run on random weights, because
+cost depends on the shape only.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from gsr_engine.params import LAYOUTS
 from train.command import run_command
 
 HOST_SHARE = 0.05
-"""The most of a step that the host may take."""
+"""Largest share of a step that the host may take."""
 
 
 def _table(title: str, *columns: str) -> Table:

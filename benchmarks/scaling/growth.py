@@ -16,7 +16,7 @@ from gsr_engine.params import LAYOUTS, Layout
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What is asked for: P problems of a length, k candidates of a length, one refinement each."""
+    """The work: P problems, k candidates of each, one refinement; lengths in tokens."""
 
     k: int = 4
     problem: int = 32
@@ -30,12 +30,12 @@ AXES = {
     "candidate": "candidate tokens",
     "problems": "P problems",
 }
-"""Fields of `Work` and what they are called; the refinement's own length stays fixed."""
+"""Fields of `Work` and their labels; the refinement's length stays fixed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What it took, by layout: seconds, and tokens that went through the model."""
+    """Cost by layout: seconds, and tokens that went through the model."""
 
     axis: str
     work: Work
@@ -56,10 +56,10 @@ def measure_growth(
     rounds: int = 1,
     **options: Any,
 ) -> Iterator[Cost]:
-    """The cost along each axis, all else at the base; the layouts alternate, the median counts.
+    """The cost along each axis, the other values at the base; the median of the rounds counts.
 
-    Every stream generates its full length, so the work is the same whatever is drawn. Without a
-    prefix cache, so that no run finds the prompts of the one before.
+    The layouts alternate. Every stream generates its full length, so the work does not depend on the
+    draws. There is no prefix cache, because a run would find the prompts of the run before.
     """
     with random_engine(shape, prefix_cache=False, **options) as engine:
         for layout in LAYOUTS:

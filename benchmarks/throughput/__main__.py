@@ -1,10 +1,10 @@
 """python -m benchmarks.throughput: selfRef@k end to end, beside other engines, in one run.
 
-Random weights of real shapes, fixed lengths, the same prompts for all: this engine (linear,
-branched, and with everything shared switched off), transformers (`generate` and continuous
-batching, in this process), OpenVINO GenAI and vLLM (each in an environment of its own, made by
-`python -m benchmarks.peers.install`, skipped where that is missing). The peers' refinement prompts
-are the linear prompts of the candidates that this engine drew. All compute in the same dtype.
+Random weights of real shapes, fixed lengths, the same prompts and the same dtype for all. Measured
+are this engine (linear, branched, and with all sharing switched off), transformers (`generate` and
+continuous batching, in this process), OpenVINO GenAI and vLLM. The latter two run in environments
+that `python -m benchmarks.peers.install` makes; without one they are skipped. The peers' refinement
+prompts are the linear prompts of the candidates that this engine drew.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def limits_of(work: Work) -> dict[str, Any]:
 
 
 def measure(work: Work, peers: list[str], out: Path, console: Console) -> dict[str, Any]:
-    """Everything, one engine after the other: limits, results by name, who was skipped and why."""
+    """Measure the limits and one engine after the other; a skipped peer has its reason."""
     console.print("[dim]the machine[/]")
     limits = limits_of(work)
     console.print("[dim]this engine[/]")
