@@ -15,7 +15,7 @@ from benchmarks.kernels.timing import measure_limits, seconds
 from benchmarks.kernels.worlds import PAGE_SIZE, QWEN2_7B, Heads
 
 Work = tuple[int, Callable[[], object]]
-"""The fewest bytes that must move, and what moves them."""
+"""The fewest bytes that must move, and the function that moves them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def _measure(make: Callable[[str], Work], device: str) -> Row:
 
 
 def works(case: ElementwiseCase) -> Iterator[tuple[str, str, Callable[[str], Work]]]:
-    """(kernel, what it works on, what makes the work on a device) for every such kernel."""
+    """(kernel, name of its input, function that makes the work on a device) for each kernel."""
     heads = case.heads
     yield "rms_norm", f"hidden {case.hidden} + residual", partial(_norm, case)
     yield "rms_norm", f"{heads.query} heads of {heads.dim}", partial(_head_norm, case)

@@ -26,7 +26,7 @@ class StaticLoop:
 
     @torch.inference_mode()
     def run(self, prompts: torch.Tensor, n: int, num_tokens: int) -> torch.Tensor:
-        """Sample at temperature 1; prompts [P, L] are prefilled once, and their KV is copied n times.
+        """Sample at temperature 1; prompts [P, L] are prefilled once, their KV is copied n times.
 
         Returns the tokens [P * n, num_tokens].
         """

@@ -58,8 +58,8 @@ def measure_growth(
 ) -> Iterator[Cost]:
     """The cost along each axis, the other values at the base; the median of the rounds counts.
 
-    The layouts alternate. Every stream generates its full length, so the work does not depend on the
-    draws. There is no prefix cache, because a run would find the prompts of the run before.
+    The layouts alternate. Every stream generates its full length, so the work does not depend on
+    the draws. There is no prefix cache, because a run would find the prompts of the run before.
     """
     with random_engine(shape, prefix_cache=False, **options) as engine:
         for layout in LAYOUTS:

@@ -2,8 +2,8 @@
 
 Runs both commands over records of realistic lengths (`builder_inputs`). For each it prints seconds,
 records per second, the peak memory of all its processes, and bytes on disk. Memory is anonymous
-memory: pages of files do not count, because the system can drop them. Half of the records are direct
-rows, half are refinements, whose layouts alternate.
+memory: pages of files do not count, because the system can drop them. Half of the records are
+direct rows, half are refinements, whose layouts alternate.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """python -m benchmarks.training.loss_memory: memory of the loss, over vocabulary x targets.
 
 Forward and backward of `train.trainer.loss.target_losses` beside cross-entropy over all logits, in
-fp32 on a CPU. Measured is the process's high-water mark (Linux) minus the memory before the run: the
-hidden states, the head, and the gradients of both.
+fp32 on a CPU. Measured is the process's high-water mark (Linux) minus the memory before the run:
+the hidden states, the head, and the gradients of both.
 """
 
 from __future__ import annotations
@@ -42,9 +42,7 @@ def plain_losses(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tens
 
 def peak_bytes(run: Callable[[], object]) -> int:
     """Peak memory of this process during a run, above its memory before; Linux only."""
-    Path("/proc/self/clear_refs").write_text(
-        "5", encoding="ascii"
-    )  # sets the mark to the memory of now
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the high-water mark
     before = _status("VmHWM")
     run()
     return _status("VmHWM") - before

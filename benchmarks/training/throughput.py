@@ -2,9 +2,9 @@
 
 Both train the same random weights in fp32, on the same direct and linear refinement rows of ragged
 lengths, with the same rows in every step and the same optimizer. So their losses are the same. The
-ways of training take turns, one process per run, for some rounds. Ours runs as `python -m train.sft`,
-TRL's in an environment that `python -m benchmarks.peers.install trl` makes. Padding is not counted
-among the tokens.
+ways of training take turns, one process per run, for some rounds. Ours runs as
+`python -m train.sft`, TRL's in an environment that `python -m benchmarks.peers.install trl` makes.
+Padding is not counted among the tokens.
 """
 
 from __future__ import annotations
