@@ -1,7 +1,7 @@
 """Part 4, how fast is a decode step: against reading its weights and its KV once.
 
-Streams join one engine until the largest batch is there; those of before go on, so contexts are of
-about, and at least, the length that is given.
+Streams join one engine until the largest batch is reached. Earlier streams go on, so contexts have
+the given length or slightly more.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from gsr_engine.requests.generate import GenerateRequest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Work:
-    """What is measured of one shape.
+    """The measurements of one shape.
 
     Attributes:
-        batches: streams, ascending.
-        without_graphs: those of them that are measured without graphs too.
-        profiled: those of them whose kernels are listed.
-        prompt: tokens.
-        steps: that are timed.
+        batches: numbers of streams, ascending.
+        without_graphs: the batches that are also measured without graphs.
+        profiled: the batches whose kernels are listed.
+        prompt: tokens of a prompt.
+        steps: timed steps.
         kv_gib: memory for KV.
     """
 
