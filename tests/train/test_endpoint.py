@@ -12,6 +12,7 @@ import pytest
 from gsr_engine.checkpoint.gsr_config import TEMPLATES, GsrConfig
 from tests.helpers.drawers import CONFIG, PROMPTS, contents, open_store
 from tests.helpers.fake_server import Answer, FakeServer
+from train.command import show_log
 from train.generate import run
 from train.generation.endpoint_drawer import EndpointError, EndpointSource
 from train.generation.job import GenerationJob
@@ -183,6 +184,7 @@ def test_a_job_for_a_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
             endpoint={},
             budget=8,
         )
+        show_log()
         run(job, 1)
     assert "1/2 samples (50.0%)" in (said := capsys.readouterr().err)
     assert "the budget is spent" in said
