@@ -14,7 +14,7 @@ from tests.helpers.drawers import CONFIG, PROMPTS, contents, open_store
 from tests.helpers.fake_server import Answer, FakeServer
 from train.command import show_log
 from train.generate import run
-from train.generation.endpoint_drawer import EndpointError, EndpointSource
+from train.generation.endpoint_drawer import EndpointDrawer, EndpointError
 from train.generation.job import GenerationJob
 from train.generation.questions import Question, prompt_text
 from train.generation.store import Store
@@ -29,7 +29,7 @@ BROKEN = {"error": {"message": "broken", "type": "x", "code": None}}
 def draw(folder: Path, url: str, store: Store | None = None, **options: Any) -> Tally:
     budget = options.pop("budget", None)
     with (
-        EndpointSource(CONFIG, GSR, url, **options) as source,
+        EndpointDrawer(CONFIG, GSR, url, **options) as source,
         Grader(symbolic=False) as grader,
     ):
         return generate(store or open_store(folder), source, grader, budget=budget)

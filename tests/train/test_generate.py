@@ -20,7 +20,7 @@ from gsr_engine import Engine, InvalidRequest, SamplingParams, SelfRefineParams
 from gsr_engine.checkpoint.gsr_config import GsrConfig
 from tests.helpers.drawers import contents
 from train.generation.drawer import DrawConfig
-from train.generation.engine_drawer import EngineSource, runs
+from train.generation.engine_drawer import EngineDrawer, runs
 from train.generation.questions import (
     Question,
     direct_prompts,
@@ -54,7 +54,7 @@ def fill(
 ) -> Tally:
     store = Store(folder, config, prompts, n, shard_size=4)
     with Grader(symbolic=False) as grader:
-        return generate(store, EngineSource(engine, config), grader)
+        return generate(store, EngineDrawer(engine, config), grader)
 
 
 def test_a_sample_is_the_engines_own_draw(
