@@ -13,7 +13,7 @@ from gsr_engine.demo.puzzles import Puzzle
 from gsr_engine.evaluation.grader import ExactGrader
 from gsr_engine.seeds import derive_seed
 from train.generation.drawer import DrawConfig
-from train.generation.engine_drawer import EngineSource
+from train.generation.engine_drawer import EngineDrawer
 from train.generation.questions import direct_prompts
 from train.generation.store import Store
 from train.generation.worker import generate
@@ -53,7 +53,7 @@ def slipped_samples(
         rng = random.Random(derive_seed(seed, *problem_id.encode()))
         rate = rng.uniform(0.0, highest_rate)
         texts = [slipped_draft(by_id[problem_id], rate, rng) for _ in range(4)]
-        return [Sample(index, text) for index, text in enumerate(texts)]
+        return [Sample(id=problem_id, index=i, text=text) for i, text in enumerate(texts)]
 
     return drafts
 
@@ -73,7 +73,7 @@ def draw_own(
         model=name, template=engine.gsr.template.hash, max_tokens=MAX_TOKENS, seed=seed
     )
     store = Store(folder, config, direct_prompts(problems), candidates)
-    tally = generate(store, EngineSource(engine, config), ExactGrader())
+    tally = generate(store, EngineDrawer(engine, config), ExactGrader())
     by_problem: defaultdict[str, list[Sample]] = defaultdict(list)
     right = 0
     for record in read_samples(folder):
