@@ -11,15 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from gsr_engine.text.prompts import Prompts
+from train.objectives import DIRECT, REFINE
 
-Objective = Literal["direct", "refine"]
-OBJECTIVES: tuple[Objective, ...] = ("direct", "refine")
 JOIN = 10_000
 """Branch of tokens that see every branch before them."""
 
@@ -31,7 +29,7 @@ class Row:
     """One training sequence; the tokens from `target_start` on are learnt.
 
     Attributes:
-        objective: which of the two losses it belongs to.
+        objective: name of the objective that it is learnt for.
         token_ids: all tokens: prompt, candidates if they are side by side, glue, target.
         target_start: index of the first token that is learnt.
         fork: number of tokens before the branches, which is also their first position.
@@ -39,7 +37,7 @@ class Row:
         join_position: position of the first token behind the branches.
     """
 
-    objective: Objective
+    objective: str
     token_ids: Sequence[int]
     target_start: int
     fork: int = 0
@@ -79,7 +77,7 @@ class Row:
 def direct_row(prompts: Prompts, problem: list[int], target: list[int]) -> Row:
     """Solve directly. `target` ends with the end token."""
     prompt = prompts.direct(problem).token_ids
-    return Row("direct", prompt + target, len(prompt))
+    return Row(DIRECT.name, prompt + target, len(prompt))
 
 
 def linear_row(
@@ -87,7 +85,7 @@ def linear_row(
 ) -> Row:
     """Refine in the linear layout: problem, summaries and instruction in one sequence."""
     prompt = prompts.linear(problem, summaries)
-    return Row("refine", prompt + target, len(prompt))
+    return Row(REFINE.name, prompt + target, len(prompt))
 
 
 def branched_row(
@@ -100,4 +98,4 @@ def branched_row(
     lengths = [len(summary) for summary in summaries]
     begin = prompts.branched_position(fork, len(glue), fork + max(lengths))
     before = [*prompt, *(token for summary in summaries for token in summary), *glue]
-    return Row("refine", before + target, len(before), fork, lengths, begin)
+    return Row(REFINE.name, before + target, len(before), fork, lengths, begin)

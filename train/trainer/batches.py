@@ -10,7 +10,8 @@ import numpy.typing as npt
 import torch
 
 from gsr_engine.errors import InvalidRequest
-from train.rows import OBJECTIVES, Row
+from train.objectives import objective_index
+from train.rows import Row
 from train.trainer.attention import Documents, PackedMask, block_mask
 
 
@@ -56,7 +57,7 @@ def collate(rows: Sequence[Row], device: torch.device, pad_to: int = 0) -> Packe
         documents[start:stop] = index
         predicting.append(np.arange(start + row.target_start - 1, stop - 1))
         targets.append(token_ids[start + row.target_start : stop])
-        objectives.append(np.full(row.num_targets, OBJECTIVES.index(row.objective)))
+        objectives.append(np.full(row.num_targets, objective_index(row.objective)))
 
     def tensor(pieces: list[np.ndarray]) -> torch.Tensor:
         joined = np.concatenate(pieces) if pieces else np.zeros(0, np.int64)

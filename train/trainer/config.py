@@ -26,7 +26,7 @@ class SftConfig:
         out: folder of the run; the trained checkpoint is in `<out>/model`.
         epochs: times that every row is learnt from.
         steps: optimizer steps; 0 means what `epochs` come to.
-        batch: rows of a step, over all ranks; each holds both objectives as the data do.
+        batch: rows of a step, over all ranks; each holds every objective as the data do.
         pack: tokens of one forward: rows are packed up to it, a longer row is refused.
         lr: peak learning rate; warms up linearly, then falls along a cosine to lr * final_lr.
         warmup: steps, or below 1 the share of all steps.

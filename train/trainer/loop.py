@@ -14,7 +14,8 @@ from torch.distributed.fsdp import FSDPModule
 
 from gsr_engine.errors import GsrError
 from train.dataset import RowSet
-from train.rows import OBJECTIVES, Row
+from train.objectives import OBJECTIVES, Objective, objective_index
+from train.rows import Row
 from train.trainer.batches import PackedBatch, Plan, StepBatches, check_lengths, collate, pack
 from train.trainer.checkpoints import Checkpoints
 from train.trainer.config import SftConfig
@@ -35,7 +36,7 @@ class Trainer:
     """Trains a model on the rows of a set, with checkpoints and a log under `config.out`.
 
     Raises:
-        InvalidRequest: a row is longer than a pack.
+        InvalidRequest: a row is longer than a pack, or of an unknown objective.
 
     Args:
         evaluate: called with the step at every evaluation, on all ranks, e.g. for selfRef@k; what
@@ -56,6 +57,8 @@ class Trainer:
         for each in (rows, held_out):
             if each is not None:
                 check_lengths(each.lengths, config.pack)
+                for name in set(each.objectives):
+                    objective_index(name)
         self.trainee = trainee
         self._rows = rows
         self._held_out = held_out
@@ -65,6 +68,7 @@ class Trainer:
         self._measure = evaluate
         self._say: Say = say if world.rank == 0 else lambda _: None
         self._plan = Plan(rows.objectives, config.batch, config.seed)
+        self._weights = torch.tensor([one.weight for one in OBJECTIVES], device=world.device)
         self._flops = Flops.of(trainee.hf.config)
         self._optimizer = make_optimizer(trainee, config)
         self._checkpoints = Checkpoints(config.out, trainee, self._optimizer, world, config.keep)
@@ -129,7 +133,7 @@ class Trainer:
         """The rows of a step."""
         chosen = self._plan.rows(step)
         rows = [self._rows[index] for index in chosen]
-        objectives = [OBJECTIVES.index(row.objective) for row in rows]
+        objectives = [objective_index(row.objective) for row in rows]
         targets = torch.tensor([float(row.num_targets) for row in rows])
         counts = torch.zeros(len(OBJECTIVES)).index_add(0, torch.tensor(objectives), targets)
         batches, computed = self._packed(rows)
@@ -155,23 +159,23 @@ class Trainer:
 
     def _losses(self, step: StepBatches, stop: int) -> tuple[torch.Tensor, bool]:
         """Mean loss of each objective, with its gradients; and whether any rank is to stop."""
-        divisors = self._divisors(step.counts)
+        factors = self._factors(step.counts)
         sums = torch.zeros(len(OBJECTIVES), device=self._world.device)
         for index, batch in enumerate(step.batches):
             self._last_backward(index == len(step.batches) - 1)
             losses = self.trainee(batch)
-            (losses / divisors).sum().backward()
+            (losses * factors).sum().backward()
             sums += losses.detach()
         flag = torch.tensor([float(bool(stop))], device=self._world.device)
         # One exchange for everything that the ranks must agree on.
         total = self._world.sum(torch.cat([sums, flag]))
         return total[:-1] / step.counts.clamp_min(1), bool(total[-1])
 
-    def _divisors(self, counts: torch.Tensor) -> torch.Tensor:
-        """What each objective's summed loss is divided by, before the backward."""
-        if self._config.objective_norm == "each":
-            return counts.clamp_min(1)
-        return counts.sum().expand_as(counts)
+    def _factors(self, counts: torch.Tensor) -> torch.Tensor:
+        """What each objective's summed loss is multiplied by before the backward."""
+        norm = self._config.objective_norm
+        divisors = counts.clamp_min(1) if norm == "each" else counts.sum()
+        return self._weights / divisors
 
     def _last_backward(self, last: bool) -> None:
         """With several copies (HSDP) their gradients are added once, after the last pack."""
@@ -195,19 +199,16 @@ class Trainer:
         means = torch.stack(interval.losses).mean(dim=0).tolist()
         seconds = time.perf_counter() - interval.began
         cuda = self._world.device.type == "cuda"
-        layouts = Counter(self._rows.layouts[index] or "direct" for index in interval.rows)
-        right = Counter(
-            int(self._rows.num_correct[index])
-            for index in interval.rows
-            if self._rows.objectives[index] == "refine"
-        )
+        rows = self._rows
+        kinds = Counter(rows.kinds[index] for index in interval.rows)
+        right = Counter(int(rows.num_correct[at]) for at in interval.rows if rows.layouts[at])
         peak = peak_flops(self._world.device)
         rates = [flops / seconds / self._world.size for flops in interval.flops]
         entry = {
             "step": self.step,
             "seconds": round(time.perf_counter() - self._began, 2),
-            "loss": round(sum(means), 5),
-            **{f"loss_{name}": round(v, 5) for name, v in zip(OBJECTIVES, means, strict=True)},
+            "loss": round(sum(one.weight * v for one, v in _by_objective(means)), 5),
+            **{f"loss_{one.name}": round(v, 5) for one, v in _by_objective(means)},
             "lr": learning_rate(self._config, self.step - 1, self.steps),
             "grad_norm": round(sum(interval.norms) / len(interval.norms), 5),
             "tokens": interval.tokens,
@@ -217,7 +218,7 @@ class Trainer:
             "mfu": peak and round(rates[0] / peak, 4),
             "mfu_full": peak and round(rates[1] / peak, 4),
             "memory_gib": round(_peak_bytes(cuda) / 2**30, 2),
-            "rows": dict(layouts),
+            "rows": dict(kinds),
             "num_correct": {str(n): count for n, count in sorted(right.items())},
             "skipped": interval.skipped,
         }
@@ -228,8 +229,7 @@ class Trainer:
         self._say(f"{self._progress(means)}  {rate}  {left:.0f} s left")
 
     def _progress(self, losses: Sequence[float]) -> str:
-        parts = zip(OBJECTIVES, losses, strict=True)
-        text = "  ".join(f"{name} {value:.4f}" for name, value in parts)
+        text = "  ".join(f"{one.name} {value:.4f}" for one, value in _by_objective(losses))
         return f"{self._config.out.name} {self.step:>5}/{self.steps}  {text}"
 
     @torch.no_grad()
@@ -254,7 +254,11 @@ class Trainer:
                 counts += torch.bincount(batch.objectives, minlength=len(OBJECTIVES))
         totals = self._world.sum(torch.stack([sums, counts]))
         means = (totals[0] / totals[1].clamp_min(1)).tolist()
-        return {f"held_out_{n}": round(v, 5) for n, v in zip(OBJECTIVES, means, strict=True)}
+        return {f"held_out_{one.name}": round(v, 5) for one, v in _by_objective(means)}
+
+
+def _by_objective(values: Sequence[float]) -> list[tuple[Objective, float]]:
+    return list(zip(OBJECTIVES, values, strict=True))
 
 
 def _peak_bytes(cuda: bool) -> int:

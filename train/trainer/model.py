@@ -20,7 +20,7 @@ from torch.utils.checkpoint import (
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from gsr_engine.errors import CheckpointError
-from train.rows import OBJECTIVES
+from train.objectives import OBJECTIVES
 from train.trainer.attention import ATTENTION
 from train.trainer.batches import PackedBatch
 from train.trainer.config import Checkpointing, SftConfig
