@@ -21,8 +21,9 @@ from rich.console import Console
 
 from gsr_engine.checkpoint.files import find_checkpoint
 from gsr_engine.checkpoint.gsr_config import GsrConfig
-from gsr_engine.errors import GsrError, InvalidRequest
-from train.files import fingerprint, is_done
+from gsr_engine.errors import InvalidRequest
+from train.command import run_command
+from train.files import fingerprint, is_done, whole_file
 from train.hybrid.candidate_sets import SetConfig, draw_sets, uniform_weights, write_sets
 from train.hybrid.hybrid_set import build_hybrid, work_folder
 from train.hybrid.inputs import HybridConfig, HybridFiles
@@ -88,7 +89,8 @@ def refine(
     pool.close()
     pool_file.unlink()
     told = {"fingerprint": key, "settings": settings, **counts, "dropped": _counted(dropped)}
-    card.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    with whole_file(card) as file:
+        file.write(json.dumps(told, indent=1) + "\n")
     console.print(f"{out}: drawn {counts['drawn']}, kept {counts['kept']}")
 
 
@@ -173,7 +175,4 @@ def _counted(counts: Counter[str]) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    try:
-        app()
-    except (GsrError, OSError) as error:
-        raise SystemExit(f"build: {error}") from None
+    run_command("build", app)

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from gsr_engine.errors import InvalidRequest
 from gsr_engine.params import Layout
+from train.files import whole_file
 from train.rows import Row
 
 SPLITS = ("train", "held_out")
@@ -96,10 +97,8 @@ def table_of(examples: Iterable[Example]) -> pa.Table:
 def write_part(file: Path, examples: Iterable[Example]) -> None:
     """Write some of the rows, whole or not at all."""
     table = table_of(examples)
-    partial = file.with_suffix(".partial")
-    with pa.ipc.new_stream(partial, table.schema) as writer:
+    with whole_file(file, "wb") as whole, pa.ipc.new_stream(whole, table.schema) as writer:
         writer.write_table(table)
-    partial.replace(file)
 
 
 def read_parts(files: Iterable[Path]) -> datasets.Dataset:

@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from gsr_engine.errors import GsrError
+from train.command import run_command
 from train.generation.job import GenerationJob, GenerationWorker, Task
 from train.generation.processes import interrupt_on_sigterm, run_workers
 from train.generation.progress import GenerationProgress
@@ -127,7 +127,4 @@ def run(job: GenerationJob, workers: int, *, ray: bool = False) -> Tally:
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except (GsrError, OSError) as error:
-        raise SystemExit(f"generate: {error}") from None
+    run_command("generate", lambda: typer.run(main))

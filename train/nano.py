@@ -10,7 +10,6 @@ interrupted run goes on where it was. The result is a Hugging Face folder, `<out
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections import Counter
@@ -26,9 +25,10 @@ from transformers.utils.logging import disable_progress_bar
 from gsr_engine import Engine
 from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.demo.puzzles import sample_puzzles
-from gsr_engine.errors import CheckpointError, GsrError
 from gsr_engine.params import Layout
 from gsr_engine.seeds import derive_seed
+from train.command import run_command
+from train.files import claim
 from train.hybrid.candidate_sets import SetConfig, draw_sets
 from train.hybrid.hybrid_set import build_hybrid
 from train.hybrid.inputs import HybridConfig, Ingredients
@@ -125,8 +125,7 @@ def default_recipe(seed: int = 0) -> Recipe:
 def run_recipe(recipe: Recipe, out: Path, say: Say = print) -> Path:
     """Run the stages that are not done yet; returns the folder of the finished model."""
     start = time.perf_counter()
-    out.mkdir(parents=True, exist_ok=True)
-    _claim(out / "recipe.json", recipe)
+    claim(out / "recipe.json", asdict(recipe), "another recipe")
     source = out / "initial"
     if not (source / "gsr.json").exists():
         write_initial_checkpoint(source, recipe.gsr, recipe.seed)
@@ -146,17 +145,6 @@ def run_recipe(recipe: Recipe, out: Path, say: Say = print) -> Path:
     shutil.copy(out / recipe.stages[-1].name / "report.png", out / "report.png")
     say(f"nano: {model} after {time.perf_counter() - start:.0f} s")
     return model
-
-
-def _claim(file: Path, recipe: Recipe) -> None:
-    """A folder belongs to one recipe: its finished stages are not those of another."""
-    text = json.dumps(asdict(recipe), indent=1, ensure_ascii=False)
-    if not file.exists():
-        file.write_text(text, encoding="utf-8")
-    elif file.read_text(encoding="utf-8") != text:
-        raise CheckpointError(
-            f"{file} is another recipe (or seed); remove it or choose another folder"
-        )
 
 
 def _settings(recipe: Recipe, stage: Stage, source: Path, out: Path) -> SftConfig:
@@ -217,7 +205,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except (GsrError, OSError) as error:
-        raise SystemExit(f"nano: {error}") from None
+    run_command("nano", lambda: typer.run(main))

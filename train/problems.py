@@ -15,8 +15,12 @@ from typing import Annotated, Any
 
 import typer
 
-from gsr_engine.errors import GsrError, InvalidRequest
-from train.files import Located, read_jsonl
+from gsr_engine.errors import InvalidRequest
+from train.command import run_command
+from train.files import read_jsonl, whole_file
+
+Located = tuple[str, dict[str, Any]]
+"""Where a row is, for messages, and the row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +137,7 @@ def _rows(path: Path) -> Iterator[Located]:
     elif path.suffix == ".parquet":
         yield from _parquet_rows(path)
     else:
-        yield from read_jsonl(path)
+        yield from ((line.where, line.row) for line in read_jsonl(path))
 
 
 def _parquet_rows(path: Path) -> Iterator[Located]:
@@ -188,24 +192,17 @@ def main(
     """Write distinct problems in the form that the other stages read."""
     rows = iterate_problems(data, parse_columns(columns), split)
     kept = distinct(one for one in rows if one.answer is not None or not answered)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_suffix(".partial")
     written = 0
-    with partial.open("w", encoding="utf-8") as file:
+    with whole_file(out) as file:
         for problem in islice(kept, limit):
             values = asdict(problem)
             line = {"problem": values.pop("text"), **values}
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
             written += 1
-    if not written:
-        partial.unlink()
-        raise InvalidRequest("data", f"{data} holds no problems")
-    partial.replace(out)
+        if not written:
+            raise InvalidRequest("data", f"{data} holds no problems")
     print(f"{out}: {written} problems")
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except (GsrError, OSError) as error:
-        raise SystemExit(f"problems: {error}") from None
+    run_command("problems", lambda: typer.run(main))

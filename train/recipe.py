@@ -32,7 +32,8 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from gsr_engine.errors import GsrError, InvalidRequest
+from gsr_engine.errors import InvalidRequest
+from train.command import run_command
 from train.files import read_toml
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -213,7 +214,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except (GsrError, OSError) as error:
-        raise SystemExit(f"recipe: {error}") from None
+    run_command("recipe", lambda: typer.run(main))

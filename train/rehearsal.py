@@ -18,6 +18,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from gsr_engine.demo.puzzles import Stream, sample_puzzles
 from gsr_engine.demo.report import NANO
+from train.command import run_command
+from train.files import replace_folder
 
 
 def main(
@@ -33,8 +35,7 @@ def main(
     _write_puzzles(partial / "problems.jsonl", "train", problems, seed)
     _write_puzzles(partial / "evaluation.jsonl", "test", evaluation, seed)
     _write_wide_model(partial / "wide", seed)
-    shutil.rmtree(out, ignore_errors=True)
-    partial.rename(out)
+    replace_folder(partial, out)
 
 
 def _write_puzzles(file: Path, stream: Stream, count: int, seed: int) -> None:
@@ -54,7 +55,4 @@ def _write_wide_model(folder: Path, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except OSError as error:
-        raise SystemExit(f"rehearsal: {error}") from None
+    run_command("rehearsal", lambda: typer.run(main))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gsr_engine.errors import InvalidRequest
+from train.files import JsonLine, read_jsonl
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +76,15 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
     if not files or not all(file.is_file() for file in files):
         raise InvalidRequest("samples", f"{path} holds no JSONL file")
     for file in files:
-        with file.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                if not line.endswith(b"\n"):
-                    break
-                try:
-                    record = json.loads(line)
-                    record["id"]
-                except (ValueError, KeyError, TypeError) as error:
-                    raise InvalidRequest("samples", f"{file} line {number}: {error!r}") from None
-                yield record
+        for line in _lines_with(file, ("id",)):
+            yield line.row
+
+
+def _lines_with(file: Path, names: Sequence[str]) -> Iterator[JsonLine]:
+    for line in read_jsonl(file, "samples", appended=True):
+        if missing := [name for name in names if name not in line.row]:
+            raise InvalidRequest("samples", f"{line.where}: lacks {', '.join(missing)}")
+        yield line
 
 
 def _valid(text: object) -> str:
@@ -190,18 +190,8 @@ def unique_samples(files: Sequence[Path]) -> Iterator[_Located]:
 
 def sample_lines(file: Path) -> Iterator[_Located]:
     """The records of a file and where they are; a torn last line is left out."""
-    offset = 0
-    with file.open("rb") as lines:
-        for line in lines:
-            if not line.endswith(b"\n"):
-                return
-            try:
-                record = json.loads(line)
-                record["id"], record["sample"], record["key"], record["finish_reason"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise InvalidRequest("samples", f"{file} at byte {offset}: {error!r}") from None
-            yield (file, offset, len(line)), record
-            offset += len(line)
+    for line in _lines_with(file, ("id", "sample", "key", "finish_reason")):
+        yield (file, line.offset, line.length), line.row
 
 
 def is_failed(record: dict[str, Any]) -> bool:

@@ -22,9 +22,10 @@ import torch
 from rich.console import Console
 
 from gsr_engine.checkpoint.files import find_checkpoint
-from gsr_engine.errors import CheckpointError, GsrError, InvalidRequest
+from gsr_engine.errors import InvalidRequest
+from train.command import run_command
 from train.dataset import RowSet
-from train.files import read_toml
+from train.files import claim, read_toml
 from train.trainer.config import SftConfig
 from train.trainer.dry_run import dry_run
 from train.trainer.evaluation import SelfRefEvaluation
@@ -55,7 +56,8 @@ def train(config: SftConfig, say: Say = print) -> bool:
     _check_tokenizer(config.data, source)
     with joined() as world:
         if world.rank == 0:
-            _claim(config)
+            settings = {**config.as_dict(), "data_card": _digest(config.data / "card.json")}
+            claim(config.out / "config.json", settings, "another run", _FREE)
             say(f"sft: {json.dumps(config.as_dict())}")
         world.wait()
         held_out = config.data / "held_out"
@@ -94,24 +96,6 @@ def _export(trainee: Trainee, config: SftConfig, source: Path, world: World) -> 
     extra = [config.data / "gsr.json"]
     export_model(trainee, folder, source, dtype=dtype, extra=extra, writes=writes)
     world.wait()
-
-
-def _claim(config: SftConfig) -> None:
-    """A folder belongs to one run: its checkpoints are not those of another."""
-    config.out.mkdir(parents=True, exist_ok=True)
-    file = config.out / "config.json"
-    mine = {**config.as_dict(), "data_card": _digest(config.data / "card.json")}
-    if file.exists():
-        before = json.loads(file.read_text(encoding="utf-8"))
-        changed = [n for n in mine if n not in _FREE and before.get(n) != mine[n]]
-        if changed:
-            raise CheckpointError(
-                f"{config.out} holds a run with another {', '.join(changed)}; remove it or choose "
-                "another folder"
-            )
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps(mine, indent=1) + "\n", encoding="utf-8")
-    partial.replace(file)
 
 
 def _check_tokenizer(data: Path, source: Path) -> None:
@@ -167,7 +151,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (GsrError, OSError) as error:
-        raise SystemExit(f"sft: {error}") from None
+    run_command("sft", main)

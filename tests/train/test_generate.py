@@ -22,7 +22,7 @@ from tests.helpers.drawers import contents
 from train.generation.drawer import DrawConfig
 from train.generation.engine_drawer import EngineSource, runs
 from train.generation.questions import (
-    Prompt,
+    Question,
     direct_prompts,
     load_refine_prompts,
     prompt_ids,
@@ -35,7 +35,7 @@ from train.problems import Problem
 from train.samples import read_samples
 
 PROBLEMS = [Problem(f"q{i}", f"{chr(97 + i)} {i} + {i * i}", str(i + i * i)) for i in range(9)]
-REFINE = [Prompt("r0", "1 + 1", "2", ("It is 3.", "It is 2.")), Prompt("r1", "2", None, ("4",))]
+REFINE = [Question("r0", "1 + 1", "2", ("It is 3.", "It is 2.")), Question("r1", "2", None, ("4",))]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,9 @@ def config(qwen2: Path) -> DrawConfig:
     return DrawConfig(model=str(qwen2), max_tokens=24, seed=5)
 
 
-def fill(engine: Engine, folder: Path, config: DrawConfig, prompts: list[Prompt], n: int) -> Tally:
+def fill(
+    engine: Engine, folder: Path, config: DrawConfig, prompts: list[Question], n: int
+) -> Tally:
     store = Store(folder, config, prompts, n, shard_size=4)
     with Grader(symbolic=False) as grader:
         return generate(store, EngineSource(engine, config), grader)
@@ -99,7 +101,7 @@ def test_refinements_read_what_the_engine_reads(
 
 
 @pytest.mark.parametrize("prompt", [*direct_prompts(PROBLEMS[:1]), *REFINE])
-def test_a_server_is_asked_in_the_same_words(engine: Engine, prompt: Prompt) -> None:
+def test_a_server_is_asked_in_the_same_words(engine: Engine, prompt: Question) -> None:
     text = prompt_text(prompt, GsrConfig().template)
     mine = prompt_ids(prompt, engine.tokenizer, engine.prompts)
     assert engine.tokenizer.chat([{"role": "user", "content": text}]) == mine
@@ -108,7 +110,7 @@ def test_a_server_is_asked_in_the_same_words(engine: Engine, prompt: Prompt) -> 
 def test_what_the_engine_cannot_serve_is_a_failed_sample(
     engine: Engine, config: DrawConfig, tmp_path: Path
 ) -> None:
-    prompts = [Prompt("long", "x" * 2000), Prompt("short", "x")]
+    prompts = [Question("long", "x" * 2000), Question("short", "x")]
     tally = fill(engine, tmp_path, config, prompts, 2)
     assert tally.failed == 2
     long, *_, short = read_samples(tmp_path)

@@ -42,7 +42,7 @@ def load_refine_prompts(path: Path) -> list[Question]:
         InvalidRequest: a line is no such set; the message names file and line.
     """
     prompts = []
-    for where, row in read_jsonl(path):
+    for where, row, *_ in read_jsonl(path):
         candidates, answer = row.get("candidates"), row.get("answer")
         texts = (row.get("id"), row.get("problem"), *([] if answer is None else [answer]))
         if not (isinstance(candidates, list) and candidates):

@@ -16,7 +16,6 @@ sets of it.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import secrets
 from collections.abc import Collection, Sequence
@@ -24,7 +23,8 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from gsr_engine.errors import CheckpointError, InvalidRequest
+from gsr_engine.errors import InvalidRequest
+from train.files import claim
 from train.generation.drawer import Ask, DrawConfig
 from train.generation.lease import Lease, Leases
 from train.generation.questions import Question
@@ -76,8 +76,9 @@ class Store:
         _refuse_twins(asks)
         self._shards = [asks[i : i + shard_size] for i in range(0, len(asks), shard_size)]
         self._leases = Leases(lease_seconds)
-        folder.mkdir(parents=True, exist_ok=True)
-        _claim(folder / "settings.json", config, asks, shard_size)
+        keys = hashlib.sha256("".join(ask.key for ask in asks).encode()).hexdigest()[:16]
+        settings = {"prompts": len(asks), "keys": keys, "shard_size": shard_size}
+        claim(folder / "settings.json", {**asdict(config), **settings}, "other samples")
 
     @property
     def num_shards(self) -> int:
@@ -246,25 +247,6 @@ def _refuse_twins(asks: Sequence[Ask]) -> None:
         if ask.prompt.id in seen:
             raise InvalidRequest("data", f"two prompts have the id {ask.prompt.id!r}")
         seen.add(ask.prompt.id)
-
-
-def _claim(file: Path, config: DrawConfig, asks: Sequence[Ask], shard_size: int) -> None:
-    """A store belongs to one set of settings and prompts."""
-    keys = hashlib.sha256("".join(ask.key for ask in asks).encode()).hexdigest()[:16]
-    mine = {**asdict(config), "prompts": len(asks), "keys": keys, "shard_size": shard_size}
-    partial = file.with_name(f"{file.name}.{secrets.token_hex(8)}")
-    partial.write_text(json.dumps(mine, indent=1, ensure_ascii=False), encoding="utf-8")
-    try:
-        os.link(partial, file)
-    except FileExistsError:
-        theirs = json.loads(file.read_text(encoding="utf-8"))
-        if other := [name for name in mine if mine[name] != theirs.get(name)]:
-            differences = ", ".join(f"{one}={theirs.get(one)!r} not {mine[one]!r}" for one in other)
-            raise CheckpointError(
-                f"{file.parent} holds other samples: {differences}; choose another folder"
-            ) from None
-    finally:
-        partial.unlink()
 
 
 def _sync(folder: Path) -> None:

@@ -16,6 +16,7 @@ from gsr_engine.errors import InvalidRequest
 from gsr_engine.params import MAX_CANDIDATES
 from gsr_engine.seeds import derive_seed
 from gsr_engine.text.answers import majority
+from train.files import parse_object, whole_file
 from train.hybrid.student import Student
 from train.problems import Problem
 from train.samples import Sample
@@ -178,17 +179,16 @@ def write_sets(
     All are written aside first: how many easy ones are kept is known when all are drawn. See
     `balanced` for `easy` and `seed`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    drawn, partial = path.with_name(f"{path.name}.drawn"), path.with_name(f"{path.name}.partial")
+    drawn = path.with_name(f"{path.name}.drawn")
+    drawn.parent.mkdir(parents=True, exist_ok=True)
     strata: list[tuple[int, int, bool | None]] = []
-    with drawn.open("w", encoding="utf-8") as file:
+    with drawn.open("w", encoding="utf-8") as all_sets:
         for one in sets:
-            file.write(json.dumps(one.as_dict(), ensure_ascii=False) + "\n")
+            all_sets.write(json.dumps(one.as_dict(), ensure_ascii=False) + "\n")
             strata.append((len(one.candidates), one.num_correct, one.majority_correct))
     kept = set(balanced([right for *_, right in strata], easy, seed))
-    with drawn.open("rb") as lines, partial.open("wb") as file:
+    with drawn.open("rb") as lines, whole_file(path, "wb") as file:
         file.writelines(line for index, line in enumerate(lines) if index in kept)
-    partial.replace(path)
     drawn.unlink()
     chosen = [stratum for index, stratum in enumerate(strata) if index in kept]
     return {
@@ -228,7 +228,8 @@ class SetFile(Sequence[CandidateSet]):
         with self._path.open("rb") as file:
             file.seek(self._starts[range(len(self))[index]])
             line = file.readline()
+        where = f"{self._path} line {index + 1}"
         try:
-            return CandidateSet(**json.loads(line))
-        except (ValueError, TypeError) as error:
-            raise InvalidRequest("refine", f"{self._path} line {index + 1}: {error!r}") from None
+            return CandidateSet(**parse_object(line, "refine", where))
+        except TypeError as error:
+            raise InvalidRequest("refine", f"{where}: {error}") from None

@@ -24,6 +24,7 @@ from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.errors import InvalidRequest
 from gsr_engine.params import LAYOUTS
 from train.dataset import read_parts, write_split
+from train.files import replace_folder
 from train.hybrid.data_card import describe, save_card
 from train.hybrid.inputs import HybridConfig, Ingredients
 from train.hybrid.materials import (
@@ -100,7 +101,7 @@ def build_hybrid(
         "tokenizer_hash": student.tokenizer_hash,
     }
     save_card(finished, {**made_with, **told})
-    _replace(out, finished)
+    replace_folder(finished, out)
     shutil.rmtree(work)
     return out
 
@@ -147,16 +148,6 @@ def _trained_for(gsr: GsrConfig, told: dict[str, Any]) -> GsrConfig:
         num_candidates=(min(counts), max(counts)),
         trained=True,
     )
-
-
-def _replace(old: Path, new: Path) -> None:
-    """Put a finished folder in the place of an older one."""
-    aside = old.with_name(f"{old.name}.old")
-    shutil.rmtree(aside, ignore_errors=True)
-    if old.exists():
-        old.rename(aside)
-    new.rename(old)
-    shutil.rmtree(aside, ignore_errors=True)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from gsr_engine.errors import CheckpointError
+from train.files import replace_folder
 from train.trainer.model import Trainee
 from train.trainer.world import World
 
@@ -80,9 +81,7 @@ class Checkpoints:
                 raise CheckpointError(f"{partial} cannot be written: {error}") from error
             # The first rank ends last: it writes the metadata, after everybody's tensors.
             if self._world.rank == 0:
-                final = partial.with_suffix("")
-                shutil.rmtree(final, ignore_errors=True)
-                partial.rename(final)
+                replace_folder(partial, partial.with_suffix(""))
                 for _, old in _steps(self._folder)[: -self._keep]:
                     shutil.rmtree(old, ignore_errors=True)
 

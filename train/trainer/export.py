@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 
+from train.files import replace_folder
 from train.trainer.lora import merged
 from train.trainer.model import Trainee, stored_tensors
 
@@ -57,8 +58,7 @@ def export_model(
         _copy_rest(source, partial, dtype)
         for file in extra:
             shutil.copy(file, partial / file.name)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        replace_folder(partial, folder)
 
 
 def _whole_tensors(trainee: Trainee, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:

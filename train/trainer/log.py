@@ -1,7 +1,6 @@
 """What a run writes down: log.jsonl always, a progress line, and trackers where they are asked for.
 
-Lines of log.jsonl, one JSON object each; after a resume the last line of a step counts, and a line
-that a crash tore is none:
+Lines of log.jsonl, one JSON object each; after a resume the last line of a step counts:
 
     training   step, seconds, loss (the sum of the next two), loss_direct, loss_refine, lr,
                grad_norm, tokens, tokens_per_second, padding (share), tflops, mfu, mfu_full (of the
@@ -19,12 +18,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol
 
 import torch
 
 from gsr_engine.errors import InvalidRequest
+from train.files import open_appended
 from train.trainer.batches import StepBatches
 from train.trainer.config import SftConfig
 
@@ -47,7 +46,7 @@ class RunLog:
         for tracker in config.trackers:
             if find_spec(tracker) is None:
                 raise InvalidRequest("trackers", f"needs {tracker}: pip install {tracker}")
-        self._file = _appended(config.out / "log.jsonl") if writes else None
+        self._file = open_appended(config.out / "log.jsonl") if writes else None
         self._sinks = [_SINKS[tracker](config) for tracker in config.trackers if writes]
 
     def write(self, entry: dict[str, Any]) -> None:
@@ -65,13 +64,6 @@ class RunLog:
             self._file.close()
         for sink in self._sinks:
             sink.close()
-
-
-def _appended(file: Path) -> TextIO:
-    """Open at its end, which is that of a line."""
-    if file.exists() and (text := file.read_bytes()) and not text.endswith(b"\n"):
-        file.write_bytes(text + b"\n")
-    return file.open("a", encoding="utf-8")
 
 
 def _scalars(entry: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -1,23 +1,25 @@
 """The report card of a run: OUT/report.md and OUT/report.png, from what the run wrote down.
 
-python -m train.report OUT
+python -m train.trainer.report OUT
 """
 
 from __future__ import annotations
 
 import json
 import statistics
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import matplotlib as mpl
+import typer
 from matplotlib import pyplot as plt  # after the backend is chosen
 
 from gsr_engine.environment import describe_machine
 from gsr_engine.errors import InvalidRequest
+from train.command import run_command
+from train.files import read_jsonl
 
 mpl.use("Agg")
 
@@ -57,11 +59,7 @@ def write_report(out: Path) -> None:
 def read_log(file: Path) -> list[Entry]:
     """The lines of a log, by step; of steps that were done again after a resume, the last."""
     latest: dict[tuple[str, int], Entry] = {}
-    for line in file.read_text(encoding="utf-8").splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:  # torn by a crash
-            continue
+    for _, entry, *_ in read_jsonl(file, "log", appended=True):
         latest[_kind(entry), entry["step"]] = entry
     return sorted(latest.values(), key=lambda entry: entry["step"])
 
@@ -162,8 +160,10 @@ def _line(axes: Any, entries: Sequence[Entry], name: str, label: str, **style: A
         axes.plot(*zip(*points, strict=True), label=label, lw=1.2, ms=3, **style)
 
 
+def main(out: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
+    """Write the report card of a run."""
+    write_report(out)
+
+
 if __name__ == "__main__":
-    try:
-        write_report(Path(sys.argv[1]))
-    except (IndexError, InvalidRequest) as error:
-        raise SystemExit(f"report: {error}") from None
+    run_command("report", lambda: typer.run(main))
