@@ -20,7 +20,6 @@ import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -39,6 +38,7 @@ from gsr_engine import Engine, SamplingParams
 from gsr_engine.checkpoint.gsr_config import RefinePosition
 from gsr_engine.environment import describe_machine
 from gsr_engine.errors import GsrError, InvalidRequest
+from train.command import show_log
 from train.grading import Grader
 from train.nano import Recipe, default_recipe, run_recipe
 from train.problems import Problem
@@ -122,8 +122,8 @@ def _held_out(folder: Path, puzzles: int) -> list[ProblemResult]:
 
 def _evaluate_one(name: str, recipe: Recipe, folder: Path, puzzles: int) -> None:
     if not (folder / "report" / "samples.jsonl").exists():
-        say = partial(print, f"{name}:", flush=True)
-        evaluate(run_recipe(recipe, folder, say), puzzles, folder / "report", ks=(1, K))
+        show_log(f"{name}: ")
+        evaluate(run_recipe(recipe, folder), puzzles, folder / "report", ks=(1, K))
 
 
 def _reuse_first_stage(recipe: Recipe, folder: Path, base: Recipe, nano: Path) -> None:

@@ -32,6 +32,7 @@ def tools(folder: Path) -> tuple[Tokenizer, Prompts]:
 def make_examples(folder: Path, problems: int, seed: int = 0) -> list[Example]:
     """Sums with a direct row, a linear and a branched one each, all of other lengths."""
     tokenizer, prompts = tools(folder)
+    assert tokenizer.end_id is not None
     rng = random.Random(seed)
     examples = []
     for index in range(problems):

@@ -121,7 +121,7 @@ def _table(facts: Entry) -> str:
 
 
 def _middle(entries: Sequence[Entry], name: str) -> float:
-    return statistics.median(one[name] for one in entries)
+    return float(statistics.median(one[name] for one in entries))
 
 
 def _plot(
