@@ -1,4 +1,4 @@
-"""What nano learns from: solved puzzles with drafts, synthetic ones first, then its own."""
+"""What nano learns from: solved puzzles with drafts; synthetic drafts first, then its own."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from gsr_engine import Engine
 from gsr_engine.demo.puzzles import Puzzle
 from gsr_engine.evaluation.grader import ExactGrader
 from gsr_engine.seeds import derive_seed
+from train.command import log
 from train.generation.drawer import DrawConfig
 from train.generation.engine_drawer import EngineDrawer
 from train.generation.questions import direct_prompts
@@ -33,7 +34,7 @@ def puzzle_problems(puzzles: Sequence[Puzzle], name: str) -> list[Problem]:
 
 
 def slipped_draft(puzzle: Puzzle, rate: float, rng: random.Random) -> str:
-    """A solution in which carries are off by one, twice as often with every further factor."""
+    """A solution with some carries off by one; the rate doubles with every further factor."""
 
     def slip(line: int, carry: int) -> int:
         if rng.random() >= rate * 2**line:
@@ -46,7 +47,7 @@ def slipped_draft(puzzle: Puzzle, rate: float, rng: random.Random) -> str:
 def slipped_samples(
     puzzles: Sequence[Puzzle], problems: Sequence[Problem], highest_rate: float, seed: int
 ) -> Callable[[str], list[Sample]]:
-    """Drafts of a solver that slips, four for each puzzle, which has a rate of its own."""
+    """Four drafts of each puzzle by a solver that slips; each puzzle has its own rate."""
     by_id = {problem.id: puzzle for problem, puzzle in zip(problems, puzzles, strict=True)}
 
     def drafts(problem_id: str) -> list[Sample]:
@@ -65,9 +66,8 @@ def draw_own(
     folder: Path,
     name: str,
     seed: int,
-    say: Callable[[str], None],
 ) -> Callable[[str], list[Sample]]:
-    """The model's own candidates at temperature 1, in a store under `folder`."""
+    """Draw the model's own candidates at temperature 1; they are kept in a store at `folder`."""
     start = time.perf_counter()
     config = DrawConfig(
         model=name, template=engine.gsr.template.hash, max_tokens=MAX_TOKENS, seed=seed
@@ -80,8 +80,9 @@ def draw_own(
         by_problem[record["id"]].append(Sample.from_record(record))
         right += record["correct"]
     share = right / (len(problems) * candidates)
-    say(
+    seconds = time.perf_counter() - start
+    log.info(
         f"{name}: {len(problems)} puzzles x {candidates} candidates, pass@1 {share:.3f}, "
-        f"{tally.samples} drawn in {time.perf_counter() - start:.0f} s"
+        f"{tally.samples} drawn in {seconds:.0f} s"
     )
     return by_problem.__getitem__
