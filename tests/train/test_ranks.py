@@ -1,4 +1,4 @@
-"""Several processes: as one, whatever becomes of them."""
+"""Several processes train like one, also after a signal, a failure or a resume."""
 
 from __future__ import annotations
 

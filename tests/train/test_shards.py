@@ -1,4 +1,4 @@
-"""The store: whatever happens to its workers, the samples end up there once, and the same."""
+"""However its workers end, the store holds each sample once, and always the same one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loop: resumes to the last bit, stops when told to, refuses what does not belong to it."""
+"""The loop resumes to the last bit, stops on request, and refuses what is of another run."""
 
 from __future__ import annotations
 
