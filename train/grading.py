@@ -11,7 +11,6 @@ import signal
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
-from types import TracebackType
 from typing import Self
 
 from gsr_engine.checkpoint.gsr_config import GsrConfig
@@ -117,12 +116,7 @@ class SymbolicGrader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

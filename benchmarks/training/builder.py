@@ -25,6 +25,7 @@ from rich.table import Table
 
 from benchmarks.training.builder_inputs import (
     Cutter,
+    Inputs,
     answer_sets,
     corpus,
     write_inputs,
@@ -71,6 +72,33 @@ def measure(arguments: list[str], out: Path) -> Measured:
     return Measured(seconds, peak, _bytes_of(out))
 
 
+def refine_arguments(inputs: Inputs, student: Path, sets: Path) -> list[str]:
+    """Arguments of `train.build` that make candidate sets of the inputs."""
+    return [
+        "refine",
+        f"--problems={inputs.problems}",
+        f"--model={student}",
+        f"--candidates={inputs.candidates}",
+        f"--out={sets}",
+        "--no-balance",
+    ]
+
+
+def hybrid_arguments(inputs: Inputs, student: Path, sets: Path, out: Path) -> list[str]:
+    """Arguments of `train.build` that make a data set of the inputs and of their sets."""
+    return [
+        "hybrid",
+        f"--problems={inputs.problems}",
+        f"--model={student}",
+        f"--refine={sets}",
+        f"--direct-targets={inputs.direct_targets}",
+        f"--refine-targets={inputs.refine_targets}",
+        f"--decontaminate={inputs.evaluation}",
+        f"--out={out}",
+        "--in-turn",
+    ]
+
+
 def _anonymous_bytes(pid: int) -> int:
     """Of a process and all below it, from Linux's /proc."""
     total = 0
@@ -106,22 +134,9 @@ def main(
     write_student(student, text)
     inputs = write_inputs(work, Cutter.of(text, student), records // 2, pool)
     sets, out = work / "sets.jsonl", work / "hybrid"
-    common = [f"--problems={inputs.problems}", f"--model={student}"]
-    refine = ["refine", *common, f"--candidates={inputs.candidates}", f"--out={sets}"]
-    hybrid = [
-        "hybrid",
-        *common,
-        f"--refine={sets}",
-        f"--direct-targets={inputs.direct_targets}",
-        f"--refine-targets={inputs.refine_targets}",
-        f"--decontaminate={inputs.evaluation}",
-        f"--out={out}",
-        "--in-turn",
-        f"--processes={processes}",
-    ]
-    drawn = measure([*refine, "--no-balance"], sets)
+    drawn = measure(refine_arguments(inputs, student, sets), sets)
     answer_sets(sets, inputs.refine_targets)
-    made = measure(hybrid, out)
+    made = measure([*hybrid_arguments(inputs, student, sets, out), f"--processes={processes}"], out)
     card = json.loads((out / "card.json").read_text(encoding="utf-8"))
     rows = sum(split["rows"] for split in card["splits"].values())
     tokens = sum(split["tokens"] for split in card["splits"].values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from benchmarks.training.builder import measure
+from benchmarks.training.builder import hybrid_arguments, measure, refine_arguments
 from benchmarks.training.builder_inputs import (
     Cutter,
     answer_sets,
@@ -28,23 +28,10 @@ def test_synthetic_records_make_a_set(tmp_path: Path) -> None:
     inputs = write_inputs(tmp_path, cutter, prompts=12, pool=6)
     assert inputs.bytes > 12 * 4 * 5000
     sets, out = tmp_path / "sets.jsonl", tmp_path / "set"
-    shared = [f"--problems={inputs.problems}", f"--model={student}"]
-    run_build(
-        "refine", *shared, f"--candidates={inputs.candidates}", f"--out={sets}", "--no-balance"
-    )
+    run_build(*refine_arguments(inputs, student, sets))
     answer_sets(sets, inputs.refine_targets)
-    run_build(
-        "hybrid",
-        *shared,
-        f"--refine={sets}",
-        f"--direct-targets={inputs.direct_targets}",
-        f"--refine-targets={inputs.refine_targets}",
-        f"--decontaminate={inputs.evaluation}",
-        f"--out={out}",
-        "--max-tokens=30000",
-        "--held-out=0",
-        "--in-turn",
-    )
+    hybrid = hybrid_arguments(inputs, student, sets, out)
+    run_build(*hybrid, "--max-tokens=30000", "--held-out=0")
     kinds = json.loads((out / "card.json").read_text())["splits"]["train"]["by_kind"]
     assert kinds == {"branched": 6, "direct": 12, "linear": 6}
 
