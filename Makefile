@@ -28,7 +28,7 @@ check: $(INSTALLED) ## lint, format, types, imports go down, nobody reaches into
 	$(BIN)/lint-imports
 	$(BIN)/python tests/check_private_names.py
 
-wheel: $(INSTALLED) ## build the wheel and run its demo outside the checkout
+wheel: $(INSTALLED) ## build the wheel, run its demo outside the checkout, leave it in dist/
 	$(BIN)/python tests/run_wheel.py
 
 soak: $(INSTALLED) ## a million random actions against the scheduler, with a stub model (minutes)
@@ -45,14 +45,14 @@ rehearsal: $(INSTALLED) ## the paper's recipe in miniature, from problems to acc
 	$(BIN)/python -m train.recipe rehearsal --ranks 2
 	$(BIN)/python -m train.recipe rehearsal-wide --ranks 2
 
-kernels-aot: $(INSTALLED) ## compile every kernel for an H100 or H200 without one: registers, spills, machine code
+kernels-aot: $(INSTALLED) ## compile every kernel for an H100 or H200, no GPU needed: registers, spills, machine code
 	$(BIN)/python -m benchmarks.kernels.compiled
 
-# No environment is made: it takes the Python that is there, with what a GPU's machine comes with.
+# It makes no environment: it takes the Python that is there, with the packages of a GPU machine.
 gpu-check: ## on a machine with an NVIDIA GPU: is the engine right there, and how fast (<= 9 minutes)
 	$(PYTHON) -m benchmarks.gpu_check
 
-lock: ## write requirements/lock.txt anew, from a fresh environment
+lock: ## renew requirements/lock.txt, from a fresh environment
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install --quiet $(TORCH) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 	build/lock/bin/python -m pip install --quiet -r requirements/pins.txt -e '.[dev]'

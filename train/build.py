@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from gsr_engine.checkpoint.files import find_checkpoint
 from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.errors import InvalidRequest
-from train.command import run_command
+from train.command import log, run_command
 from train.files import fingerprint, is_done, whole_file
 from train.hybrid.candidate_sets import SetConfig, draw_sets, uniform_weights, write_sets
 from train.hybrid.hybrid_set import build_hybrid, work_folder
@@ -62,7 +61,6 @@ def refine(
     seed: SeedOption = 0,
 ) -> None:
     """Draw sets of candidates to refine."""
-    console = Console(stderr=True)
     config = SetConfig(
         weights=uniform_weights(k),
         sets=sets,
@@ -75,7 +73,7 @@ def refine(
     key = fingerprint(settings, [problems, *sample_files(candidates)])
     card = out.with_suffix(".card.json")
     if out.is_file() and is_done(card, key):
-        console.print(f"{out} is there already")
+        log.info("%s is there already", out)
         return
     card.unlink(missing_ok=True)  # it must not tell of sets that are about to change
     asked = load_problems(problems)
@@ -84,14 +82,14 @@ def refine(
     pool_file = out.with_suffix(".candidates")
     pool = SamplePool(pool_file, read_records(candidates), keep)
     dropped = Counter({f"candidate: {reason}": n for reason, n in pool.dropped.items()})
-    drawn = draw_sets(tracked(asked, "problems", console), pool.of, student, config, dropped)
+    drawn = draw_sets(tracked(asked, "problems", shown=True), pool.of, student, config, dropped)
     counts = write_sets(out, drawn, config.easy, seed)
     pool.close()
     pool_file.unlink()
     told = {"fingerprint": key, "settings": settings, **counts, "dropped": _counted(dropped)}
     with whole_file(card) as file:
         file.write(json.dumps(told, indent=1) + "\n")
-    console.print(f"{out}: drawn {counts['drawn']}, kept {counts['kept']}")
+    log.info("%s: drawn %s, kept %s", out, counts["drawn"], counts["kept"])
 
 
 @app.command()
@@ -122,7 +120,6 @@ def hybrid(
     processes: Annotated[int, typer.Option(min=1, help="That tokenise.")] = 1,
 ) -> None:
     """Make the hybrid set."""
-    console = Console(stderr=True)
     config = HybridConfig(
         layouts=tuple(layouts.split(",")),  # type: ignore[arg-type]  # it checks them
         in_turn=in_turn,
@@ -145,7 +142,7 @@ def hybrid(
     settings = {**asdict(config), **files.settings}
     key = fingerprint({**settings, **_identity(student)}, files.paths())
     if is_done(out / "card.json", key):
-        console.print(f"{out} is there already")
+        log.info("%s is there already", out)
         return
     build_hybrid(
         files.ingredients(work_folder(out, key), seed),
@@ -155,9 +152,9 @@ def hybrid(
         fingerprint=key,
         settings=settings,
         processes=processes,
-        console=console,
+        show_progress=True,
     )
-    console.print((out / "card.md").read_text(encoding="utf-8"), markup=False, soft_wrap=True)
+    log.info((out / "card.md").read_text(encoding="utf-8"))
 
 
 def _prompts_of(folder: Path) -> GsrConfig:

@@ -11,10 +11,10 @@ log = logging.getLogger("train")
 """Progress of all stages. A program that imports them sees it once it sets up a handler."""
 
 
-def show_log() -> None:
-    """Write the log to stderr, as plain lines; no other logger is changed."""
+def show_log(prefix: str = "") -> None:
+    """Write the log to stderr, as plain lines that begin with `prefix`; no other logger changes."""
     handler = logging.StreamHandler()  # the stderr of now: a second call may find another one
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(logging.Formatter(f"{prefix}%(message)s"))
     log.handlers = [handler]
     log.setLevel(logging.INFO)
     log.propagate = False

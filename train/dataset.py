@@ -9,7 +9,7 @@ FOLDER/decontamination.jsonl    problems that were left out, and why
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -50,9 +50,9 @@ class Example:
     """A row and where it comes from.
 
     Attributes:
-        layout: of a refinement row, "" for a direct one.
-        k, num_correct: candidates shown, and how many of them are right (0 for a direct row, -1
-            where nobody checked).
+        layout: in which the row shows candidates; "" if it shows none, as direct rows do.
+        k, num_correct: candidates shown, and how many of them are right: 0 where none are shown,
+            -1 if they were not checked.
         source: who wrote the target, e.g. the teacher's name.
     """
 
@@ -114,11 +114,17 @@ def write_split(folder: Path, split: Split, rows: datasets.Dataset) -> None:
     rows.save_to_disk(str(folder / split))
 
 
+def row_kinds(objectives: Sequence[str], layouts: Sequence[str]) -> list[str]:
+    """What rows are counted by: their layout, or the objective of a row that has none."""
+    return [layout or name for name, layout in zip(objectives, layouts, strict=True)]
+
+
 class RowSet:
     """The rows of a split: memory-mapped, read one by one.
 
     Attributes:
         objectives, layouts: text of every row.
+        kinds: of every row, as `row_kinds` names them.
         lengths, num_targets, num_correct: int64 of every row.
     """
 
@@ -127,6 +133,7 @@ class RowSet:
         table = rows.data
         self.objectives: list[str] = table["objective"].to_pylist()
         self.layouts: list[str] = table["layout"].to_pylist()
+        self.kinds = row_kinds(self.objectives, self.layouts)
         self.lengths = table["length"].to_numpy().astype(np.int64)
         self.num_targets = self.lengths - table["target_start"].to_numpy()
         self.num_correct = table["num_correct"].to_numpy().astype(np.int64)

@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Literal, NamedTuple, TextIO, overload
+from typing import Any, BinaryIO, Literal, NamedTuple, TextIO, overload
 
 from gsr_engine.checkpoint.files import read_json
 from gsr_engine.errors import CheckpointError, InvalidRequest
@@ -22,7 +22,7 @@ def whole_file(path: Path) -> AbstractContextManager[TextIO]: ...
 @overload
 def whole_file(path: Path, mode: Literal["wb"]) -> AbstractContextManager[BinaryIO]: ...
 @contextmanager
-def whole_file(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
+def whole_file(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[Any]:
     """Open a file that appears under its name when it is complete, and not before.
 
     It is written beside its place and renamed at the end; its folder is created if necessary. An

@@ -10,13 +10,12 @@ folder, at once or again after a crash: each draws what is missing. It ends when
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from train.command import run_command
+from train.command import log, run_command
 from train.generation.job import GenerationJob, GenerationWorker, Task
 from train.generation.processes import interrupt_on_sigterm, run_workers
 from train.generation.progress import GenerationProgress
@@ -24,8 +23,6 @@ from train.generation.ray_cluster import run_on_ray
 from train.generation.store import SHARD_SIZE
 from train.generation.worker import Tally
 from train.problems import parse_columns
-
-_say = partial(typer.echo, err=True)
 
 
 def main(
@@ -101,7 +98,7 @@ def main(
         if run(job, workers, ray=ray).out_of_budget:
             raise typer.Exit(3)  # samples are missing: what follows must not begin
     except KeyboardInterrupt:
-        _say("interrupted; the same command goes on")
+        log.info("interrupted; the same command goes on")
         raise typer.Exit(130) from None
 
 
@@ -110,19 +107,19 @@ def run(job: GenerationJob, workers: int, *, ray: bool = False) -> Tally:
     store = job.open_store()
     if job.retry_failed:
         store.reopen_failed()
-    progress = GenerationProgress(store, _say)
+    progress = GenerationProgress(store)
     if ray:
         tally = run_on_ray(job, workers)
     elif workers == 1:
         with GenerationWorker(job) as worker:
             tally = worker.run(report=progress)
     else:
-        tally = run_workers(job, workers, progress, _say)
-    progress.say(tally)
+        tally = run_workers(job, workers, progress)
+    progress.log(tally)
     if store.complete():
         tally.out_of_budget = 0  # others could pay for the rest
     if tally.out_of_budget:
-        _say("the budget is spent; the same command goes on with a new one")
+        log.info("the budget is spent; the same command goes on with a new one")
     return tally
 
 

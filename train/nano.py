@@ -1,11 +1,12 @@
-"""python -m train.nano: the model in the box, from nothing, in minutes on a CPU.
+"""python -m train.nano: the shipped model, trained from nothing in minutes on a CPU.
 
     read      direct solving, and refining drafts of a solver that slips, from scratch
-    own-1, 2  candidates of its own, drawn anew by the engine, and hybrid training on them
+    own-1, 2  hybrid training on the model's own candidates, which the engine draws for each stage
 
-A stage is what anybody's training is: `train.generate` (where it learns from its own candidates),
-`train.build`, `train.sft`. Every stage leaves its state under --out and is not repeated: an
-interrupted run goes on where it was. The result is a Hugging Face folder, `<out>/model`.
+A stage takes the same steps as any training: `train.generate` (if it learns from its own
+candidates), `train.build`, `train.sft`. Every stage leaves its state under --out and is not
+repeated, so the same command resumes an interrupted run. The result is a Hugging Face folder,
+`<out>/model`.
 """
 
 from __future__ import annotations
@@ -13,9 +14,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +26,7 @@ from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.demo.puzzles import sample_puzzles
 from gsr_engine.params import Layout
 from gsr_engine.seeds import derive_seed
-from train.command import run_command
+from train.command import log, run_command
 from train.files import claim
 from train.hybrid.candidate_sets import SetConfig, draw_sets
 from train.hybrid.hybrid_set import build_hybrid
@@ -39,20 +38,21 @@ from train.toy.nano_checkpoint import nano_gsr_config, write_initial_checkpoint
 from train.toy.puzzles import draw_own, puzzle_problems, slipped_samples
 from train.trainer.config import SftConfig
 
-Say = Callable[[str], None]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """One stage: candidates of its own for `own_puzzles` (0: synthetic drafts), then training.
+    """One stage: candidates, then training.
 
     Attributes:
+        steps: optimizer steps.
         direct, refine: rows of a step.
         weights: of refinements with 1, 2, ... candidates.
         layouts: of refinement rows, in turn.
-        candidates: drawn for each of its own puzzles.
-        sets: of candidates that are drawn for each puzzle.
         lr, final_lr: learning rate at the beginning and at the end.
+        warmup: steps until `lr` is reached.
+        own_puzzles: puzzles that the model draws candidates for; 0 takes synthetic drafts.
+        candidates: drawn for each of these puzzles.
+        sets: sets of candidates for each puzzle.
     """
 
     name: str
@@ -74,9 +74,10 @@ class Recipe:
     """How nano is made; the ablations of the study are recipes with other rows.
 
     Attributes:
-        synthetic_puzzles: puzzles of the first stage; later stages draw direct rows there, too.
+        synthetic_puzzles: puzzles of the first stage; later stages take direct rows from them, too.
         slip_rate: highest share of the first factor's carries that a synthetic draft gets wrong.
-        gsr: the prompts and layouts that it is trained for.
+        gsr: the prompts and layouts of the model.
+        seed: of weights, puzzles and draws.
     """
 
     stages: tuple[Stage, ...]
@@ -88,7 +89,7 @@ class Recipe:
 
 def default_recipe(seed: int = 0) -> Recipe:
     """The recipe of the shipped model."""
-    # One long decay of the learning rate over all stages; the candidates are renewed in between.
+    # One long decay of the learning rate over all stages, with new candidates in between.
     read = Stage(
         name="read",
         steps=600,
@@ -108,7 +109,7 @@ def default_recipe(seed: int = 0) -> Recipe:
             direct=5,
             refine=12,
             weights=(0.12, 0.1, 0.12, 0.46, 0.05, 0.05, 0.05, 0.05),
-            # Half and half, branched stays 1 to 2 points behind.
+            # With as many linear as branched rows, branched stays 1 to 2 points behind.
             layouts=("linear", "branched", "branched"),
             lr=lr,
             final_lr=final_lr,
@@ -122,8 +123,13 @@ def default_recipe(seed: int = 0) -> Recipe:
     )
 
 
-def run_recipe(recipe: Recipe, out: Path, say: Say = print) -> Path:
-    """Run the stages that are not done yet; returns the folder of the finished model."""
+def run_recipe(recipe: Recipe, out: Path) -> Path:
+    """Run the stages that are not done yet; returns the folder of the finished model.
+
+    Raises:
+        CheckpointError: the folder belongs to another recipe.
+        KeyboardInterrupt: a signal interrupted a stage, which saved its state.
+    """
     start = time.perf_counter()
     claim(out / "recipe.json", asdict(recipe), "another recipe")
     source = out / "initial"
@@ -134,8 +140,8 @@ def run_recipe(recipe: Recipe, out: Path, say: Say = print) -> Path:
         if not (folder / "model").exists():
             data = folder / "data"
             if not data.exists():
-                _build(recipe, stage, index, source, data, say)
-            if not train(_settings(recipe, stage, source, folder), say):
+                _build(recipe, stage, index, source, data)
+            if not train(_settings(recipe, stage, source, folder)):
                 raise KeyboardInterrupt
         source = folder / "model"
     model = out / "model"
@@ -143,7 +149,7 @@ def run_recipe(recipe: Recipe, out: Path, say: Say = print) -> Path:
     shutil.copytree(source, model)
     shutil.copy(out / recipe.stages[-1].name / "report.md", out / "report.md")
     shutil.copy(out / recipe.stages[-1].name / "report.png", out / "report.png")
-    say(f"nano: {model} after {time.perf_counter() - start:.0f} s")
+    log.info("nano: %s after %.0f s", model, time.perf_counter() - start)
     return model
 
 
@@ -164,8 +170,8 @@ def _settings(recipe: Recipe, stage: Stage, source: Path, out: Path) -> SftConfi
     )
 
 
-def _build(recipe: Recipe, stage: Stage, index: int, source: Path, data: Path, say: Say) -> None:
-    """The hybrid set of a stage: everybody's direct rows, and sets of candidates of some."""
+def _build(recipe: Recipe, stage: Stage, index: int, source: Path, data: Path) -> None:
+    """Build the hybrid set of a stage: direct rows of all puzzles, sets of candidates of some."""
     synthetic = sample_puzzles("train", recipe.seed, recipe.synthetic_puzzles)
     problems = puzzle_problems(synthetic, "synthetic")
     seed = 1000 * (index + 1) + recipe.seed
@@ -176,7 +182,7 @@ def _build(recipe: Recipe, stage: Stage, index: int, source: Path, data: Path, s
         problems = [*asked, *problems]
         with Engine.from_pretrained(source, dtype="float32") as engine:
             pool = draw_own(
-                engine, asked, stage.candidates, data.parent / "candidates", stage.name, seed, say
+                engine, asked, stage.candidates, data.parent / "candidates", stage.name, seed
             )
     else:
         pool = slipped_samples(synthetic, problems, recipe.slip_rate, recipe.seed)
@@ -199,9 +205,9 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/nano"),
     seed: Annotated[int, typer.Option(help="Of weights, puzzles and streams.")] = 0,
 ) -> None:
-    """Make nano from nothing; goes on where an interrupted run was."""
-    disable_progress_bar()  # of transformers, which draws one for every file
-    run_recipe(default_recipe(seed), out, say=partial(print, flush=True))
+    """Make nano from nothing, or resume an interrupted run."""
+    disable_progress_bar()  # transformers draws one for every file
+    run_recipe(default_recipe(seed), out)
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ class _RateColumn(TextColumn):
         return Text(f"{rate:,.0f}/s" if rate else "")
 
 
-def tracked(items: Sequence[ItemT], what: str, console: Console | None) -> Iterator[ItemT]:
-    """The items, with a bar on the console; None shows nothing."""
+def tracked(items: Sequence[ItemT], what: str, *, shown: bool) -> Iterator[ItemT]:
+    """The items, with a bar on stderr if it is `shown`."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -37,5 +37,5 @@ def tracked(items: Sequence[ItemT], what: str, console: Console | None) -> Itera
         _RateColumn(),
         TimeRemainingColumn(elapsed_when_finished=True),
     )
-    with Progress(*columns, console=console, disable=console is None) as bar:
+    with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
         yield from bar.track(items, description=what)

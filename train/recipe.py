@@ -1,17 +1,17 @@
 """python -m train.recipe: a whole recipe, from problems to accuracy, one command after another.
 
-    python -m train.recipe gsr-7b           run what is not done yet
+    python -m train.recipe gsr-7b           run the stages that are not done yet
     python -m train.recipe gsr-7b --show    print the commands, to run them by hand or in a queue
 
-A recipe is a TOML file. Its table [stages] says what runs, in that order, as the words behind
-`python -m`; the table of a stage's name holds that command's options, in the command's own words.
-With `base`, another recipe in the same folder, only what differs is written down: a table's values
-are laid over those of the base's table. The table [expected] is for `train.sft --dry-run`.
+A recipe is a TOML file. Its table [stages] names the commands in order, as the words after
+`python -m`. The table with a stage's name holds the options of its command, by their own names. A
+recipe can name a `base`, another recipe in the same folder; its values then override the base's,
+table by table. The table [expected] is for `train.sft --dry-run`.
 
-A stage that ended well leaves a stamp beside its `out`. The stamp tells of its options and of those
-of all stages before it, so that a stage is run again if any of them was changed (the generator and
-the trainer then ask for another `out`, rather than mix two runs); stages that two recipes share are
-run once.
+A stage that succeeded leaves a stamp beside its `out`. The stamp is a hash of the options of this
+stage and of all stages before it, so a stage runs again if any of them changed. The generator and
+the trainer then ask for another `out`, because two runs must not be mixed. Stages that two recipes
+share run once.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ import torch
 import typer
 
 from gsr_engine.errors import InvalidRequest
-from train.command import run_command
+from train.command import log, run_command
 from train.files import read_toml
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -45,9 +45,10 @@ class Stage:
     """One command of a recipe.
 
     Attributes:
-        words: what stands behind `python -m`.
-        options: of the command, by name; `out` is where its result goes.
-        key: tells of words and options, and of those of all stages before.
+        name: of the stage.
+        words: the words after `python -m`.
+        options: options of the command, by name; `out` is where its result goes.
+        key: hash of words and options of this stage and of all stages before it.
     """
 
     name: str
@@ -56,7 +57,7 @@ class Stage:
     key: str
 
     def command(self, ranks: int) -> list[str]:
-        """The command line; the trainer is started once for each of several ranks."""
+        """The command line; with several ranks torchrun starts the trainer once for each."""
         launcher = [sys.executable]
         if self.words[0] == _TRAINER and ranks > 1:
             run = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}")
@@ -66,13 +67,13 @@ class Stage:
 
     @property
     def result(self) -> Path:
-        """What is there when the stage is finished, and not before."""
+        """The path that exists when the stage is finished, and not before."""
         out = Path(self.options["out"])
         return out / "model" if self.words[0] == _TRAINER else out
 
     @property
     def is_done(self) -> bool:
-        """Whether it ended well, with these options, after stages with those options."""
+        """Whether it succeeded with these options, after stages with the same options."""
         stamp = self._stamp
         return self.result.exists() and stamp.exists() and stamp.read_text() == self.key
 
@@ -95,23 +96,23 @@ def _flags(name: str, value: Any) -> list[str]:
 
 
 def find_recipe(name: str) -> Path:
-    """The file of a recipe: a path, or the name of one that comes with the trainer.
+    """The file of a recipe, from its path or from the name of a shipped recipe.
 
     Raises:
-        InvalidRequest: there is none.
+        InvalidRequest: there is no such recipe.
     """
     for path in (Path(name), RECIPES / f"{name}.toml"):
         if path.is_file():
             return path
     known = ", ".join(sorted(path.stem for path in RECIPES.glob("*.toml")))
-    raise InvalidRequest("recipe", f"{name} is no file, and none of {known}")
+    raise InvalidRequest("recipe", f"{name} is not a file, and none of {known}")
 
 
 def read_recipe(path: Path) -> list[Stage]:
     """The stages of a recipe, in order.
 
     Raises:
-        InvalidRequest: the file is no recipe; the message names the table.
+        InvalidRequest: the file is not a recipe; the message names the table.
     """
     tables = _tables(path)
     commands = tables.pop("stages", None)
@@ -125,8 +126,8 @@ def read_recipe(path: Path) -> list[Stage]:
         options = tables.get(name, {})
         if "out" not in options:
             raise InvalidRequest(name, f"must have an `out` in {path}")
-        told = json.dumps([key, words, options], sort_keys=True)
-        key = hashlib.sha256(told.encode()).hexdigest()
+        text = json.dumps([key, words, options], sort_keys=True)
+        key = hashlib.sha256(text.encode()).hexdigest()
         stages.append(Stage(name, tuple(words.split()), options, key))
     return stages
 
@@ -143,10 +144,10 @@ def _tables(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def choose(stages: Sequence[Stage], names: Sequence[str]) -> list[Stage]:
-    """The stages of these names, in the recipe's order; without names all.
+    """The stages with these names, in the recipe's order; without names all stages.
 
     Raises:
-        InvalidRequest: a name is that of no stage.
+        InvalidRequest: no stage has one of the names.
     """
     known = [stage.name for stage in stages]
     for name in names:
@@ -156,9 +157,10 @@ def choose(stages: Sequence[Stage], names: Sequence[str]) -> list[Stage]:
 
 
 def run_stage(stage: Stage, ranks: int) -> int:
-    """Run its command, and stamp it if all went well; returns the exit status.
+    """Run its command, and leave the stamp if it finished; returns the exit status.
 
-    A stage that saved its work and left when it was told to is not finished: status 1 at least.
+    A command that saved its work on a signal may exit with status 0. The stage is not finished
+    then, so the status is 1.
     """
     status = _call(stage.command(ranks))
     if status == 0 and stage.result.exists():
@@ -168,8 +170,8 @@ def run_stage(stage: Stage, ranks: int) -> int:
 
 
 def _call(command: Sequence[str]) -> int:
-    """The exit status of a command, which hears of signals and decides when it ends."""
-    # torchrun would give its ranks 30 seconds; a step and a checkpoint of a large model take more.
+    """The exit status of a command. Signals are passed on to it, and it decides when it ends."""
+    # torchrun waits 30 seconds for its ranks; a step and a checkpoint of a large model take longer.
     environment = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "900", **os.environ}
     with subprocess.Popen(command, env=environment) as process:  # noqa: S603  # what it is for
         before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
@@ -177,7 +179,7 @@ def _call(command: Sequence[str]) -> int:
             while True:
                 try:
                     status = process.wait()
-                except KeyboardInterrupt:  # the terminal has told the command, too
+                except KeyboardInterrupt:  # the terminal signals the command, too
                     continue
                 return status if status >= 0 else 128 - status
         finally:
@@ -199,18 +201,19 @@ def main(
     """Run the stages of a recipe that are not done yet."""
     wanted = choose(read_recipe(find_recipe(recipe)), stage or [])
     ranks = ranks or max(1, torch.cuda.device_count())
+    say = print if show else log.info
     for one in wanted:
         done = one.is_done
-        print(f"# {one.name}{': done' if done else ''}", flush=True)
+        say(f"# {one.name}{': done' if done else ''}")
         if show or not done:
-            print(shlex.join(one.command(ranks)), flush=True)
+            say(shlex.join(one.command(ranks)))
         if show or done:
             continue
         start = time.perf_counter()
         if status := run_stage(one, ranks):
-            print(f"# {one.name}: not finished; the same command goes on", flush=True)
+            say(f"# {one.name}: not finished; the same command goes on")
             raise typer.Exit(status)
-        print(f"# {one.name}: done in {time.perf_counter() - start:,.0f} s", flush=True)
+        say(f"# {one.name}: done in {time.perf_counter() - start:,.0f} s")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""python -m train.rehearsal: what the recipe "rehearsal" has in place of a hub's data and models.
+"""python -m train.rehearsal: the data and models of the recipe "rehearsal", in place of a hub's.
 
-OUT/problems.jsonl      puzzles to learn from, one row for each, with their answers
-OUT/evaluation.jsonl    puzzles of the stream that nothing is ever trained on
-OUT/wide                an untrained model with nano's tokenizer and prompts, of another shape
+OUT/problems.jsonl      puzzles to learn from, with their answers, one a line
+OUT/evaluation.jsonl    puzzles of a stream that is never trained on
+OUT/wide                an untrained model with nano's tokenizer and prompts, but another shape
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _write_puzzles(file: Path, stream: PuzzleStream, count: int, seed: int) -> N
 
 
 def _write_wide_model(folder: Path, seed: int) -> None:
-    """Nano's own files, but for a config that is twice as wide, and weights."""
+    """Copy nano's files, with a config that is twice as wide, and write random weights."""
     shutil.copytree(NANO, folder, ignore=shutil.ignore_patterns("*.safetensors"))
     config = AutoConfig.from_pretrained(NANO)
     config.update({"hidden_size": 2 * config.hidden_size, "head_dim": 2 * config.head_dim})

@@ -1,25 +1,23 @@
-"""Training rows: the engine's own prompts with a target behind them.
+"""Training rows: the engine's own prompts, each followed by a target.
 
-A row is one sequence of tokens. In the branched layout it forks behind the direct prompt into the
-candidates, which do not see one another, and joins again in the refinement, which sees them all.
-`Row.positions` and `Row.branches` spell that out per token: branch 0 is seen by all that follow,
-branch i > 0 (a candidate) sees branch 0 and itself, and `JOIN` sees everything before it. That is
-the context of spans of the engine, written for one forward.
+A row is one sequence of tokens. In the branched layout it forks after the direct prompt into the
+candidates, which do not see one another. It joins again in the refinement, which sees them all.
+`Row.positions` and `Row.branches` say this per token. All later tokens see branch 0. A candidate is
+a branch i > 0, which sees branch 0 and itself. `JOIN` sees everything before it. This is the
+engine's context of spans, written for one forward.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from gsr_engine.text.prompts import Prompts
+from train.objectives import DIRECT, REFINE
 
-Objective = Literal["direct", "refine"]
-OBJECTIVES: tuple[Objective, ...] = ("direct", "refine")
 JOIN = 10_000
 """Branch of tokens that see every branch before them."""
 
@@ -28,18 +26,18 @@ Ids = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One training sequence; the tokens from `target_start` on are learnt.
+    """One training sequence. The tokens from `target_start` on are learnt.
 
     Attributes:
-        objective: which of the two losses it belongs to.
-        token_ids: all tokens: prompt, candidates if they are side by side, glue, target.
+        objective: name of the objective that it is learnt for.
+        token_ids: all tokens: prompt, candidates side by side if branched, glue, target.
         target_start: index of the first token that is learnt.
-        fork: number of tokens before the branches, which is also their first position.
-        branch_lengths: tokens of each branch; empty where the row is plainly causal.
-        join_position: position of the first token behind the branches.
+        fork: number of tokens before the branches, and the first position of each branch.
+        branch_lengths: tokens of each branch; empty if the row is causal.
+        join_position: position of the first token after the branches.
     """
 
-    objective: Objective
+    objective: str
     token_ids: Sequence[int]
     target_start: int
     fork: int = 0
@@ -79,7 +77,7 @@ class Row:
 def direct_row(prompts: Prompts, problem: list[int], target: list[int]) -> Row:
     """Solve directly. `target` ends with the end token."""
     prompt = prompts.direct(problem).token_ids
-    return Row("direct", prompt + target, len(prompt))
+    return Row(DIRECT.name, prompt + target, len(prompt))
 
 
 def linear_row(
@@ -87,17 +85,17 @@ def linear_row(
 ) -> Row:
     """Refine in the linear layout: problem, summaries and instruction in one sequence."""
     prompt = prompts.linear(problem, summaries)
-    return Row("refine", prompt + target, len(prompt))
+    return Row(REFINE.name, prompt + target, len(prompt))
 
 
 def branched_row(
     prompts: Prompts, problem: list[int], summaries: list[list[int]], target: list[int]
 ) -> Row:
-    """Refine in the branched layout: each summary beside the others, right behind the prompt."""
+    """Refine in the branched layout: the summaries side by side, right after the prompt."""
     prompt = prompts.direct(problem).token_ids
     glue = prompts.branched_glue(problem)
     fork = len(prompt)
     lengths = [len(summary) for summary in summaries]
     begin = prompts.branched_position(fork, len(glue), fork + max(lengths))
     before = [*prompt, *(token for summary in summaries for token in summary), *glue]
-    return Row("refine", before + target, len(before), fork, lengths, begin)
+    return Row(REFINE.name, before + target, len(before), fork, lengths, begin)

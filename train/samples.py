@@ -15,45 +15,72 @@ from gsr_engine.errors import InvalidRequest
 from train.files import JsonLine, read_jsonl
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One generated solution.
+    """One generated solution, as a store keeps it; other JSONL files may have fewer fields.
 
     Attributes:
-        index: of the sample among those of its prompt.
-        token_ids: None where a text is all that came back.
-        correct: None where there is no gold answer.
-        source: who wrote it.
+        id: of the prompt.
+        index: of the sample among those of its prompt; a line calls it "sample".
+        key: hash of what shaped it.
+        token_ids: without the end token; None where a server sent text.
+        finish_reason: "stop", "length", or "error" for a sample that failed for good.
+        num_tokens: generated tokens.
+        logprob: of the whole sample under the model; None where a server sent text.
+        answer: its final answer; None where it states none.
+        correct: whether the answer is the gold one; None where there is no gold answer.
+        source: the model that wrote it.
+        error: why it failed.
     """
 
+    id: str
     index: int
-    text: str
+    key: str = ""
+    text: str = ""
     token_ids: list[int] | None = None
     finish_reason: str = "stop"
+    num_tokens: int = 0
+    logprob: float | None = None
     answer: str | None = None
     correct: bool | None = None
     source: str = ""
+    error: str = ""
+
+    def as_line(self) -> bytes:
+        """A line of JSON."""
+        values = {_NAMES.get(one, one): getattr(self, one) for one in _FIELDS}
+        return json.dumps(values, separators=(",", ":")).encode() + b"\n"
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Sample:
         """From a line of a samples file.
 
         Raises:
-            InvalidRequest: a field is missing or of another kind.
+            InvalidRequest: `id` or `sample` is missing, or a field is of another kind.
         """
         try:
             ids, answer = record.get("token_ids"), record.get("answer")
             return cls(
+                id=str(record["id"]),
                 index=int(record["sample"]),
+                key=str(record.get("key", "")),
                 text=_valid(record.get("text")),
                 token_ids=None if ids is None else [int(one) for one in ids],
                 finish_reason=str(record.get("finish_reason", "stop")),
+                num_tokens=int(record.get("num_tokens") or 0),
+                logprob=record.get("logprob"),
                 answer=None if answer is None else _valid(answer),
                 correct=record.get("correct"),
                 source=str(record.get("source", "")),
+                error=str(record.get("error", "")),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidRequest("samples", f"{error!r} in {str(record)[:200]}") from None
+
+
+_FIELDS = [one.name for one in fields(Sample)]
+_NAMES = {"index": "sample"}
+"""Fields that a line names otherwise."""
 
 
 def sample_files(path: Path) -> list[Path]:
@@ -98,43 +125,6 @@ def _valid(text: object) -> str:
     return text
 
 
-@dataclass(slots=True)
-class Drawn:
-    """One sample, as a store keeps it.
-
-    Attributes:
-        id, sample: which prompt, and which of its samples.
-        key: hash of what shaped it.
-        token_ids: without the end token; None where a server sent text.
-        finish_reason: "stop", "length", or "error" for one that failed for good.
-        num_tokens: generated tokens.
-        logprob: of the whole sample under the model, None where a server sent text.
-        answer: its final answer, None where it states none.
-        correct: whether that is the gold one, None where there is no gold answer.
-        source: the model that wrote it.
-        error: why it failed.
-    """
-
-    id: str
-    sample: int
-    key: str
-    text: str = ""
-    token_ids: list[int] | None = None
-    finish_reason: str = "error"
-    num_tokens: int = 0
-    logprob: float | None = None
-    answer: str | None = None
-    correct: bool | None = None
-    source: str = ""
-    error: str = ""
-
-    def as_line(self) -> bytes:
-        """A line of JSON."""
-        values = {name: getattr(self, name) for name in _FIELDS}
-        return json.dumps(values, separators=(",", ":")).encode() + b"\n"
-
-
-_FIELDS = [one.name for one in fields(Drawn)]
 FINISHED = re.compile(r"(\d+)\.n(\d+)\.jsonl")
 _PART = re.compile(r"(\d+)\.part-.*\.jsonl")
 Place = tuple[Path, int, int]
@@ -143,7 +133,7 @@ _Located = tuple[Place, dict[str, Any]]
 
 
 def read_samples(folder: Path) -> Iterator[dict[str, Any]]:
-    """The samples of a store that nobody writes to, each once; see `Drawn` for the fields.
+    """The samples of a store that nobody writes to, each once; see `Sample` for the fields.
 
     Of shards that are not finished come the samples that are there.
 

@@ -1,11 +1,11 @@
-"""Hybrid SFT: L = L_direct + L_selfR, each the mean over its own target tokens of a step.
+"""Hybrid SFT: L = L_direct + L_selfR. Each is the mean over its own target tokens of a step.
 
     python -m train.sft --config run.toml
     torchrun --nproc_per_node 8 -m train.sft --model HUB_ID --data FOLDER --out FOLDER
     python -m train.sft --config run.toml --dry-run 8
 
-The same command goes on where an interrupted run was, on any number of ranks. `OUT/model` is the
-trained checkpoint, `OUT/report.md` its report card.
+The same command resumes an interrupted run, on any number of ranks. `OUT/model` is the trained
+checkpoint, `OUT/report.md` its report card.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import argparse
 import hashlib
 import json
 from collections.abc import Sequence
-from functools import partial
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,15 +23,16 @@ from rich.console import Console
 
 from gsr_engine.checkpoint.files import find_checkpoint
 from gsr_engine.errors import InvalidRequest
-from train.command import run_command
+from train.command import log, run_command
 from train.dataset import RowSet
 from train.files import claim, read_toml
 from train.trainer.config import SftConfig
 from train.trainer.dry_run import dry_run
 from train.trainer.evaluation import SelfRefEvaluation
 from train.trainer.export import export_model
+from train.trainer.held_out import HeldOutLosses
 from train.trainer.log import RunLog
-from train.trainer.loop import Say, Trainer
+from train.trainer.loop import Evaluation, Trainer
 from train.trainer.model import Trainee, build_model, load_weights, read_model_config
 from train.trainer.report import write_report
 from train.trainer.world import World, joined
@@ -41,12 +42,12 @@ _FREE = {
     *("eval_every", "save_every", "keep", "selfref", "selfref_k", "selfref_tokens"),
     *("max_skipped", "trackers"),
 }
-"""Settings that an interrupted run may go on with otherwise: they change no weight but by rounding,
-or name a place."""
+"""Settings that may change when a run is resumed: they name a place, or change weights only by
+rounding."""
 
 
-def train(config: SftConfig, say: Say = print) -> bool:
-    """A whole run: train, export, report; False where a signal interrupted it.
+def train(config: SftConfig) -> bool:
+    """A whole run: train, export, report; False if a signal interrupted it.
 
     Raises:
         InvalidRequest: a setting does not fit the data or the machine.
@@ -58,34 +59,27 @@ def train(config: SftConfig, say: Say = print) -> bool:
         if world.rank == 0:
             settings = {**config.as_dict(), "data_card": _digest(config.data / "card.json")}
             claim(config.out / "config.json", settings, "another run", _FREE)
-            say(f"sft: {json.dumps(config.as_dict())}")
+            log.info("sft: %s", json.dumps(config.as_dict()))
         world.wait()
-        held_out = config.data / "held_out"
         trainee = build_model(read_model_config(source), config, world.mesh(config.shard))
         load_weights(trainee, source)
-        log = RunLog(config, writes=world.rank == 0)
-        measure = None
-        if config.selfref:
-            measure = SelfRefEvaluation(config.selfref, config, source, trainee, world)
-        trainer = Trainer(
-            trainee,
-            RowSet.load(config.data),
-            RowSet.load(config.data, "held_out") if held_out.exists() else None,
-            config,
-            world,
-            log,
-            measure,
-            say,
-        )
-        finished = trainer.run()
-        log.close()
-        if measure is not None:
-            measure.close()
+        with ExitStack() as stack:
+            run_log = stack.enter_context(closing(RunLog(config, writes=world.rank == 0)))
+            evaluations: list[Evaluation] = []
+            if (config.data / "held_out").exists():
+                held_out = RowSet.load(config.data, "held_out")
+                evaluations.append(HeldOutLosses(held_out, config, trainee, world))
+            if config.selfref:
+                selfref = SelfRefEvaluation(config.selfref, config, source, trainee, world)
+                evaluations.append(stack.enter_context(closing(selfref)))
+            rows = RowSet.load(config.data)
+            finished = Trainer(trainee, rows, config, world, run_log, evaluations).run()
         if finished:
             _export(trainee, config, source, world)
         if finished and world.rank == 0:
             write_report(config.out)
-            say(f"{config.out.name}: {config.out / 'model'}, {config.out / 'report.md'}")
+            out = config.out
+            log.info("%s: %s, %s", out.name, out / "model", out / "report.md")
     return finished
 
 
@@ -99,7 +93,7 @@ def _export(trainee: Trainee, config: SftConfig, source: Path, world: World) -> 
 
 
 def _check_tokenizer(data: Path, source: Path) -> None:
-    """Rows are token ids: they mean nothing to a model with another tokenizer."""
+    """Raise InvalidRequest if the rows are token ids of another tokenizer than the model's."""
     if not (data / "card.json").exists():
         raise InvalidRequest("data", f"{data} has no card.json; train.build writes one")
     card = json.loads((data / "card.json").read_text(encoding="utf-8"))
@@ -112,19 +106,21 @@ def _digest(file: Path) -> str:
 
 
 class DryRun(NamedTuple):
-    """What is asked of a dry run."""
+    """What a dry run is asked: the number of GPUs, and the table [expected] of the file."""
 
     gpus: int
     expected: dict[str, Any] | None
 
 
 def parse(arguments: Sequence[str] | None = None) -> tuple[SftConfig, DryRun | None]:
-    """Settings from flags over those of a TOML file (its table [sft]); and a dry run asked for.
+    """The settings of a run, and the dry run if one is asked for.
+
+    Settings are taken from a TOML file (its table [sft]); flags override them.
 
     Raises:
-        InvalidRequest: a value is out of range, or the file is none.
+        InvalidRequest: a value is out of range, or the file is not TOML.
     """
-    import tyro  # noqa: PLC0415  # of the extra "train"; the trainer works without
+    import tyro  # noqa: PLC0415  # of the extra "train"; the trainer works without it
 
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", type=Path)
@@ -133,7 +129,7 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[SftConfig, DryRun | N
     values: dict[str, Any] = dict.fromkeys(("model", "data", "out"), tyro.MISSING)
     file = read_toml(known.config) if known.config else {}
     values |= file.get("sft", file)
-    flags = "--config FILE.toml: settings. --dry-run GPUS: what it would take."
+    flags = "--config FILE.toml: settings. --dry-run GPUS: what the run would take."
     description = f"{__doc__}\n\n{flags}"
     config = tyro.cli(
         SftConfig, args=rest, default=SftConfig.from_dict(values), description=description
@@ -146,8 +142,8 @@ def main() -> None:
     config, dry = parse()
     if dry:
         dry_run(config, dry.gpus, dry.expected, Console())
-    elif not train(config, partial(print, flush=True)):
-        raise SystemExit(0)
+    else:
+        train(config)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from benchmarks.gpu_check.setting import Setting
 from benchmarks.kernels import measure_limits
 from benchmarks.random_weights import shape_config
 from benchmarks.training_rows import Kind, RowSizes, random_rows
-from train.rows import OBJECTIVES
+from train.objectives import OBJECTIVES
 from train.rows import Row as TrainingRow
 from train.trainer.batches import PackedBatch, collate, pack
 from train.trainer.config import Checkpointing, Dtype, SftConfig

@@ -20,7 +20,6 @@ import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -41,7 +40,7 @@ from gsr_engine.environment import describe_machine
 from gsr_engine.errors import InvalidRequest
 from gsr_engine.evaluation.grader import ExactGrader
 from gsr_engine.params import LAYOUTS
-from train.command import run_command
+from train.command import run_command, show_log
 from train.nano import Recipe, default_recipe, run_recipe
 
 Row = dict[str, str]
@@ -123,8 +122,8 @@ def _held_out(folder: Path, puzzles: int) -> list[ProblemResult]:
 
 def _evaluate_one(name: str, recipe: Recipe, folder: Path, puzzles: int) -> None:
     if not (folder / "report" / "samples.jsonl").exists():
-        say = partial(print, f"{name}:", flush=True)
-        evaluate(run_recipe(recipe, folder, say), puzzles, folder / "report", k=f"1,{K}")
+        show_log(f"{name}: ")
+        evaluate(run_recipe(recipe, folder), puzzles, folder / "report", k=f"1,{K}")
 
 
 def _reuse_first_stage(recipe: Recipe, folder: Path, base: Recipe, nano: Path) -> None:

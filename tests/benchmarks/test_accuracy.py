@@ -1,4 +1,4 @@
-"""The accuracy run on any checkpoint and any JSONL, small."""
+"""A small accuracy run: any checkpoint, any JSON lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The builder's synthetic records are what they say, and make a set."""
+"""The builder's synthetic records have the sizes that they name, and a set is built of them."""
 
 from __future__ import annotations
 

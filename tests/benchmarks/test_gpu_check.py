@@ -1,4 +1,4 @@
-"""The check of a GPU, tiny and on a CPU: every part runs through; nothing here is timed."""
+"""Every part of `make gpu-check` runs on a CPU over tiny shapes; no test is timed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scaling report, tiny: its numbers are there; how large they are is no test's business."""
+"""The scaling report on tiny shapes has all its numbers; their size is not tested."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores from samples: by hand on a small case, and the file gives the same table again."""
+"""Scores of a small case, counted by hand; a samples file gives the same table again."""
 
 from __future__ import annotations
 

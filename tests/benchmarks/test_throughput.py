@@ -1,4 +1,4 @@
-"""The throughput benchmark end to end on a tiny shape; nothing here is timed."""
+"""The throughput benchmark runs end to end on a tiny shape; no test is timed."""
 
 from __future__ import annotations
 

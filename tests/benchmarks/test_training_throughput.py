@@ -1,4 +1,4 @@
-"""The trainer's benchmark: it measures the rows that it says, and whoever is missing is skipped."""
+"""The trainer's benchmark measures the rows that it names, and skips a peer that is missing."""
 
 from __future__ import annotations
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from typer.testing import CliRunner
-
 from train.build import app
+from train.command import show_log
 
 
 def write_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> Path:
@@ -20,6 +21,8 @@ def write_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> Path:
 
 def run_build(*arguments: str) -> str:
     """Run `train.build`; what it printed. An error is raised as it is."""
-    result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return " ".join(result.output.split())
+    printed = io.StringIO()
+    with redirect_stdout(printed), redirect_stderr(printed):
+        show_log()
+        app(list(arguments), standalone_mode=False)
+    return " ".join(printed.getvalue().split())

@@ -12,13 +12,13 @@ from train.generation.drawer import Ask, DrawConfig
 from train.generation.questions import Question
 from train.generation.store import Store
 from train.generation.worker import Tally, generate
-from train.samples import Drawn
+from train.samples import Sample
 
 CONFIG = DrawConfig(model="stub", max_tokens=8, seed=3)
 PROMPTS = [Question(f"p{i}", f"{i} + {i}", str(2 * i)) for i in range(7)]
 
 
-class StubSource:
+class StubDrawer:
     """Finishes a few samples at a time, the newest first.
 
     `lifetime`: samples until it is interrupted; `failing`: (id, sample) that fail; `voice` changes
@@ -49,7 +49,7 @@ class StubSource:
         self.submitted += [(ask.prompt.id, sample) for sample in ask.samples]
         self.most_in_flight = max(self.most_in_flight, len(self._asked))
 
-    def finished(self) -> list[Drawn]:
+    def finished(self) -> list[Sample]:
         drawn = []
         for _ in range(min(2, len(self._asked))):
             if self._lifetime <= 0:
@@ -58,13 +58,13 @@ class StubSource:
             drawn.append(self._draw(*self._asked.pop()))
         return drawn
 
-    def _draw(self, ask: Ask, sample: int) -> Drawn:
+    def _draw(self, ask: Ask, sample: int) -> Sample:
         if (ask.prompt.id, sample) in self._failing:
             return ask.failed(sample, "stub", "too bad")
         seed = derive_seed(self._config.prompt_seed(ask.prompt), sample)
-        return Drawn(
+        return Sample(
             id=ask.prompt.id,
-            sample=sample,
+            index=sample,
             key=ask.key,
             text=f"{self._voice}é {seed}",
             token_ids=[seed % 97],
@@ -80,9 +80,9 @@ def open_store(folder: Path, n: int = 3, config: DrawConfig = CONFIG, **options:
     return Store(folder, config, PROMPTS, n, shard_size=3, **options)  # type: ignore[arg-type]
 
 
-def draw(folder: Path, n: int = 3, source: StubSource | None = None, **options: object) -> Tally:
+def draw(folder: Path, n: int = 3, source: StubDrawer | None = None, **options: object) -> Tally:
     """Fill a store, until it is complete or the source is interrupted."""
-    return generate(open_store(folder, n, **options), source or StubSource(), ExactGrader())
+    return generate(open_store(folder, n, **options), source or StubDrawer(), ExactGrader())
 
 
 def contents(folder: Path) -> dict[str, bytes]:

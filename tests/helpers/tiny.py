@@ -17,7 +17,8 @@ from gsr_engine.checkpoint.tokenizer import Tokenizer
 from gsr_engine.text.prompts import Prompts
 from tests.helpers.checkpoints import load_oracle
 from train.dataset import Example, Split, read_parts, write_part, write_split
-from train.rows import OBJECTIVES, Row, branched_row, direct_row, linear_row
+from train.objectives import OBJECTIVES, objective_index
+from train.rows import Row, branched_row, direct_row, linear_row
 from train.trainer.attention import branch_mask
 from train.trainer.config import SftConfig
 
@@ -31,6 +32,7 @@ def tools(folder: Path) -> tuple[Tokenizer, Prompts]:
 def make_examples(folder: Path, problems: int, seed: int = 0) -> list[Example]:
     """Sums with a direct row, a linear and a branched one each, all of other lengths."""
     tokenizer, prompts = tools(folder)
+    assert tokenizer.end_id is not None
     rng = random.Random(seed)
     examples = []
     for index in range(problems):
@@ -51,14 +53,20 @@ def make_examples(folder: Path, problems: int, seed: int = 0) -> list[Example]:
     return examples
 
 
-def write_set(folder: Path, model: Path, problems: int = 8, held_out: int = 0) -> Path:
-    """A set on disk as the builder leaves it."""
+def write_set(
+    folder: Path,
+    model: Path,
+    problems: int = 8,
+    held_out: int = 0,
+    more: Sequence[Example] = (),
+) -> Path:
+    """A set on disk as the builder leaves it; each split that there is ends with `more`."""
     folder.mkdir(parents=True, exist_ok=True)
     splits: list[tuple[Split, int, int]] = [("train", problems, 0), ("held_out", held_out, 1)]
     for split, count, seed in splits:
         if count:
             part = folder / f"{split}.arrow"
-            write_part(part, make_examples(model, count, seed))
+            write_part(part, [*make_examples(model, count, seed), *more])
             write_split(folder, split, read_parts([part]))
     gsr = replace(
         GsrConfig.from_folder(model), layouts=("linear", "branched"), num_candidates=(3, 3)
@@ -78,7 +86,7 @@ def tiny_config(model: Path, data: Path, out: Path, **settings: object) -> SftCo
 def plain_losses(
     folder: Path, rows: Sequence[Row], norm: str = "each"
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Loss per objective and gradients of their sum, by transformers alone, row by row.
+    """Loss per objective and gradients of their weighted sum, by transformers alone, row by row.
 
     Eager attention under the row's own dense mask; with "token", both are divided by all targets.
     """
@@ -91,12 +99,13 @@ def plain_losses(
         mask = torch.zeros(unseen.shape).masked_fill_(unseen, torch.finfo().min)
         positions = torch.from_numpy(row.positions)[None]
         logits = model(ids, attention_mask=mask, position_ids=positions).logits[0]
-        objective = OBJECTIVES.index(row.objective)
+        objective = objective_index(row.objective)
         predicted, targets = logits[row.target_start - 1 : -1], ids[0, row.target_start :]
         sums[objective] = sums[objective] + F.cross_entropy(predicted, targets, reduction="sum")
         counts[objective] += row.num_targets
     losses = torch.stack(sums)
     divisors = counts.clamp_min(1) if norm == "each" else counts.sum().expand(len(OBJECTIVES))
-    (losses / divisors).sum().backward()
+    weights = torch.tensor([objective.weight for objective in OBJECTIVES])
+    (weights * losses / divisors).sum().backward()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     return (losses / counts.clamp_min(1)).detach(), gradients

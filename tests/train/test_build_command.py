@@ -1,4 +1,4 @@
-"""`train.build hybrid` from files: what is learnt, what is reported, and doing it twice."""
+"""`train.build hybrid` from files: what is learnt, what is reported, and a second run."""
 
 from __future__ import annotations
 

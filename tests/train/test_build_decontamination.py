@@ -1,4 +1,4 @@
-"""What must not be learnt is found, and nothing else."""
+"""Decontamination finds what shares text with an evaluation set, and nothing else."""
 
 from __future__ import annotations
 

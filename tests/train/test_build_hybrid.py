@@ -45,7 +45,9 @@ def ingredients(student: Student, count: int = NUM) -> Ingredients:
     """Problems with solutions, and two sets of each."""
     problems = [Problem(f"p{i}", f"{i} + 1?", str(i + 1), f"it is {i + 1}") for i in range(count)]
     samples = [
-        Sample(j, f"<think>hm</think>{'so ' * j}{j}", answer=str(j), correct=j == 1)
+        Sample(
+            id="p", index=j, text=f"<think>hm</think>{'so ' * j}{j}", answer=str(j), correct=j == 1
+        )
         for j in range(6)
     ]
     config = SetConfig(weights=uniform_weights("2-4"), sets=2, easy=None)

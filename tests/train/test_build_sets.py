@@ -34,7 +34,7 @@ def test_a_set_is_a_subset_in_range_and_its_counts_are_right(
     student: Student, pool: list[tuple[int, bool]], k: tuple[int, int], sets: int, seed: int
 ) -> None:
     samples = [
-        Sample(index, f"so {answer}", answer=str(answer), correct=right)
+        Sample(id="p", index=index, text=f"so {answer}", answer=str(answer), correct=right)
         for index, (answer, right) in enumerate(pool)
     ]
     least, most = k[0], k[0] + k[1]
@@ -58,7 +58,9 @@ def test_a_set_is_a_subset_in_range_and_its_counts_are_right(
 
 
 def test_sizes_follow_the_weights_and_orders_differ(student: Student) -> None:
-    samples = [Sample(index, str(index), correct=True, answer="1") for index in range(6)]
+    samples = [
+        Sample(id="p", index=index, text=str(index), correct=True, answer="1") for index in range(6)
+    ]
     problems = [Problem(f"p{index}", "?", "1") for index in range(400)]
     config = SetConfig(weights=(0.5, 0, 0, 0.5))
     drawn = list(draw_sets(problems, lambda _: samples, student, config, Counter()))
@@ -70,7 +72,9 @@ def test_sizes_follow_the_weights_and_orders_differ(student: Student) -> None:
 
 
 def test_one_problems_sets_do_not_depend_on_the_others(student: Student) -> None:
-    samples = [Sample(index, str(index), correct=True, answer="1") for index in range(6)]
+    samples = [
+        Sample(id="p", index=index, text=str(index), correct=True, answer="1") for index in range(6)
+    ]
     problems = [Problem(f"p{index}", "?", "1") for index in range(5)]
     config = SetConfig(sets=2)
     whole = list(draw_sets(problems, lambda _: samples, student, config, Counter()))
@@ -96,7 +100,10 @@ def test_balance_keeps_all_hard_sets_and_a_share_of_easy_ones(
 
 
 def test_unchecked_candidates_make_an_unchecked_set(student: Student) -> None:
-    samples = [Sample(0, "1", correct=True, answer="1"), Sample(1, "2", answer="2")]
+    samples = [
+        Sample(id="p", index=0, text="1", correct=True, answer="1"),
+        Sample(id="p", index=1, text="2", answer="2"),
+    ]
     config = SetConfig(weights=uniform_weights("2"))
     (one,) = draw_sets([Problem("p", "?", None)], lambda _: samples, student, config, Counter())
     assert (one.num_correct, one.majority_correct) == (-1, None)
@@ -106,9 +113,9 @@ def test_only_what_a_candidate_shows_enters(student: Student) -> None:
     encode, end = student.tokenizer.encode_text, student.tokenizer.end_id
     assert end is not None
     samples = [
-        Sample(0, "<think>hm</think>short"),
-        Sample(1, "", [*encode("<think>a</think>" + "x" * 30 + "yz"), end]),
-        Sample(2, "<think>never ends"),
+        Sample(id="p", index=0, text="<think>hm</think>short"),
+        Sample(id="p", index=1, token_ids=[*encode("<think>a</think>" + "x" * 30 + "yz"), end]),
+        Sample(id="p", index=2, text="<think>never ends"),
     ]
     dropped: Counter[str] = Counter()
     config = SetConfig(weights=uniform_weights("2"), summary_tokens=8)

@@ -13,8 +13,9 @@ from gsr_engine.checkpoint.gsr_config import TEMPLATES, GsrConfig
 from gsr_engine.evaluation.grader import ExactGrader
 from tests.helpers.drawers import CONFIG, PROMPTS, contents, open_store
 from tests.helpers.fake_server import Answer, FakeServer
+from train.command import show_log
 from train.generate import run
-from train.generation.endpoint_drawer import EndpointError, EndpointSource
+from train.generation.endpoint_drawer import EndpointDrawer, EndpointError
 from train.generation.job import GenerationJob
 from train.generation.questions import Question, prompt_text
 from train.generation.store import Store
@@ -27,7 +28,7 @@ BROKEN = {"error": {"message": "broken", "type": "x", "code": None}}
 
 def draw(folder: Path, url: str, store: Store | None = None, **options: Any) -> Tally:
     budget = options.pop("budget", None)
-    with EndpointSource(CONFIG, GSR, url, **options) as source:
+    with EndpointDrawer(CONFIG, GSR, url, **options) as source:
         return generate(store or open_store(folder), source, ExactGrader(), budget=budget)
 
 
@@ -180,6 +181,7 @@ def test_a_job_for_a_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
             endpoint={},
             budget=8,
         )
+        show_log()
         run(job, 1)
     assert "1/2 samples (50.0%)" in (said := capsys.readouterr().err)
     assert "the budget is spent" in said

@@ -1,4 +1,4 @@
-"""The trained model as a folder: what transformers and the engine make of it."""
+"""The trained model is a folder that transformers and the engine load."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Operations as torch counts them, pairs as the mask shows them."""
+"""The count of operations equals torch's; the count of attended pairs equals the mask's."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.evaluation.grader import ExactGrader
 from tests.helpers.drawers import contents
 from train.generation.drawer import DrawConfig
-from train.generation.engine_drawer import EngineSource, runs
+from train.generation.engine_drawer import EngineDrawer, runs
 from train.generation.questions import (
     Question,
     direct_prompts,
@@ -53,7 +53,7 @@ def fill(
     engine: Engine, folder: Path, config: DrawConfig, prompts: list[Question], n: int
 ) -> Tally:
     store = Store(folder, config, prompts, n, shard_size=4)
-    return generate(store, EngineSource(engine, config), ExactGrader())
+    return generate(store, EngineDrawer(engine, config), ExactGrader())
 
 
 def test_a_sample_is_the_engines_own_draw(

@@ -11,7 +11,8 @@ import torch
 
 from gsr_engine import CheckpointError
 from tests.helpers.tiny import make_examples, plain_losses, tiny_config
-from train.rows import OBJECTIVES, Row
+from train.objectives import OBJECTIVES, objective_index
+from train.rows import Row
 from train.trainer.batches import collate, pack
 from train.trainer.model import Trainee, build_model, load_weights, read_model_config
 from train.trainer.world import World, joined
@@ -36,7 +37,7 @@ def packed_losses(
     """Mean losses, gradients of their sum, and the number of packs that they took."""
     counts = torch.zeros(len(OBJECTIVES))
     for row in rows:
-        counts[OBJECTIVES.index(row.objective)] += row.num_targets
+        counts[objective_index(row.objective)] += row.num_targets
     packs = pack([len(row) for row in rows], max_tokens, 1)
     total = torch.zeros(len(OBJECTIVES))
     for places in packs:
@@ -112,7 +113,7 @@ def test_only_the_target_is_learnt(qwen2: Path) -> None:
     wanted = [token for row in rows for token in list(row.token_ids)[row.target_start :]]
     assert batch.targets.tolist() == wanted
     assert batch.token_ids[0, batch.predicting + 1].tolist() == wanted
-    kinds = [OBJECTIVES.index(row.objective) for row in rows for _ in range(row.num_targets)]
+    kinds = [objective_index(row.objective) for row in rows for _ in range(row.num_targets)]
     assert batch.objectives.tolist() == kinds
 
 

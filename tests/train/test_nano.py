@@ -25,13 +25,13 @@ def tiny(seed: int = 0) -> Recipe:
     return replace(recipe, stages=tuple(stages), synthetic_puzzles=20)
 
 
-def test_from_nothing_to_a_report(tmp_path: Path) -> None:
-    said: list[str] = []
-    model = run_recipe(tiny(), tmp_path / "run", said.append)
-    assert any("candidates, pass@1" in line for line in said)
-    again: list[str] = []
-    run_recipe(tiny(), tmp_path / "run", again.append)
-    assert len(again) == 1  # every stage is done
+def test_from_nothing_to_a_report(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "train")
+    model = run_recipe(tiny(), tmp_path / "run")
+    assert any("candidates, pass@1" in line for line in caplog.messages)
+    caplog.clear()
+    run_recipe(tiny(), tmp_path / "run")
+    assert len(caplog.messages) == 1  # every stage is done
     assert (tmp_path / "run" / "report.md").read_text().startswith("# own-1")
     with pytest.raises(CheckpointError, match="another recipe"):
         run_recipe(tiny(seed=1), tmp_path / "run")

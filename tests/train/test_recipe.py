@@ -1,4 +1,4 @@
-"""A recipe runs what is not done, nothing twice; the shipped ones say what their commands take."""
+"""A recipe runs each stage once; commands take the options of the shipped recipes."""
 
 from __future__ import annotations
 

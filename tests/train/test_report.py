@@ -1,4 +1,4 @@
-"""The report card tells what the log says, and of steps done twice only the second."""
+"""The report card shows what the log holds; of a step that was done twice, the second time."""
 
 from __future__ import annotations
 

@@ -17,6 +17,8 @@ from train.trainer.loss import target_losses
 from train.trainer.model import Trainee, build_model, load_weights, read_model_config
 from train.trainer.world import joined
 
+QUESTION = "what is 6 times 7?"
+
 
 def target_logits(
     trainee: Trainee, rows: list[Row], monkeypatch: pytest.MonkeyPatch
@@ -53,7 +55,7 @@ def test_a_training_forward_equals_the_engines_decode(
         trainee = build_model(read_model_config(folder), config, world.mesh(0))
         load_weights(trainee, folder)
         recorder = Recorder(monkeypatch, range(2, 60))
-        request = engine.new_self_refine("what is 6 times 7?", params)
+        request = engine.new_self_refine(QUESTION, params)
         engine.submit(request)
         while engine.has_work:
             engine.step()
@@ -67,11 +69,12 @@ def test_a_training_forward_equals_the_engines_decode(
         ]
         build = linear_row if layout == "linear" else branched_row
         target = request.refinement.segment.token_ids
-        row = build(prompts, request.problem, summaries, target)
+        problem = prompts.problem(QUESTION)
+        row = build(prompts, problem, summaries, target)
         assert row.token_ids[row.target_start :] == target
         assert row.positions[row.target_start] == request.refinement.segment.position
         candidate = request.candidates[0]
-        direct = direct_row(prompts, request.problem, candidate.segment.token_ids)
+        direct = direct_row(prompts, problem, candidate.segment.token_ids)
         trained = target_logits(trainee, [direct, row], monkeypatch)
         sampled = torch.cat([recorder.of(candidate), recorder.of(request.refinement)])
         torch.testing.assert_close(trained, sampled, atol=1e-4, rtol=0)

@@ -1,4 +1,4 @@
-"""The store: whatever happens to its workers, the samples end up there once, and the same."""
+"""However its workers end, the store holds each sample once, and always the same one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from gsr_engine import CheckpointError, InvalidRequest
 from gsr_engine.evaluation.grader import ExactGrader
-from tests.helpers.drawers import CONFIG, PROMPTS, StubSource, contents, draw, open_store
+from tests.helpers.drawers import CONFIG, PROMPTS, StubDrawer, contents, draw, open_store
 from train.generation.drawer import DrawConfig
 from train.generation.lease import Leases
 from train.generation.store import Store
@@ -58,7 +58,7 @@ def test_every_sample_is_there_once_in_order_and_graded(tmp_path: Path) -> None:
     assert [name for name in contents(tmp_path) if name.endswith(".jsonl")] == [
         f"{i:05}.n3.jsonl" for i in range(3)
     ]
-    again = StubSource()
+    again = StubDrawer()
     draw(tmp_path, source=again)
     assert again.submitted == []
 
@@ -72,19 +72,19 @@ def test_interruptions_and_torn_lines_change_nothing(lives: list[int], torn: lis
         cuts = iter(torn)
         for lifetime in lives:
             with suppress(KeyboardInterrupt):
-                draw(folder, source=StubSource(lifetime=lifetime))
+                draw(folder, source=StubDrawer(lifetime=lifetime))
             for part in folder.glob("*.part-*"):
                 os.truncate(part, max(0, part.stat().st_size - next(cuts, 0)))
             there = places(folder)
             assert len(set(there)) == len(there)
-        last = StubSource()
+        last = StubDrawer()
         draw(folder, source=last)
         assert contents(folder) == contents(whole)
         assert len(last.submitted) + len(there if lives else ()) == len(ALL)
 
 
 def test_workers_side_by_side_share_the_work(tmp_path: Path, whole: dict[str, bytes]) -> None:
-    sources = [StubSource() for _ in range(4)]
+    sources = [StubDrawer() for _ in range(4)]
     threads = [threading.Thread(target=draw, args=(tmp_path / "s", 3, one)) for one in sources]
     for thread in threads:
         thread.start()
@@ -205,7 +205,7 @@ def test_of_two_who_finish_a_shard_the_first_wins(tmp_path: Path) -> None:
     """One sleeps with a full shard while its lease is stolen; draws differ, as on another GPU."""
     asleep = open_store(tmp_path).claim()
     assert asleep is not None
-    slow = StubSource(voice="slow ")
+    slow = StubDrawer(voice="slow ")
     for ask in asleep.missing:
         slow.submit(ask)
     while drawn := slow.finished():
@@ -213,7 +213,7 @@ def test_of_two_who_finish_a_shard_the_first_wins(tmp_path: Path) -> None:
             asleep.write(one)
     lease, taken = tmp_path / "00000.lease", tmp_path / "taken"
     lease.rename(taken)
-    draw(tmp_path, source=StubSource(voice="quick "))
+    draw(tmp_path, source=StubDrawer(voice="quick "))
     done = contents(tmp_path)
     taken.rename(lease)  # it even believes that it has the shard
     asleep.finish()
@@ -225,13 +225,13 @@ def test_of_two_who_finish_a_shard_the_first_wins(tmp_path: Path) -> None:
 def test_more_samples_leave_the_first_as_they_are(tmp_path: Path) -> None:
     draw(tmp_path / "grown", n=2)
     first = list(read_samples(tmp_path / "grown"))
-    source = StubSource()
+    source = StubDrawer()
     draw(tmp_path / "grown", n=4, source=source)
     assert {sample for _, sample in source.submitted} == {2, 3}
     draw(tmp_path / "at once", n=4)
     assert contents(tmp_path / "grown") == contents(tmp_path / "at once")
     assert [one for one in read_samples(tmp_path / "grown") if one["sample"] < 2] == first
-    fewer = StubSource()
+    fewer = StubDrawer()
     draw(tmp_path / "grown", n=1, source=fewer)
     assert fewer.submitted == []
 
@@ -262,7 +262,7 @@ def test_failed_samples_are_drawn_again_only_on_demand(
     tmp_path: Path, whole: dict[str, bytes]
 ) -> None:
     folder, failing = tmp_path / "s", [("p1", 0), ("p5", 2)]
-    tally = draw(folder, source=StubSource(failing=failing))
+    tally = draw(folder, source=StubDrawer(failing=failing))
     assert tally.failed == 2
     failed = [one for one in read_samples(folder) if one["finish_reason"] == "error"]
     assert [(one["id"], one["sample"], one["error"]) for one in failed] == [
@@ -270,10 +270,10 @@ def test_failed_samples_are_drawn_again_only_on_demand(
         ("p5", 2, "too bad"),
     ]
     assert failed[0]["correct"] is None
-    patient = StubSource()
+    patient = StubDrawer()
     draw(folder, source=patient)
     assert patient.submitted == []
-    again = StubSource()
+    again = StubDrawer()
     open_store(folder).reopen_failed()
     assert sorted(places(folder)) == sorted(ALL)
     draw(folder, source=again, retry_failed=True)
@@ -287,7 +287,7 @@ def test_a_budget_is_never_exceeded_and_goes_on_later(
     folder, runs = tmp_path / "s", 0
     while True:
         runs += 1
-        source = StubSource()
+        source = StubDrawer()
         tally = generate(open_store(folder), source, ExactGrader(), budget=20)
         assert tally.tokens <= 20
         assert source.most_in_flight <= 2
@@ -295,7 +295,7 @@ def test_a_budget_is_never_exceeded_and_goes_on_later(
             break
         assert tally.tokens > 12  # it was used as far as it is certain to do
     with pytest.raises(InvalidRequest, match="budget: 7 tokens are less than max_tokens 8"):
-        generate(open_store(folder), StubSource(), ExactGrader(), budget=7)
+        generate(open_store(folder), StubDrawer(), ExactGrader(), budget=7)
     assert runs > 2
     assert contents(folder) == whole
 
@@ -312,8 +312,8 @@ def test_a_broken_line_is_named(tmp_path: Path) -> None:
 
 
 def test_a_sample_depends_on_neither_sharding_nor_company(tmp_path: Path) -> None:
-    generate(Store(tmp_path / "a", CONFIG, PROMPTS, 3), StubSource(), ExactGrader())
+    generate(Store(tmp_path / "a", CONFIG, PROMPTS, 3), StubDrawer(), ExactGrader())
     alone = Store(tmp_path / "b", CONFIG, PROMPTS[4:5], 3, shard_size=1)
-    generate(alone, StubSource(), ExactGrader())
+    generate(alone, StubDrawer(), ExactGrader())
     of_all = [one for one in read_samples(tmp_path / "a") if one["id"] == "p4"]
     assert json.dumps(of_all) == json.dumps(list(read_samples(tmp_path / "b")))

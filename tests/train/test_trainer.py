@@ -1,4 +1,4 @@
-"""The loop: resumes to the last bit, stops when told to, refuses what does not belong to it."""
+"""The loop resumes to the last bit, stops on request, and refuses what is of another run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,8 @@ from tests.helpers.tiny import make_examples, plain_losses, tiny_config, write_s
 from train.sft import parse, train
 from train.trainer.batches import Plan
 from train.trainer.config import SftConfig
-from train.trainer.loop import Trainer, TrainingDiverged
-
-
-def silent(_: str) -> None:
-    """Nobody listens."""
+from train.trainer.loop import TrainingDiverged
+from train.trainer.optimizer import clip_gradients
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +40,7 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
 def test_a_step_is_a_plain_adamw_step(data: Path, qwen2: Path, tmp_path: Path) -> None:
     """The first step of a run against transformers, torch.optim and the same rows."""
     config = tiny_config(qwen2, data, tmp_path, steps=1, warmup=0, final_lr=1.0, log_every=1)
-    assert train(config, silent)
+    assert train(config)
     rows = [example.row for example in make_examples(qwen2, 8)]
     chosen = Plan([row.objective for row in rows], config.batch, config.seed).rows(0)
     losses, gradients = plain_losses(qwen2, [rows[index] for index in chosen])
@@ -71,29 +69,34 @@ def test_a_step_is_a_plain_adamw_step(data: Path, qwen2: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize("lora", [0, 4])
 def test_an_interrupted_run_ends_with_the_same_weights(
-    data: Path, qwen2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lora: int
+    data: Path,
+    qwen2: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    lora: int,
 ) -> None:
     """SIGTERM after the third step; the same command goes on, to the last bit."""
+    caplog.set_level("INFO", "train")
     if lora:
         pytest.importorskip("peft")
     settings: dict[str, Any] = {"steps": 6, "save_every": 2, "log_every": 1, "lora": lora}
-    assert train(tiny_config(qwen2, data, tmp_path / "whole", **settings), silent)
+    assert train(tiny_config(qwen2, data, tmp_path / "whole", **settings))
     broken = tiny_config(qwen2, data, tmp_path / "broken", **settings)
-    real = Trainer._update
+    steps = count()
 
-    def signalled(self: Trainer) -> tuple[float, bool]:
-        if self.step == 2:
+    def signalled(*args: Any) -> float:
+        if next(steps) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        return real(self)
+        return clip_gradients(*args)
 
-    monkeypatch.setattr(Trainer, "_update", signalled)
-    said: list[str] = []
-    assert not train(broken, said.append)
-    assert "interrupted; step" in said[-1]
-    monkeypatch.undo()
+    with monkeypatch.context() as patched:
+        patched.setattr("train.trainer.loop.clip_gradients", signalled)
+        assert not train(broken)
+    assert "interrupted; step" in caplog.messages[-1]
     assert not (broken.out / "model").exists()
-    assert train(broken, said.append)
-    assert any("goes on from step" in line for line in said)
+    assert train(broken)
+    assert any("goes on from step" in line for line in caplog.messages)
     one, other = weights(tmp_path / "whole"), weights(tmp_path / "broken")
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -101,18 +104,18 @@ def test_an_interrupted_run_ends_with_the_same_weights(
 
 
 def test_a_crash_while_a_checkpoint_is_written_leaves_the_one_before(
-    data: Path, qwen2: Path, tmp_path: Path
+    data: Path, qwen2: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "train")
     config = tiny_config(qwen2, data, tmp_path, steps=4, save_every=2)
-    assert train(config, silent)
+    assert train(config)
     before = weights(tmp_path)
     checkpoints = tmp_path / "checkpoints"
     last = checkpoints / "step-00000004"
     last.rename(last.with_suffix(".partial"))
     (last.with_suffix(".partial") / ".metadata").unlink()
-    said: list[str] = []
-    assert train(config, said.append)
-    assert "sft: goes on from step 2" in said
+    assert train(config)
+    assert "sft: goes on from step 2" in caplog.messages
     assert all(torch.equal(weights(tmp_path)[name], before[name]) for name in before)
 
 
@@ -120,10 +123,10 @@ def test_what_changes_the_weights_does_not_resume_but_the_rest_does(
     data: Path, qwen2: Path, tmp_path: Path
 ) -> None:
     config = tiny_config(qwen2, data, tmp_path, steps=1)
-    assert train(config, silent)
+    assert train(config)
     with pytest.raises(CheckpointError, match="another lr"):
-        train(replace(config, lr=0.5), silent)
-    assert train(replace(config, keep=1, log_every=3), silent)
+        train(replace(config, lr=0.5))
+    assert train(replace(config, keep=1, log_every=3))
 
 
 def test_the_trained_model_is_what_it_says(data: Path, qwen2: Path, tmp_path: Path) -> None:
@@ -133,7 +136,7 @@ def test_the_trained_model_is_what_it_says(data: Path, qwen2: Path, tmp_path: Pa
     config = tiny_config(
         qwen2, data, tmp_path, epochs=12, lr=3e-3, log_every=4, eval_every=10, trackers=()
     )
-    assert train(config, silent)
+    assert train(config)
     log = log_of(tmp_path)
     training = [line for line in log if "loss" in line]
     assert training[-1]["loss_direct"] < 0.5 * training[0]["loss_direct"]
@@ -155,7 +158,7 @@ def test_the_trained_model_is_what_it_says(data: Path, qwen2: Path, tmp_path: Pa
 
 def test_held_out_losses_are_those_of_transformers(data: Path, qwen2: Path, tmp_path: Path) -> None:
     config = tiny_config(qwen2, data, tmp_path, steps=1, lr=1e-12)
-    assert train(config, silent)
+    assert train(config)
     rows = [example.row for example in make_examples(qwen2, 2, seed=1)]
     expected, _ = plain_losses(qwen2, rows)
     line = log_of(tmp_path)[-1]
@@ -167,7 +170,7 @@ def test_token_normalisation_is_one_mean_over_all_targets(
     data: Path, qwen2: Path, tmp_path: Path
 ) -> None:
     config = tiny_config(qwen2, data, tmp_path, steps=1, objective_norm="token", log_every=1)
-    assert train(config, silent)
+    assert train(config)
     rows = [example.row for example in make_examples(qwen2, 8)]
     chosen = Plan([row.objective for row in rows], config.batch, config.seed).rows(0)
     _, gradients = plain_losses(qwen2, [rows[index] for index in chosen], norm="token")
@@ -178,23 +181,23 @@ def test_token_normalisation_is_one_mean_over_all_targets(
 def test_steps_whose_gradients_are_not_finite_are_skipped_then_the_run_stops(
     data: Path, qwen2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Trainer._losses
+    steps = count()
     broken: set[int] = {1}
 
-    def poisoned(self: Trainer, *args: Any) -> Any:
-        out = real(self, *args)
-        if self.step in broken:
-            next(p for p in self.trainee.parameters() if p.grad is not None).grad.mul_(float("nan"))
-        return out
+    def poisoned(model: torch.nn.Module, limit: float) -> float:
+        if next(steps) in broken:
+            next(p for p in model.parameters() if p.grad is not None).grad.mul_(float("nan"))
+        return clip_gradients(model, limit)
 
-    monkeypatch.setattr(Trainer, "_losses", poisoned)
+    monkeypatch.setattr("train.trainer.loop.clip_gradients", poisoned)
     config = tiny_config(qwen2, data, tmp_path / "one", steps=3, log_every=1, max_skipped=2)
-    assert train(config, silent)
+    assert train(config)
     assert [line["skipped"] for line in log_of(config.out) if "loss" in line] == [0, 1, 0]
     assert all(tensor.isfinite().all() for tensor in weights(config.out).values())
+    steps = count()
     broken.add(2)
     with pytest.raises(TrainingDiverged, match="2 steps in a row"):
-        train(replace(config, out=tmp_path / "two"), silent)
+        train(replace(config, out=tmp_path / "two"))
 
 
 def test_selfref_is_measured_with_the_weights_as_they_are(
@@ -213,7 +216,7 @@ def test_selfref_is_measured_with_the_weights_as_they_are(
         selfref_k=2,
         selfref_tokens=8,
     )
-    assert train(config, silent)
+    assert train(config)
     lines = [line["selfref"] for line in log_of(config.out) if "selfref" in line]
     assert len(lines) == 2
     assert all(set(line) == {"pass@1", "maj@k", "linear", "branched", "problems"} for line in lines)
@@ -254,17 +257,17 @@ def test_data_of_another_tokenizer_are_refused(data: Path, qwen2: Path, tmp_path
         (other / file.name).write_bytes(file.read_bytes())
     (other / "tokenizer.json").write_text((qwen2 / "tokenizer.json").read_text() + " ")
     with pytest.raises(InvalidRequest, match="another tokenizer"):
-        train(tiny_config(other, data, tmp_path / "run"), silent)
+        train(tiny_config(other, data, tmp_path / "run"))
 
 
 def test_rows_longer_than_a_pack_and_missing_trackers_are_refused(
     data: Path, qwen2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(InvalidRequest, match="pack: a row has"):
-        train(tiny_config(qwen2, data, tmp_path / "short", pack=50), silent)
-    monkeypatch.setattr("train.trainer.log.find_spec", lambda name: None)
+        train(tiny_config(qwen2, data, tmp_path / "short", pack=50))
+    monkeypatch.setattr("train.trainer.trackers.find_spec", lambda name: None)
     with pytest.raises(InvalidRequest, match="needs wandb: pip install wandb"):
-        train(tiny_config(qwen2, data, tmp_path / "w", trackers=("wandb",)), silent)
+        train(tiny_config(qwen2, data, tmp_path / "w", trackers=("wandb",)))
 
 
 def test_tensorboard_gets_the_same_numbers(data: Path, qwen2: Path, tmp_path: Path) -> None:
@@ -272,7 +275,7 @@ def test_tensorboard_gets_the_same_numbers(data: Path, qwen2: Path, tmp_path: Pa
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     config = tiny_config(qwen2, data, tmp_path, steps=2, log_every=1, trackers=("tensorboard",))
-    assert train(config, silent)
+    assert train(config)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     values = [event.value for event in events.Scalars("loss_direct")]
@@ -286,7 +289,7 @@ def test_lora_exports_the_model_with_its_adapters_merged(
     from transformers import AutoModelForCausalLM
 
     config = tiny_config(qwen2, data, tmp_path, epochs=6, lr=1e-2, lora=4)
-    assert train(config, silent)
+    assert train(config)
     log = [line for line in log_of(tmp_path) if "held_out_direct" in line]
     rows = [example.row for example in make_examples(qwen2, 2, seed=1)]
     losses, _ = plain_losses(tmp_path / "model", rows)

@@ -12,7 +12,7 @@ from typing import Protocol
 from gsr_engine.params import SamplingParams
 from gsr_engine.seeds import derive_seed
 from train.generation.questions import Question
-from train.samples import Drawn
+from train.samples import Sample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +80,16 @@ class Ask:
     key: str
     samples: Sequence[int] = field(default=())
 
-    def failed(self, sample: int, source: str, error: str) -> Drawn:
+    def failed(self, sample: int, source: str, error: str) -> Sample:
         """One of them that failed for good."""
-        return Drawn(self.prompt.id, sample, self.key, source=source, error=error)
+        return Sample(
+            id=self.prompt.id,
+            index=sample,
+            key=self.key,
+            finish_reason="error",
+            source=source,
+            error=error,
+        )
 
 
 class Drawer(Protocol):
@@ -95,5 +102,5 @@ class Drawer(Protocol):
     def submit(self, ask: Ask) -> None:
         """Begin to draw."""
 
-    def finished(self) -> list[Drawn]:
+    def finished(self) -> list[Sample]:
         """Go on for a moment; returns what was finished, in any order."""

@@ -14,7 +14,7 @@ from gsr_engine.seeds import derive_seed
 from gsr_engine.text.answers import find_answer
 from train.generation.drawer import Ask, DrawConfig
 from train.generation.questions import prompt_text
-from train.samples import Drawn
+from train.samples import Sample
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion
@@ -29,7 +29,7 @@ class EndpointError(GsrError):
     """The server cannot be used, or not any more; what is missing is drawn by another run."""
 
 
-class EndpointSource:
+class EndpointDrawer:
     """One request per sample, `concurrency` of them at a time. Use it as a context manager.
 
     The client tries a request again, ever later or when the server says so (Retry-After), after
@@ -80,7 +80,7 @@ class EndpointSource:
         # Runs inside `finished` only: sockets fill meanwhile, and no thread has to be stopped.
         self._loop = asyncio.new_event_loop()
         self._turn = asyncio.Semaphore(concurrency)
-        self._tasks: set[asyncio.Task[Drawn]] = set()
+        self._tasks: set[asyncio.Task[Sample]] = set()
 
     @property
     def room(self) -> int:
@@ -92,7 +92,7 @@ class EndpointSource:
         for sample in ask.samples:
             self._tasks.add(self._loop.create_task(self._draw(ask, sample)))
 
-    def finished(self) -> list[Drawn]:
+    def finished(self) -> list[Sample]:
         """Wait for answers, for a moment."""
         if not self._tasks:
             return []
@@ -105,7 +105,7 @@ class EndpointSource:
         self._tasks.difference_update(drawn)
         return list(drawn.values())
 
-    async def _draw(self, ask: Ask, sample: int) -> Drawn:
+    async def _draw(self, ask: Ask, sample: int) -> Sample:
         try:
             async with self._turn:
                 answer = await self._ask(ask, sample)
@@ -138,14 +138,14 @@ class EndpointSource:
             extra_body={"top_k": config.top_k} if config.top_k else None,
         )
 
-    def _drawn(self, ask: Ask, sample: int, answer: ChatCompletion) -> Drawn:
+    def _drawn(self, ask: Ask, sample: int, answer: ChatCompletion) -> Sample:
         if not answer.choices or answer.usage is None:
             return ask.failed(sample, self._config.model, f"no choice or no usage: {answer!r:.500}")
         choice = answer.choices[0]
         text = self._text(choice.message)
-        return Drawn(
+        return Sample(
             id=ask.prompt.id,
-            sample=sample,
+            index=sample,
             key=ask.key,
             text=text,
             # "stop" and "length", and what else there is: a filter, a call of a tool.

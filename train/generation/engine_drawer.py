@@ -8,10 +8,10 @@ from gsr_engine import Completion, Engine, InvalidRequest
 from gsr_engine.requests.generate import GenerateRequest
 from train.generation.drawer import Ask, DrawConfig
 from train.generation.questions import Question, prompt_ids
-from train.samples import Drawn
+from train.samples import Sample
 
 
-class EngineSource:
+class EngineDrawer:
     """One request per prompt: its samples share the prompt's KV.
 
     The engine should have no prefix cache: questions share little but their header, and where KV
@@ -26,7 +26,7 @@ class EngineSource:
         self._engine = engine
         self._config = config
         self._running: dict[int, tuple[GenerateRequest, Ask, int]] = {}
-        self._refused: list[Drawn] = []
+        self._refused: list[Sample] = []
         self._in_flight = 0
 
     @property
@@ -51,7 +51,7 @@ class EngineSource:
         params = self._config.sampling(count, self._config.prompt_seed(prompt))
         return self._engine.new_generate(token_ids, params, first=first)
 
-    def finished(self) -> list[Drawn]:
+    def finished(self) -> list[Sample]:
         """Compute one step."""
         drawn, self._refused = self._refused, []
         for done in self._engine.step():
@@ -65,10 +65,10 @@ class EngineSource:
             drawn += [self._drawn(ask, first + one.index, one) for one in result.completions]
         return drawn
 
-    def _drawn(self, ask: Ask, sample: int, completion: Completion) -> Drawn:
-        return Drawn(
+    def _drawn(self, ask: Ask, sample: int, completion: Completion) -> Sample:
+        return Sample(
             id=ask.prompt.id,
-            sample=sample,
+            index=sample,
             key=ask.key,
             text=completion.text,
             token_ids=completion.content_ids,
@@ -79,7 +79,7 @@ class EngineSource:
             source=self._config.model,
         )
 
-    def _failed(self, ask: Ask, first: int, count: int, error: str) -> list[Drawn]:
+    def _failed(self, ask: Ask, first: int, count: int, error: str) -> list[Sample]:
         samples = range(first, first + count)
         return [ask.failed(sample, self._config.model, error) for sample in samples]
 

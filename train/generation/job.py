@@ -14,8 +14,8 @@ from gsr_engine.checkpoint.files import find_checkpoint
 from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.errors import InvalidRequest
 from train.generation.drawer import DrawConfig, Drawer
-from train.generation.endpoint_drawer import EndpointSource
-from train.generation.engine_drawer import EngineSource
+from train.generation.endpoint_drawer import EndpointDrawer
+from train.generation.engine_drawer import EngineDrawer
 from train.generation.questions import Question, direct_prompts, load_refine_prompts
 from train.generation.store import SHARD_SIZE, Store
 from train.generation.worker import Report, Tally, generate
@@ -42,7 +42,7 @@ class GenerationJob:
         out, shard_size, lease_seconds, retry_failed: as in `Store`.
         engine: options of `Engine.from_pretrained`.
         base_url: of a server; None runs this engine.
-        endpoint: options of `EndpointSource`.
+        endpoint: options of `EndpointDrawer`.
         budget: as in `generate`, for each worker.
     """
 
@@ -114,8 +114,8 @@ class GenerationWorker:
         if job.base_url is None:
             options = {**job.engine, "prefix_cache": False}
             engine = stack.enter_context(Engine.from_pretrained(job.model, **options))
-            return EngineSource(engine, self.store.config)
-        source = EndpointSource(self.store.config, job.gsr(), job.base_url, **job.endpoint)
+            return EngineDrawer(engine, self.store.config)
+        source = EndpointDrawer(self.store.config, job.gsr(), job.base_url, **job.endpoint)
         return stack.enter_context(source)
 
     def run(self, shards: Sequence[int] | None = None, report: Report | None = None) -> Tally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
@@ -14,6 +14,7 @@ from multiprocessing.process import BaseProcess
 import torch
 
 from gsr_engine.errors import GsrError
+from train.command import log
 from train.generation.job import GenerationJob, GenerationWorker
 from train.generation.worker import Report, Tally
 
@@ -26,9 +27,7 @@ class WorkersFailed(GsrError):
     """Workers ended before the store was complete; what is missing is drawn by another run."""
 
 
-def run_workers(
-    job: GenerationJob, count: int, report: Report, say: Callable[[str], None]
-) -> Tally:
+def run_workers(job: GenerationJob, count: int, report: Report) -> Tally:
     """Run `count` workers until they end; returns what they did together.
 
     A worker that dies (killed, out of memory) is started again, up to `RESTARTS` times; one that
@@ -44,7 +43,7 @@ def run_workers(
         while running := [worker for worker in workers if worker.process is not None]:
             wait([worker.connection for worker in running if worker.connection], timeout=1.0)
             for worker in running:
-                worker.listen(say)
+                worker.listen()
             report(_sum(workers))
     finally:
         for worker in workers:
@@ -90,7 +89,7 @@ class _Worker:
         self.starts += 1
         self.tallies.append(Tally())
 
-    def listen(self, say: Callable[[str], None]) -> None:
+    def listen(self) -> None:
         """Take what it told; when it ended, start it again if that may help."""
         try:
             while self.connection is not None and self.connection.poll():
@@ -100,9 +99,9 @@ class _Worker:
                 else:
                     self.error = told
         except (EOFError, OSError):
-            self._ended(say)
+            self._ended()
 
-    def _ended(self, say: Callable[[str], None]) -> None:
+    def _ended(self) -> None:
         if self.process is None:
             return
         self.process.join()
@@ -113,7 +112,7 @@ class _Worker:
         if self.starts > RESTARTS:
             self.error = f"{what}, {self.starts} times"
             return
-        say(f"{what}: started again")
+        log.info("%s: started again", what)
         self.tallies[-1].present = 0  # its successor counts them
         self.start()
 

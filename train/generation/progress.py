@@ -3,36 +3,35 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from datetime import timedelta
 
+from train.command import log
 from train.generation.store import Store
 from train.generation.worker import Tally
 
 
 class GenerationProgress:
-    """A `Report` that says a line every so many seconds.
+    """A `Report` that logs a line every `every` seconds.
 
     Done are the samples of the whole store, those of other nodes included once their shards are
     finished; rates and shares are of the tallies that it is given.
     """
 
-    def __init__(self, store: Store, say: Callable[[str], None], every: float = 10.0) -> None:
+    def __init__(self, store: Store, every: float = 10.0) -> None:
         self._store = store
-        self._say = say
         self._every = every
-        self._begun = self._said = time.monotonic()
+        self._begun = self._logged = time.monotonic()
         self._done_before: int | None = None
 
     def __call__(self, tally: Tally) -> None:
-        """Say it, if it is time."""
-        if time.monotonic() - self._said >= self._every:
-            self.say(tally)
+        """Log it, if it is time."""
+        if time.monotonic() - self._logged >= self._every:
+            self.log(tally)
 
-    def say(self, tally: Tally) -> None:
-        """Say it now."""
-        self._said = time.monotonic()
-        seconds = max(self._said - self._begun, 1e-9)
+    def log(self, tally: Tally) -> None:
+        """Log it now."""
+        self._logged = time.monotonic()
+        seconds = max(self._logged - self._begun, 1e-9)
         done, total = self._store.num_finished() + tally.present, self._store.num_samples
         if self._done_before is None:
             self._done_before = done - tally.samples
@@ -49,4 +48,4 @@ class GenerationProgress:
         if done < total and gained > 0:
             left = timedelta(seconds=round((total - done) * seconds / gained))
             parts.append(f"{left} left")
-        self._say(", ".join(parts))
+        log.info(", ".join(parts))

@@ -28,7 +28,7 @@ from train.files import claim
 from train.generation.drawer import Ask, DrawConfig
 from train.generation.lease import Lease, Leases
 from train.generation.questions import Question
-from train.samples import FINISHED, Drawn, Place, is_failed, sample_lines, unique_samples
+from train.samples import FINISHED, Place, Sample, is_failed, sample_lines, unique_samples
 
 SHARD_SIZE = 512
 
@@ -180,17 +180,17 @@ class Shard:
         missing = [i for i in ask.samples if (ask.prompt.id, i) not in self._places]
         return Ask(ask.prompt, ask.key, missing)
 
-    def write(self, drawn: Drawn) -> None:
+    def write(self, sample: Sample) -> None:
         """Append a sample by one write, unless it is there."""
-        if (drawn.id, drawn.sample) in self._places:
+        if (sample.id, sample.index) in self._places:
             return
         if self._part is None:
             flags = os.O_CREAT | os.O_APPEND | os.O_WRONLY
             self._part = os.open(self._part_path, flags, 0o644)
-        line = drawn.as_line()
+        line = sample.as_line()
         if os.write(self._part, line) != len(line):
             raise OSError(f"{self._part_path}: the file system is full")
-        self._places[drawn.id, drawn.sample] = (self._part_path, self._part_size, len(line))
+        self._places[sample.id, sample.index] = (self._part_path, self._part_size, len(line))
         self._part_size += len(line)
         self.num_missing -= 1
 

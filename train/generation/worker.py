@@ -13,7 +13,7 @@ from gsr_engine.errors import InvalidRequest
 from gsr_engine.evaluation.grader import Grader
 from train.generation.drawer import Ask, Drawer
 from train.generation.store import Shard, Store
-from train.samples import Drawn
+from train.samples import Sample
 
 
 @dataclass(slots=True)
@@ -36,7 +36,7 @@ class Tally:
     present: int = 0
     out_of_budget: int = 0
 
-    def count(self, drawn: Drawn) -> None:
+    def count(self, drawn: Sample) -> None:
         """Add one sample."""
         self.samples += 1
         self.tokens += drawn.num_tokens
@@ -127,7 +127,7 @@ class _Worker:
         self._in_flight = 0  # submitted, not written
         # Algebra on answers takes a tenth of a second and more; the source goes on meanwhile.
         self._grader_thread = ThreadPoolExecutor(1)
-        self._grading: deque[tuple[Shard | None, Future[Drawn]]] = deque()
+        self._grading: deque[tuple[Shard | None, Future[Sample]]] = deque()
         self._renew_timer = _Timer(min(store.lease_seconds / 10, 30.0))
         self._claim_timer = _Timer(min(store.lease_seconds / 10, 0.5))
         self._report_timer = _Timer(1.0)
@@ -205,13 +205,13 @@ class _Worker:
         self._queue += shard.missing
         self._owners |= {ask.prompt.id: (shard, ask.prompt.answer) for ask in shard.missing}
 
-    def _take(self, drawn: Drawn) -> None:
+    def _take(self, drawn: Sample) -> None:
         shard, gold = self._owners.get(drawn.id, (None, None))
         self._grading.append((shard, self._grader_thread.submit(self._grade, drawn, gold)))
 
-    def _grade(self, drawn: Drawn, gold: str | None) -> Drawn:
+    def _grade(self, drawn: Sample, gold: str | None) -> Sample:
         if gold is not None and drawn.finish_reason != "error":
-            drawn.correct = self._grader.correct(drawn.answer, gold)
+            return replace(drawn, correct=self._grader.correct(drawn.answer, gold))
         return drawn
 
     def _write_graded(self) -> None:
@@ -221,7 +221,7 @@ class _Worker:
         if self._grading and (nothing_else or len(self._grading) > _MOST_UNGRADED):
             self._write(*self._grading.popleft())
 
-    def _write(self, shard: Shard | None, graded: Future[Drawn]) -> None:
+    def _write(self, shard: Shard | None, graded: Future[Sample]) -> None:
         drawn = graded.result()
         self._in_flight -= 1
         self._tally.count(drawn)

@@ -14,7 +14,7 @@ import datasets
 import numpy as np
 import numpy.typing as npt
 
-from train.dataset import Split
+from train.dataset import Split, row_kinds
 
 PERCENTILES = (5, 25, 50, 75, 95, 99, 100)
 _PACKAGES = ("gsr-engine", "datasets", "pyarrow", "tokenizers", "transformers")
@@ -33,7 +33,10 @@ def describe(
 
 
 def _describe_split(rows: datasets.Dataset) -> dict[str, Any]:
-    """Counts of rows by stratum, percentiles of tokens; strata of refinement rows by k and Nc."""
+    """Counts of rows by stratum, and percentiles of their tokens.
+
+    Rows are counted by k and by right candidates only if they show candidates.
+    """
     columns = rows.select_columns(
         [
             "objective",
@@ -47,12 +50,11 @@ def _describe_split(rows: datasets.Dataset) -> dict[str, Any]:
         ]
     ).with_format("arrow")[:]
     layouts = columns["layout"].to_pylist()
-    refined = [layout != "" for layout in layouts]
-    kinds = [layout or "direct" for layout in layouts]
+    kinds = row_kinds(columns["objective"].to_pylist(), layouts)
     lengths = columns["length"].to_numpy()
     targets = lengths - columns["target_start"].to_numpy()
     numbers = {
-        name: [n for n, counts in zip(columns[name].to_pylist(), refined, strict=True) if counts]
+        name: [n for n, shown in zip(columns[name].to_pylist(), layouts, strict=True) if shown]
         for name in ("k", "num_correct")
     }
     return {

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from rich.console import Console
 
 from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.errors import InvalidRequest
@@ -47,7 +46,7 @@ def build_hybrid(
     fingerprint: str = "",
     settings: dict[str, Any] | None = None,
     processes: int = 1,
-    console: Console | None = None,
+    show_progress: bool = False,
 ) -> Path:
     """Make the set; returns its folder.
 
@@ -60,7 +59,7 @@ def build_hybrid(
             "" begins anew.
         settings: what the card tells, if more than `config`.
         processes: that tokenise.
-        console: where progress is shown; None shows none.
+        show_progress: show a bar on stderr.
 
     Raises:
         InvalidRequest: no row is left to learn from, an id comes twice, or the student's engine
@@ -74,7 +73,7 @@ def build_hybrid(
     work = work_folder(out, fingerprint)
     dropped = Counter(ingredients.dropped)
     dropped.update(f"problem: {one.reason}" for one in ingredients.findings)
-    materials = _materials(ingredients, student, config, dropped, console)
+    materials = _materials(ingredients, student, config, dropped, show_progress)
     parts = write_parts(materials, student, work / "parts", processes)
     rows = read_parts(parts)
     indices = choose_rows(rows, config, dropped)
@@ -122,13 +121,15 @@ def _materials(
     student: Student,
     config: HybridConfig,
     dropped: Counter[str],
-    console: Console | None,
+    show_progress: bool,
 ) -> Iterator[Material]:
     yield from direct_materials(
-        tracked(ingredients.problems, "direct rows", console), ingredients.direct_target, dropped
+        tracked(ingredients.problems, "direct rows", shown=show_progress),
+        ingredients.direct_target,
+        dropped,
     )
     yield from refine_materials(
-        tracked(ingredients.sets, "refinement rows", console),
+        tracked(ingredients.sets, "refinement rows", shown=show_progress),
         {one.id: one for one in ingredients.problems},
         ingredients.refine_target,
         student.tokenizer_hash,

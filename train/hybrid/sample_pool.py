@@ -75,7 +75,7 @@ class SamplePool:
                 continue
             ids = None if sample.token_ids is None else array("i", sample.token_ids).tobytes()
             yield (
-                str(record["id"]),
+                sample.id,
                 sample.index,
                 sample.text,
                 ids,
@@ -93,13 +93,14 @@ class SamplePool:
         )
         return [
             Sample(
-                index,
-                text,
-                None if ids is None else array("i", ids).tolist(),
-                finish_reason,
-                answer,
-                None if correct is None else bool(correct),
-                source,
+                id=prompt,
+                index=index,
+                text=text,
+                token_ids=None if ids is None else array("i", ids).tolist(),
+                finish_reason=finish_reason,
+                answer=answer,
+                correct=None if correct is None else bool(correct),
+                source=source,
             )
             for index, text, ids, finish_reason, answer, correct, source in rows
         ]

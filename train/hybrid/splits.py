@@ -11,7 +11,7 @@ import numpy.typing as npt
 from gsr_engine.seeds import derive_seed
 from train.dataset import Split
 from train.hybrid.inputs import HybridConfig
-from train.rows import OBJECTIVES
+from train.objectives import DIRECT
 
 Indices = npt.NDArray[np.int64]
 
@@ -22,20 +22,26 @@ def choose_rows(
     """Which rows make each split, ascending; `dropped` counts the others."""
     columns = rows.data
     fits = columns["length"].to_numpy() <= config.max_tokens
-    direct = np.array(columns["objective"].to_pylist()) == "direct"
-    dropped["direct: too long"] += int((direct & ~fits).sum())
-    dropped["refine: too long"] += int((~direct & ~fits).sum())
+    objectives = np.array(columns["objective"].to_pylist())
+    _count(dropped, "too long", objectives[~fits])
     ids = columns["problem_id"].to_pylist()
     held = np.array([is_held_out(one, config.held_out) for one in ids])
     learnt = fits & ~held
+    direct = objectives == DIRECT.name
     sides = [np.flatnonzero(learnt & direct), np.flatnonzero(learnt & ~direct)]
     rng = np.random.default_rng(config.seed)
-    mixed = []
     counts = mixed_counts(len(sides[0]), len(sides[1]), config.mix, config.rows)
-    for name, side, count in zip(OBJECTIVES, sides, counts, strict=True):
-        dropped[f"{name}: mix"] += len(side) - count
-        mixed.append(rng.choice(side, count, replace=False) if count < len(side) else side)
-    return {"train": np.sort(np.concatenate(mixed)), "held_out": np.flatnonzero(fits & held)}
+    chosen = [
+        rng.choice(side, count, replace=False) if count < len(side) else side
+        for side, count in zip(sides, counts, strict=True)
+    ]
+    train = np.sort(np.concatenate(chosen))
+    _count(dropped, "mix", objectives[np.setdiff1d(np.flatnonzero(learnt), train)])
+    return {"train": train, "held_out": np.flatnonzero(fits & held)}
+
+
+def _count(dropped: Counter[str], reason: str, objectives: npt.NDArray[np.str_]) -> None:
+    dropped.update(f"{name}: {reason}" for name in objectives.tolist())
 
 
 def is_held_out(problem_id: str, share: float) -> bool:
@@ -43,13 +49,20 @@ def is_held_out(problem_id: str, share: float) -> bool:
     return derive_seed(0, *problem_id.encode()) < share * 2**63
 
 
-def mixed_counts(direct: int, refine: int, mix: float, rows: int | None = None) -> tuple[int, int]:
-    """Most rows of each objective such that direct ones are `mix` of all, to the nearest row."""
-    if direct * (1 - mix) > refine * mix:
-        direct = round(refine * mix / (1 - mix))
+def mixed_counts(direct: int, other: int, mix: float, rows: int | None = None) -> tuple[int, int]:
+    """Most direct and most other rows such that direct ones are `mix` of all, to the nearest row.
+
+    Args:
+        direct: direct rows at hand.
+        other: rows of all other objectives together; they are thinned as one.
+        mix: share of direct rows, between 0 and 1.
+        rows: limit of both together.
+    """
+    if direct * (1 - mix) > other * mix:
+        direct = round(other * mix / (1 - mix))
     elif mix > 0:
-        refine = round(direct * (1 - mix) / mix)
-    if rows is not None and direct + refine > rows:
-        direct = min(direct, max(rows - refine, round(rows * mix)))
-        refine = rows - direct
-    return direct, refine
+        other = round(direct * (1 - mix) / mix)
+    if rows is not None and direct + other > rows:
+        direct = min(direct, max(rows - other, round(rows * mix)))
+        other = rows - direct
+    return direct, other

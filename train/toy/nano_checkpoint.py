@@ -1,9 +1,9 @@
 """nano before training: its tokenizer, its prompts, and its first weights.
 
-A token of a solution names its place and line ("d₁2", "d₁⁰"). Embeddings of such tokens begin as
-the sum of what they name, and half of the queries begin as the keys of the *next* place of the same
-product, the other half as those of the next place of the next product: from the first step on a
-token attends to what it follows from in every candidate.
+A token of a solution names its place and its line ("d₁2", "d₁⁰"). The first embedding of such a
+token is the sum of what it names. Half of the queries begin as the keys of the *next* place of the
+same product, the other half as the keys of the next place of the next product. So from the first
+step on, a token attends to the tokens of every candidate that it follows from.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as RawTokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.models.llama.modeling_llama import LlamaAttention
 
 from gsr_engine.checkpoint.gsr_config import GsrConfig, Template
 from gsr_engine.demo.puzzles import ANSWER_PATTERN, BASE, CARRIES, LINES, PLACES
@@ -34,7 +35,7 @@ CHAT_TEMPLATE = (
 
 
 def nano_gsr_config() -> GsrConfig:
-    """What nano is trained for; `Refine:` and the problem once more open both refinements."""
+    """The prompts and layouts of nano. `Refine:` and the problem, repeated, open a refinement."""
     template = Template(
         direct="",
         preamble="Drafts:",
@@ -69,7 +70,7 @@ def vocabulary() -> list[str]:
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Longest token first; decoding is plain concatenation."""
+    """A tokenizer that takes the longest token first and decodes by concatenation."""
     vocab = {token: index for index, token in enumerate(vocabulary())}
     raw = RawTokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     cell = rf"[{PLACES}][{LINES}]?[0-{BASE - 1}]|[{PLACES}][{LINES}][{CARRIES}]|×[{LINES}]"
@@ -120,7 +121,7 @@ def write_initial_checkpoint(folder: Path, gsr: GsrConfig, seed: int) -> None:
             if parameter.dim() == 1:
                 parameter.fill_(1.0)
             elif "embed_tokens" not in name:
-                # Layers begin near the identity: what they add to the residual is small.
+                # Layers begin near the identity: they add little to the residual.
                 scale = 0.1 if "o_proj" in name or "down_proj" in name else 1.0
                 parameter.normal_(0.0, scale * parameter.shape[1] ** -0.5, generator=generator)
         words = _Words(model.config.hidden_size, generator)
@@ -133,13 +134,13 @@ def write_initial_checkpoint(folder: Path, gsr: GsrConfig, seed: int) -> None:
 
 
 class _Words:
-    """First embeddings: tokens as sums of what they name, and the maps between what they name.
+    """First embeddings: each token is the sum of what it names; and the maps between places.
 
     Attributes:
         table: [vocabulary, width], rows of norm about 0.1 sqrt(width).
-        next_place: [width, width]; an embedding times it is that of the next place to the right,
-            same line, digit and carry forgotten.
-        next_product: [width, width]; that of the next place, in the product of the next factor.
+        next_place: [width, width]. An embedding times this matrix is the embedding of the next
+            place to the right on the same line, without digit and carry.
+        next_product: [width, width]. The same for the next place in the product of the next factor.
     """
 
     def __init__(self, width: int, generator: torch.Generator) -> None:
@@ -151,15 +152,7 @@ class _Words:
         places = unit * _circles(len(PLACES), 14, width, generator)
         lines = unit * _circles(len(LINES) + 1, 8, width, generator)
         digits, carries = noise(len(DIGITS)), noise(len(CARRIES))
-        values = torch.cat([digits, carries])
-        forgotten = torch.zeros_like(values)
-        self.next_place = _linear_map(
-            torch.cat([places[1:], lines, values]), torch.cat([places[:-1], lines, forgotten])
-        )
-        self.next_product = _linear_map(
-            torch.cat([places[1:], lines[:-1], values]),
-            torch.cat([places[:-1], lines[1:], forgotten]),
-        )
+        self.next_place, self.next_product = _next_maps(places, lines, digits, carries)
         is_carry = noise(1)[0]
         index = {token: row for row, token in enumerate(vocabulary())}
         self.table = noise(len(index), 0.1)
@@ -173,17 +166,34 @@ class _Words:
                 for carry, symbol in enumerate(CARRIES if line else ""):
                     cell = where + carries[carry] + is_carry
                     self.table[index[f"{place}{line}{symbol}"]] = cell
-        for digit, vector in zip(DIGITS, digits, strict=True):
-            self.table[index[digit]] = vector + noise(1, unit * math.sqrt(2))[0]
+        for sign, vector in zip(DIGITS, digits, strict=True):
+            self.table[index[sign]] = vector + noise(1, unit * math.sqrt(2))[0]
+
+
+def _next_maps(
+    places: torch.Tensor, lines: torch.Tensor, digits: torch.Tensor, carries: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`next_place` and `next_product` of `_Words`."""
+    values = torch.cat([digits, carries])
+    dropped = torch.zeros_like(values)
+    next_place = _linear_map(
+        torch.cat([places[1:], lines, values]), torch.cat([places[:-1], lines, dropped])
+    )
+    next_product = _linear_map(
+        torch.cat([places[1:], lines[:-1], values]),
+        torch.cat([places[:-1], lines[1:], dropped]),
+    )
+    return next_place, next_product
 
 
 def _linear_map(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-    """The least M with before M = after."""
-    return torch.linalg.pinv(before) @ after
+    """The matrix M of least norm with before M = after."""
+    inverse: torch.Tensor = torch.linalg.pinv(before)
+    return inverse @ after
 
 
-def _begin_by_reading(attention: torch.nn.Module, head_dim: int, words: _Words) -> None:
-    """Queries begin as 0.7 keys, of the next place in this or the next product, the rest noise."""
+def _begin_by_reading(attention: LlamaAttention, head_dim: int, words: _Words) -> None:
+    """Make queries 0.7 times a key of the next place, in this or the next product; add noise."""
     query, key = attention.q_proj.weight, attention.k_proj.weight
     keys = key.view(-1, head_dim, key.shape[1])
     queries = query.view(keys.shape[0], -1, head_dim, key.shape[1])
@@ -194,8 +204,10 @@ def _begin_by_reading(attention: torch.nn.Module, head_dim: int, words: _Words) 
 
 
 def _circles(count: int, period: int, width: int, generator: torch.Generator) -> torch.Tensor:
-    """`count` vectors on a few random circles: one step further is the same rotation everywhere,
-    so that "one place to the right" is one linear map for all places.
+    """`count` vectors on a few random circles.
+
+    One step further is the same rotation everywhere. So "one place to the right" is one linear map
+    for all places.
     """
     frequencies = torch.arange(1, period // 2 + 1)
     angles = torch.arange(count)[:, None] * frequencies * (2 * math.pi / period)

@@ -1,4 +1,4 @@
-"""What nano learns from: solved puzzles with drafts, synthetic ones first, then its own."""
+"""What nano learns from: solved puzzles with drafts; synthetic drafts first, then its own."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from gsr_engine import Engine
 from gsr_engine.demo.puzzles import Puzzle
 from gsr_engine.evaluation.grader import ExactGrader
 from gsr_engine.seeds import derive_seed
+from train.command import log
 from train.generation.drawer import DrawConfig
-from train.generation.engine_drawer import EngineSource
+from train.generation.engine_drawer import EngineDrawer
 from train.generation.questions import direct_prompts
 from train.generation.store import Store
 from train.generation.worker import generate
@@ -33,7 +34,7 @@ def puzzle_problems(puzzles: Sequence[Puzzle], name: str) -> list[Problem]:
 
 
 def slipped_draft(puzzle: Puzzle, rate: float, rng: random.Random) -> str:
-    """A solution in which carries are off by one, twice as often with every further factor."""
+    """A solution with some carries off by one; the rate doubles with every further factor."""
 
     def slip(line: int, carry: int) -> int:
         if rng.random() >= rate * 2**line:
@@ -46,14 +47,14 @@ def slipped_draft(puzzle: Puzzle, rate: float, rng: random.Random) -> str:
 def slipped_samples(
     puzzles: Sequence[Puzzle], problems: Sequence[Problem], highest_rate: float, seed: int
 ) -> Callable[[str], list[Sample]]:
-    """Drafts of a solver that slips, four for each puzzle, which has a rate of its own."""
+    """Four drafts of each puzzle by a solver that slips; each puzzle has its own rate."""
     by_id = {problem.id: puzzle for problem, puzzle in zip(problems, puzzles, strict=True)}
 
     def drafts(problem_id: str) -> list[Sample]:
         rng = random.Random(derive_seed(seed, *problem_id.encode()))
         rate = rng.uniform(0.0, highest_rate)
         texts = [slipped_draft(by_id[problem_id], rate, rng) for _ in range(4)]
-        return [Sample(index, text) for index, text in enumerate(texts)]
+        return [Sample(id=problem_id, index=i, text=text) for i, text in enumerate(texts)]
 
     return drafts
 
@@ -65,23 +66,23 @@ def draw_own(
     folder: Path,
     name: str,
     seed: int,
-    say: Callable[[str], None],
 ) -> Callable[[str], list[Sample]]:
-    """The model's own candidates at temperature 1, in a store under `folder`."""
+    """Draw the model's own candidates at temperature 1; they are kept in a store at `folder`."""
     start = time.perf_counter()
     config = DrawConfig(
         model=name, template=engine.gsr.template.hash, max_tokens=MAX_TOKENS, seed=seed
     )
     store = Store(folder, config, direct_prompts(problems), candidates)
-    tally = generate(store, EngineSource(engine, config), ExactGrader())
+    tally = generate(store, EngineDrawer(engine, config), ExactGrader())
     by_problem: defaultdict[str, list[Sample]] = defaultdict(list)
     right = 0
     for record in read_samples(folder):
         by_problem[record["id"]].append(Sample.from_record(record))
         right += record["correct"]
     share = right / (len(problems) * candidates)
-    say(
+    seconds = time.perf_counter() - start
+    log.info(
         f"{name}: {len(problems)} puzzles x {candidates} candidates, pass@1 {share:.3f}, "
-        f"{tally.samples} drawn in {time.perf_counter() - start:.0f} s"
+        f"{tally.samples} drawn in {seconds:.0f} s"
     )
     return by_problem.__getitem__

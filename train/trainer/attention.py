@@ -1,8 +1,8 @@
-"""Attention over packed rows: every token sees its own row's past, but no other candidate's.
+"""Attention over packed rows: a token sees the past of its own row, without other candidates.
 
-Registered with transformers under `ATTENTION`; the mask travels as the keyword `packed` of the
-model's forward. A GPU takes FlexAttention over a block mask, a CPU (where FlexAttention has no
-backward) one call of `scaled_dot_product_attention` per row.
+It is registered with transformers under `ATTENTION`. The mask is passed as the keyword `packed` of
+the model's forward. A GPU takes FlexAttention over a block mask. A CPU, where FlexAttention has no
+backward, takes one call of `scaled_dot_product_attention` per row.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ ATTENTION = "gsr_packed"
 
 @dataclass(frozen=True, slots=True)
 class Documents:
-    """Packed rows for a CPU: where each stops, and its mask.
+    """Packed rows for a CPU: their lengths and masks.
 
     Attributes:
         lengths: tokens of each row, in order.
-        masks: bool [1, 1, L, L] of a branched row, None for a plainly causal one.
+        masks: bool [1, 1, L, L] of a branched row, None for a causal one.
     """
 
     lengths: list[int]
@@ -37,7 +37,7 @@ class Documents:
 
     @classmethod
     def of(cls, lengths: Sequence[int], branches: npt.NDArray[np.int64], total: int) -> Documents:
-        """From the branch of every token; what is left of `total` is one more row, of padding."""
+        """From the branch of every token; the rest of `total` becomes one more row, of padding."""
         stops = np.cumsum(lengths, dtype=np.int64)
         masks: list[torch.Tensor | None] = [
             branch_mask(torch.from_numpy(branches[stop - length : stop]))
@@ -53,25 +53,25 @@ PackedMask = Documents | BlockMask
 
 
 def branch_mask(branches: torch.Tensor) -> torch.Tensor:
-    """Bool [1, 1, L, L]: i sees j <= i if j is of branch 0 or i's own, or if i joins all."""
+    """Bool [1, 1, L, L]: i sees j <= i if j is in branch 0 or in i's branch, or if i joins all."""
     reader, writer = branches[:, None], branches[None, :]
     seen = ((writer == 0) | (writer == reader) | (reader == JOIN)).tril()
     return seen[None, None]
 
 
 def block_mask(documents: torch.Tensor, branches: torch.Tensor) -> BlockMask:
-    """The same for FlexAttention.
+    """The mask of packed rows for FlexAttention.
 
     Args:
-        documents: int64 [T], the row of each token; -1 is padding, which sees nothing but itself.
+        documents: int64 [T], the row of each token; -1 is padding, which sees only itself.
         branches: int64 [T], as `Row.branches`.
     """
 
     def sees(
         batch: torch.Tensor, head: torch.Tensor, reader: torch.Tensor, writer: torch.Tensor
     ) -> torch.Tensor:
-        theirs, mine = branches[writer], branches[reader]
-        visible = (theirs == 0) | (theirs == mine) | (mine == JOIN)
+        written, reading = branches[writer], branches[reader]
+        visible = (written == 0) | (written == reading) | (reading == JOIN)
         same = (documents[reader] == documents[writer]) & (documents[reader] >= 0)
         return ((reader >= writer) & same & visible) | (reader == writer)
 
@@ -91,25 +91,25 @@ def packed_attention(
     scaling: float | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention as transformers asks for it.
+    """Attention in the form that transformers calls.
 
     Args:
         module: the layer's attention; not read.
         query: [1, heads, T, head_dim].
         key: [1, kv_heads, T, head_dim].
-        value: as the key.
+        value: [1, kv_heads, T, head_dim].
         attention_mask: always None here.
         packed: what each token sees.
-        scaling: of the scores; None is head_dim ** -0.5.
+        scaling: factor of the scores; None means head_dim ** -0.5.
 
     Returns:
-        [1, T, heads, head_dim] in the query's dtype, and no weights.
+        [1, T, heads, head_dim] in the query's dtype, and None in place of attention weights.
     """
     if isinstance(packed, BlockMask):
         flex = flex_attention if query.device.type == "cpu" else _compiled_flex
         out = flex(query, key, value, block_mask=packed, scale=scaling, enable_gqa=True)
         return out.transpose(1, 2), None
-    # In fp32: the backward in bf16 is far slower on a CPU.
+    # In fp32, because the backward in bf16 is far slower on a CPU.
     pieces = [part.float().split(packed.lengths, dim=2) for part in (query, key, value)]
     outputs = [
         F.scaled_dot_product_attention(

@@ -1,7 +1,9 @@
-"""Training state on disk: sharded, written while training goes on, whole or not there at all.
+"""Training state on disk: sharded, and written while training goes on.
+
+A checkpoint gets its name when it is complete.
 
 OUT/checkpoints/step-00000200/           as torch.distributed.checkpoint writes it
-OUT/checkpoints/step-00000400.partial/   being written, or left behind by a crash
+OUT/checkpoints/step-00000400.partial/   being written, or left by a crash
 """
 
 from __future__ import annotations
@@ -32,12 +34,14 @@ _OPTIONS = StateDictOptions(ignore_frozen_params=True, strict=False)
 class Checkpoints:
     """The checkpoints of a run.
 
-    A state is parameters (adapters only, with LoRA), the optimizer's moments, and the step; there
-    is nothing else: rows are a function of the step, and no layer draws.
+    A state is the parameters (adapters only, with LoRA), the optimizer's moments and the step.
+    Nothing else is needed: rows are a function of the step, and no layer draws random numbers.
 
     Args:
-        folder: of the run.
-        keep: how many stay; older ones are removed.
+        folder: folder of the run.
+        trainee, optimizer: what is saved and restored.
+        world: the processes of the run; all of them call each method.
+        keep: number of checkpoints to keep; older ones are removed.
     """
 
     def __init__(
@@ -57,7 +61,7 @@ class Checkpoints:
         self._last = -1
 
     def save(self, step: int) -> None:
-        """Begin to write the state, once the one before is written."""
+        """Begin to write the state, after the previous checkpoint is complete."""
         if step == self._last:
             return
         self.finish()
@@ -72,21 +76,25 @@ class Checkpoints:
         self._writing = cast("Future[Any]", writing), partial
 
     def publish(self) -> None:
-        """Give what is written by now its name; otherwise a later call will."""
+        """Give the checkpoint its name if it is complete; otherwise a later call does.
+
+        Raises:
+            CheckpointError: it could not be written.
+        """
         if self._writing is not None and self._writing[0].done():
             (done, partial), self._writing = self._writing, None
             try:
                 done.result()
             except Exception as error:
                 raise CheckpointError(f"{partial} cannot be written: {error}") from error
-            # The first rank ends last: it writes the metadata, after everybody's tensors.
+            # The first rank ends last: it writes the metadata after the tensors of all ranks.
             if self._world.rank == 0:
                 replace_folder(partial, partial.with_suffix(""))
                 for _, old in _steps(self._folder)[: -self._keep]:
                     shutil.rmtree(old, ignore_errors=True)
 
     def finish(self) -> None:
-        """Wait for what is being written, on all ranks.
+        """Wait on all ranks until the checkpoint is complete.
 
         Raises:
             CheckpointError: it could not be written.
@@ -97,7 +105,10 @@ class Checkpoints:
         self._world.wait()
 
     def load_latest(self) -> int:
-        """Restore the last whole state, on any number of ranks; returns its step, 0 without one."""
+        """Restore the last complete state, on any number of ranks.
+
+        Returns its step, or 0 if there is no checkpoint.
+        """
         found = _steps(self._folder)
         if not found:
             return 0
@@ -120,6 +131,6 @@ class Checkpoints:
 
 
 def _steps(folder: Path) -> list[tuple[int, Path]]:
-    """The whole checkpoints, in order."""
+    """Step and folder of the complete checkpoints, in order."""
     found = [(_NAME.fullmatch(path.name), path) for path in folder.glob("step-*")]
     return sorted((int(match[1]), path) for match, path in found if match)

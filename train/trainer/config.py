@@ -1,4 +1,4 @@
-"""The settings of a training run: one dataclass, from a TOML file or flags, saved with the run."""
+"""The settings of a training run: a dataclass, from a TOML file or flags, saved with the run."""
 
 from __future__ import annotations
 
@@ -24,33 +24,34 @@ class SftConfig:
         model: folder or hub id of the checkpoint to start from.
         data: folder that `train.build` wrote.
         out: folder of the run; the trained checkpoint is in `<out>/model`.
-        epochs: times that every row is learnt from.
-        steps: optimizer steps; 0 means what `epochs` come to.
-        batch: rows of a step, over all ranks; each holds both objectives as the data do.
-        pack: tokens of one forward: rows are packed up to it, a longer row is refused.
-        lr: peak learning rate; warms up linearly, then falls along a cosine to lr * final_lr.
-        warmup: steps, or below 1 the share of all steps.
+        epochs: how often every row is learnt from.
+        steps: optimizer steps; 0 means as many as `epochs` take.
+        batch: rows of a step, over all ranks; each holds every objective as the data do.
+        pack: most tokens of one forward. Rows are packed up to it; a longer row is an error.
+        lr: peak learning rate. It rises linearly, then falls along a cosine to lr * final_lr.
+        final_lr: last learning rate, as a share of `lr`.
+        warmup: steps until the peak; below 1 it is a share of all steps.
         decay: weight decay of matrices (vectors have none).
-        beta2: decay of AdamW's second moment (that of the first is 0.9).
+        beta2: decay of AdamW's second moment; the decay of the first is 0.9.
         clip: largest gradient norm.
         objective_norm: "each": each objective's loss is the mean over its own target tokens of the
-            step, and they are added. "token": one mean over all target tokens.
+            step, and these means are added. "token": one mean over all target tokens.
         dtype: of the forward's products; parameters, gradients and moments are fp32.
-        checkpointing: which activations are computed again in the backward: none of them, all but
-            the products' and attention's ("selective"), or all but each layer's input ("full").
-        compile: compile each layer (a GPU; the first step takes minutes).
-        shard: ranks that share one copy of the state; 0 means all (HSDP: ranks of a node).
+        checkpointing: which activations the backward recomputes: none, all but those of products
+            and attention ("selective"), or all but each layer's input ("full").
+        compile: compile each layer. This is for a GPU, and the first step takes minutes.
+        shard: ranks that share one copy of the state; 0 means all. For HSDP: ranks of a node.
         lora: rank of LoRA adapters on every linear layer; 0 trains all parameters.
         log_every: steps between lines of the log; 0: at the end only.
         eval_every: steps between losses on the held-out rows; 0: at the end only.
         save_every: steps between checkpoints; 0: at the end only.
-        keep: checkpoints that are kept.
-        selfref: JSONL of problems with answers; with each evaluation the engine solves and refines
-            them with the weights as they are.
+        keep: number of checkpoints to keep.
+        selfref: JSONL of problems with answers. At each evaluation the engine solves and refines
+            them with the current weights.
         selfref_k: candidates per problem.
         selfref_tokens: longest candidate and refinement.
-        max_skipped: steps in a row whose gradients are not finite, before the run stops.
-        trackers: where the log goes besides log.jsonl.
+        max_skipped: the run stops after this many steps in a row without finite gradients.
+        trackers: services that get the numbers of log.jsonl.
         seed: of the order of rows.
     """
 
@@ -120,7 +121,7 @@ class SftConfig:
         """
         known = {field.name for field in fields(cls)}
         if unknown := sorted(raw.keys() - known):
-            raise InvalidRequest(unknown[0], "is no setting of a run")
+            raise InvalidRequest(unknown[0], "is not a setting of a run")
         values = dict(raw)
         for name in ("data", "out", "selfref"):
             if isinstance(values.get(name), str):
@@ -144,4 +145,4 @@ def _require(holds: bool, field: str, limit: str, value: object) -> None:
 
 
 KV_CACHE_GIB = 2.0
-"""Memory for the engine's KV: the trainer holds the rest."""
+"""GiB of KV for the engine that evaluates; the trainer holds the rest of the memory."""

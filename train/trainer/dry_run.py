@@ -1,13 +1,14 @@
-"""What a run would take, before it takes it: parameters, memory, steps, hours.
+"""What a run would take, before it starts: parameters, memory, steps, hours.
 
 `python -m train.sft --config FILE.toml --dry-run [GPUS]`. Nothing is loaded: parameters and
-activations are counted on the meta device, and where the data are not built yet, the rows that the
-recipe expects (its table [expected]) stand for them.
+activations are counted on the meta device. If the data are not built yet, the rows that the recipe
+expects (its table [expected]) are used instead.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -34,14 +35,20 @@ from train.trainer.loss import CHUNK
 
 SHAPES = Path(__file__).parent / "shapes.toml"
 GPUS = {"H100": 80e9, "H200": 141e9}
-"""Memory of those that are told of, bytes."""
+"""Memory in bytes of the GPUs that the table shows."""
 MFU = 0.4
-"""Share of the peak that the hours are told at."""
+"""Share of the peak that the hours assume."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """How much there is to learn from: rows, their tokens, the learnt ones among them."""
+    """How much there is to learn from.
+
+    Attributes:
+        count: rows.
+        tokens, target_tokens: of all rows; of those, the tokens that are learnt.
+        known: whether the figures are of data that are built, not of a recipe's expectation.
+    """
 
     count: int
     tokens: int
@@ -52,17 +59,17 @@ class Rows:
 def dry_run(
     config: SftConfig, gpus: int, expected: dict[str, Any] | None, console: Console
 ) -> None:
-    """Print it.
+    """Print what the run would take, as two tables.
 
     Args:
-        config: of the run.
-        gpus: that would share the work.
-        expected: rows, tokens_per_row and targets_per_row, where the data are not built yet.
-        console: where to.
+        config: settings of the run.
+        gpus: how many would share the work.
+        expected: rows, tokens_per_row and targets_per_row, used if the data are not built yet.
+        console: where the tables go.
 
     Raises:
-        InvalidRequest: the data are not built, and nothing is expected of them.
-        CheckpointError: nothing is known of the model.
+        InvalidRequest: the data are not built, and `expected` is None.
+        CheckpointError: the model's shape is not known.
     """
     shape = model_shape(config.model)
     size = ModelSize.of(shape, config.lora)
@@ -73,10 +80,10 @@ def dry_run(
 
 
 def model_shape(model: str) -> PretrainedConfig:
-    """A model's config: of a folder or the hub, or one of the recipes' shapes.
+    """A model's config: from a folder or the hub, or from the shapes of the recipes' models.
 
     Raises:
-        CheckpointError: it is neither.
+        CheckpointError: the model is in none of them.
     """
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(find_checkpoint(model, weights=False))
@@ -111,7 +118,7 @@ def _facts_table(
     tokens = rows.tokens * share
     flops = Flops.of(shape)
     mean = rows.tokens / rows.count
-    # Every row as long as the mean, and plainly causal.
+    # As if every row were causal and as long as the mean.
     operations = 6 * (tokens * flops.layers + rows.target_tokens * share * flops.head)
     operations += 3 * flops.pair * tokens * mean / 2
     hours = operations / (MFU * PEAKS["H100"] * gpus) / 3600
@@ -146,7 +153,7 @@ def _memory_table(config: SftConfig, size: ModelSize, shards: int) -> Table:
     totals = [sum(one.values()) for one in held]
     table.add_row("sum", *(f"{total / 2**30:.1f}" for total in totals), style="bold")
     for name, memory in GPUS.items():
-        # A tenth is left for the allocator and for NCCL.
+        # A tenth stays free for the allocator and for NCCL.
         fits = ["fits" if total < 0.9 * memory else "too large" for total in totals]
         table.add_row(f"{name}, {memory / 1e9:.0f} GB", *fits)
     return table
@@ -160,11 +167,13 @@ class ModelSize:
     """Parameters, and bytes of activations.
 
     Attributes:
-        parameters: all of them; `trained`: those that have gradients; `layer`: of one layer;
-            `root`: embedding, last norm and head.
-        layers: how many.
+        parameters: all parameters.
+        trained: parameters that have gradients.
+        layer: parameters of one layer.
+        root: parameters of embedding, last norm and head.
+        layers: number of layers.
         saved: bytes per token that the backward of one layer needs, by checkpointing.
-        again: bytes per token that one layer holds while it is computed again.
+        again: bytes per token that one layer holds while it is recomputed.
     """
 
     parameters: int
@@ -177,7 +186,7 @@ class ModelSize:
 
     @classmethod
     def of(cls, model_config: PretrainedConfig, lora: int = 0) -> ModelSize:
-        """Counted on the real layers of transformers, without any values."""
+        """Count on the real layers of transformers, without any values."""
         with torch.device("meta"):
             hf = AutoModelForCausalLM.from_config(
                 model_config, dtype=torch.bfloat16, attn_implementation=_COUNTED
@@ -202,16 +211,16 @@ class ModelSize:
         )
 
     def bytes_per_gpu(self, config: SftConfig, shards: int) -> dict[str, float]:
-        """What is held at the worst moment, the beginning of the backward, by kind.
+        """Bytes held when most is held, at the beginning of the backward, by kind.
 
         Args:
-            config: of the run.
+            config: settings of the run.
             shards: GPUs that share one copy of the state.
         """
         logits = 10.0 * CHUNK  # bf16, fp32, and their gradients
         again = self.again if config.checkpointing != "none" else 0.0
         kept = self.layers * self.saved[config.checkpointing]
-        reduced = 0.0 if config.lora else 6.0  # adapters are next to nothing
+        reduced = 0.0 if config.lora else 6.0  # adapters are too small to count
         return {
             "parameters, fp32, sharded": 4 * self.parameters / shards,
             "gradients, fp32, sharded": 4 * self.trained / shards,
@@ -227,7 +236,7 @@ class ModelSize:
         }
 
     def _engine_bytes(self, config: SftConfig) -> float:
-        """Weights and KV of the engine that measures selfRef@k between steps."""
+        """Bytes of weights and KV of the engine that measures selfRef@k between steps."""
         return 2.0 * self.parameters + KV_CACHE_GIB * 2**30 if config.selfref else 0.0
 
 
@@ -239,13 +248,14 @@ def _products(config: PretrainedConfig) -> float:
     """Bytes per token of a layer's input, its products and its attention, all in bf16."""
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    products = 3 * config.hidden_size + 2 * config.intermediate_size
-    attention = (2 * heads + 2 * kv_heads) * head_dim
-    return 2.0 * (products + attention) + 4.0 * heads  # the last: log-sum-exp, fp32
+    products: int = 3 * config.hidden_size + 2 * config.intermediate_size
+    attention: int = (2 * heads + 2 * kv_heads) * head_dim
+    log_sum_exp: float = 4.0 * heads  # fp32
+    return 2.0 * (products + attention) + log_sum_exp
 
 
 class _CountedAttention(torch.autograd.Function):
-    """Keeps for the backward what FlexAttention keeps: its inputs, its output, log-sum-exp."""
+    """Keeps for the backward what FlexAttention keeps: inputs, output and log-sum-exp."""
 
     @staticmethod
     def forward(ctx: Any, query: Any, key: Any, value: Any) -> Any:
@@ -255,25 +265,27 @@ class _CountedAttention(torch.autograd.Function):
         return out
 
 
+_attend: Callable[..., torch.Tensor] = _CountedAttention.apply
+
+
 def _counted_attention(
     module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **_: Any
 ) -> tuple[Any, None]:
-    out = _CountedAttention.apply(query, key, value)
-    return out.transpose(1, 2), None  # type: ignore[union-attr]
+    return _attend(query, key, value).transpose(1, 2), None
 
 
 AttentionInterface.register(_COUNTED, _counted_attention)
 
 
 def _saved_bytes(hf: PreTrainedModel, tokens: int = 128) -> float:
-    """Bytes per token that autograd keeps of one layer, parameters aside."""
+    """Bytes per token that autograd keeps of one layer, without parameters."""
     layer = hf.model.layers[0]
     kept: dict[int, int] = {}
     storages = []
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        storages.append(storage)  # else its id may be given to another
+        storages.append(storage)  # a freed storage's id could be reused by another one
         kept[storage._cdata] = storage.nbytes()
         return tensor
 

@@ -1,4 +1,4 @@
-"""selfRef@k during training: the engine solves and refines with the weights as they are."""
+"""selfRef@k during training: the engine solves and refines with the current weights."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from train.trainer.world import World
 class SelfRefEvaluation:
     """Measures pass@1, maj@k and selfRef@k on the problems of a file.
 
-    The weights go through a folder, `<out>/evaluated`, from which the first rank's engine loads
-    them anew each time; the other ranks wait.
+    The weights go through a folder, `<out>/evaluated`. The engine of the first rank loads them from
+    there each time, while the other ranks wait.
     """
 
     def __init__(
@@ -36,7 +36,10 @@ class SelfRefEvaluation:
         self._engine: Engine | None = None
 
     def __call__(self, step: int) -> dict[str, Any]:
-        """What the weights of this step reach, on the first rank; nothing on the others."""
+        """Measure the weights of this step; all ranks must call it.
+
+        Returns the fields of the log's line on the first rank, nothing on the others.
+        """
         folder = self._config.out / "evaluated"
         first = self._world.rank == 0
         export_model(
@@ -47,9 +50,9 @@ class SelfRefEvaluation:
             extra=[self._config.data / "gsr.json"],
             writes=first,
         )
-        measured = self._measure(self._load(folder)) if first else {}
+        fields = {"selfref": self._measure(self._load(folder))} if first else {}
         self._world.wait()
-        return measured
+        return fields
 
     def _load(self, folder: Path) -> Engine:
         if self._engine is None:
@@ -85,7 +88,7 @@ class SelfRefEvaluation:
         return {**measured, "problems": len(exercises)}
 
     def close(self) -> None:
-        """Give the engine's memory back."""
+        """Free the engine's memory."""
         if self._engine is not None:
             self._engine.close()
 

@@ -1,4 +1,4 @@
-"""The trained model as a Hugging Face folder, streamed: never whole in anybody's memory."""
+"""The trained model as a Hugging Face folder, written file by file: no rank holds it whole."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from train.trainer.lora import merged
 from train.trainer.model import Trainee, stored_tensors
 
 SHARD_BYTES = 4 * 2**30
-"""Size of a file; what the first rank holds in its memory at once."""
+"""Most bytes of a file, and of tensors that the first rank holds at once."""
 
 
 def export_model(
@@ -29,11 +29,19 @@ def export_model(
     writes: bool = True,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Write safetensors in `dtype`, with adapters merged; everything else is the source's own.
+    """Write safetensors in `dtype`, with adapters merged; all other files are the source's.
 
-    config.json, tokenizer and templates are copied and not written anew: transformers 5 writes
-    names that other readers do not know. All ranks must call it, for parameters are gathered one
-    by one; the one that `writes` does. Files of `extra` are laid over the source's.
+    config.json, tokenizer and templates are copied, because transformers 5 would write names that
+    other readers do not know. All ranks must call it, because parameters are gathered one by one.
+
+    Args:
+        trainee: the model.
+        folder: where it goes; an older folder there is replaced.
+        source: folder of the checkpoint that the training started from.
+        dtype: of the tensors on disk.
+        extra: files that replace the source's files of the same names.
+        writes: whether this rank writes; exactly one rank does.
+        shard_bytes: most bytes of a file.
     """
     partial = folder.with_name(folder.name + ".partial")
     if writes:
@@ -72,7 +80,7 @@ def _file(number: int) -> str:
 
 
 def _write_index(folder: Path, places: dict[str, int], number: int) -> None:
-    """One file has the plain name; several have an index that says which holds what."""
+    """A single file gets the plain name; several files get an index of their tensors."""
     if number == 1:
         (folder / _file(1)).rename(folder / "model.safetensors")
         return

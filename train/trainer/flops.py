@@ -1,9 +1,9 @@
-"""Floating-point operations of training, and what share of the device's peak they come to.
+"""Floating-point operations of training, and the device's peak.
 
-A product of n by m by k numbers is 2nmk operations; its backward is twice its forward. What
-checkpointing computes again does not count: it is overhead, not use (MFU, arXiv 2204.02311,
-appendix B). Attention is counted by two conventions: the pairs of tokens that really see one
-another, and all pairs of a row, as those publish it who do not subtract the masked half.
+A product of n by m by k numbers is 2nmk operations, and its backward is twice its forward. What
+checkpointing recomputes does not count: it is overhead (MFU, arXiv 2204.02311, appendix B).
+Attention is counted by two conventions: the pairs of tokens that see one another, and all pairs of
+a row. The second one is common in publications, which do not subtract the masked half.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Flops:
     """Counts the operations of forward and backward for one model.
 
     Attributes:
-        layers: parameters of all layers' products; every token of a row meets them.
-        head: parameters of the output head; only what predicts a target meets it.
-        pair: operations of one token seeing another, all layers and heads, forward only.
+        layers: parameters of all layers' products, which every token of a row goes through.
+        head: parameters of the output head; only tokens that predict a target go through it.
+        pair: operations when one token sees another: all layers and heads, forward only.
     """
 
     layers: int
@@ -44,7 +44,7 @@ class Flops:
 
     @classmethod
     def of(cls, config: PretrainedConfig) -> Flops:
-        """For a decoder of the families that the engine runs."""
+        """Count for a decoder of a family that the engine runs."""
         hidden, heads = config.hidden_size, config.num_attention_heads
         head_dim = getattr(config, "head_dim", None) or hidden // heads
         attention = hidden * head_dim * 2 * (heads + config.num_key_value_heads)
@@ -57,27 +57,28 @@ class Flops:
         )
 
     def of_rows(self, rows: Iterable[Row]) -> tuple[float, float]:
-        """Operations of training on some rows: by visible pairs, and by all pairs."""
+        """Operations of training on some rows, by visible pairs and by all pairs."""
         seen = full = products = 0
         for row in rows:
             products += len(row) * self.layers + row.num_targets * self.head
             seen += visible_pairs(row)
             full += len(row) ** 2
-        return tuple(6.0 * products + 3.0 * pairs * self.pair for pairs in (seen, full))  # type: ignore[return-value]
+        learnt = 6.0 * products
+        return learnt + 3.0 * seen * self.pair, learnt + 3.0 * full * self.pair
 
 
 def visible_pairs(row: Row) -> int:
-    """How many (reader, writer) pairs of tokens the row's mask lets through, itself included."""
+    """Pairs (reader, writer) of tokens that the row's mask allows; a token sees itself."""
     length = len(row)
     hidden, before = 0, 0
     for branch in row.branch_lengths:
-        hidden += branch * before  # does not see those beside it
+        hidden += branch * before  # a branch does not see the branches beside it
         before += branch
     return length * (length + 1) // 2 - hidden
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """Dense bf16 operations per second that a GPU is sold for; None where that is unknown."""
+    """Dense bf16 operations per second of a GPU by its data sheet; None if they are unknown."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)

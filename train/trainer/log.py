@@ -1,12 +1,12 @@
-"""What a run writes down: log.jsonl always, a progress line, and trackers where they are asked for.
+"""What a run says: the lines of log.jsonl, the same numbers for trackers, and progress for people.
 
 Lines of log.jsonl, one JSON object each; after a resume the last line of a step counts:
 
-    training   step, seconds, loss (the sum of the next two), loss_direct, loss_refine, lr,
-               grad_norm, tokens, tokens_per_second, padding (share), tflops, mfu, mfu_full (of the
-               peak, counting the visible pairs or all; null where the peak is unknown),
-               memory_gib (the most so far: of the GPU, or of the process on a CPU),
-               rows (by layout), num_correct (refinement rows by right candidates), skipped
+    training   step, seconds, loss (the weighted sum of the objectives' losses), loss_direct,
+               loss_refine, lr, grad_norm, tokens, tokens_per_second, padding (share), tflops, mfu,
+               mfu_full (of the peak, counting the visible pairs or all; null where the peak is
+               unknown), memory_gib (the most so far: of the GPU, or of the process on a CPU),
+               rows (by layout), num_correct (rows that show candidates, by right ones), skipped
     held out   step, held_out_direct, held_out_refine
     selfRef@k  step, selfref {pass@1, maj@k, linear, branched, problems}
 """
@@ -14,56 +14,55 @@ Lines of log.jsonl, one JSON object each; after a resume the last line of a step
 from __future__ import annotations
 
 import json
+import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
-from typing import Any, Protocol
+from resource import RUSAGE_SELF, getrusage
+from typing import Any
 
 import torch
 
-from gsr_engine.errors import InvalidRequest
+from train.command import log
+from train.dataset import RowSet
 from train.files import open_appended
+from train.objectives import OBJECTIVES, Objective
 from train.trainer.batches import StepBatches
 from train.trainer.config import SftConfig
-
-Scalars = dict[str, float]
-
-
-class _Sink(Protocol):
-    def write(self, step: int, scalars: Scalars) -> None: ...
-    def close(self) -> None: ...
+from train.trainer.flops import peak_flops
+from train.trainer.optimizer import learning_rate
+from train.trainer.trackers import check_trackers, open_trackers
+from train.trainer.world import World
 
 
 class RunLog:
-    """The log of a run; only the first rank has one that writes.
+    """The log of a run, and its trackers; only the first rank's writes.
 
     Raises:
         InvalidRequest: a tracker is not installed.
     """
 
     def __init__(self, config: SftConfig, *, writes: bool) -> None:
-        for tracker in config.trackers:
-            if find_spec(tracker) is None:
-                raise InvalidRequest("trackers", f"needs {tracker}: pip install {tracker}")
+        check_trackers(config)
         self._file = open_appended(config.out / "log.jsonl") if writes else None
-        self._sinks = [_SINKS[tracker](config) for tracker in config.trackers if writes]
+        self._trackers = open_trackers(config) if writes else []
 
     def write(self, entry: dict[str, Any]) -> None:
-        """One line; numbers in it go to the trackers too, nested ones as "outer/inner"."""
+        """Append a line; its numbers go to the trackers too, nested ones as "outer/inner"."""
         if self._file is None:
             return
         self._file.write(json.dumps(entry) + "\n")
         self._file.flush()
-        for sink in self._sinks:
-            sink.write(entry["step"], dict(_scalars(entry)))
+        for tracker in self._trackers:
+            tracker.write(entry["step"], dict(_scalars(entry)))
 
     def close(self) -> None:
         """Flush and close everything."""
         if self._file is not None:
             self._file.close()
-        for sink in self._sinks:
-            sink.close()
+        for tracker in self._trackers:
+            tracker.close()
 
 
 def _scalars(entry: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
@@ -74,48 +73,9 @@ def _scalars(entry: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, flo
             yield prefix + name, float(value)
 
 
-class _TensorBoard:
-    def __init__(self, config: SftConfig) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  # optional
-
-        self._writer = SummaryWriter(str(config.out / "tensorboard"))
-
-    def write(self, step: int, scalars: Scalars) -> None:
-        for name, value in scalars.items():
-            self._writer.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        self._writer.close()
-
-
-class _Wandb:
-    def __init__(self, config: SftConfig) -> None:
-        import wandb  # noqa: PLC0415  # optional
-
-        name = config.out / "wandb_id"  # a run that goes on is the same one
-        if not name.exists():
-            name.write_text(wandb.util.generate_id(), encoding="utf-8")
-        self._run = wandb.init(
-            project="gsr-engine",
-            dir=str(config.out),
-            config=config.as_dict(),
-            id=name.read_text(encoding="utf-8"),
-            resume="allow",
-        )
-
-    def write(self, step: int, scalars: Scalars) -> None:
-        self._run.log(scalars, step=step)
-
-    def close(self) -> None:
-        self._run.finish()
-
-
-_SINKS: dict[str, type[_Sink]] = {"tensorboard": _TensorBoard, "wandb": _Wandb}
-
-
 @dataclass(slots=True)
 class Interval:
-    """What happened since the last log line."""
+    """What happened since the last line of the log."""
 
     began: float = field(default_factory=time.perf_counter)
     losses: list[torch.Tensor] = field(default_factory=list)
@@ -135,3 +95,95 @@ class Interval:
         self.computed += step.computed
         self.flops = (self.flops[0] + step.flops[0], self.flops[1] + step.flops[1])
         self.skipped += skipped
+
+
+class Progress:
+    """Turns intervals and evaluations into lines of the log and lines for people.
+
+    Args:
+        run_log: of the run.
+        rows: the rows that are learnt from.
+        config: settings of the run.
+        world: the processes of the run.
+        steps: the last step.
+    """
+
+    def __init__(
+        self, run_log: RunLog, rows: RowSet, config: SftConfig, world: World, steps: int
+    ) -> None:
+        self._log = run_log
+        self._rows = rows
+        self._config = config
+        self._world = world
+        self._steps = steps
+        self._began = 0.0
+
+    def begin(self) -> None:
+        """Start the clock of this process's part of the run."""
+        self._began = time.perf_counter()
+
+    def trained(self, step: int, interval: Interval) -> None:
+        """Report the training up to `step`."""
+        means = torch.stack(interval.losses).mean(dim=0).tolist()
+        seconds = time.perf_counter() - interval.began
+        entry = {
+            "step": step,
+            "seconds": round(time.perf_counter() - self._began, 2),
+            "loss": round(sum(one.weight * value for one, value in by_objective(means)), 5),
+            **{f"loss_{one.name}": round(value, 5) for one, value in by_objective(means)},
+            "lr": learning_rate(self._config, step - 1, self._steps),
+            "grad_norm": round(sum(interval.norms) / len(interval.norms), 5),
+            **self._rates(interval, seconds),
+            **self._counts(interval.rows),
+            "skipped": interval.skipped,
+        }
+        self._log.write(entry)
+        losses = "  ".join(f"{one.name} {value:.4f}" for one, value in by_objective(means))
+        share = f"  MFU {entry['mfu']:.1%}" if entry["mfu"] else ""
+        left = seconds / len(interval.losses) * (self._steps - step)
+        rate = f"{entry['tokens_per_second']:,.0f} tok/s{share}"
+        log.info("%s  %s  %s  %.0f s left", self._place(step), losses, rate, left)
+
+    def evaluated(self, step: int, fields: dict[str, Any]) -> None:
+        """Report what an evaluation measured; on other ranks than the first that may be nothing."""
+        if fields:
+            self._log.write({"step": step, **fields})
+            text = "  ".join(f"{name} {value}" for name, value in fields.items())
+            log.info("%s  %s", self._place(step), text)
+
+    def _place(self, step: int) -> str:
+        return f"{self._config.out.name} {step:>5}/{self._steps}"
+
+    def _rates(self, interval: Interval, seconds: float) -> dict[str, Any]:
+        peak = peak_flops(self._world.device)
+        seen, full = (flops / seconds / self._world.size for flops in interval.flops)
+        return {
+            "tokens": interval.tokens,
+            "tokens_per_second": round(interval.tokens / seconds, 1),
+            "padding": round(1 - interval.tokens / interval.computed, 4),
+            "tflops": round(seen / 1e12, 3),
+            "mfu": peak and round(seen / peak, 4),
+            "mfu_full": peak and round(full / peak, 4),
+            "memory_gib": round(_peak_bytes(self._world.device) / 2**30, 2),
+        }
+
+    def _counts(self, indices: Sequence[int]) -> dict[str, Any]:
+        rows = self._rows
+        right = Counter(int(rows.num_correct[index]) for index in indices if rows.layouts[index])
+        return {
+            "rows": dict(Counter(rows.kinds[index] for index in indices)),
+            "num_correct": {str(number): count for number, count in sorted(right.items())},
+        }
+
+
+def by_objective(values: Sequence[float]) -> list[tuple[Objective, float]]:
+    """Each objective with its value."""
+    return list(zip(OBJECTIVES, values, strict=True))
+
+
+def _peak_bytes(device: torch.device) -> int:
+    """The most memory that this process held: of the GPU, or of the host if it trains there."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    peak = getrusage(RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
-from resource import RUSAGE_SELF, getrusage
 from typing import Any
 
 import torch
 from torch.distributed.fsdp import FSDPModule
 
 from gsr_engine.errors import GsrError
+from train.command import log
 from train.dataset import RowSet
-from train.rows import OBJECTIVES, Row
-from train.trainer.batches import PackedBatch, Plan, StepBatches, check_lengths, collate, pack
+from train.objectives import OBJECTIVES, objective_index
+from train.trainer.batches import Plan, StepBatches, check_rows, packs_of_rank
 from train.trainer.checkpoints import Checkpoints
 from train.trainer.config import SftConfig
-from train.trainer.flops import Flops, peak_flops
-from train.trainer.log import Interval, RunLog
+from train.trainer.flops import Flops
+from train.trainer.log import Interval, Progress, RunLog
 from train.trainer.model import Trainee
 from train.trainer.optimizer import clip_gradients, learning_rate, make_optimizer
 from train.trainer.world import StopSignal, World
 
-Say = Callable[[str], None]
+Evaluation = Callable[[int], dict[str, Any]]
+"""Measures the weights of a step. All ranks call it; it returns fields for a line of the log."""
 
 
 class TrainingDiverged(GsrError):
@@ -32,71 +31,71 @@ class TrainingDiverged(GsrError):
 
 
 class Trainer:
-    """Trains a model on the rows of a set, with checkpoints and a log under `config.out`.
-
-    Raises:
-        InvalidRequest: a row is longer than a pack.
+    """Trains a model on the rows of a set, with checkpoints under `config.out`.
 
     Args:
-        evaluate: called with the step at every evaluation, on all ranks, e.g. for selfRef@k; what
-            it returns is logged.
+        trainee: the sharded model, with weights.
+        rows: the rows to learn from.
+        config: settings of the run.
+        world: the processes of the run.
+        run_log: where the lines of the run go.
+        evaluations: run every `config.eval_every` steps and at the end.
+
+    Raises:
+        InvalidRequest: a row is longer than a pack, or of an unknown objective.
     """
 
     def __init__(
         self,
         trainee: Trainee,
         rows: RowSet,
-        held_out: RowSet | None,
         config: SftConfig,
         world: World,
-        log: RunLog,
-        evaluate: Callable[[int], dict[str, Any]] | None = None,
-        say: Say = print,
+        run_log: RunLog,
+        evaluations: Sequence[Evaluation] = (),
     ) -> None:
-        for each in (rows, held_out):
-            if each is not None:
-                check_lengths(each.lengths, config.pack)
-        self.trainee = trainee
+        check_rows(rows, config.pack)
+        self._trainee = trainee
         self._rows = rows
-        self._held_out = held_out
         self._config = config
         self._world = world
-        self._log = log
-        self._measure = evaluate
-        self._say: Say = say if world.rank == 0 else lambda _: None
+        self._evaluations = evaluations
         self._plan = Plan(rows.objectives, config.batch, config.seed)
+        self._weights = torch.tensor([one.weight for one in OBJECTIVES], device=world.device)
         self._flops = Flops.of(trainee.hf.config)
         self._optimizer = make_optimizer(trainee, config)
         self._checkpoints = Checkpoints(config.out, trainee, self._optimizer, world, config.keep)
         self.steps = config.steps or max(1, round(config.epochs * self._plan.steps_per_epoch))
         self.step = 0
+        self._progress = Progress(run_log, rows, config, world, self.steps)
 
     def run(self) -> bool:
-        """Train from the last checkpoint to the end; False where a signal came before it.
+        """Train from the last checkpoint to the end; False if a signal stopped it before.
 
         Raises:
-            TrainingDiverged: gradients stay infinite or not a number; the last checkpoint is from
+            TrainingDiverged: gradients stay infinite or not a number. The last checkpoint is from
                 before.
         """
         self.step = self._checkpoints.load_latest()
         if self.step:
-            self._say(f"sft: goes on from step {self.step}")
-        self._began = time.perf_counter()
+            log.info("sft: goes on from step %d", self.step)
+        self._progress.begin()
         with StopSignal() as signal:
             stopped = self._loop(signal)
             self._checkpoints.save(self.step)
             self._checkpoints.finish()
         if stopped:
-            self._say(f"sft: interrupted; step {self.step} is saved under {self._config.out}")
+            log.info("sft: interrupted; step %d is saved under %s", self.step, self._config.out)
             return False
         self._evaluate()
         return True
 
     def _loop(self, signal: StopSignal) -> bool:
+        """Steps up to the last one; whether a signal stopped it before."""
         config, interval, in_a_row = self._config, Interval(), 0
         while self.step < self.steps:
             batches = self._batches(self.step)
-            losses, stopped = self._losses(batches, signal.received)
+            losses, stopped = self._backward(batches, signal.received)
             norm, applied = self._update()
             in_a_row = 0 if applied else in_a_row + 1
             interval.add(batches, losses, norm, skipped=not applied)
@@ -108,16 +107,17 @@ class Trainer:
             self._checkpoints.publish()
             last = self.step == self.steps
             if last or stopped or (config.log_every and self.step % config.log_every == 0):
-                self._report(interval)
+                self._progress.trained(self.step, interval)
                 interval = Interval()
             if stopped:
                 return True
             if not last:
+                # Checkpoints and evaluations do not count as time of training.
                 interval.began += self._save_and_evaluate()
         return False
 
     def _save_and_evaluate(self) -> float:
-        """What is due after a step; the seconds that it took, which are none of training."""
+        """Save and evaluate if either is due after this step; the seconds that it took."""
         began, config = time.perf_counter(), self._config
         if config.save_every and self.step % config.save_every == 0:
             self._checkpoints.save(self.step)
@@ -125,14 +125,19 @@ class Trainer:
             self._evaluate()
         return time.perf_counter() - began
 
+    @torch.no_grad()
+    def _evaluate(self) -> None:
+        for evaluate in self._evaluations:
+            self._progress.evaluated(self.step, evaluate(self.step))
+
     def _batches(self, step: int) -> StepBatches:
-        """The rows of a step."""
+        """The packs of this rank for a step."""
         chosen = self._plan.rows(step)
         rows = [self._rows[index] for index in chosen]
-        objectives = [OBJECTIVES.index(row.objective) for row in rows]
+        objectives = torch.tensor([objective_index(row.objective) for row in rows])
         targets = torch.tensor([float(row.num_targets) for row in rows])
-        counts = torch.zeros(len(OBJECTIVES)).index_add(0, torch.tensor(objectives), targets)
-        batches, computed = self._packed(rows)
+        counts = torch.zeros(len(OBJECTIVES)).index_add(0, objectives, targets)
+        batches, computed = packs_of_rank(rows, self._config.pack, self._world)
         return StepBatches(
             batches=batches,
             counts=counts.to(self._world.device),
@@ -142,124 +147,43 @@ class Trainer:
             flops=self._flops.of_rows(rows),
         )
 
-    def _packed(self, rows: Sequence[Row]) -> tuple[list[PackedBatch], int]:
-        """Packs of this rank for some rows, and the tokens that all ranks' packs compute."""
-        config, world = self._config, self._world
-        packs = pack([len(row) for row in rows], config.pack, world.size)
-        # Compiled kernels want one shape.
-        pad_to = 0 if world.device.type == "cpu" else config.pack
-        mine = packs[world.rank :: world.size]
-        batches = [collate([rows[at] for at in places], world.device, pad_to) for places in mine]
-        computed = len(packs) * pad_to or sum(max(1, len(row)) for row in rows)
-        return batches, computed
-
-    def _losses(self, step: StepBatches, stop: int) -> tuple[torch.Tensor, bool]:
-        """Mean loss of each objective, with its gradients; and whether any rank is to stop."""
-        divisors = self._divisors(step.counts)
+    def _backward(self, step: StepBatches, stop: int) -> tuple[torch.Tensor, bool]:
+        """Gradients of a step; mean loss of each objective, and whether any rank has to stop."""
+        factors = self._factors(step.counts)
         sums = torch.zeros(len(OBJECTIVES), device=self._world.device)
         for index, batch in enumerate(step.batches):
-            self._last_backward(index == len(step.batches) - 1)
-            losses = self.trainee(batch)
-            (losses / divisors).sum().backward()
+            self._reduce_after(index == len(step.batches) - 1)
+            losses = self._trainee(batch)
+            (losses * factors).sum().backward()
             sums += losses.detach()
         flag = torch.tensor([float(bool(stop))], device=self._world.device)
         # One exchange for everything that the ranks must agree on.
         total = self._world.sum(torch.cat([sums, flag]))
         return total[:-1] / step.counts.clamp_min(1), bool(total[-1])
 
-    def _divisors(self, counts: torch.Tensor) -> torch.Tensor:
-        """What each objective's summed loss is divided by, before the backward."""
-        if self._config.objective_norm == "each":
-            return counts.clamp_min(1)
-        return counts.sum().expand_as(counts)
+    def _factors(self, counts: torch.Tensor) -> torch.Tensor:
+        """What each objective's summed loss is multiplied by before the backward."""
+        norm = self._config.objective_norm
+        divisors = counts.clamp_min(1) if norm == "each" else counts.sum()
+        return self._weights / divisors
 
-    def _last_backward(self, last: bool) -> None:
-        """With several copies (HSDP) their gradients are added once, after the last pack."""
-        for module in self.trainee.modules():
+    def _reduce_after(self, last: bool) -> None:
+        """Add the gradients of several copies (HSDP) once, after the last pack of a step."""
+        for module in self._trainee.modules():
             if isinstance(module, FSDPModule):
                 module.set_requires_all_reduce(last, recurse=False)
 
     def _update(self) -> tuple[float, bool]:
-        """One optimizer step, unless the gradients are not finite; their norm."""
+        """Take an optimizer step unless the gradients are not finite.
+
+        Returns the norm of the gradients, and whether the step was taken.
+        """
         rate = learning_rate(self._config, self.step, self.steps)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        norm = clip_gradients(self.trainee, self._config.clip)
+        norm = clip_gradients(self._trainee, self._config.clip)
         finite = norm < float("inf")  # false for NaN, too
         if finite:
             self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         return norm, finite
-
-    def _report(self, interval: Interval) -> None:
-        means = torch.stack(interval.losses).mean(dim=0).tolist()
-        seconds = time.perf_counter() - interval.began
-        cuda = self._world.device.type == "cuda"
-        layouts = Counter(self._rows.layouts[index] or "direct" for index in interval.rows)
-        right = Counter(
-            int(self._rows.num_correct[index])
-            for index in interval.rows
-            if self._rows.objectives[index] == "refine"
-        )
-        peak = peak_flops(self._world.device)
-        rates = [flops / seconds / self._world.size for flops in interval.flops]
-        entry = {
-            "step": self.step,
-            "seconds": round(time.perf_counter() - self._began, 2),
-            "loss": round(sum(means), 5),
-            **{f"loss_{name}": round(v, 5) for name, v in zip(OBJECTIVES, means, strict=True)},
-            "lr": learning_rate(self._config, self.step - 1, self.steps),
-            "grad_norm": round(sum(interval.norms) / len(interval.norms), 5),
-            "tokens": interval.tokens,
-            "tokens_per_second": round(interval.tokens / seconds, 1),
-            "padding": round(1 - interval.tokens / interval.computed, 4),
-            "tflops": round(rates[0] / 1e12, 3),
-            "mfu": peak and round(rates[0] / peak, 4),
-            "mfu_full": peak and round(rates[1] / peak, 4),
-            "memory_gib": round(_peak_bytes(cuda) / 2**30, 2),
-            "rows": dict(layouts),
-            "num_correct": {str(n): count for n, count in sorted(right.items())},
-            "skipped": interval.skipped,
-        }
-        self._log.write(entry)
-        left = seconds / len(interval.losses) * (self.steps - self.step)
-        share = f"  MFU {entry['mfu']:.1%}" if peak else ""
-        rate = f"{entry['tokens_per_second']:,.0f} tok/s{share}"
-        self._say(f"{self._progress(means)}  {rate}  {left:.0f} s left")
-
-    def _progress(self, losses: Sequence[float]) -> str:
-        parts = zip(OBJECTIVES, losses, strict=True)
-        text = "  ".join(f"{name} {value:.4f}" for name, value in parts)
-        return f"{self._config.out.name} {self.step:>5}/{self.steps}  {text}"
-
-    @torch.no_grad()
-    def _evaluate(self) -> None:
-        """Losses on the held-out rows, and what else is to be measured."""
-        if self._held_out is not None:
-            losses = self._held_out_losses(self._held_out)
-            self._log.write({"step": self.step, **losses})
-            self._say(f"{self._progress(list(losses.values()))}  held out")
-        if self._measure is not None:
-            measured = self._measure(self.step)
-            self._log.write({"step": self.step, "selfref": measured})
-            self._say(f"{self._config.out.name} {self.step:>5}/{self.steps}  {measured}")
-
-    def _held_out_losses(self, held_out: RowSet) -> dict[str, float]:
-        sums, counts = torch.zeros(2, len(OBJECTIVES), device=self._world.device)
-        size = self._config.batch
-        for begin in range(0, len(held_out), size):
-            rows = [held_out[i] for i in range(begin, min(begin + size, len(held_out)))]
-            for batch in self._packed(rows)[0]:
-                sums += self.trainee(batch)
-                counts += torch.bincount(batch.objectives, minlength=len(OBJECTIVES))
-        totals = self._world.sum(torch.stack([sums, counts]))
-        means = (totals[0] / totals[1].clamp_min(1)).tolist()
-        return {f"held_out_{n}": round(v, 5) for n, v in zip(OBJECTIVES, means, strict=True)}
-
-
-def _peak_bytes(cuda: bool) -> int:
-    """The most that this process held: of the GPU's memory, or of the host's where it trains."""
-    if cuda:
-        return torch.cuda.max_memory_allocated()
-    peak = getrusage(RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak

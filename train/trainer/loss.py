@@ -1,4 +1,8 @@
-"""Cross-entropy whose logits never exist whole."""
+"""Cross-entropy in chunks, so that all logits never exist at once.
+
+torch 2.13 has this as `torch.nn.functional.linear_cross_entropy`, but bf16 products give bf16
+losses there, and this package supports torch 2.11.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 CHUNK = 2**27
-"""Logits of one chunk: half a GiB in fp32, whatever the vocabulary."""
+"""Logits of one chunk: half a GiB in fp32 for every vocabulary."""
 
 
 def target_losses(
@@ -15,14 +19,14 @@ def target_losses(
 ) -> torch.Tensor:
     """Cross-entropy of every target, fp32 [N].
 
-    Logits are made chunk by chunk, and once more in the backward, so memory does not grow with
-    N times V.
+    Logits are computed chunk by chunk and recomputed in the backward, so memory does not grow
+    with N times V.
 
     Args:
         hidden: [N, H], the hidden states that predict the targets.
         weight: [V, H], the output head.
         targets: int64 [N].
-        chunk: logits that may exist at once.
+        chunk: most logits that exist at once.
     """
     rows = max(1, chunk // weight.shape[0])
     if len(targets) <= rows:

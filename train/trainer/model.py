@@ -20,7 +20,7 @@ from torch.utils.checkpoint import (
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from gsr_engine.errors import CheckpointError
-from train.rows import OBJECTIVES
+from train.objectives import OBJECTIVES
 from train.trainer.attention import ATTENTION
 from train.trainer.batches import PackedBatch
 from train.trainer.config import Checkpointing, SftConfig
@@ -29,7 +29,7 @@ from train.trainer.loss import target_losses
 
 
 class Trainee(torch.nn.Module):
-    """A causal language model whose forward is the loss, so that logits need never exist whole."""
+    """A causal language model whose forward is the loss, so all logits never exist at once."""
 
     def __init__(self, hf: PreTrainedModel) -> None:
         super().__init__()
@@ -40,8 +40,7 @@ class Trainee(torch.nn.Module):
         states: torch.Tensor = self.hf.model(
             input_ids=batch.token_ids,
             position_ids=batch.positions,
-            # transformers makes no mask for an attention that is not its own, and hands `packed`
-            # on to it.
+            # transformers makes no mask for our attention, and passes `packed` on to it.
             attention_mask=None,
             packed=batch.mask,
             use_cache=False,
@@ -55,9 +54,9 @@ class Trainee(torch.nn.Module):
 
 
 def build_model(model_config: PretrainedConfig, config: SftConfig, mesh: DeviceMesh) -> Trainee:
-    """A sharded model without values: every rank holds its part of the memory, none of the whole.
+    """A sharded model without values, which `load_weights` fills.
 
-    `load_weights` fills it.
+    Every rank allocates only its part of the parameters.
     """
     with torch.device("meta"):
         hf = AutoModelForCausalLM.from_config(
@@ -72,15 +71,15 @@ def build_model(model_config: PretrainedConfig, config: SftConfig, mesh: DeviceM
             layer.compile()
     _shard(trainee, mesh, getattr(torch, config.dtype))
     trainee.to_empty(device=mesh.device_type)
-    hf.tie_weights()  # `to_empty` gives a tied head memory of its own
-    # Buffers of rope are computed, not stored, and `to_empty` dropped their values.
+    hf.tie_weights()  # `to_empty` untied a tied head
+    # `to_empty` dropped the values of rope's buffers, which are computed and not stored.
     rope = hf.model.rotary_emb
     hf.model.rotary_emb = type(rope)(model_config).to(mesh.device_type)
     return trainee
 
 
 def load_weights(trainee: Trainee, folder: Path) -> None:
-    """Read every rank's part of the parameters from the safetensors of a checkpoint.
+    """Read this rank's part of the parameters from the safetensors of a checkpoint.
 
     Raises:
         CheckpointError: a tensor is missing or of another shape.
@@ -94,8 +93,8 @@ def load_weights(trainee: Trainee, folder: Path) -> None:
 
 
 def stored_tensors(trainee: Trainee) -> dict[str, Any]:
-    """Parameters under the names that checkpoints give them; no adapters, a tied head only once."""
-    named = trainee.hf.named_parameters()  # leaves the second of two tied ones out
+    """Parameters by their names in a checkpoint: a tied head once, and no adapters."""
+    named = trainee.hf.named_parameters()  # of two tied parameters only the first
     return {
         name.replace(".base_layer.", "."): parameter.data
         for name, parameter in named
@@ -110,10 +109,10 @@ def read_model_config(folder: Path) -> PretrainedConfig:
 
 
 def _shard(trainee: Trainee, mesh: DeviceMesh, dtype: torch.dtype) -> None:
-    """Each layer is a group of its own; embedding, last norm and head are that of the root.
+    """Shard each layer as a group; embedding, last norm and head are the group of the root.
 
-    They stay together because a tied head is one parameter, and because the loss, in the root's
-    forward, reads the head's weight.
+    These stay together because a tied head is one parameter, and because the root's forward reads
+    the head's weight for the loss.
     """
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     for layer in trainee.hf.model.layers:
@@ -121,8 +120,8 @@ def _shard(trainee: Trainee, mesh: DeviceMesh, dtype: torch.dtype) -> None:
     fully_shard(trainee, mesh=mesh, mp_policy=policy)
     for module in trainee.modules():
         if isinstance(module, FSDPModule):
-            # Losses are divided by the counts of the whole step before the backward: gradients
-            # are sums. gloo knows no scaled sum, so both are needed.
+            # Losses are divided by the counts of the whole step before the backward, so gradients
+            # are sums. gloo has no scaled sum, so both calls are needed.
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
 
@@ -133,11 +132,11 @@ _KEPT = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
     torch.ops.higher_order.flex_attention,
 }
-"""Operations whose results selective checkpointing keeps: dear to compute again."""
+"""Operations whose results selective checkpointing keeps, because recomputing them is slow."""
 
 
 def _checkpoint_activations(hf: PreTrainedModel, mode: Checkpointing) -> None:
-    """Compute activations again in the backward; inside of what is compiled and sharded."""
+    """Recompute activations in the backward. This is inside the compiled and sharded layers."""
     if mode == "none":
         return
 
@@ -153,9 +152,9 @@ def _checkpoint_activations(hf: PreTrainedModel, mode: Checkpointing) -> None:
 
 
 def _checkpointed(forward: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
-    """A function and no `partial`, which torch.compile would silently leave alone."""
+    """A function, because torch.compile would silently skip a `partial`."""
 
-    def again(*args: Any, **kwargs: Any) -> Any:
+    def recomputed(*args: Any, **kwargs: Any) -> Any:
         return checkpoint(forward, *args, **options, **kwargs)
 
-    return again
+    return recomputed

@@ -11,7 +11,7 @@ from train.trainer.config import SftConfig
 
 
 def make_optimizer(model: torch.nn.Module, config: SftConfig) -> torch.optim.AdamW:
-    """Over what is trained; vectors (norms, biases) do not decay."""
+    """AdamW over the parameters that are trained; vectors (norms, biases) do not decay."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trained if p.dim() > 1], "weight_decay": config.decay},
@@ -26,7 +26,7 @@ def make_optimizer(model: torch.nn.Module, config: SftConfig) -> torch.optim.Ada
 
 
 def learning_rate(config: SftConfig, step: int, steps: int) -> float:
-    """The rate of a step of `steps`, a function of nothing else."""
+    """The learning rate of a step, the first being 0, of a run of `steps`."""
     warmup = config.warmup if config.warmup >= 1 else config.warmup * steps
     if step < warmup:
         return config.lr * (step + 1) / math.ceil(warmup)
@@ -36,7 +36,7 @@ def learning_rate(config: SftConfig, step: int, steps: int) -> float:
 
 
 def clip_gradients(model: torch.nn.Module, limit: float) -> float:
-    """Scale all gradients so that their norm is at most `limit`; returns the norm before."""
+    """Scale all gradients so that their norm is at most `limit`; returns the norm before that."""
     parameters = [p for p in model.parameters() if p.grad is not None]
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if isinstance(norm, DTensor):

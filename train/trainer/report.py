@@ -24,6 +24,7 @@ from train.files import read_jsonl
 mpl.use("Agg")
 
 Entry = dict[str, Any]
+_HELD_OUT = "held_out"
 
 
 def write_report(out: Path) -> None:
@@ -38,7 +39,7 @@ def write_report(out: Path) -> None:
     except (OSError, ValueError) as error:
         raise InvalidRequest("out", f"{out} holds no run: {error}") from None
     training = [one for one in entries if "loss" in one]
-    held_out = [one for one in entries if "held_out_direct" in one]
+    held_out = [one for one in entries if _kind(one) == _HELD_OUT]
     measured = [{"step": one["step"], **one["selfref"]} for one in entries if "selfref" in one]
     _plot(out / "report.png", training, held_out, measured)
     card = Path(config["data"]) / "card.md"
@@ -59,9 +60,20 @@ def read_log(file: Path) -> list[Entry]:
     """The lines of a log, by step; of steps that were done again after a resume, the last."""
     latest: dict[tuple[str, int], Entry] = {}
     for _, entry, *_ in read_jsonl(file, "log", appended=True):
-        kind = next(name for name in ("loss", "held_out_direct", "selfref") if name in entry)
-        latest[kind, entry["step"]] = entry
+        latest[_kind(entry), entry["step"]] = entry
     return sorted(latest.values(), key=lambda entry: entry["step"])
+
+
+def _kind(entry: Entry) -> str:
+    """Which of the three kinds of lines of a log it is."""
+    if "loss" in entry or "selfref" in entry:
+        return "loss" if "loss" in entry else "selfref"
+    return _HELD_OUT
+
+
+def _objectives(entry: Entry) -> list[str]:
+    """The objectives of a run, as the names of its losses say."""
+    return [name.removeprefix("loss_") for name in entry if name.startswith("loss_")]
 
 
 def _results(
@@ -74,8 +86,7 @@ def _results(
         "tokens": f"{tokens:,}",
         "tokens/s, median of the log": f"{_middle(training, 'tokens_per_second'):,.0f}",
         "padding": f"{_middle(training, 'padding'):.1%}",
-        "loss direct, last": last["loss_direct"],
-        "loss refine, last": last["loss_refine"],
+        **{f"loss {name}, last": last[f"loss_{name}"] for name in _objectives(last)},
         "steps skipped (gradients not finite)": sum(one["skipped"] for one in training),
     }
     if last["mfu"] is not None:
@@ -83,9 +94,9 @@ def _results(
         facts["MFU by visible pairs / by all pairs"] = " / ".join(f"{rate:.1%}" for rate in rates)
     if last["memory_gib"] is not None:
         facts["memory, GiB"] = max(one["memory_gib"] for one in training)
-    for name in ("held_out_direct", "held_out_refine"):
-        if held_out:
-            facts[name.replace("_", " ")] = held_out[-1][name]
+    for name, value in (held_out[-1] if held_out else {}).items():
+        if name != "step":
+            facts[name.replace("_", " ")] = value
     for name, value in (measured[-1] if measured else {}).items():
         if name != "step":
             facts[f"selfRef: {name}"] = value
@@ -110,7 +121,7 @@ def _table(facts: Entry) -> str:
 
 
 def _middle(entries: Sequence[Entry], name: str) -> float:
-    return statistics.median(one[name] for one in entries)
+    return float(statistics.median(one[name] for one in entries))
 
 
 def _plot(
@@ -118,9 +129,10 @@ def _plot(
 ) -> None:
     figure, panels = plt.subplots(2, 2, figsize=(11, 7), layout="constrained")
     losses, rates, norms, accuracy = panels.flat
-    for name, colour in (("direct", "tab:blue"), ("refine", "tab:orange")):
-        _line(losses, training, f"loss_{name}", name, color=colour)
-        _line(losses, held_out, f"held_out_{name}", f"{name}, held out", color=colour, marker="o")
+    for index, name in enumerate(_objectives(training[-1])):
+        shown = {"color": f"C{index}"}
+        _line(losses, training, f"loss_{name}", name, **shown)
+        _line(losses, held_out, f"held_out_{name}", f"{name}, held out", marker="o", **shown)
     losses.set(title="loss per target token", yscale="log")
     _line(rates, training, "tokens_per_second", "tokens/s", color="tab:green")
     rates.set(title="tokens/s", ylim=(0, None))
@@ -143,9 +155,9 @@ def _plot(
 
 
 def _line(axes: Any, entries: Sequence[Entry], name: str, label: str, **style: Any) -> None:
-    if entries:
-        steps = [one["step"] for one in entries]
-        axes.plot(steps, [one[name] for one in entries], label=label, lw=1.2, ms=3, **style)
+    points = [(one["step"], one[name]) for one in entries if name in one]
+    if points:
+        axes.plot(*zip(*points, strict=True), label=label, lw=1.2, ms=3, **style)
 
 
 def main(out: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
