@@ -28,7 +28,7 @@ from gsr_engine.requests.generate import GenerateRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Work:
+class _DecodeWork:
     """The measurements of one shape.
 
     Attributes:
@@ -50,11 +50,11 @@ class _Work:
 
 
 _REAL = (
-    _Work(shape="0.5b", kv_gib=6.0),
-    _Work(shape="7b", kv_gib=24.0, profiled=(1, 64)),
+    _DecodeWork(shape="0.5b", kv_gib=6.0),
+    _DecodeWork(shape="7b", kv_gib=24.0, profiled=(1, 64)),
 )
 _TINY = (
-    _Work(
+    _DecodeWork(
         shape="tiny",
         batches=(1, 3),
         without_graphs=(1,),
@@ -73,7 +73,7 @@ def run(setting: Setting, record: Record) -> None:
         record.attempt("decode", work.shape, partial(_run_shape, work, setting, record))
 
 
-def _run_shape(work: _Work, setting: Setting, record: Record) -> None:
+def _run_shape(work: _DecodeWork, setting: Setting, record: Record) -> None:
     setting.free_memory()
     config, device = model_config(work.shape), torch.device(setting.device)
     decoder = dummy_decoder(config, torch.bfloat16, device=device)
@@ -82,7 +82,9 @@ def _run_shape(work: _Work, setting: Setting, record: Record) -> None:
     _grow(work, decoder, setting, record, graphs=False)
 
 
-def _grow(work: _Work, decoder: Decoder, setting: Setting, record: Record, *, graphs: bool) -> None:
+def _grow(
+    work: _DecodeWork, decoder: Decoder, setting: Setting, record: Record, *, graphs: bool
+) -> None:
     batches = work.batches if graphs else work.without_graphs
     options = {"cuda_graphs": graphs, "prefix_cache": False, "kv_cache_gib": work.kv_gib}
     tokens = work.steps * (len(batches) + 8) + work.batches[-1]

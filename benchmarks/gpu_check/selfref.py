@@ -22,7 +22,7 @@ from benchmarks.kernels import measure_limits
 from benchmarks.peers.job import Job, JobResult
 from benchmarks.peers.transformers_generate import run_on
 from benchmarks.random_weights import engine_over, model_config, random_problems, shape_config
-from benchmarks.throughput.ours import Work, end_to_end, sharing_off
+from benchmarks.throughput.ours import RefineWork, end_to_end, sharing_off
 from gsr_engine.model.decoder import Decoder
 from gsr_engine.model.weights import dummy_decoder
 from gsr_engine.params import LAYOUTS, Layout
@@ -112,8 +112,8 @@ def _ours(way: str, k: int, sizes: _Sizes, decoder: Decoder, setting: Setting) -
     return _figures(result)
 
 
-def _work(k: int, sizes: _Sizes, seed: int) -> Work:
-    return Work(
+def _work(k: int, sizes: _Sizes, seed: int) -> RefineWork:
+    return RefineWork(
         model=Path(sizes.shape),
         problems=random_problems(sizes.problems, sizes.problem, seed),
         k=k,

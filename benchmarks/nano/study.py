@@ -58,7 +58,7 @@ def main(
     titles = tables.split(",")
     if not set(titles) <= set(TITLES):
         raise InvalidRequest("tables", f"must be among {', '.join(TITLES)}, got {tables}")
-    recipes = {title: _recipes(title) for title in titles if title != "controls"}
+    recipes = {title: recipes_of(title) for title in titles if title != "controls"}
     others = {name: recipe for table in recipes.values() for name, recipe in table.items()}
     samples = _evaluate_all(others, out, nano, puzzles)
     rows = {
@@ -160,7 +160,7 @@ def _cell(values: scores.Hits) -> str:
     return f"{interval.mean:.3f} ±{(interval.high - interval.low) / 2:.3f}"
 
 
-def _recipes(title: str) -> dict[str, Recipe]:
+def recipes_of(title: str) -> dict[str, Recipe]:
     """The recipes that a table compares with the shipped one."""
     recipe = default_recipe()
     if title == "seeds":

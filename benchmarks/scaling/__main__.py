@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.scaling.growth import AXES, Cost, Work, measure_growth
+from benchmarks.scaling.growth import AXES, Cost, SweepPoint, measure_growth
 from benchmarks.scaling.host import HostShare, measure_host
 from benchmarks.scaling.plot import plot_scaling
 from benchmarks.scaling.queue import Fairness, QueueCost, measure_fairness, measure_queue
@@ -96,7 +96,7 @@ def show_host(console: Console, share: HostShare) -> None:
     console.print(f"host below {HOST_SHARE:.0%} of the step: {kept}")
 
 
-def show_growth(console: Console, costs: Sequence[Cost], shape: str, base: Work) -> None:
+def show_growth(console: Console, costs: Sequence[Cost], shape: str, base: SweepPoint) -> None:
     """One line for each point of each axis; the ratio is branched to linear."""
     table = _table(
         f"selfRef@k on the {shape} shape: k {base.k}, problem {base.problem}, candidate "
@@ -154,7 +154,7 @@ def main(
     fairness = [measure_fairness(level) for level in levels]
     said.print(f"[dim]the host's share on the {shape} shape[/]")
     share = measure_host(shape, streams, host_steps)
-    base, costs = Work(), []
+    base, costs = SweepPoint(), []
     for cost in measure_growth(growth_shape, base, sweeps, refinement, rounds):
         said.print(f"[dim]selfRef@k, {AXES[cost.axis]}: {cost.value}[/]")
         costs.append(cost)

@@ -15,7 +15,7 @@ from gsr_engine.params import LAYOUTS, Layout
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class SweepPoint:
     """The work: P problems, k candidates of each, one refinement; lengths in tokens."""
 
     k: int = 4
@@ -30,7 +30,7 @@ AXES = {
     "candidate": "candidate tokens",
     "problems": "P problems",
 }
-"""Fields of `Work` and their labels; the refinement's length stays fixed."""
+"""Fields of `SweepPoint` and their labels; the refinement's length stays fixed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Cost:
     """Cost by layout: seconds, and tokens that went through the model."""
 
     axis: str
-    work: Work
+    work: SweepPoint
     seconds: dict[Layout, float]
     tokens: dict[Layout, int]
 
@@ -50,7 +50,7 @@ class Cost:
 
 def measure_growth(
     shape: str,
-    base: Work,
+    base: SweepPoint,
     sweeps: Mapping[str, Sequence[int]],
     refinement: int = 64,
     rounds: int = 1,
@@ -79,7 +79,7 @@ def measure_growth(
                 )
 
 
-def _run(engine: Engine, work: Work, layout: Layout, refinement: int) -> tuple[float, int]:
+def _run(engine: Engine, work: SweepPoint, layout: Layout, refinement: int) -> tuple[float, int]:
     rng = random.Random(0)
     problems = ["".join(rng.choices("0123456789", k=work.problem)) for _ in range(work.problems)]
     params = SelfRefineParams(

@@ -21,7 +21,7 @@ from rich.console import Console
 from benchmarks.peers.run import PEERS, PeerSkipped, run_peer
 from benchmarks.random_weights import SHAPES, random_problems, write_checkpoint
 from benchmarks.throughput.machine_limits import copy_bandwidth, measure_products
-from benchmarks.throughput.ours import Work, run_ours
+from benchmarks.throughput.ours import RefineWork, run_ours
 from benchmarks.throughput.table import show
 from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.environment import describe_machine
@@ -30,7 +30,7 @@ from gsr_engine.model.weights import load_decoder
 from train.command import run_command
 
 
-def limits_of(work: Work) -> dict[str, Any]:
+def limits_of(work: RefineWork) -> dict[str, Any]:
     """The machine's limits at the batch sizes of the work."""
     decoder = load_decoder(
         work.model, ModelConfig.from_folder(work.model), getattr(torch, work.dtype)
@@ -41,7 +41,7 @@ def limits_of(work: Work) -> dict[str, Any]:
     return {"copy_gb": copy_bandwidth(), "products": rows}
 
 
-def measure(work: Work, peers: list[str], out: Path, console: Console) -> dict[str, Any]:
+def measure(work: RefineWork, peers: list[str], out: Path, console: Console) -> dict[str, Any]:
     """Measure the limits and one engine after the other; a skipped peer has its reason."""
     console.print("[dim]the machine[/]")
     limits = limits_of(work)
@@ -90,7 +90,7 @@ def main(
     for name in _selected(shape, tuple(SHAPES), "shape"):
         folder = out / name
         folder.mkdir(parents=True, exist_ok=True)
-        work = Work(
+        work = RefineWork(
             model=write_checkpoint(name),
             problems=random_problems(problems, prompt),
             k=k,

@@ -15,7 +15,7 @@ _SEED = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class RefineWork:
     """selfRef@k of several problems at fixed lengths; see `Job`."""
 
     model: Path
@@ -64,7 +64,7 @@ class Work:
         )
 
 
-def run_ours(work: Work) -> tuple[Job, dict[str, JobResult]]:
+def run_ours(work: RefineWork) -> tuple[Job, dict[str, JobResult]]:
     """The job for the peers, and this engine's own results by name."""
     found = {}
     with work.engine() as engine:
@@ -80,7 +80,9 @@ def _stream(temperature: float, tokens: int) -> SamplingParams:
     return SamplingParams(temperature=temperature, max_tokens=tokens, ignore_eos=True)
 
 
-def end_to_end(engine: Engine, work: Work, layout: Layout) -> tuple[JobResult, list[RefineResult]]:
+def end_to_end(
+    engine: Engine, work: RefineWork, layout: Layout
+) -> tuple[JobResult, list[RefineResult]]:
     """Do the work in one layout.
 
     Raises:

@@ -41,7 +41,7 @@ _KINDS: tuple[Kind, ...] = ("direct", "linear")
 _SIZES = RowSizes(problem=60, summary=60, target=200, spread=0.6, k=4, longest=2000)
 
 
-class Work:
+class TrainingWork:
     """Rows and settings, written down for both trainers.
 
     Attributes:
@@ -164,7 +164,7 @@ def _toml(config: SftConfig) -> str:
     return "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
 
 
-def ways_of(work: Work, micro_batches: list[int]) -> dict[str, Any]:
+def ways_of(work: TrainingWork, micro_batches: list[int]) -> dict[str, Any]:
     """Every way of training by its name, with a function that runs it."""
     ways: dict[str, Any] = {
         f"ours{name}": lambda mode=mode: work.ours(mode)
@@ -182,7 +182,9 @@ def ways_of(work: Work, micro_batches: list[int]) -> dict[str, Any]:
     return ways
 
 
-def measure(work: Work, micro_batches: list[int], rounds: int, say: Console) -> dict[str, Any]:
+def measure(
+    work: TrainingWork, micro_batches: list[int], rounds: int, say: Console
+) -> dict[str, Any]:
     """Run all ways in turn, `rounds` times: results by name, and the reason of each skipped way."""
     results: dict[str, list[dict[str, Any]]] = {}
     skipped: dict[str, str] = {}
@@ -217,7 +219,7 @@ def main(
     if threads:
         torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
-    work = Work(shape, batch, steps, pack, out)
+    work = TrainingWork(shape, batch, steps, pack, out)
     sizes = [int(size) for size in micro_batches.split(",")]
     lengths = list(map(len, work.rows))
     run = {
