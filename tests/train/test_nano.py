@@ -35,7 +35,7 @@ def test_from_nothing_to_a_report(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert (tmp_path / "run" / "report.md").read_text().startswith("# own-1")
     with pytest.raises(CheckpointError, match="another recipe"):
         run_recipe(tiny(seed=1), tmp_path / "run")
-    run, samples = evaluate(model, 4, tmp_path / "report", "validation", ks=(1, 4))
+    run, samples = evaluate(model, 4, tmp_path / "report", "validation", k="1,4")
     assert len(samples) == 4
     assert run["data"].startswith("validation ")
     with pytest.raises(typer.Exit):  # it promises nothing that it cannot keep
