@@ -1,10 +1,10 @@
-"""The hybrid set on disk: rows that are tokenised once, as `datasets` keeps them (Arrow).
+"""The hybrid set on disk: rows of token ids, as `datasets` stores them (Arrow).
 
 FOLDER/train/       the rows that are learnt from
 FOLDER/held_out/    rows of other problems, for losses during training; may be missing
 FOLDER/gsr.json     prompts, layouts and numbers of candidates that the rows were made with
-FOLDER/card.json    the data card: counts, sources, settings; card.md is the same to read
-FOLDER/decontamination.jsonl    problems that were left out, and why
+FOLDER/card.json    the data card: counts, sources, settings; card.md is the same for people
+FOLDER/decontamination.jsonl    problems that were left out, with the reasons
 """
 
 from __future__ import annotations
@@ -50,10 +50,12 @@ class Example:
     """A row and where it comes from.
 
     Attributes:
+        row: the training sequence.
+        problem_id: of the problem that it is about.
         layout: in which the row shows candidates; "" if it shows none, as direct rows do.
         k, num_correct: candidates shown, and how many of them are right: 0 where none are shown,
             -1 if they were not checked.
-        source: who wrote the target, e.g. the teacher's name.
+        source: writer of the target, e.g. the teacher's name.
     """
 
     row: Row
@@ -87,7 +89,7 @@ def table_of(examples: Iterable[Example]) -> pa.Table:
     columns: dict[str, list[Any]] = {name: [] for name in FEATURES}
     for example in examples:
         for name, value in example.as_dict().items():
-            # Arrays at once: a list of Python's integers takes nine times the memory.
+            # As arrays, because a list of Python's integers takes nine times the memory.
             column = np.asarray(value, np.int32) if name in _LISTS else value
             columns[name].append(column)
     schema = FEATURES.arrow_schema
@@ -95,14 +97,14 @@ def table_of(examples: Iterable[Example]) -> pa.Table:
 
 
 def write_part(file: Path, examples: Iterable[Example]) -> None:
-    """Write some of the rows, whole or not at all."""
+    """Write some of the rows, completely or not at all."""
     table = table_of(examples)
     with whole_file(file, "wb") as whole, pa.ipc.new_stream(whole, table.schema) as writer:
         writer.write_table(table)
 
 
 def read_parts(files: Iterable[Path]) -> datasets.Dataset:
-    """The rows of all parts, memory-mapped, in the order of the files."""
+    """Read the rows of all parts, memory-mapped, in the order of the files."""
     none = datasets.Dataset(table_of(()))
     return datasets.concatenate_datasets(
         [none, *(datasets.Dataset.from_file(str(one)) for one in files)]
@@ -110,7 +112,7 @@ def read_parts(files: Iterable[Path]) -> datasets.Dataset:
 
 
 def write_split(folder: Path, split: Split, rows: datasets.Dataset) -> None:
-    """Write a split."""
+    """Write the rows of a split into the folder of a set."""
     rows.save_to_disk(str(folder / split))
 
 
@@ -140,10 +142,10 @@ class RowSet:
 
     @classmethod
     def load(cls, folder: Path, split: Split = "train") -> RowSet:
-        """A split of a folder that `train.build` wrote.
+        """Read a split of a folder that `train.build` wrote.
 
         Raises:
-            InvalidRequest: there is no such split, or it holds no row.
+            InvalidRequest: the split is missing or empty.
         """
         if not (folder / split).is_dir():
             raise InvalidRequest("data", f"{folder} has no {split} split; train.build writes it")

@@ -9,7 +9,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from train.build import app
+from train.build import main
 from train.command import show_log
 
 
@@ -24,5 +24,5 @@ def run_build(*arguments: str) -> str:
     printed = io.StringIO()
     with redirect_stdout(printed), redirect_stderr(printed):
         show_log()
-        app(list(arguments), standalone_mode=False)
+        main(arguments)
     return " ".join(printed.getvalue().split())

@@ -1,4 +1,4 @@
-"""Some rows of every kind, a set of them on disk, and what plain transformers makes of them."""
+"""Some rows of every kind, a set of them on disk, and their losses by plain transformers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def tools(folder: Path) -> tuple[Tokenizer, Prompts]:
 
 
 def make_examples(folder: Path, problems: int, seed: int = 0) -> list[Example]:
-    """Sums with a direct row, a linear and a branched one each, all of other lengths."""
+    """A direct, a linear and a branched row for each of some sums, with different lengths."""
     tokenizer, prompts = tools(folder)
     assert tokenizer.end_id is not None
     rng = random.Random(seed)
@@ -60,7 +60,7 @@ def write_set(
     held_out: int = 0,
     more: Sequence[Example] = (),
 ) -> Path:
-    """A set on disk as the builder leaves it; each split that there is ends with `more`."""
+    """Write a set as the builder does; every split ends with `more`."""
     folder.mkdir(parents=True, exist_ok=True)
     splits: list[tuple[Split, int, int]] = [("train", problems, 0), ("held_out", held_out, 1)]
     for split, count, seed in splits:
@@ -78,7 +78,7 @@ def write_set(
 
 
 def tiny_config(model: Path, data: Path, out: Path, **settings: object) -> SftConfig:
-    """Settings for a CPU; the checkpoint's longest row fits several times into a pack."""
+    """Settings for a CPU; a pack holds several rows of the test checkpoints."""
     usual = {"dtype": "float32", "pack": 2000, "batch": 6, "lr": 1e-3, "warmup": 2.0, "epochs": 1.0}
     return SftConfig(model=str(model), data=data, out=out, **{**usual, **settings})  # type: ignore[arg-type]
 

@@ -171,15 +171,10 @@ def test_a_job_for_a_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
             model="teacher",
             out=tmp_path / "out",
             n=2,
-            columns={},
-            split="train",
-            limit=None,
-            prompts=None,
-            sampling={"max_tokens": 8, "top_k": 5},
-            engine={},
+            max_tokens=8,
+            top_k=5,
             base_url=server.url,
-            endpoint={},
-            budget=8,
+            budget_tokens=8,
         )
         show_log()
         run(job, 1)

@@ -32,7 +32,7 @@ def test_every_row_once_per_epoch_in_an_even_mixture(
             assert all(abs(one - amount / len(steps)) < 1 for one in taken)
         epochs.append(steps)
     if direct + refine > 20:
-        assert epochs[0] != epochs[1]  # shuffled anew
+        assert epochs[0] != epochs[1]  # shuffled again
 
 
 def test_a_step_does_not_depend_on_those_before() -> None:

@@ -12,7 +12,6 @@ from gsr_engine import InvalidRequest
 from tests.helpers.drawers import contents
 from train.generate import run
 from train.generation.job import GenerationJob
-from train.generation.ray_cluster import run_on_ray
 
 ray = pytest.importorskip("ray")
 
@@ -42,20 +41,13 @@ def test_actors_fill_the_same_store(cluster: None, qwen2: Path, tmp_path: Path) 
         model=str(qwen2),
         out=tmp_path / "ray",
         n=2,
-        columns={},
-        split="train",
-        limit=None,
-        prompts=None,
-        sampling={"max_tokens": 12},
+        max_tokens=12,
         shard_size=1,
-        engine={"dtype": "float32"},
-        base_url=None,
-        endpoint={},
-        budget=None,
+        dtype="float32",
     )
     tally = run(job, 2, ray=True)
     assert tally.samples == tally.graded == 20
     run(replace(job, out=tmp_path / "here"), 1)
     assert contents(tmp_path / "ray") == contents(tmp_path / "here")
     with pytest.raises(InvalidRequest, match="budget_tokens"):
-        run_on_ray(replace(job, budget=10**6), 1)
+        run(replace(job, budget_tokens=10**6), 1, ray=True)

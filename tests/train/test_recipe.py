@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import os
+import runpy
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
+import tyro
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from gsr_engine import Engine, InvalidRequest, SamplingParams
@@ -176,23 +178,40 @@ def test_unknown_names_are_told_of(recipe: Path) -> None:
         choose(read_recipe(recipe), ["fifth"])
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_commands_take_the_options_of_the_shipped_recipes(name: str) -> None:
-    for stage in read_recipe(find_recipe(name)):
-        module, *arguments = stage.command(1)[2:]
-        if module == "train.sft":
-            assert str(parse(arguments)[0].out) == stage.options["out"]
-            continue
-        loaded = importlib.import_module(module)
-        app = getattr(loaded, "app", None)
-        if app is None:
-            app = typer.Typer()
-            app.command()(loaded.main)
-        command = typer.main.get_command(app)
+class Parsed(Exception):
+    """The options of a command were read; its argument is their `out`."""
+
+
+@pytest.fixture
+def only_parse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands end as soon as tyro or typer has read their options."""
+    read = tyro.cli
+
+    def by_tyro(*args: Any, **options: Any) -> None:
+        raise Parsed(read(*args, **options).out)
+
+    def by_typer(app: typer.Typer) -> None:
+        command, arguments = typer.main.get_command(app), sys.argv[1:]
         if hasattr(command, "commands"):
             command = command.commands[arguments.pop(0)]
-        parsed = command.make_context(module, arguments).params
-        assert str(parsed["out"]) == stage.options["out"]
+        raise Parsed(command.make_context(sys.argv[0], arguments).params["out"])
+
+    monkeypatch.setattr(tyro, "cli", by_tyro)
+    monkeypatch.setattr(typer.Typer, "__call__", by_typer)
+    monkeypatch.setattr("train.command.show_log", lambda: None)
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+@pytest.mark.usefixtures("only_parse")
+@pytest.mark.parametrize("name", NAMES)
+def test_commands_take_the_options_of_the_shipped_recipes(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for stage in read_recipe(find_recipe(name)):
+        monkeypatch.setattr(sys, "argv", stage.command(1)[2:])
+        with pytest.raises(Parsed) as parsed:
+            runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        assert str(parsed.value.args[0]) == stage.options["out"]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,13 +1,13 @@
-"""A generation run as plain values, from which each process opens its own worker."""
+"""A generation run as plain values, and what each of its processes opens from them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Literal, Protocol
 
 from gsr_engine import Engine
 from gsr_engine.checkpoint.files import find_checkpoint
@@ -20,126 +20,139 @@ from train.generation.questions import Question, direct_prompts, load_refine_pro
 from train.generation.store import SHARD_SIZE, Store
 from train.generation.worker import Report, Tally, generate
 from train.grading import grader_for
-from train.problems import load_problems
+from train.options import check_least, part_of
+from train.problems import load_problems, parse_columns
 
 Task = Literal["direct", "refine"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationJob:
-    """What is drawn, by whom, and where it goes. It can be pickled.
+    """What is drawn, by whom, and where it goes: values only, which can be pickled.
 
     Attributes:
         task: "direct" solves problems, "refine" refines the sets that `train.build refine` wrote.
-        data: a path or hub id of problems, or the file of the sets.
-        columns, split: as in `load_problems`.
+        data: of "direct": problems as JSONL, Parquet, a folder of them, or a hub id. Of "refine":
+            JSONL of sets.
+        model: folder or hub id of a checkpoint; with a server, the server's name for it.
+        out: folder of the samples.
+        n: samples per prompt; may be raised later.
+        columns: e.g. "problem=question,answer=final"; "answer=" if there is none.
+        split: of a hub data set, e.g. "train[:1000]".
         limit: only the first prompts.
-        model: folder or hub id of a checkpoint; with `base_url` the server's name for it.
-        prompts: folder of a checkpoint whose `gsr.json` has the texts around problems, for a
-            server; None takes the built-in ones. This engine takes those of its checkpoint.
-        n: samples per prompt.
-        sampling: fields of `DrawConfig` besides the model and the template.
-        out, shard_size, lease_seconds, retry_failed: as in `Store`.
-        engine: options of `Engine.from_pretrained`.
-        base_url: of a server; None runs this engine.
-        endpoint: options of `EndpointDrawer`.
-        budget: as in `generate`, for each worker.
+        temperature: of the samples.
+        top_p: smallest set of tokens of this mass; 1: all.
+        top_k: most likely tokens only; 0: all.
+        max_tokens: longest sample.
+        seed: of all samples.
+        dtype: auto, float32 or bfloat16.
+        streams: samples that the engine decodes at a time.
+        base_url: ask this server instead of running the engine.
+        prompts: for a server: folder whose gsr.json has the prompts; otherwise the built-in ones.
+        concurrency: requests to the server at a time.
+        retries: of a request to the server.
+        timeout: seconds for a try of a request.
+        budget_tokens: stop before this run generates more, over all workers.
+        retry_failed: draw failed samples again.
+        shard_size: prompts of a shard.
+        lease_seconds: a worker that is silent for this long loses its shards.
+
+    Raises:
+        InvalidRequest: a number is below its limit, or `prompts` is given without a server.
     """
 
     task: Task
     data: str
     model: str
     out: Path
-    n: int
-    columns: dict[str, str]
-    split: str
-    limit: int | None
-    prompts: Path | None
-    sampling: dict[str, Any]
+    n: int = 1
+    columns: str = ""
+    split: str = "train"
+    limit: int | None = None
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_tokens: int = 4096
+    seed: int = 0
+    dtype: str = "auto"
+    streams: int = 512
+    base_url: str | None = None
+    prompts: Path | None = None
+    concurrency: int = 64
+    retries: int = 8
+    timeout: float = 1800.0
+    budget_tokens: int | None = None
+    retry_failed: bool = False
     shard_size: int = SHARD_SIZE
     lease_seconds: float = 300.0
-    retry_failed: bool = False
-    engine: dict[str, Any]
-    base_url: str | None
-    endpoint: dict[str, Any]
-    budget: int | None
 
-    def gsr(self) -> GsrConfig:
-        """The texts around problems, and how answers are found."""
-        if self.base_url is None:
-            if self.prompts is not None:
-                raise InvalidRequest(
-                    "prompts", "is for a server; an engine's checkpoint has its own"
-                )
-            return GsrConfig.from_folder(find_checkpoint(self.model, weights=False))
-        return GsrConfig() if self.prompts is None else GsrConfig.from_folder(self.prompts)
-
-    def config(self) -> DrawConfig:
-        """What shapes the samples."""
-        return DrawConfig(model=self.model, template=self.gsr().template.hash, **self.sampling)
-
-    def load_prompts(self) -> list[Question]:
-        """What is asked, in order."""
-        if self.task == "direct":
-            problems = load_problems(self.data, self.columns, self.split)
-            return direct_prompts(problems)[: self.limit]
-        return load_refine_prompts(Path(self.data))[: self.limit]
-
-    def open_store(self) -> Store:
-        """The store, for one worker or to look at."""
-        return Store(
-            self.out,
-            self.config(),
-            self.load_prompts(),
-            self.n,
-            shard_size=self.shard_size,
-            lease_seconds=self.lease_seconds,
-            retry_failed=self.retry_failed,
-        )
+    def __post_init__(self) -> None:
+        """Raise InvalidRequest for values that cannot be."""
+        check_least(self, n=1, limit=1, seed=0, concurrency=1, retries=0)
+        check_least(self, shard_size=1, lease_seconds=1)
+        if self.prompts is not None and self.base_url is None:
+            raise InvalidRequest("prompts", "is for a server; an engine's checkpoint has its own")
 
 
-class GenerationWorker:
-    """A store, a source and a grader, opened from a job. Use it as a context manager."""
+class Generate(Protocol):
+    """`generate` with the store, drawer, grader and budget of a job."""
 
-    def __init__(self, job: GenerationJob) -> None:
-        self._job = job
-        self.store = job.open_store()
-        with ExitStack() as stack:
-            self._grader = stack.enter_context(grader_for(job.gsr()))
-            self._source = self._open_source(stack)
-            self._stack = stack.pop_all()
-
-    def _open_source(self, stack: ExitStack) -> Drawer:
-        job = self._job
-        if job.base_url is None:
-            options = {**job.engine, "prefix_cache": False}
-            engine = stack.enter_context(Engine.from_pretrained(job.model, **options))
-            return EngineDrawer(engine, self.store.config)
-        source = EndpointDrawer(self.store.config, job.gsr(), job.base_url, **job.endpoint)
-        return stack.enter_context(source)
-
-    def run(self, shards: Sequence[int] | None = None, report: Report | None = None) -> Tally:
+    def __call__(self, *, shards: list[int] | None = None, report: Report | None = None) -> Tally:
         """As `generate`; it can be called again."""
-        return generate(
-            self.store,
-            self._source,
-            self._grader,
-            shards=shards,
-            budget=self._job.budget,
-            report=report,
+
+
+def open_store(job: GenerationJob) -> Store:
+    """The store of a job; a process loads the prompts once, here."""
+    return Store(
+        job.out,
+        part_of(DrawConfig, job, template=_gsr(job).template.hash),
+        _load_prompts(job),
+        job.n,
+        shard_size=job.shard_size,
+        lease_seconds=job.lease_seconds,
+        retry_failed=job.retry_failed,
+    )
+
+
+@contextmanager
+def opened(job: GenerationJob, store: Store) -> Iterator[Generate]:
+    """The drawer and the grader of a job, until the context ends, as a function to work with."""
+    gsr = _gsr(job)
+    with ExitStack() as stack:
+        grader = stack.enter_context(grader_for(gsr))
+        drawer = _open_drawer(job, store.config, gsr, stack)
+        yield partial(generate, store, drawer, grader, budget=job.budget_tokens)
+
+
+def _open_drawer(
+    job: GenerationJob, config: DrawConfig, gsr: GsrConfig, stack: ExitStack
+) -> Drawer:
+    if job.base_url is None:
+        engine = Engine.from_pretrained(
+            job.model, dtype=job.dtype, max_num_seqs=job.streams, prefix_cache=False
         )
+        return EngineDrawer(stack.enter_context(engine), config)
+    drawer = EndpointDrawer(
+        config,
+        gsr,
+        job.base_url,
+        concurrency=job.concurrency,
+        retries=job.retries,
+        timeout=job.timeout,
+    )
+    return stack.enter_context(drawer)
 
-    def close(self) -> None:
-        """Give model, connections and grader back."""
-        self._stack.close()
 
-    def __enter__(self) -> Self:
-        return self
+def _gsr(job: GenerationJob) -> GsrConfig:
+    """The texts around problems, and how answers are found."""
+    if job.base_url is None:
+        return GsrConfig.from_folder(find_checkpoint(job.model, weights=False))
+    return GsrConfig() if job.prompts is None else GsrConfig.from_folder(job.prompts)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+
+def _load_prompts(job: GenerationJob) -> list[Question]:
+    """What is asked, in order."""
+    if job.task == "refine":
+        return load_refine_prompts(Path(job.data))[: job.limit]
+    problems = load_problems(job.data, parse_columns(job.columns), job.split)
+    return direct_prompts(problems)[: job.limit]

@@ -15,7 +15,8 @@ import torch
 
 from gsr_engine.errors import GsrError
 from train.command import log
-from train.generation.job import GenerationJob, GenerationWorker
+from train.generation.job import GenerationJob, open_store, opened
+from train.generation.store import Store
 from train.generation.worker import Report, Tally
 
 _SPAWN = get_context("spawn")  # CUDA does not survive a fork
@@ -27,16 +28,18 @@ class WorkersFailed(GsrError):
     """Workers ended before the store was complete; what is missing is drawn by another run."""
 
 
-def run_workers(job: GenerationJob, count: int, report: Report) -> Tally:
-    """Run `count` workers until they end; returns what they did together.
+def run_workers(job: GenerationJob, count: int, store: Store, report: Report) -> Tally:
+    """Run `count` worker processes until they end; returns what they did together.
 
-    A worker that dies (killed, out of memory) is started again, up to `RESTARTS` times; one that
-    ends with a `GsrError` is not: it would do so again.
+    A process that dies (killed, out of memory) is started again, up to `RESTARTS` times. One that
+    ends with a `GsrError` is not: it would end so again. Each has an equal share of the budget.
 
     Raises:
-        WorkersFailed: one gave up, and the store is not complete.
+        WorkersFailed: a process failed for good, and the store is not complete.
     """
-    workers = [_Worker(job, _environment(job, place, count)) for place in range(count)]
+    if job.budget_tokens is not None:
+        job = replace(job, budget_tokens=job.budget_tokens // count)
+    workers = [_WorkerProcess(job, _environment(job, index, count)) for index in range(count)]
     try:
         for worker in workers:
             worker.start()
@@ -50,24 +53,24 @@ def run_workers(job: GenerationJob, count: int, report: Report) -> Tally:
             worker.stop()
     total = _sum(workers)
     errors = [worker.error for worker in workers if worker.error]
-    if errors and not job.open_store().complete():
+    if errors and not store.complete():
         raise WorkersFailed(errors[0])
     return total
 
 
-def _environment(job: GenerationJob, place: int, count: int) -> dict[str, str]:
+def _environment(job: GenerationJob, index: int, count: int) -> dict[str, str]:
     """A GPU of its own, or a share of the cores."""
     if job.base_url is not None:
         return {}
     if gpus := torch.cuda.device_count():
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         names = visible.split(",") if visible else [str(gpu) for gpu in range(gpus)]
-        return {"CUDA_VISIBLE_DEVICES": names[place % gpus]}
+        return {"CUDA_VISIBLE_DEVICES": names[index % gpus]}
     return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count))}
 
 
 @dataclass(slots=True)
-class _Worker:
+class _WorkerProcess:
     job: GenerationJob
     environment: dict[str, str]
     process: BaseProcess | None = None
@@ -80,8 +83,9 @@ class _Worker:
         self.connection, theirs = _SPAWN.Pipe(duplex=False)
         # No daemon: these may have no children, and the grader is one.
         job = self.job
-        if job.budget is not None:  # its predecessors have spent of it
-            job = replace(job, budget=job.budget - sum(tally.tokens for tally in self.tallies))
+        if job.budget_tokens is not None:  # earlier starts have spent some of it
+            spent = sum(tally.tokens for tally in self.tallies)
+            job = replace(job, budget_tokens=job.budget_tokens - spent)
         self.process = _SPAWN.Process(target=_serve, args=(job, theirs))
         with _set(self.environment):
             self.process.start()
@@ -90,14 +94,14 @@ class _Worker:
         self.tallies.append(Tally())
 
     def listen(self) -> None:
-        """Take what it told; when it ended, start it again if that may help."""
+        """Take its messages; if it ended, start it again unless that is hopeless."""
         try:
             while self.connection is not None and self.connection.poll():
-                told = self.connection.recv()
-                if isinstance(told, Tally):
-                    self.tallies[-1] = told
+                message = self.connection.recv()
+                if isinstance(message, Tally):
+                    self.tallies[-1] = message
                 else:
-                    self.error = told
+                    self.error = message
         except (EOFError, OSError):
             self._ended()
 
@@ -117,13 +121,13 @@ class _Worker:
         self.start()
 
     def stop(self) -> None:
-        """End it; it gives its shards back."""
+        """End it; it releases its shards."""
         if self.process is not None:
             self.process.terminate()
             self.process.join()
 
 
-def _sum(workers: list[_Worker]) -> Tally:
+def _sum(workers: list[_WorkerProcess]) -> Tally:
     total = Tally()
     for tally in (tally for worker in workers for tally in worker.tallies):
         total.add(tally)
@@ -143,12 +147,12 @@ def _set(environment: dict[str, str]) -> Iterator[None]:
 
 
 def _serve(job: GenerationJob, connection: Connection) -> None:
-    """A worker process: it tells its tally, or its error."""
+    """The work of a process: it sends its tally, or its error."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent passes it on, once
     interrupt_on_sigterm()
     try:
-        with GenerationWorker(job) as worker:
-            worker.run(report=connection.send)
+        with opened(job, open_store(job)) as draw:
+            draw(report=connection.send)
     except GsrError as error:
         connection.send(str(error))
         raise SystemExit(1) from None
@@ -157,7 +161,7 @@ def _serve(job: GenerationJob, connection: Connection) -> None:
 
 
 def interrupt_on_sigterm() -> None:
-    """Let SIGTERM end this process as Ctrl-C does: leases are given back."""
+    """Let SIGTERM end this process as Ctrl-C does: leases are released."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

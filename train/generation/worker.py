@@ -36,13 +36,13 @@ class Tally:
     present: int = 0
     out_of_budget: int = 0
 
-    def count(self, drawn: Sample) -> None:
+    def count(self, sample: Sample) -> None:
         """Add one sample."""
         self.samples += 1
-        self.tokens += drawn.num_tokens
-        self.graded += drawn.correct is not None
-        self.correct += bool(drawn.correct)
-        self.failed += drawn.finish_reason == "error"
+        self.tokens += sample.num_tokens
+        self.graded += sample.correct is not None
+        self.correct += bool(sample.correct)
+        self.failed += sample.finish_reason == "error"
 
     def add(self, other: Tally) -> None:
         """Add what another worker did."""
@@ -53,12 +53,12 @@ class Tally:
 Report = Callable[[Tally], None]
 
 _MOST_UNGRADED = 1000
-"""Samples that wait to be graded: a crash loses them, so the source rather waits, too."""
+"""Samples that may wait to be graded. They are lost in a crash, so no more are drawn meanwhile."""
 
 
 def generate(
     store: Store,
-    source: Drawer,
+    drawer: Drawer,
     grader: Grader,
     *,
     shards: Sequence[int] | None = None,
@@ -67,16 +67,16 @@ def generate(
 ) -> Tally:
     """Draw what a store lacks, beside any number of other workers.
 
-    Returns when the store is complete, the shards that others work on included: those of a worker
-    that dies meanwhile are taken over. Interrupted at any point, it can be called again; what was
+    It returns when the store is complete, the shards of other workers included: those of a worker
+    that dies are taken over. It can be interrupted at any point and called again; a sample that was
     written is not drawn again.
 
     Args:
         store: where the samples go.
-        source: draws them.
+        drawer: draws them.
         grader: compares their answers with the gold ones.
         shards: work on these only.
-        budget: generated tokens that are never exceeded: no sample begins that could.
+        budget: generated tokens that are never exceeded: a sample begins only if it fits.
         report: called every second or so, and at the end.
 
     Raises:
@@ -86,11 +86,12 @@ def generate(
         raise InvalidRequest(
             "budget", f"{budget} tokens are less than max_tokens {store.config.max_tokens}"
         )
-    return _Worker(store, source, grader, shards, budget, report or (lambda tally: None)).run()
+    report = report or (lambda tally: None)
+    return _ShardLoop(store, drawer, grader, shards, budget, report).run()
 
 
 class _Timer:
-    """Says every so many seconds that it is time."""
+    """Is due every `seconds`."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -104,19 +105,60 @@ class _Timer:
         return True
 
 
-class _Worker:
+class _GradingQueue:
+    """Samples that are graded in a thread, in their order.
+
+    Algebra on answers takes a tenth of a second and more; the drawer goes on meanwhile.
+    """
+
+    def __init__(self, grader: Grader) -> None:
+        self._grader = grader
+        self._thread = ThreadPoolExecutor(1)
+        self._queue: deque[Future[Sample]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def add(self, sample: Sample, gold: str | None) -> None:
+        """Begin to grade a sample; without a gold answer it stays as it is."""
+        self._queue.append(self._thread.submit(self._grade, sample, gold))
+
+    def _grade(self, sample: Sample, gold: str | None) -> Sample:
+        if gold is None or sample.finish_reason == "error":
+            return sample
+        return replace(sample, correct=self._grader.correct(sample.answer, gold))
+
+    def has_graded(self) -> bool:
+        """Whether `pop` would not wait."""
+        return bool(self._queue) and self._queue[0].done()
+
+    def pop(self) -> Sample:
+        """The first sample, once it is graded."""
+        return self._queue.popleft().result()
+
+    def close(self) -> None:
+        """End the thread; samples that wait are lost."""
+        self._thread.shutdown(cancel_futures=True)
+
+
+class _ShardLoop:
+    """One call of `generate`.
+
+    A sample that is wanted is in one of four places: in `_queue`, with the drawer (`_num_drawing`
+    counts these), in `_grading`, or in its shard.
+    """
+
     def __init__(
         self,
         store: Store,
-        source: Drawer,
+        drawer: Drawer,
         grader: Grader,
         among: Sequence[int] | None,
         budget: int | None,
         report: Report,
     ) -> None:
         self._store = store
-        self._source = source
-        self._grader = grader
+        self._drawer = drawer
         self._among = among
         self._budget = budget
         self._report = report
@@ -124,10 +166,8 @@ class _Worker:
         self._open: list[Shard] = []
         self._owners: dict[str, tuple[Shard, str | None]] = {}  # and gold answers, by prompt
         self._queue: deque[Ask] = deque()
-        self._in_flight = 0  # submitted, not written
-        # Algebra on answers takes a tenth of a second and more; the source goes on meanwhile.
-        self._grader_thread = ThreadPoolExecutor(1)
-        self._grading: deque[tuple[Shard | None, Future[Sample]]] = deque()
+        self._num_drawing = 0
+        self._grading = _GradingQueue(grader)
         self._renew_timer = _Timer(min(store.lease_seconds / 10, 30.0))
         self._claim_timer = _Timer(min(store.lease_seconds / 10, 0.5))
         self._report_timer = _Timer(1.0)
@@ -136,8 +176,10 @@ class _Worker:
     def run(self) -> Tally:
         try:
             while self._go_on():
-                for drawn in self._source.finished():
-                    self._take(drawn)
+                for sample in self._drawer.finished():
+                    self._num_drawing -= 1
+                    _, gold = self._owners.get(sample.id, (None, None))
+                    self._grading.add(sample, gold)
                 self._write_graded()
                 self._keep_up()
         finally:
@@ -148,9 +190,9 @@ class _Worker:
     def _stop(self) -> None:
         try:
             while self._grading:  # what is drawn was paid for
-                self._write(*self._grading.popleft())
+                self._write(self._grading.pop())
         finally:
-            self._grader_thread.shutdown(cancel_futures=True)
+            self._grading.close()
             self._count_present()
             for shard in self._open:
                 shard.release()
@@ -159,10 +201,10 @@ class _Worker:
     def _go_on(self) -> bool:
         """Submit what there is room for; False when nothing is left to wait for."""
         while True:
-            while self._source.room > 0 and (ask := self._next()):
-                self._in_flight += len(ask.samples)
-                self._source.submit(ask)
-            if self._in_flight:
+            while self._drawer.room > 0 and (ask := self._next()):
+                self._num_drawing += len(ask.samples)
+                self._drawer.submit(ask)
+            if self._num_drawing or self._grading:
                 return True
             if self._store.complete(self._among):
                 return False
@@ -191,11 +233,11 @@ class _Worker:
         return ask
 
     def _affordable(self) -> int:
-        """Samples that the budget pays for, whatever their length."""
+        """Samples that the budget pays for, if each is as long as it may be."""
         if self._budget is None:
             return sys.maxsize
         left = self._budget - self._tally.tokens
-        return left // self._store.config.max_tokens - self._in_flight
+        return left // self._store.config.max_tokens - self._num_drawing - len(self._grading)
 
     def _begin(self, shard: Shard) -> None:
         if not shard.num_missing:
@@ -205,29 +247,19 @@ class _Worker:
         self._queue += shard.missing
         self._owners |= {ask.prompt.id: (shard, ask.prompt.answer) for ask in shard.missing}
 
-    def _take(self, drawn: Sample) -> None:
-        shard, gold = self._owners.get(drawn.id, (None, None))
-        self._grading.append((shard, self._grader_thread.submit(self._grade, drawn, gold)))
-
-    def _grade(self, drawn: Sample, gold: str | None) -> Sample:
-        if gold is not None and drawn.finish_reason != "error":
-            return replace(drawn, correct=self._grader.correct(drawn.answer, gold))
-        return drawn
-
     def _write_graded(self) -> None:
-        while self._grading and self._grading[0][1].done():
-            self._write(*self._grading.popleft())
-        nothing_else = self._in_flight == len(self._grading)
-        if self._grading and (nothing_else or len(self._grading) > _MOST_UNGRADED):
-            self._write(*self._grading.popleft())
+        while self._grading.has_graded():
+            self._write(self._grading.pop())
+        # With nothing else to do, or too many of them, wait for the first.
+        if self._grading and (not self._num_drawing or len(self._grading) > _MOST_UNGRADED):
+            self._write(self._grading.pop())
 
-    def _write(self, shard: Shard | None, graded: Future[Sample]) -> None:
-        drawn = graded.result()
-        self._in_flight -= 1
-        self._tally.count(drawn)
-        if shard is None or shard not in self._open:  # another worker has it now
+    def _write(self, sample: Sample) -> None:
+        self._tally.count(sample)
+        shard, _ = self._owners.get(sample.id, (None, None))
+        if shard is None:  # another worker has it now
             return
-        shard.write(drawn)
+        shard.write(sample)
         if not shard.num_missing:
             self._end(shard)
             shard.finish()
@@ -243,8 +275,8 @@ class _Worker:
             for shard in [one for one in self._open if not one.renew()]:
                 self._end(shard)
                 shard.release()
-                mine = {ask.prompt.id for ask in shard.missing}
-                self._queue = deque(ask for ask in self._queue if ask.prompt.id not in mine)
+                lost = {ask.prompt.id for ask in shard.missing}
+                self._queue = deque(ask for ask in self._queue if ask.prompt.id not in lost)
         if self._report_timer.due():
             self._count_present()
             self._report(self._tally)

@@ -18,11 +18,12 @@ from gsr_engine.seeds import derive_seed
 from gsr_engine.text.answers import majority
 from train.files import parse_object, whole_file
 from train.hybrid.student import Student
+from train.options import check_least
 from train.problems import Problem
 from train.samples import Sample
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class SetConfig:
     """How sets are drawn.
 
@@ -49,11 +50,7 @@ class SetConfig:
             raise InvalidRequest("weights", f"must be 0 or more, at most {MAX_CANDIDATES} of them")
         if not sum(self.weights):
             raise InvalidRequest("weights", "are all 0")
-        for name in ("sets", "summary_tokens"):
-            if getattr(self, name) < 1:
-                raise InvalidRequest(name, f"must be at least 1, got {getattr(self, name)}")
-        if self.easy is not None and not self.easy >= 0:
-            raise InvalidRequest("easy", f"must be 0 or more, got {self.easy}")
+        check_least(self, sets=1, summary_tokens=1, easy=0, seed=0)
 
 
 def uniform_weights(k: str) -> tuple[float, ...]:
@@ -67,6 +64,11 @@ def uniform_weights(k: str) -> tuple[float, ...]:
     if not 1 <= least <= most <= MAX_CANDIDATES:
         raise InvalidRequest("k", f"must be least-most within 1-{MAX_CANDIDATES}, got {k!r}")
     return tuple(float(n >= least) for n in range(1, most + 1))
+
+
+def size_range(weights: Sequence[float]) -> str:
+    """The "least-most" of `uniform_weights`."""
+    return f"{1 + next(n for n, weight in enumerate(weights) if weight)}-{len(weights)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The data card of a hybrid set: what is in it, and what is not, `card.json` and `card.md`."""
+"""The data card of a hybrid set, `card.json` and `card.md`: what is in it, and what was dropped."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PACKAGES = ("gsr-engine", "datasets", "pyarrow", "tokenizers", "transformers")
 def describe(
     splits: Mapping[Split, datasets.Dataset], dropped: Mapping[str, int]
 ) -> dict[str, Any]:
-    """The counts of every split, what was dropped, versions and date."""
+    """The counts of every split, the counts of dropped rows, versions and date."""
     return {
         "splits": {name: _describe_split(rows) for name, rows in splits.items()},
         "dropped": {reason: count for reason, count in sorted(dropped.items()) if count},
@@ -72,7 +72,7 @@ def _describe_split(rows: datasets.Dataset) -> dict[str, Any]:
 
 
 def _counts(values: Sequence[Any]) -> dict[str, int]:
-    """Rows by value; keys are text, as JSON wants them."""
+    """Rows by value; keys are text, because JSON needs that."""
     return {str(value): count for value, count in sorted(Counter(values).items())}
 
 
@@ -90,7 +90,7 @@ def _percentiles(kinds: Sequence[str], tokens: npt.NDArray[Any]) -> dict[str, di
 
 
 def save_card(folder: Path, card: dict[str, Any]) -> None:
-    """Write it for machines and for people."""
+    """Write the card for machines and for people."""
     text = json.dumps(card, indent=1, ensure_ascii=False, default=str)
     (folder / "card.json").write_text(text + "\n", encoding="utf-8")
     (folder / "card.md").write_text(_markdown(card), encoding="utf-8")

@@ -18,22 +18,23 @@ from train.hybrid.materials import (
     own_solution,
 )
 from train.hybrid.sample_pool import SampleFilter, SamplePool
+from train.options import check_least
 from train.problems import Problem, load_problems
 from train.samples import read_records, sample_files
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class HybridFiles:
     """The files of a build, and how they are read.
 
     Attributes:
-        problems: JSONL.
-        refine: candidate sets; None makes direct rows alone.
-        direct_targets, refine_targets: samples (folders or JSONL) for problems and for sets; where
-            there are none, the problems' own solutions are the targets. Right ones that came to
-            their end are kept, and one of each prompt is drawn.
-        evaluation: JSONL of problems that must not be learnt from.
-        ngram: words that a problem may not share with one of them.
+        problems: JSONL of problems: id, problem, answer, solution, source.
+        refine: candidate sets, as `train.build refine` writes them; None makes direct rows alone.
+        direct_targets: samples for the problems, a folder or JSONL; without, their own solutions.
+            Right samples that came to their end are kept, and one of each prompt is drawn.
+        refine_targets: the same for the sets; without, the solutions of their problems.
+        evaluation: JSONL files of problems that must not be learnt from.
+        ngram: words in a row that a problem must not share with an evaluation problem.
         keep_unchecked: keep targets of problems without a gold answer.
     """
 
@@ -114,20 +115,20 @@ class HybridFiles:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class HybridConfig:
     """How rows are made of problems, sets and targets.
 
     Attributes:
         layouts: of refinement rows.
-        in_turn: each set takes the next of `layouts`, where one may come several times to weigh
-            more; otherwise each set is there in every layout.
-        mix: share of direct rows in the training split, exact to one row: the objective that has
-            too many loses rows, drawn by the seed. The held-out split is left whole.
-        rows: of the training split at most; what is more is dropped as the mix is. None keeps all.
+        in_turn: each set takes the next of `layouts`; a layout that comes several times weighs
+            more. Otherwise each set makes a row in every layout.
+        mix: share of direct rows in the training split, exact to one row. The objective with too
+            many rows loses some, drawn by the seed. The held-out split stays whole.
+        rows: most rows of the training split; more are dropped as for the mix. None keeps all.
         max_tokens: longest row; longer ones are dropped.
         held_out: share of the problems, by a hash of their ids alone, whose rows are not learnt.
-        seed: of the rows that the mix drops.
+        seed: of the rows that the mix drops, and of the choice among targets.
     """
 
     layouts: tuple[Layout, ...] = LAYOUTS
@@ -146,12 +147,9 @@ class HybridConfig:
             raise InvalidRequest("layouts", "one comes twice, which means something only in turn")
         if not 0 <= self.mix <= 1:
             raise InvalidRequest("mix", f"must be between 0 and 1, got {self.mix}")
-        if self.rows is not None and self.rows < 1:
-            raise InvalidRequest("rows", f"must be at least 1, got {self.rows}")
         if not 0 <= self.held_out < 1:
             raise InvalidRequest("held_out", f"must be at least 0 and below 1, got {self.held_out}")
-        if self.max_tokens < 1:
-            raise InvalidRequest("max_tokens", f"must be at least 1, got {self.max_tokens}")
+        check_least(self, rows=1, max_tokens=1, seed=0)
 
     @property
     def turns(self) -> list[tuple[Layout, ...]]:

@@ -19,13 +19,13 @@ Indices = npt.NDArray[np.int64]
 def choose_rows(
     rows: datasets.Dataset, config: HybridConfig, dropped: Counter[str]
 ) -> dict[Split, Indices]:
-    """Which rows make each split, ascending; `dropped` counts the others."""
+    """Indices of the rows of each split, ascending; `dropped` counts the other rows."""
     columns = rows.data
     fits = columns["length"].to_numpy() <= config.max_tokens
-    objectives = np.array(columns["objective"].to_pylist())
+    objectives = np.array(columns["objective"].to_pylist(), np.str_)
     _count(dropped, "too long", objectives[~fits])
     ids = columns["problem_id"].to_pylist()
-    held = np.array([is_held_out(one, config.held_out) for one in ids])
+    held = np.array([is_held_out(one, config.held_out) for one in ids], np.bool_)
     learnt = fits & ~held
     direct = objectives == DIRECT.name
     sides = [np.flatnonzero(learnt & direct), np.flatnonzero(learnt & ~direct)]
@@ -45,7 +45,7 @@ def _count(dropped: Counter[str], reason: str, objectives: npt.NDArray[np.str_])
 
 
 def is_held_out(problem_id: str, share: float) -> bool:
-    """Whether a problem is held out: a matter of its id and the share alone."""
+    """Whether a problem is held out; this depends only on its id and the share."""
     return derive_seed(0, *problem_id.encode()) < share * 2**63
 
 

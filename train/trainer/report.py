@@ -1,4 +1,4 @@
-"""The report card of a run: OUT/report.md and OUT/report.png, from what the run wrote down.
+"""The report card of a run: OUT/report.md and OUT/report.png, from the files of the run.
 
 python -m train.trainer.report OUT
 """
@@ -28,7 +28,7 @@ _HELD_OUT = "held_out"
 
 
 def write_report(out: Path) -> None:
-    """Write both files anew.
+    """Write both files, over older ones.
 
     Raises:
         InvalidRequest: the folder holds no run.
@@ -57,7 +57,11 @@ def write_report(out: Path) -> None:
 
 
 def read_log(file: Path) -> list[Entry]:
-    """The lines of a log, by step; of steps that were done again after a resume, the last."""
+    """The lines of a log, by step. Of a step that was repeated after a resume the last line counts.
+
+    Raises:
+        InvalidRequest: a line is not an object.
+    """
     latest: dict[tuple[str, int], Entry] = {}
     for _, entry, *_ in read_jsonl(file, "log", appended=True):
         latest[_kind(entry), entry["step"]] = entry
@@ -65,14 +69,14 @@ def read_log(file: Path) -> list[Entry]:
 
 
 def _kind(entry: Entry) -> str:
-    """Which of the three kinds of lines of a log it is."""
+    """The kind of a line: training, held out, or selfRef@k, as `train.trainer.log` lists them."""
     if "loss" in entry or "selfref" in entry:
         return "loss" if "loss" in entry else "selfref"
     return _HELD_OUT
 
 
 def _objectives(entry: Entry) -> list[str]:
-    """The objectives of a run, as the names of its losses say."""
+    """The objectives of a run, from the names of its losses."""
     return [name.removeprefix("loss_") for name in entry if name.startswith("loss_")]
 
 

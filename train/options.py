@@ -1,0 +1,76 @@
+"""Options of commands: a dataclass has their names, defaults, help and checks; tyro reads flags."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from typing import Annotated, Any, TypeVar, Union
+
+import tyro
+
+from gsr_engine.errors import InvalidRequest
+
+OptionsT = TypeVar("OptionsT")
+
+
+def parse_options(
+    kind: type[OptionsT], description: str, arguments: Sequence[str] | None = None
+) -> OptionsT:
+    """The options of a command from its flags.
+
+    Args:
+        kind: a dataclass.
+        description: what the command does, for its help.
+        arguments: None takes those of the process.
+
+    Raises:
+        InvalidRequest: a check of the dataclass failed.
+        SystemExit: flags are missing, unknown or of another type; status 2.
+    """
+    return part_of(kind, tyro.cli(_unchecked(kind), args=arguments, description=description))
+
+
+def parse_command(
+    kinds: Mapping[str, type[Any]], description: str, arguments: Sequence[str] | None = None
+) -> Any:
+    """As `parse_options`; the first argument says which of several commands it is."""
+    commands = tuple(
+        Annotated[_unchecked(kind), tyro.conf.subcommand(name, prefix_name=False)]
+        for name, kind in kinds.items()
+    )
+    # A union that is built at run time has no static type.
+    options = tyro.cli(Union[commands], args=arguments, description=description)  # type: ignore[call-overload]  # noqa: UP007
+    return part_of(next(kind for kind in kinds.values() if isinstance(options, kind)), options)
+
+
+def _unchecked(kind: type[Any]) -> type[Any]:
+    """The same dataclass without its checks, whose errors tyro would word as its own."""
+    own = {"__post_init__": lambda _: None, "__doc__": kind.__doc__, "__module__": kind.__module__}
+    return type(kind.__name__, (kind,), own)
+
+
+def one_word(
+    metavar: str, read: Callable[[str], Any], write: Callable[[Any], str]
+) -> tyro.constructors.PrimitiveConstructorSpec[Any]:
+    """An option of several values that is one word of the command line, e.g. "linear,branched"."""
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=lambda words: read(words[0]),
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: [write(value)],
+    )
+
+
+def part_of(kind: type[OptionsT], options: Any, **others: Any) -> OptionsT:
+    """A dataclass from the options of the same names, and `others`."""
+    names = [one.name for one in fields(kind) if one.name not in others]  # type: ignore[arg-type]
+    return kind(**{name: getattr(options, name) for name in names}, **others)
+
+
+def check_least(options: Any, **limits: float) -> None:
+    """Raise InvalidRequest for an option below its limit; None has no limit."""
+    for name, least in limits.items():
+        value = getattr(options, name)
+        if value is not None and not value >= least:
+            raise InvalidRequest(name, f"must be at least {least}, got {value}")
