@@ -1,1 +1,1 @@
-"""Studies: accuracy, throughput, reports; runs from a checkout."""
+"""Studies of accuracy, speed and memory. They run from a checkout; README.md lists them all."""

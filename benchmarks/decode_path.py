@@ -26,7 +26,7 @@ ROOTS = [Path(package.__file__ or "").parent for package in (gsr_engine, csrc_tr
 _PROMPTS, _SIBLINGS = 4, 4
 _PROMPT_TOKENS = 20
 _STEPS_BEFORE = 8
-"""Steps after the prompts' own; with the prompt they end within a page of 16 tokens."""
+"""Decode steps before the measured one; all of them fit into one page of 16 tokens."""
 
 
 @dataclass(frozen=True, slots=True)

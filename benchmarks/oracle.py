@@ -1,6 +1,6 @@
 """What a context of spans must compute, as one forward of transformers under a dense mask.
 
-The model runs where it is and in its own dtype, with eager attention, which takes any mask.
+The model stays on its device and in its dtype. Its attention is eager, which takes any mask.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from gsr_engine.kv.segments import Segment, Span
 
 TIE = 1e-3
-"""Logits of fp32 that are nearer to one another than this may change places by rounding."""
+"""Two fp32 logits that differ by less than this may swap their order by rounding."""
 
 
 @torch.no_grad()
@@ -52,7 +52,7 @@ def segment_logits(model: PreTrainedModel, segment: Segment) -> torch.Tensor:
 def _collect(
     segment: Segment, begins: dict[Segment, int], token_ids: list[int], positions: list[int]
 ) -> None:
-    """Lay a segment out behind everything that it depends on."""
+    """Append a segment after everything that it depends on."""
     for span in segment.context:
         if span.segment not in begins:
             _collect(span.segment, begins, token_ids, positions)
@@ -64,7 +64,7 @@ def _collect(
 def stream_logits(model: PreTrainedModel, stream: Segment) -> torch.Tensor:
     """Logits that each token of a generated segment was drawn from.
 
-    The first comes from the last row of the segment before it in its context, the prompt.
+    The first token is drawn from the last row of the prompt, the last segment of its context.
     """
     prompt: Span = stream.context[-1]
     first = segment_logits(model, prompt.segment)[-1:]

@@ -1,8 +1,8 @@
 """Models of real shapes with random weights: the work is real, the words are not.
 
-As checkpoints they are written once, as folders, for other engines read them too; in memory they
-take no file. Their tokenizer is nano's, and their vocabulary mostly larger than its: prompts are
-token ids, and nobody reads what comes out.
+A checkpoint is written once, as a folder, because other engines read it too. `engine_over` needs no
+folder. The tokenizer is nano's. Most vocabularies are larger than nano's, so prompts are token ids
+and the generated text is never read.
 """
 
 from __future__ import annotations
@@ -67,10 +67,10 @@ SHAPES: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 2048,
     },
 }
-"""Qwen2.5-7B and 0.5B, a model of about 26M parameters besides its embedding, and one for tests."""
+"""Qwen2.5-7B and 0.5B, a model of about 26M parameters without its embedding, one for tests."""
 
-# Every digit is a token of nano's: as many as the built-in template's words come to in the
-# tokenizer of a model of this family, and nothing restated.
+# Each digit is one token of nano's. Each text has as many tokens as the built-in template's words
+# have in a tokenizer of this model family; nothing is restated.
 _TEMPLATE = Template(
     direct="1" * 18,
     preamble="2" * 24,
@@ -91,13 +91,13 @@ def shape_config(shape: str) -> Qwen2Config:
     if shape not in SHAPES:
         raise InvalidRequest("shape", f"must be one of {', '.join(SHAPES)}, got {shape!r}")
     sizes = {"tie_word_embeddings": True, **SHAPES[shape]}
-    # Weights that keep the variance of what they multiply: small ones would hide what context does.
+    # This scale keeps the variance of the activations: smaller weights would hide the context.
     scale = sizes["hidden_size"] ** -0.5
     return Qwen2Config(**sizes, rms_norm_eps=1e-6, initializer_range=scale)
 
 
 def write_checkpoint(shape: str, root: Path = ROOT) -> Path:
-    """The folder of a checkpoint in bf16 that claims both layouts; written where it is missing.
+    """The folder of a checkpoint in bf16 that claims both layouts; written if it is missing.
 
     Raises:
         InvalidRequest: there is no such shape.
@@ -108,7 +108,7 @@ def write_checkpoint(shape: str, root: Path = ROOT) -> Path:
         return folder
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    with torch.no_grad():  # else biases are zero and norms one: a mistake there would not show
+    with torch.no_grad():  # zero biases and unit norms would hide a mistake
         for parameter in model.parameters():
             if parameter.dim() == 1:
                 parameter.add_(0.1 * torch.randn_like(parameter))
@@ -116,7 +116,7 @@ def write_checkpoint(shape: str, root: Path = ROOT) -> Path:
     model.save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(NANO / name, folder)
-    # The last file, so that one that is there means that the folder is whole.
+    # Written last: a folder that has this file is whole.
     _GSR.save(folder)
     return folder
 
@@ -142,7 +142,7 @@ def engine_over(decoder: Decoder, runner: Runner | None = None, /, **options: An
 
 
 def random_problems(count: int, tokens: int, seed: int = 0) -> list[str]:
-    """Texts of digits: nano's tokenizer makes each a token."""
+    """Texts of digits; each digit is one token of nano's tokenizer."""
     generator = torch.Generator().manual_seed(seed)
     digits = torch.randint(10, (count, tokens), generator=generator)
     return ["".join(map(str, row)) for row in digits.tolist()]

@@ -1,4 +1,4 @@
-"""Times the parts of an engine where they are, without a profiler's weight on every call."""
+"""Times chosen methods of an engine; a profiler would slow every call down."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 class Stopwatch:
     """Adds up the seconds that watched methods take, by their names.
 
-    A watched method may call another: its seconds hold the other's.
+    A watched method may call another: the seconds of the inner one count for both.
     """
 
     def __init__(self) -> None:
@@ -30,5 +30,5 @@ class Stopwatch:
         setattr(owner, name, timed)
 
     def reset(self) -> None:
-        """Begin anew at zero."""
+        """Start again at zero."""
         self.seconds.clear()

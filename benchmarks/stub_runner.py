@@ -24,7 +24,7 @@ class _Drawn(NamedTuple):
         return self.draws
 
 
-class StubRunner:
+class RandomRunner:
     """A `StepRunner` that draws random tokens and computes nothing.
 
     Args:
@@ -72,5 +72,5 @@ def stub_engine(
     config = EngineConfig(**options)
     decoder, tokenizer, gsr = load_parts(NANO, config)
     tokens = [t for t in range(decoder.config.vocab_size) if t not in tokenizer.special_ids]
-    runner = StubRunner(num_pages, tokens, min(tokenizer.stop_ids), length, seed)
+    runner = RandomRunner(num_pages, tokens, min(tokenizer.stop_ids), length, seed)
     return Engine(decoder, tokenizer, gsr, config, runner=runner)

@@ -1,4 +1,4 @@
-"""Rows to train on whose lengths are like those of real ones, and whose tokens are drawn."""
+"""Rows to train on: lengths like those of real rows, random tokens."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Kind = Literal["direct", "linear", "branched"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowSizes:
-    """Medians of lengths that are drawn lognormally, in tokens.
+    """Medians of lognormal lengths, in tokens.
 
     Attributes:
         problem, summary, target: of the three parts of a row.
         spread: standard deviation of the lengths' logarithms.
         k: summaries that a refinement row reads.
-        longest: a row of more tokens is drawn again.
+        longest: most tokens of a row; a longer one is drawn again.
     """
 
     problem: int

@@ -94,8 +94,8 @@ def _rope_and_cache_kernel(
         inside,
         half,
     )
-    place = (row * num_q_heads + heads[:, None]) * 2 * half + dims[None, :]
-    _store_halves(q_out_ptr + place, first, second, inside, half)
+    offset = (row * num_q_heads + heads[:, None]) * 2 * half + dims[None, :]
+    _store_halves(q_out_ptr + offset, first, second, inside, half)
 
     heads = tl.arange(0, block_kv)
     inside = (heads < num_kv_heads)[:, None] & (dims < half)[None, :]
@@ -106,17 +106,17 @@ def _rope_and_cache_kernel(
         inside,
         half,
     )
-    place = (row * num_kv_heads + heads[:, None]) * 2 * half + dims[None, :]
-    _store_halves(k_out_ptr + place, first, second, inside, half)
+    offset = (row * num_kv_heads + heads[:, None]) * 2 * half + dims[None, :]
+    _store_halves(k_out_ptr + offset, first, second, inside, half)
 
     slot = tl.load(slots_ptr + row).to(tl.int64)
     if slot >= 0:
-        place = (slot * num_kv_heads + heads[:, None]) * 2 * half + dims[None, :]
-        _store_halves(k_cache_ptr + place, first, second, inside, half)
+        offset = (slot * num_kv_heads + heads[:, None]) * 2 * half + dims[None, :]
+        _store_halves(k_cache_ptr + offset, first, second, inside, half)
         v = v_ptr + row * v_row_stride + heads[:, None] * v_head_stride + dims[None, :]
         v_first = tl.load(v, mask=inside, other=0.0)
         v_second = tl.load(v + half, mask=inside, other=0.0)
-        _store_halves(v_cache_ptr + place, v_first, v_second, inside, half)
+        _store_halves(v_cache_ptr + offset, v_first, v_second, inside, half)
 
 
 @triton.jit
@@ -128,6 +128,6 @@ def _rotate(x, cos, sin, inside, half: tl.constexpr):
 
 
 @triton.jit
-def _store_halves(place, first, second, inside, half: tl.constexpr):
-    tl.store(place, first.to(place.dtype.element_ty), mask=inside)
-    tl.store(place + half, second.to(place.dtype.element_ty), mask=inside)
+def _store_halves(pointer, first, second, inside, half: tl.constexpr):
+    tl.store(pointer, first.to(pointer.dtype.element_ty), mask=inside)
+    tl.store(pointer + half, second.to(pointer.dtype.element_ty), mask=inside)

@@ -2,8 +2,8 @@
 
 One run draws max(k) candidates per problem once; pass@k, maj@k, best-of-k and selfRef@k at every k
 read the same first k of them, so all comparisons are paired. A separate cost run refines a share of
-the problems end to end in each layout. Everything goes into one samples file, from which
-`--samples FILE` prints the table again without a model.
+the problems end to end in each layout. All results go into one samples file. `--samples FILE`
+prints the table of such a file again, without a model.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class AccuracyCommand(AccuracyConfig):
     samples: Path | None = None
 
     def __post_init__(self) -> None:
-        AccuracyConfig.__post_init__(self)  # a class with slots is not the one that super() knows
+        AccuracyConfig.__post_init__(self)  # super() fails in a class with slots
         at_least_one("puzzles", self.puzzles)
         at_least_one("limit", self.limit)
 

@@ -13,7 +13,7 @@ from train.problems import load_problems
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchmarkProblem(Exercise):
-    """A problem with its gold answer; `size` is what results are grouped by ("": they are not)."""
+    """A problem with its gold answer; results are grouped by `size` ("": not grouped)."""
 
     id: str
     size: str = ""

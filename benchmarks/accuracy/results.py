@@ -1,7 +1,7 @@
-"""The samples file of a run: everything from which its table is computed again, without a model.
+"""The samples file of a run: its table is computed from it, without a model.
 
-JSON lines. The first holds {"run": {...}} (settings, environment, cost); each other line is one
-problem: its gold answer, every candidate, and what each method answered.
+JSON lines. The first line holds {"run": {...}}: settings, environment, cost. Each other line is one
+problem: its gold answer, every candidate, and the answer of each method.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class ProblemResult:
     """One problem.
 
     Attributes:
-        size: what results are grouped by (puzzle length, number of people, level), if anything.
-        candidates: drawn at the candidate temperature; a method at k uses the first k.
+        size: results are grouped by it (puzzle length, level); "" for no grouping.
+        candidates: drawn at the candidate temperature; a method at k reads the first k.
         greedy: the direct solution at temperature 0.
         refinements: method name (`linear@4`, `branched@4 T=1`, ...) to its solution.
     """

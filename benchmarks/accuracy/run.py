@@ -161,7 +161,7 @@ class AccuracyRun:
         """selfRef@headline end to end, candidates generated: tokens and seconds by phase."""
         problems = self._problems[:COST_PROBLEMS]
         self._say(f"cost of {layout} over {len(problems)} problems")
-        # The grades are not used here, so the cheap grader does.
+        # These grades are not used, so the cheap grader is enough.
         evaluator = Evaluator(self._engine, problems, ExactGrader())
         run = evaluator.refine(self._params(layout, 0.0))
         return {

@@ -12,10 +12,10 @@ from benchmarks.accuracy.results import ProblemResult
 from gsr_engine.text.answers import majority
 
 _BLOCK = 2_000_000
-"""Draws of the bootstrap that are held in memory at a time."""
+"""Bootstrap draws held in memory at a time."""
 
 Hits = npt.NDArray[np.float64]
-"""One number per problem: 1 where the method is right, 0 where not (pass@1: the share of k)."""
+"""One number per problem: 1 if the method is right, else 0 (for pass@1 the share of k)."""
 
 
 def pass_at_1(samples: Sequence[ProblemResult], k: int) -> Hits:
@@ -24,7 +24,7 @@ def pass_at_1(samples: Sequence[ProblemResult], k: int) -> Hits:
 
 
 def oracle(samples: Sequence[ProblemResult], k: int) -> Hits:
-    """pass@k: whether any of the first k is right; no method that selects can do better."""
+    """pass@k: whether any of the first k is right; no selection can be better."""
     return np.array([any(c.correct for c in s.candidates[:k]) for s in samples], dtype=float)
 
 
@@ -75,7 +75,7 @@ class Interval:
 
 
 def bootstrap(values: Hits, resamples: int = 10_000, seed: int = 0) -> Interval:
-    """Percentile bootstrap of a mean; give it the difference of two methods for a paired one."""
+    """Percentile bootstrap of a mean; the difference of two methods gives a paired interval."""
     rng = np.random.default_rng(seed)
     means = np.empty(resamples)
     for block in np.array_split(means, -(-resamples * len(values) // _BLOCK)):

@@ -6,6 +6,6 @@
     python -m pytest benchmarks/engine --benchmark-compare=0001 --benchmark-compare-fail=median:20%
     python -m pytest benchmarks/engine --streams 64                   # fewer running streams
 
-Compare on one quiet machine and by the median; the mean carries whatever else ran. `make test` does
-not collect these.
+Compare medians, on one quiet machine; the mean also contains other processes. `make test` does not
+collect these.
 """

@@ -1,4 +1,4 @@
-"""Engines in the middle of their work, for the microbenchmarks to take parts of."""
+"""Engines in the middle of their work; the microbenchmarks time their parts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SIBLINGS = 4
 """Streams per group."""
 _STREAMS = 512
 _TOKENS = 1500
-"""More than any benchmark's rounds decode: nobody finishes."""
+"""More than the rounds of any benchmark, so that no stream finishes."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -50,12 +50,12 @@ def start_decoding(engine: Engine, streams: int) -> Engine:
 
 @pytest.fixture
 def decoding(streams: int) -> Engine:
-    """A stubbed engine, all of whose streams decode."""
+    """An engine with a stub for its model; all its streams decode."""
     return start_decoding(stub_engine(max_num_seqs=streams), streams)
 
 
 @pytest.fixture
 def nano(streams: int) -> Engine:
-    """Nano itself, all of whose streams decode."""
+    """An engine with nano; all its streams decode."""
     engine = Engine.from_pretrained(NANO, dtype="float32", max_num_seqs=streams)
     return start_decoding(engine, streams)

@@ -34,14 +34,14 @@ def cache() -> PrefixCache:
 
 
 def test_prefix_match(benchmark: BenchmarkFixture, cache: PrefixCache) -> None:
-    """Looking up a prompt that is known but for its last token."""
+    """Looking up a prompt of which all but the last token is cached."""
     segment = benchmark(cache.new_prompt, _PROMPTS[500], "")
     if len(segment) != 1:
         raise AssertionError("the prompt was not found")
 
 
 def test_prefix_pin(benchmark: BenchmarkFixture, cache: PrefixCache) -> None:
-    """Pinning a known prompt and letting it go."""
+    """Pinning and unpinning a cached prompt."""
     prompt = Segment(_PROMPTS[500])
     context = (Span(prompt, 0, len(prompt)),)
     benchmark(lambda: cache.unpin(cache.pin(context, "")))
@@ -62,7 +62,7 @@ def test_fork(benchmark: BenchmarkFixture, decoding: Engine) -> None:
 
 
 def test_pages(benchmark: BenchmarkFixture) -> None:
-    """Sixty-four pages handed out and taken back."""
+    """Allocating and freeing 64 pages."""
     pool = PagePool(10_000)
     segment = Segment([0] * 1024)
 

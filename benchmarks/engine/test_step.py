@@ -14,7 +14,7 @@ _ROUNDS = 200
 
 
 def test_plan(benchmark: BenchmarkFixture, decoding: Engine) -> None:
-    """Planning a step; it changes nothing that the next plan sees."""
+    """Planning a step. A plan changes nothing that the next plan reads, so it can be repeated."""
     benchmark(decoding.scheduler.plan)
 
 

@@ -1,4 +1,4 @@
-"""python -m benchmarks.gpu_check: the parts one after the other, each in a process of its own."""
+"""python -m benchmarks.gpu_check: the parts one after the other, each in its own process."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from benchmarks.gpu_check.record import ROWS, Record, is_bad, read_rows
 from benchmarks.gpu_check.tables import summary_of, tables_of
 from train.command import run_command
 
-# Seconds that a part should need on an H200, its start (8 of them) and compiling included: its
-# share of the time that there is. What one leaves over is there for the next.
+# Seconds that a part should need on an H200, with its start (8 seconds) and compilation. They are
+# the parts' shares of the whole time. Time that a part leaves goes to the next part.
 #
 #   kernels       tests 60 (without xdist 150: then they are cut off), real sizes 30
 #   engine        tiny 30, 0.5B 90: four ways in fp32 and two in bf16, with transformers beside each
@@ -37,27 +37,27 @@ PARTS = {
     "selfref": 95.0,
     "train": 90.0,
 }
-# A case that has begun may go on for so long after its part should have ended.
+# Seconds that a running case may exceed the end of its part.
 _GRACE = 15.0
 _END = 5.0
 
 
 def command_of(part: str, device: str, tiny: bool, out: Path, seconds: float) -> list[str]:
-    """How a part is run."""
+    """The command line of a part."""
     size = "tiny" if tiny else "real"
     module = "benchmarks.gpu_check.part"
     return [sys.executable, "-m", module, part, device, size, str(out), str(seconds)]
 
 
 def supervise(command: Sequence[str], log: Path, seconds: float) -> str | None:
-    """Run a command for at most so long, its stderr in a file; returns how it died, if it did."""
+    """Run a command for at most `seconds`, its stderr in `log`; returns how it died, if it did."""
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(CHECKOUT), os.environ.get("PYTHONPATH", "")]),
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
     with log.open("a", encoding="utf-8") as file:
-        # A group of its own, so that what it started ends with it.
+        # A new process group, so that its children end with it.
         process = subprocess.Popen(command, stderr=file, env=environment, process_group=0)  # noqa: S603
         try:
             status = process.wait(seconds)
@@ -75,7 +75,7 @@ def supervise(command: Sequence[str], log: Path, seconds: float) -> str | None:
 
 
 def run_parts(parts: Sequence[str], device: str, tiny: bool, out: Path, seconds: float) -> bool:
-    """Run parts in so many seconds; returns whether nothing is wrong."""
+    """Run parts within `seconds`; returns whether no check failed and no part died."""
     begin = time.monotonic()
     whole, share, taken = sum(PARTS[part] for part in parts), 0.0, {}
     for part in parts:

@@ -1,7 +1,7 @@
 """Part 4, how fast is a decode step: against reading its weights and its KV once.
 
-Streams join one engine until the largest batch is there; those of before go on, so contexts are of
-about, and at least, the length that is given.
+Streams join one engine until the largest batch is reached. Earlier streams go on, so contexts have
+the given length or slightly more.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from gsr_engine.requests.generate import GenerateRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Work:
-    """What is measured of one shape.
+class _DecodeWork:
+    """The measurements of one shape.
 
     Attributes:
-        batches: streams, ascending.
-        without_graphs: those of them that are measured without graphs too.
-        profiled: those of them whose kernels are listed.
-        prompt: tokens.
-        steps: that are timed.
+        batches: numbers of streams, ascending.
+        without_graphs: the batches that are also measured without graphs.
+        profiled: the batches whose kernels are listed.
+        prompt: tokens of a prompt.
+        steps: timed steps.
         kv_gib: memory for KV.
     """
 
@@ -50,11 +50,11 @@ class _Work:
 
 
 _REAL = (
-    _Work(shape="0.5b", kv_gib=6.0),
-    _Work(shape="7b", kv_gib=24.0, profiled=(1, 64)),
+    _DecodeWork(shape="0.5b", kv_gib=6.0),
+    _DecodeWork(shape="7b", kv_gib=24.0, profiled=(1, 64)),
 )
 _TINY = (
-    _Work(
+    _DecodeWork(
         shape="tiny",
         batches=(1, 3),
         without_graphs=(1,),
@@ -73,7 +73,7 @@ def run(setting: Setting, record: Record) -> None:
         record.attempt("decode", work.shape, partial(_run_shape, work, setting, record))
 
 
-def _run_shape(work: _Work, setting: Setting, record: Record) -> None:
+def _run_shape(work: _DecodeWork, setting: Setting, record: Record) -> None:
     setting.free_memory()
     config, device = model_config(work.shape), torch.device(setting.device)
     decoder = dummy_decoder(config, torch.bfloat16, device=device)
@@ -82,7 +82,9 @@ def _run_shape(work: _Work, setting: Setting, record: Record) -> None:
     _grow(work, decoder, setting, record, graphs=False)
 
 
-def _grow(work: _Work, decoder: Decoder, setting: Setting, record: Record, *, graphs: bool) -> None:
+def _grow(
+    work: _DecodeWork, decoder: Decoder, setting: Setting, record: Record, *, graphs: bool
+) -> None:
     batches = work.batches if graphs else work.without_graphs
     options = {"cuda_graphs": graphs, "prefix_cache": False, "kv_cache_gib": work.kv_gib}
     tokens = work.steps * (len(batches) + 8) + work.batches[-1]

@@ -1,8 +1,8 @@
 """Part 2, is the engine right: tokens and log-probabilities against transformers.
 
-A tiny checkpoint and one of 0.5B's shape, with random weights. Transformers is asked what it would
-have said in the place of each token that the engine drew: in fp32 from the same weights, and once
-more in bf16 where the engine computes in that.
+A tiny checkpoint and one of 0.5B's shape, with random weights. For each token that the engine drew,
+transformers computes the logits at its place: in fp32 from the same weights, and also in bf16 if
+the engine computes in bf16.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _WAYS: dict[str, dict[str, Any]] = {
     "no shared spans": {"share_spans": False},
     "neither": {"cuda_graphs": False, "share_spans": False},
 }
-# Of log-probabilities in fp32, whose sums are taken in another order there.
+# Largest error of fp32 log-probabilities: transformers adds in another order.
 _FP32_BOUND = 1e-3
-# How many times as far from fp32 as transformers' own bf16 the engine's may be.
+# The engine's bf16 error may be this many times that of transformers' own bf16.
 _BF16_BOUND = 3.0
 
 
@@ -57,7 +57,7 @@ def _compare(subject: Subject, options: dict[str, Any]) -> Row:
         engine.check()
         shared = engine.stats()["shared_spans"]
     judged = [_judge(subject, stream) for stream in streams]
-    # The first stream is greedy, so it has every name.
+    # The first stream is greedy, so its figures have every name.
     found = {name: torch.cat([j[name] for j in judged if name in j]) for name in judged[0]}
     error, error_of_drawn, short = (
         found[name].max().item() for name in ("error", "error_of_drawn", "short")
@@ -78,9 +78,9 @@ def _best(short: Tensor) -> float:
 
 
 def _judge(subject: Subject, stream: Stream) -> dict[str, Tensor]:
-    """By token: how wrong log-probabilities are; if it is greedy, how short of the best it falls.
+    """By token: the error of log-probabilities, and for a greedy stream the distance to the best.
 
-    And the same of transformers in the engine's dtype, had it been in the engine's place.
+    If the engine does not compute in fp32, also the same of transformers in the engine's dtype.
     """
     exact, token_ids = stream_logits(subject.exact, stream.segment), stream.segment.token_ids
     logprobs, device = exact.log_softmax(-1), exact.device
@@ -104,7 +104,7 @@ def _judge(subject: Subject, stream: Stream) -> dict[str, Tensor]:
 
 
 def _draw_again(subject: Subject, record: Record) -> None:
-    """Runs that must draw the same tokens, and one without graphs, which may round otherwise."""
+    """Runs that must draw the same tokens, and one without graphs, which may round differently."""
 
     def add(case: str, tokens: list[list[int]], must: bool) -> None:
         row: Row = {"agree": _agreement(first, tokens)}
@@ -112,7 +112,7 @@ def _draw_again(subject: Subject, record: Record) -> None:
             row["passed"] = tokens == first
         record.add("the same tokens", f"{subject.name}, {case}", **row)
 
-    # Nothing is to be found in a cache by the second run that the first had to compute.
+    # Without a prefix cache, so that the second run computes what the first computed.
     options = {"kv_cache_gib": subject.sizes.kv_gib, "prefix_cache": False}
     runner = subject.runner(**options)
     with subject.engine(runner, **options) as engine:
@@ -125,13 +125,13 @@ def _draw_again(subject: Subject, record: Record) -> None:
 
 
 def _agreement(first: Sequence[list[int]], other: Sequence[list[int]]) -> float:
-    """The share of tokens that are the same; behind the first that is not, few are."""
+    """The share of equal tokens; after the first different token few are equal."""
     pairs = [pair for a, b in zip(first, other, strict=True) for pair in zip(a, b, strict=True)]
     return sum(a == b for a, b in pairs) / len(pairs)
 
 
 def _fill_memory(subject: Subject) -> Row:
-    """An engine that sizes its KV itself computes, and leaves memory free."""
+    """An engine that sizes its own KV must be able to compute; how much memory it leaves free."""
     with subject.engine() as engine:
         params = SamplingParams(n=4, max_tokens=8, ignore_eos=True, seed=1)
         results = engine.generate([[7] * 100] * 4, params)

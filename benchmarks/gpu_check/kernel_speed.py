@@ -1,4 +1,4 @@
-"""Part 3, how fast are the kernels: `benchmarks.kernels`, its quick cases."""
+"""Part 3, how fast are the kernels: the quick cases of `benchmarks.kernels`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _FAMILIES = ("decode", "prefill", "elementwise")
 
 
 class _OutOfTime(Exception):
-    """The cases that are left are not to begin."""
+    """No time is left for the remaining cases."""
 
 
 def run(setting: Setting, record: Record) -> None:
-    """The machine's limits, then every family that needs no sweep."""
+    """Measure the machine's limits, then every family except the sweeps."""
     record.add("limits", setting.device, **_figures(measure_limits(setting.device).as_row()))
     for family in _FAMILIES:
         record.attempt(family, "its cases", partial(_run_family, family, setting, record))

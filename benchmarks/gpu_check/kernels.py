@@ -17,12 +17,12 @@ from benchmarks.gpu_check.setting import Setting
 
 _TESTS = CHECKOUT / "tests/csrc_triton"
 _WORKERS = 8
-# What the checks of real sizes need, whatever the tests take.
+# Seconds that are reserved for the checks of real sizes.
 _LARGE_SECONDS = 40.0
 
 
 def run(setting: Setting, record: Record) -> None:
-    """Tests first: what they find wrong at sizes of tens explains what is wrong at millions."""
+    """Tests come first: an error at sizes of tens explains one at millions."""
     record.attempt("tests", "tests/csrc_triton", partial(_run_tests, setting, record))
     check_large(setting, record)
 
@@ -42,10 +42,10 @@ def _run_tests(setting: Setting, record: Record) -> Row:
 
 
 def _options(setting: Setting) -> list[str]:
-    if not setting.on_gpu:  # one file, and none of the fixtures that the others need
+    if not setting.on_gpu:  # one file, without the fixtures of the others
         return [str(_TESTS / "test_package.py"), "--noconftest"]
     files = sorted(map(str, _TESTS.glob("test_kernels_*.py")))
-    # Most of the time goes into compiling, which several processes do at the same time.
+    # Most of the time is compilation, which several processes do in parallel.
     workers = ["-n", str(_WORKERS)] if find_spec("xdist") else []
     return [*files, *workers, "--maxfail=20"]
 
@@ -54,7 +54,7 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:
     """The exit status; None if it had to be stopped."""
     with suppress(subprocess.TimeoutExpired):
         return process.wait(max(1.0, seconds))
-    process.send_signal(signal.SIGINT)  # it still says what it found
+    process.send_signal(signal.SIGINT)  # pytest then prints its findings
     with suppress(subprocess.TimeoutExpired):
         process.wait(10)
     process.kill()

@@ -1,7 +1,7 @@
 """Kernels at real sizes against their references, on the same device.
 
-What no token owns is NaN. An error is that of the worst row: ‖out − expected‖ / ‖expected‖ over the
-numbers of one head or of one token.
+Numbers that belong to no token are NaN. The error is that of the worst row: ‖out − expected‖ /
+‖expected‖ over the numbers of one head or of one token.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from csrc_triton import PagedSpan, PrefillPlan, WorkList, reference
 from gsr_engine.attention.sharing import SPLIT
 from gsr_engine.kv.segments import PAGE_SIZE
 
-# Rows of a prefill whose scores the reference holds at a time.
+# The reference holds the scores of this many rows of a prefill at a time.
 _ROWS_AT_A_TIME = 512
 _BOUND = {torch.bfloat16: 1e-2, torch.float16: 2e-3, torch.float32: 2e-5}
-# Near the borders of what is kept, rounding decides which token is drawn.
+# At the edge of the kept tokens, rounding decides which token is drawn.
 _LEAST_AGREEMENT = 0.97
 
 
 @dataclass(frozen=True, slots=True)
 class _Sizes:
-    """How large everything is; `far_pages` hold more numbers than 31 bits count."""
+    """Sizes of all cases; `far_pages` pages hold more than 2^31 numbers."""
 
     query_heads: int
     kv_heads: int
@@ -52,7 +52,7 @@ _Case = Callable[[_Sizes, torch.dtype, str], float]
 
 
 def check_large(setting: Setting, record: Record) -> None:
-    """Every case in every dtype; a pool that 31 bits cannot count is too large for all but bf16."""
+    """Every case in every dtype; a pool of more than 2^31 numbers fits in bf16 only."""
     sizes = _TINY if setting.tiny else _REAL
     for dtype in _BOUND:
         cases = _CASES | (_FAR_CASES if dtype == torch.bfloat16 else {})
@@ -70,18 +70,18 @@ def _judge(case: _Case, sizes: _Sizes, dtype: torch.dtype, setting: Setting) -> 
 
 
 def worst_error(out: Tensor, expected: Tensor) -> float:
-    """Of the rows, which are the last dim; NaN if there is one."""
+    """The largest error of a row (the last dim); NaN if an error is NaN."""
     wide = expected.float()
     return float(((out.float() - wide).norm(dim=-1) / wide.norm(dim=-1)).max())
 
 
 def _worst_of(out: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     errors = [worst_error(*pair) for pair in zip(out, expected, strict=True)]
-    return float(torch.tensor(errors).max())  # unlike `max`, which may overlook a NaN
+    return float(torch.tensor(errors).max())  # Python's `max` may overlook a NaN
 
 
 class _Pool:
-    """Pages that are handed out from both ends in turn; those of no segment hold NaN."""
+    """A pool whose pages are allocated from both ends in turn; free pages hold NaN."""
 
     def __init__(self, pages: int, sizes: _Sizes, dtype: torch.dtype, device: str) -> None:
         shape = (pages, PAGE_SIZE, sizes.kv_heads, sizes.head_dim)
@@ -94,7 +94,7 @@ class _Pool:
         self._free: Iterator[int] = (page for pair in pairs for page in pair)
 
     def segment(self, tokens: int) -> PagedSpan:
-        """So many tokens with random keys and values."""
+        """A span of `tokens` tokens with random keys and values."""
         pages = [next(self._free) for _ in range(-(-tokens // PAGE_SIZE))]
         places = torch.tensor(pages, device=self.keys.device)
         for cache in (self.keys, self.values):
@@ -107,7 +107,7 @@ class _Pool:
         return torch.randn(shape, device=self.keys.device).to(self.keys.dtype)
 
     def decode_error(self, pairs: Sequence[tuple[Sequence[int], PagedSpan]], rows: int) -> float:
-        """Decode attention of so many rows over (rows, span) pairs."""
+        """The error of decode attention over (rows, span) pairs, for `rows` query rows."""
         work = WorkList.from_spans(pairs, rows, SPLIT, self.keys.device)
         arguments = (self._queries(rows), self.keys, self.values, work, self._scale)
         partials = reference.decode_attention_partials(*arguments)
@@ -115,7 +115,7 @@ class _Pool:
         return worst_error(csrc_triton.decode_attention(*arguments), expected)
 
     def prefill_error(self, chunk: PagedSpan, context: Sequence[PagedSpan]) -> float:
-        """Prefill attention of one chunk; the reference takes some of its rows at a time."""
+        """The error of prefill attention of a chunk; the reference computes some rows at a time."""
         q = self._queries(chunk.stop - chunk.start)
         out = self._prefill(csrc_triton.prefill_attention, q, chunk, context)
         parts = []
@@ -150,7 +150,7 @@ def _many_rows(sizes: _Sizes, dtype: torch.dtype, device: str) -> float:
 
 
 def _siblings(sizes: _Sizes, dtype: torch.dtype, device: str) -> float:
-    """Groups that read their problem together, in lists that name the rows of each apart."""
+    """Groups that read their problem together; the rows of a group are not adjacent."""
     groups = sizes.rows // sizes.siblings
     problem, own = sizes.context // 8, sizes.context // 128
     pages = groups * (problem // PAGE_SIZE + 1) + sizes.rows * (own // PAGE_SIZE + 1)
@@ -163,7 +163,7 @@ def _siblings(sizes: _Sizes, dtype: torch.dtype, device: str) -> float:
 
 
 def _prefill(sizes: _Sizes, dtype: torch.dtype, device: str) -> float:
-    """A chunk whose segment has begun before, behind two spans that begin and end within pages."""
+    """A later chunk of its segment, after two spans that begin and end inside pages."""
     pool = _Pool(2 * (sizes.context + sizes.chunk) // PAGE_SIZE, sizes, dtype, device)
     first, second = pool.segment(sizes.context // 2), pool.segment(sizes.context // 4)
     own = pool.segment(sizes.chunk + 37)
@@ -184,7 +184,7 @@ def _far_prefill(sizes: _Sizes, dtype: torch.dtype, device: str) -> float:
 
 
 def _far_rope(sizes: _Sizes, dtype: torch.dtype, device: str) -> float:
-    """Rotated and stored in slots of the whole pool; the reference stores in a pool of its own."""
+    """Rope and store, into slots at both ends of the pool; the reference has a small pool."""
     pool = _Pool(sizes.far_pages, sizes, dtype, device)
     rows, heads, kv_heads, dim = sizes.rows, sizes.query_heads, sizes.kv_heads, sizes.head_dim
     fused = torch.randn(rows, heads + 2 * kv_heads, dim, device=device).to(dtype)
@@ -240,7 +240,7 @@ _FAR_CASES: dict[str, _Case] = {
 
 
 def _sample(sizes: _Sizes, device: str) -> Row:
-    """A real vocabulary; a quarter of the rows each greedy, plain, and truncated in two ways."""
+    """A real vocabulary. A quarter of the rows each is greedy, plain, top-k and top-p."""
     torch.manual_seed(0)
     rows = sizes.rows
     logits = 3 * torch.randn(rows, sizes.vocab, device=device)

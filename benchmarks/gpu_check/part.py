@@ -15,7 +15,7 @@ from gsr_engine.environment import describe_machine
 
 
 def run_part(name: str, setting: Setting, seconds: float) -> None:
-    """Run a part; whatever goes wrong is in its rows."""
+    """Run a part; an exception becomes one of its rows."""
     record = Record(name, setting.out, seconds)
     try:
         if not read_rows(setting.out):

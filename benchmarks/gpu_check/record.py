@@ -1,4 +1,4 @@
-"""What a part finds, on disk row by row: whatever cuts it off, what was found is there."""
+"""The findings of a part, on disk row by row, so that a part that dies leaves its findings."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from train.files import open_appended, read_jsonl
 
 ROWS = "rows.jsonl"
 Row = dict[str, Any]
-"""part, table and case, then figures by name. Of these three have a meaning: `passed`, a check's
-outcome; `failed`, an exception in short, beside its `traceback`; `skipped`, the reason.
+"""part, table and case, then figures by name. Three names have a meaning: `passed` is a check's
+outcome, `failed` is an exception in short (`traceback` has all of it), `skipped` is the reason.
 """
 
 
 class Record:
-    """The rows of one part, which has so many seconds."""
+    """The rows of one part, which may take `seconds` seconds."""
 
     def __init__(self, part: str, out: Path, seconds: float) -> None:
         self._part = part
@@ -38,9 +38,9 @@ class Record:
             file.write(json.dumps(row) + "\n")
 
     def attempt(self, table: str, case: str, run: Callable[[], Row | None]) -> None:
-        """Run a case and write its figures, if it has any to give; it takes `seconds`.
+        """Run a case; write the figures that it returns, and the `seconds` that it took.
 
-        It is skipped once the time is over. If it raises, that is written down, and all.
+        A case is skipped once the time is over. If a case raises, the exception is written.
         """
         if self.seconds_left <= 0:
             self.add(table, case, skipped="no time left")
@@ -55,7 +55,7 @@ class Record:
                 self.add(table, case, **figures, seconds=time.monotonic() - start)
 
     def fail(self, table: str, case: str, error: BaseException) -> None:
-        """Write an exception down."""
+        """Write an exception."""
         text = "".join(traceback.format_exception(error))
         short = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         self.add(table, case, failed=short, traceback=text[-8000:])
@@ -79,7 +79,7 @@ def line_of(row: Row) -> str:
 
 
 def figures_of(row: Row) -> list[str]:
-    """The names of what a row tells besides its place; its traceback is for the file alone."""
+    """The names of a row's figures; the traceback stands in the file only."""
     return [name for name in row if name not in ("part", "table", "case", "traceback")]
 
 

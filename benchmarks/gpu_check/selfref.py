@@ -1,8 +1,8 @@
-"""Part 5, how fast is selfRef@k on a model of 7B's shape, and what is sharing worth.
+"""Part 5, how fast is selfRef@k on a model of 7B's shape, and what sharing gains.
 
-Fixed lengths, as in `benchmarks.throughput`: both layouts, everything shared switched off, and
-transformers' `generate` with random weights of its own. Everything runs twice, over other problems
-the first time: graphs are captured then.
+Fixed lengths, as in `benchmarks.throughput`: both layouts, all sharing switched off, and
+transformers' `generate` with other random weights. Everything runs twice. The first run has other
+problems and captures the graphs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from benchmarks.kernels import measure_limits
 from benchmarks.peers.job import Job, JobResult
 from benchmarks.peers.transformers_generate import run_on
 from benchmarks.random_weights import engine_over, model_config, random_problems, shape_config
-from benchmarks.throughput.ours import Work, end_to_end, sharing_off
+from benchmarks.throughput.ours import RefineWork, end_to_end, sharing_off
 from gsr_engine.model.decoder import Decoder
 from gsr_engine.model.weights import dummy_decoder
 from gsr_engine.params import LAYOUTS, Layout
@@ -34,12 +34,13 @@ class _Sizes:
 
     Attributes:
         shape: of the model.
-        ks: candidates, the most telling number first.
-        problems, problem, candidate, refine: how many problems, and tokens of each of the three.
+        ks: numbers of candidates, the most informative first.
+        problems: how many.
+        problem, candidate, refine: tokens of each.
         kv_gib: memory for KV.
-        groups, siblings, shared, tail: groups of siblings with a problem of `shared` tokens, timed
-            when each has about `tail` of its own.
-        steps: that are timed there.
+        groups, siblings, shared, tail: groups of siblings with a problem of `shared` tokens. They
+            are timed when each sibling has about `tail` own tokens.
+        steps: timed steps of these groups.
     """
 
     shape: str = "7b"
@@ -73,7 +74,7 @@ _TINY = _Sizes(
 
 
 def run(setting: Setting, record: Record) -> None:
-    """The most telling first, for time may run out."""
+    """The most informative cases come first, because time may run out."""
     sizes = _TINY if setting.tiny else _Sizes()
     measure_limits(setting.device)  # while the memory is free
     setting.free_memory()
@@ -92,7 +93,7 @@ def run(setting: Setting, record: Record) -> None:
 
 
 def _measure(k: int, sizes: _Sizes, decoder: Decoder, setting: Setting, record: Record) -> None:
-    """Three ways of this engine."""
+    """Measure the three ways of this engine."""
     for way in (*LAYOUTS, "sharing off"):
         run = partial(_ours, way, k, sizes, decoder, setting)
         record.attempt("selfref", f"k {k}, {way}", run)
@@ -111,8 +112,8 @@ def _ours(way: str, k: int, sizes: _Sizes, decoder: Decoder, setting: Setting) -
     return _figures(result)
 
 
-def _work(k: int, sizes: _Sizes, seed: int) -> Work:
-    return Work(
+def _work(k: int, sizes: _Sizes, seed: int) -> RefineWork:
+    return RefineWork(
         model=Path(sizes.shape),
         problems=random_problems(sizes.problems, sizes.problem, seed),
         k=k,
@@ -160,7 +161,7 @@ def _figures(result: JobResult) -> Row:
 
 
 def _siblings(shares: bool, sizes: _Sizes, decoder: Decoder, setting: Setting) -> Row:
-    """Decode steps of groups of siblings, each of them with a tail of its own."""
+    """Decode steps of groups of siblings, each with its own tail."""
     setting.free_memory()
     config, streams = decoder.config, sizes.groups * sizes.siblings
     options = {"kv_cache_gib": sizes.kv_gib, "prefix_cache": False, "share_spans": shares}

@@ -11,11 +11,11 @@ import torch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """What every part is told.
+    """The settings of every part.
 
     Attributes:
         device: "cuda", or "cpu", where the kernels' references run.
-        tiny: shapes that a CPU does in no time; otherwise those of real models.
+        tiny: shapes that a CPU computes in seconds; otherwise shapes of real models.
         out: folder of the results.
     """
 
@@ -29,7 +29,7 @@ class Setting:
         return self.device == "cuda"
 
     def free_memory(self) -> None:
-        """On a GPU, give back what nobody refers to any more, before something large is made."""
+        """On a GPU, free unreferenced memory before something large is allocated."""
         if self.on_gpu:
             gc.collect()
             torch.cuda.empty_cache()

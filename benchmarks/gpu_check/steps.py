@@ -1,4 +1,4 @@
-"""Decode steps of an engine: brought about, timed, and what they must read at least."""
+"""Decode steps of an engine: started, timed, profiled, and the bytes that they must read."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class StepTimes:
     """Medians over some steps.
 
     Attributes:
-        ms: from one step to the next, whichever of host and device is slower.
-        host_ms: of these the host was not waiting for the device.
+        ms: from one step to the next; the slower of host and device decides.
+        host_ms: the part in which the host did not wait for the device.
     """
 
     ms: float
@@ -40,7 +40,7 @@ def start_streams(
     """Submit prompts with n streams each and step until every stream of the engine decodes.
 
     Raises:
-        RuntimeError: one of them ended before that.
+        RuntimeError: a stream ended before that.
     """
     params = SamplingParams(n=n, max_tokens=tokens, ignore_eos=True, seed=0)
     requests = [engine.new_generate(ids, params, index=i) for i, ids in enumerate(prompts)]
@@ -54,13 +54,13 @@ def start_streams(
 
 
 def random_prompts(count: int, tokens: int, vocab_size: int) -> list[list[int]]:
-    """Token ids, of which no two prompts have many in common."""
+    """Random token ids, so that prompts have nearly nothing in common."""
     return torch.randint(vocab_size, (count, tokens)).tolist()
 
 
 @contextmanager
 def _watching(watch: Stopwatch) -> Iterator[None]:
-    """Count the seconds in which the host waits for what the device drew."""
+    """Count the seconds in which the host waits for the device's draws."""
     wait = Fetched.wait
     watch.watch(Fetched, "wait")
     try:
@@ -85,14 +85,14 @@ def time_steps(engine: Engine, steps: int, warm_up: int = 4) -> StepTimes:
 
 
 def step_bytes(config: ModelConfig, dtype: torch.dtype, kv_tokens: int) -> int:
-    """What a decode step reads: every weight but an input embedding, and so many tokens' KV."""
+    """Bytes that a decode step reads: all weights but an input embedding, and the tokens' KV."""
     table = 0 if config.tie_embeddings else config.vocab_size * config.hidden_size
     token = 2 * config.num_layers * config.num_kv_heads * config.head_dim
     return weight_bytes(config, dtype) + (kv_tokens * token - table) * dtype.itemsize
 
 
 def profile_steps(engine: Engine, steps: int, device: str) -> str:
-    """The kernels that take most of some steps (on a CPU, the operators), as text."""
+    """The kernels that take most time of some steps (on a CPU, the operators), as text."""
     on_gpu = device == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with profile(activities=activities) as found:

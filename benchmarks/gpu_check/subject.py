@@ -1,4 +1,4 @@
-"""What part 2 looks at: a checkpoint, here and in transformers, and what is asked of it."""
+"""The subject of part 2: a checkpoint, here and in transformers, and its prompts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gsr_engine.params import LAYOUTS, Layout
 from gsr_engine.requests.request import Stream
 from gsr_engine.schedule.admission import AnyRequest
 
-# Of the most likely tokens so many are compared.
+# Number of most likely tokens that are compared.
 _TOPS = 5
 
 
@@ -30,8 +30,8 @@ _TOPS = 5
 class Sizes:
     """Tokens of greedy prompts, of prompts with siblings, of problems and of streams.
 
-    Real prompts are longer than an item of the work list, and siblings so many that reading their
-    prompt together pays.
+    Real prompts are longer than an item of the work list. There are enough siblings that reading
+    their prompt together is faster.
     """
 
     greedy: tuple[int, ...] = (5, 33, 300, 700)
@@ -51,10 +51,10 @@ class Subject:
     """One checkpoint in one dtype.
 
     Attributes:
-        name: of both.
-        decoder: the engine's.
-        exact: transformers' in fp32.
-        rounded: transformers' in the engine's dtype; None where that is fp32.
+        name: of checkpoint and dtype.
+        decoder: the engine's model.
+        exact: transformers' model in fp32.
+        rounded: transformers' model in the engine's dtype; None if that is fp32.
     """
 
     name: str
@@ -85,7 +85,7 @@ class Subject:
         )
 
     def engine(self, runner: Runner | None = None, /, **options: Any) -> Engine:
-        """A fresh engine, over a runner of its own if none is given.
+        """A fresh engine; it builds a runner if none is given.
 
         `options` are fields of `EngineConfig`.
         """
@@ -98,7 +98,7 @@ class Subject:
         return build_runner(self.decoder, EngineConfig(device=self.setting.device, **options))
 
     def draw_together(self, engine: Engine) -> list[Stream]:
-        """Streams of every kind, computed in the same steps; of siblings two each.
+        """Streams of every kind, computed in the same steps; two of each group of siblings.
 
         Raises:
             RuntimeError: a request failed.

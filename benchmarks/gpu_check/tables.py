@@ -1,4 +1,4 @@
-"""Rows as text: a table for each of their kinds, and the sum of a whole check."""
+"""Rows as text: a table for each kind of row, and the summary of a whole check."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from benchmarks.gpu_check.record import Row, figures_of, is_bad, line_of, text_of
 
 _MOST_BAD = 40
-"""Bad rows that the sum names: whoever sees the end of a long output should see all of it."""
+"""Most bad rows that the summary names, so that the end of the output shows all of it."""
 
 
 def tables_of(rows: Sequence[Row]) -> str:
-    """Rows as tables, one for each name of a table, in order."""
+    """Rows as tables, one for each table name, in order of appearance."""
     names = dict.fromkeys(row["table"] for row in rows)
     return "\n\n".join(_table(name, [r for r in rows if r["table"] == name]) for name in names)
 
@@ -29,7 +29,7 @@ def _table(name: str, rows: Sequence[Row]) -> str:
 
 
 def summary_of(rows: Sequence[Row], seconds: dict[str, float]) -> str:
-    """What each part came to, and every row that says that something is wrong."""
+    """The result of each part, and every bad row."""
     lines = []
     for part, taken in seconds.items():
         mine = [row for row in rows if row["part"] == part]

@@ -1,12 +1,12 @@
 """Part 6, the trainer: how much of the chip a step of it uses, and whether its attention is right.
 
-As many layers of 7B's shape as fit on one GPU, embedding and head beside them, in bf16 over fp32
-parameters; rows of lognormal lengths of all three kinds, packed to 16k tokens. Wanted is an `mfu`,
-which counts the pairs of tokens that see one another, of 40 % compiled and 35 % eager; `mfu_full`
-counts all pairs of a row. The update counts as time. With fewer layers the head weighs more:
-`head_share` says how much of the operations is its.
+The model has as many layers of 7B's shape as fit on one GPU, with embedding and head, in bf16 over
+fp32 parameters. Rows of all three kinds have lognormal lengths and are packed to 16k tokens. `mfu`
+counts the pairs of tokens that see one another; the goal is 40 % compiled and 35 % eager.
+`mfu_full` counts all pairs of a row. The time contains the update. With fewer layers the head
+weighs more: `head_share` is its share of the operations.
 
-What is right is the CPU's path, that is tested against transformers.
+The reference is the CPU's path, which is tested against transformers.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ from train.trainer.world import World, joined
 
 _KINDS: tuple[Kind, ...] = ("direct", "linear", "branched")
 _SCALE = 0.02
-# Of the packs, what rows may come to: they do not fill them to the last token.
+# Share of the packs that the rows may fill: rows do not fill packs to the last token.
 _FILL = 0.95
-# Of the memory that is free, what is planned for: the rest is for what an allocator cannot use.
+# Share of the free memory that is planned for; an allocator cannot use all of it.
 _MEMORY = 0.85
 _LIMIT_FP32 = 1e-3
-# In bf16 the CPU's own path is so far off, times this: it attends in fp32.
+# In bf16 the error may be this many times that of the CPU's own bf16 path, which attends in fp32.
 _TIMES_ROUNDED = 3.0
 
 
@@ -61,10 +61,10 @@ class _Sizes:
 
     Attributes:
         shape: of the model.
-        rows: their lengths.
+        rows: lengths of the rows.
         pack: tokens of one forward.
-        packs: of one step, about.
-        steps: that are timed, after one that is not.
+        packs: of one step, approximately.
+        steps: timed steps; one more step warms up.
     """
 
     shape: str = "7b"
@@ -78,7 +78,7 @@ _TINY = _Sizes(shape="tiny", rows=_SHORT, pack=512, packs=2, steps=1)
 
 
 def run(setting: Setting, record: Record) -> None:
-    """The most telling first, for time may run out."""
+    """The most informative cases come first, because time may run out."""
     sizes = _TINY if setting.tiny else _Sizes()
     measure_limits(setting.device)  # while the memory is free
     with _alone(setting) as world:
@@ -88,7 +88,7 @@ def run(setting: Setting, record: Record) -> None:
             step = partial(_time_steps, sizes, setting, world, checkpointing, compiled)
             record.attempt("training step", case, step)
 
-        # What a CPU runs is of another shape with each row: not worth compiling.
+        # On a CPU every row has another shape, so compilation does not pay.
         ways = (True, False) if setting.on_gpu else (False,)
         measure("selective", ways[0])
         for dtype in get_args(Dtype):
@@ -114,7 +114,7 @@ def _config(sizes: _Sizes, **settings: Any) -> SftConfig:
 
 
 def layers_that_fit(shape: PretrainedConfig, config: SftConfig, free: float) -> int:
-    """Layers of a shape, at most its own, that a step can train in so many bytes; at least one."""
+    """The most layers of a shape that a step can train in `free` bytes; at least one."""
     size = ModelSize.of(shape)
     for layers in range(shape.num_hidden_layers, 1, -1):
         parameters = size.root + layers * size.layer
@@ -125,13 +125,13 @@ def layers_that_fit(shape: PretrainedConfig, config: SftConfig, free: float) -> 
 
 
 def with_layers(shape: PretrainedConfig, layers: int) -> PretrainedConfig:
-    """A shape with other layers, all of the kind of its first."""
+    """A shape with another number of layers, all like its first layer."""
     raw = shape.to_dict() | {"num_hidden_layers": layers, "layer_types": None}
     return type(shape).from_dict(raw)
 
 
 def packed_rows(sizes: _Sizes, vocab_size: int) -> list[list[TrainingRow]]:
-    """Packs of rows of all kinds, about as many as a step has."""
+    """Packs of rows of all kinds, about as many as in one step."""
     drawn = random_rows(_KINDS * (8 * sizes.packs), sizes.rows, vocab_size)
     room = _FILL * sizes.pack * sizes.packs
     ends = accumulate(map(len, drawn))
@@ -185,7 +185,7 @@ def _step(
     world: World,
     config: SftConfig,
 ) -> tuple[float, float]:
-    """Seconds of a step as the trainer does it, and of these the update's."""
+    """Seconds of a step as in the trainer, and the update's part of them."""
     start = time.perf_counter()
     for batch in _batches(packs, world.device, config.pack):
         trainee(batch).sum().backward()
@@ -202,7 +202,7 @@ def _step(
 def _batches(
     packs: Sequence[Sequence[TrainingRow]], device: torch.device, size: int
 ) -> Iterator[PackedBatch]:
-    # Compiled kernels want one shape.
+    # All batches have one shape, so that kernels are compiled once.
     return (collate(rows, device, size if device.type == "cuda" else 0) for rows in packs)
 
 
@@ -213,7 +213,7 @@ def _wait(device: torch.device) -> None:
 
 @torch.no_grad()
 def _fill(trainee: Trainee) -> None:
-    """Draw the weights where they are: a checkpoint of this size takes longer than the check."""
+    """Draw the weights in place: reading a checkpoint of this size takes longer than the check."""
     torch.manual_seed(0)
     for parameter in map(_local, trainee.parameters()):
         if parameter.dim() > 1:
@@ -223,12 +223,12 @@ def _fill(trainee: Trainee) -> None:
 
 
 def _local(tensor: torch.Tensor) -> torch.Tensor:
-    """All of it: this process is alone."""
+    """The whole tensor, because this process is alone."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _compare(dtype: Dtype, compiled: bool, world: World) -> Row:
-    """Losses and gradients of a tiny model, of packed rows of all kinds."""
+    """Compare losses and gradients of a tiny model over packed rows of all kinds."""
     on_cpu = replace(world, device=torch.device("cpu"))
     exact = _gradients("float32", False, on_cpu)
     errors = _errors(_gradients(dtype, compiled, world), exact)
@@ -268,5 +268,5 @@ def _gradient(parameter: torch.nn.Parameter) -> torch.Tensor:
 
 
 def _errors(found: dict[str, torch.Tensor], exact: dict[str, torch.Tensor]) -> dict[str, float]:
-    """How far each tensor is off, as a share of its norm."""
+    """The error of each tensor, relative to its norm."""
     return {name: float((found[name] - one).norm() / one.norm()) for name, one in exact.items()}

@@ -6,9 +6,8 @@
     python -m pytest benchmarks/kernels          # by pytest-benchmark, to keep and compare
     make kernels-aot                             # registers, spills, shared memory; no GPU needed
 
-Every `measure_…` and `sweep_…` function takes a device and gives plain dicts; `FAMILIES` names them
-for whoever wants them all. They need the kernels and torch, nothing else. On a CPU the references
-run, over tiny cases.
+Every `measure_…` and `sweep_…` function takes a device and returns plain dicts; `FAMILIES` lists
+them. They need only the kernels and torch. On a CPU they run the references over tiny cases.
 """
 
 from __future__ import annotations

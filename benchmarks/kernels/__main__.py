@@ -1,4 +1,4 @@
-"""python -m benchmarks.kernels: rows to a file as they come, tables at the end."""
+"""python -m benchmarks.kernels: rows go to a file at once, tables come at the end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gsr_engine.environment import describe_machine
 from train.command import run_command
 
 _SHARES = ("of_copy", "of_matmul")
-_WIDTH = 160  # a log has no width of its own
+_WIDTH = 160  # for output that is not a terminal
 
 
 def main(

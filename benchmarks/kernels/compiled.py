@@ -1,11 +1,11 @@
-"""What the compiler makes of the kernels for an sm_90 chip, without one.
+"""What the compiler makes of the kernels for an sm_90 chip, on a machine without one.
 
     make kernels-aot                                 # every kernel, as the engine launches it
     python -m benchmarks.kernels.compiled --sweep    # the tiles that `--only sweep` tries
 
-Registers and shared memory say how many programs a multiprocessor holds at once; a spilled register
-or a matrix product without wgmma (HGMMA) says that a tile is a bad one before any device time is
-spent. LDGSTS is the machine's cp.async.
+Registers and shared memory decide how many programs a multiprocessor holds at once. A spilled
+register, or a matrix product without wgmma (HGMMA), shows a bad tile before any device time is
+spent. LDGSTS is the machine instruction of cp.async.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Compiled:
     sass: str
 
     def count(self, instruction: str) -> int:
-        """How often an instruction stands in the machine code."""
+        """How often an instruction occurs in the machine code."""
         return len(re.findall(rf"\s{re.escape(instruction)}\b", self.sass))
 
 
@@ -111,7 +111,7 @@ def _resident(registers: int, shared: int, num_warps: int) -> int:
 
 
 Case = tuple[str, Launch]
-"""What a kernel is launched for, in words, and the launch."""
+"""The purpose of a launch in words, and the launch."""
 
 
 def shipped(dtypes: Sequence[torch.dtype] = tuple(DTYPES)) -> list[Case]:
@@ -148,7 +148,7 @@ def launches_of(label: str, run: Callable[[], object]) -> list[Case]:
 
 
 def decoding(dim: int, siblings: int, dtype: torch.dtype, tile: Any = None) -> Callable[[], object]:
-    """Decode attention of some siblings over the problem they share, and the merging."""
+    """Decode attention of siblings over the problem that they share, and the merging."""
     heads = Heads(28, 4, dim)
     case = DecodeCase(1, own=16, siblings=siblings, problem=16, share=True, heads=heads)
     world = DecodeWorld.of(replace(case, dtype=dtype), "cpu")
@@ -192,7 +192,7 @@ def _facts(case: Case) -> list[str]:
 def main(
     sweep: Annotated[bool, typer.Option(help="The tiles of the sweeps instead.")] = False,
 ) -> None:
-    """Compile, print what came of it, and exit 1 where a register spills."""
+    """Compile, print the result, and exit 1 if a register spills."""
     cases = list(swept()) if sweep else shipped()
     table = Table(title="sm_90")
     for column in ("kernel", "launched for", *FACTS, *INSTRUCTIONS):

@@ -27,8 +27,8 @@ class DecodeCase:
         own: tokens of each sibling's own segment.
         siblings: in each group.
         problem: tokens that a group's siblings share.
-        share: whether the list shares them: else every sibling reads them for itself.
-        split: tokens after which a span is cut; 256 is the engine's (`decode_work.SPLIT`).
+        share: whether the list shares these tokens; otherwise every sibling reads them.
+        split: tokens after which a span is cut; the engine's is 256 (`sharing.SPLIT`).
         heads: of the model.
         dtype: of everything.
         peers: whether to time SDPA and FlashInfer too.
@@ -51,7 +51,7 @@ class DecodeCase:
 
     @property
     def least_bytes(self) -> int:
-        """Each key, value, query and output once: no list can move less."""
+        """Bytes of each key, value, query and output, once. No list can move fewer."""
         tokens = self.groups * self.problem + self.rows * self.own
         queries = 2 * self.rows * self.heads.query * self.heads.dim * self.dtype.itemsize
         return tokens * self.heads.token_bytes(self.dtype) + queries
@@ -148,8 +148,8 @@ def measure_decode(
 ) -> list[Row]:
     """Time decode attention, both launches together and the merging alone.
 
-    `gbs` counts `DecodeCase.least_bytes`; where a list reads a problem for every sibling, that is
-    less than what goes through the caches.
+    `gbs` counts `DecodeCase.least_bytes`. A list that reads a problem for every sibling moves more
+    than that through the caches.
     """
     if cases is None:
         cases = TINY if device == "cpu" else QUICK if quick else CASES

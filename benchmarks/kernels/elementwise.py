@@ -14,8 +14,8 @@ from benchmarks.kernels.rows import Emit, Row, collect, ignore
 from benchmarks.kernels.timing import measure_limits, seconds
 from benchmarks.kernels.worlds import PAGE_SIZE, QWEN2_7B, Heads
 
-Work = tuple[int, Callable[[], object]]
-"""The fewest bytes that must move, and what moves them."""
+Transfer = tuple[int, Callable[[], object]]
+"""The fewest bytes that must move, and the function that moves them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def measure_elementwise(
     return rows
 
 
-def _measure(make: Callable[[str], Work], device: str) -> Row:
+def _measure(make: Callable[[str], Transfer], device: str) -> Row:
     least_bytes, run = make(device)
     taken = seconds(run, device)
     gbs = 1e-9 * least_bytes / taken
@@ -72,8 +72,8 @@ def _measure(make: Callable[[str], Work], device: str) -> Row:
     }
 
 
-def works(case: ElementwiseCase) -> Iterator[tuple[str, str, Callable[[str], Work]]]:
-    """(kernel, what it works on, what makes the work on a device) for every such kernel."""
+def works(case: ElementwiseCase) -> Iterator[tuple[str, str, Callable[[str], Transfer]]]:
+    """(kernel, name of its input, function that makes the transfer on a device) for each."""
     heads = case.heads
     yield "rms_norm", f"hidden {case.hidden} + residual", partial(_norm, case)
     yield "rms_norm", f"{heads.query} heads of {heads.dim}", partial(_head_norm, case)
@@ -85,25 +85,25 @@ def works(case: ElementwiseCase) -> Iterator[tuple[str, str, Callable[[str], Wor
         yield "token_logprobs", f"{case.vocab}", partial(_logprobs, case)
 
 
-def _norm(case: ElementwiseCase, device: str) -> Work:
+def _norm(case: ElementwiseCase, device: str) -> Transfer:
     x, residual = torch.randn(2, case.rows, case.hidden, device=device).to(case.dtype)
     weight = torch.ones(case.hidden, dtype=case.dtype, device=device)
     return 4 * _bytes(x), lambda: csrc_triton.rms_norm(x, weight, 1e-6, residual)
 
 
-def _head_norm(case: ElementwiseCase, device: str) -> Work:
+def _head_norm(case: ElementwiseCase, device: str) -> Transfer:
     heads = case.heads
     x = torch.randn(case.rows, heads.query, heads.dim, device=device).to(case.dtype)
     weight = torch.ones(heads.dim, dtype=case.dtype, device=device)
     return 2 * _bytes(x), lambda: csrc_triton.rms_norm(x, weight, 1e-6)
 
 
-def _swiglu(case: ElementwiseCase, device: str) -> Work:
+def _swiglu(case: ElementwiseCase, device: str) -> Transfer:
     gate_up = torch.randn(case.rows, 2 * case.intermediate, device=device).to(case.dtype)
     return 3 * _bytes(gate_up) // 2, lambda: csrc_triton.swiglu(gate_up)
 
 
-def _rope(case: ElementwiseCase, device: str) -> Work:
+def _rope(case: ElementwiseCase, device: str) -> Transfer:
     heads, rows = case.heads, case.rows
     fused = torch.randn(rows, heads.query + 2 * heads.kv, heads.dim, device=device).to(case.dtype)
     q, k, v = fused.split([heads.query, heads.kv, heads.kv], dim=1)
@@ -133,12 +133,12 @@ def _logits(case: ElementwiseCase, device: str) -> Tensor:
     return (3 * torch.randn(case.rows, case.vocab, device=device)).to(case.dtype)
 
 
-def _logprobs(case: ElementwiseCase, device: str) -> Work:
+def _logprobs(case: ElementwiseCase, device: str) -> Transfer:
     logits, token_ids = _logits(case, device), torch.arange(case.rows, device=device)
     return _bytes(logits), lambda: csrc_triton.token_logprobs(logits, token_ids)
 
 
-def _sample(case: ElementwiseCase, columns: dict[str, float], device: str) -> Work:
+def _sample(case: ElementwiseCase, columns: dict[str, float], device: str) -> Transfer:
     rows, logits = case.rows, _logits(case, device)
 
     def column(name: str, default: float, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -1,7 +1,7 @@
-"""What the engine's launches ask the compiler for, found by making them without a GPU.
+"""What the engine's launches ask the compiler for, found without a GPU.
 
-A launcher is called with CPU tensors while its kernels are replaced by recorders: so types,
-constants, alignment, warps and stages are those of a real launch, whatever a launcher decides.
+A launcher is called with CPU tensors while its kernels are replaced by recorders. So types,
+constants, alignment, warps and stages are those of a real launch.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Launch:
     Attributes:
         name: like "decode._reduce_kernel".
         signature: the type of every argument.
-        constants: those that are compiled in.
+        constants: arguments that are compiled in.
         aligned: arguments that are multiples of 16.
         options: num_warps and num_stages.
     """
@@ -49,7 +49,7 @@ class Launch:
 
 
 class _Recorder:
-    """Stands in for a kernel."""
+    """Takes the place of a kernel."""
 
     def __init__(self, name: str, kernel: Any, note: Callable[[Launch], None]) -> None:
         self._name, self._kernel, self._note = name, kernel, note
@@ -61,7 +61,7 @@ class _Recorder:
         values = dict(zip(self._kernel.arg_names, args, strict=False)) | named
         options = {name: values.pop(name, value) for name, value in _DEFAULTS.items()}
         fixed = {one.name for one in self._kernel.params if one.is_constexpr}
-        # As Triton does it: None and 1 are compiled in, too.
+        # Triton also compiles None and 1 in.
         constants = {n: v for n, v in values.items() if n in fixed or v is None or _is_one(v)}
         signature = {
             name: "constexpr" if name in constants else _type(values[name])
@@ -88,7 +88,7 @@ def _is_aligned(value: object) -> bool:
 
 @contextmanager
 def recorded() -> Iterator[list[Launch]]:
-    """Inside, csrc_triton launches kernels for tensors on a CPU, and they are noted, not run."""
+    """Inside, csrc_triton's launches for CPU tensors are recorded instead of run."""
     launches: list[Launch] = []
     with ExitStack() as stack:
         for name in MODULES:

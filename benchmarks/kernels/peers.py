@@ -1,4 +1,4 @@
-"""Other people's kernels on the same pages."""
+"""Kernels of other projects on the same pages."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def flashinfer_decode(
     contexts: Sequence[Sequence[PagedSpan]],
     scale: float,
 ) -> Callable[[], Tensor] | None:
-    """FlashInfer's paged decode, planned and ready to run; None where it is not installed.
+    """FlashInfer's paged decode, planned and ready to run; None if it is not installed.
 
-    Every span but a context's last must fill its pages.
+    All spans of a context but the last must fill their pages.
     """
     if not q.is_cuda or find_spec("flashinfer") is None:
         return None
-    import flashinfer  # noqa: PLC0415 (only where it is there)
+    import flashinfer  # noqa: PLC0415 (optional)
 
     pages = [[page for span in spans for page in span.pages] for spans in contexts]
     offsets = torch.tensor([0, *(len(row) for row in pages)]).cumsum(0)

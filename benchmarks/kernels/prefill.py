@@ -26,7 +26,7 @@ class PrefillCase:
     Attributes:
         tokens: of each segment.
         segments: how many.
-        context: lengths of the spans that each segment's rows see besides.
+        context: lengths of the spans before each segment, which its rows see too.
         heads: of the model.
         dtype: of everything.
         peers: whether to time SDPA and FlexAttention too.
@@ -41,7 +41,7 @@ class PrefillCase:
 
     @property
     def flops(self) -> int:
-        """Arithmetic of the two products over what each row sees."""
+        """Operations of the two products, over the tokens that each row sees."""
         seen = self.tokens * sum(self.context) + self.tokens * (self.tokens + 1) // 2
         return 4 * self.segments * seen * self.heads.query * self.heads.dim
 
@@ -133,7 +133,7 @@ def _sdpa(q: Tensor, keys: Tensor, values: Tensor) -> Callable[[], Tensor]:
 
 
 def _flex(q: Tensor, keys: Tensor, values: Tensor) -> Callable[[], Tensor]:
-    """FlexAttention, compiled on a GPU; uncompiled it makes all scores."""
+    """FlexAttention, compiled on a GPU; without compilation it materialises all scores."""
     before = keys.shape[2] - q.shape[2]
     mask = create_block_mask(
         lambda _batch, _head, row, token: token <= row + before,

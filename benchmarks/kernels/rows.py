@@ -1,4 +1,4 @@
-"""What a benchmark gives: plain dicts, each handed on as soon as it is there."""
+"""The results of a benchmark: plain dicts, each passed on at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Case = TypeVar("Case")
 
 
 class Measure(Protocol):
-    """What times one family of kernels."""
+    """A function that times one family of kernels."""
 
     def __call__(self, device: str, quick: bool = False, *, emit: Emit = ...) -> list[Row]:
         """A row for each case; `quick` asks for fewer cases, `emit` gets each row as it comes."""
@@ -22,7 +22,7 @@ class Measure(Protocol):
 
 
 def ignore(row: Row) -> None:
-    """Do nothing with a row: whoever calls waits for the list."""
+    """Do nothing with a row: the caller reads the returned list."""
 
 
 def collect(
@@ -31,7 +31,7 @@ def collect(
     measure: Callable[[Case], Row],
     emit: Emit,
 ) -> list[Row]:
-    """One row per named case; one that fails says why, and the others go on."""
+    """One row per named case. A case that fails gets the reason; the others still run."""
     rows = []
     for name, case in cases:
         row: Row = {"kernel": kernel, "case": name}
@@ -44,8 +44,8 @@ def collect(
 
 
 def add(row: Row, failed: str, measure: Callable[[], Row]) -> None:
-    """Add to a row what `measure` finds, or under `failed` why it found nothing."""
+    """Add the figures of `measure` to a row, or the reason of its failure under `failed`."""
     try:
         row |= measure()
-    except Exception as error:  # memory, a tile too large for the chip, a peer's own troubles
+    except Exception as error:  # no memory, a tile too large for the chip, a broken peer
         row[failed] = f"{type(error).__name__}: {error}".splitlines()[0][:200]

@@ -1,6 +1,6 @@
 """Which split lengths and tiles are best: the figures behind `csrc_triton/tiles.py`.
 
-Without a GPU there are no tiles: the references run, so that the sweep itself can be tried.
+Without a GPU the references run, which have no tiles, so that the sweep itself can be tested.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def sweep_decode_tiles(
     tiles: Sequence[DecodeTile] = DECODE_TILES,
     emit: Emit = ignore,
 ) -> list[Row]:
-    """Time decode attention with several tiles; `error` is against the table's own."""
+    """Time decode attention with several tiles; `error` is relative to the tile in use."""
     cases = cases or (decode.TINY if device == "cpu" else DECODE_CASES[: 2 if quick else None])
 
     def measure(at: tuple[DecodeCase, DecodeTile]) -> Row:
@@ -111,7 +111,7 @@ def sweep_prefill_tiles(
     tiles: Sequence[PrefillTile] = PREFILL_TILES,
     emit: Emit = ignore,
 ) -> list[Row]:
-    """Time prefill attention with several tiles; `error` is against the table's own."""
+    """Time prefill attention with several tiles; `error` is relative to the tile in use."""
     cases = cases or (prefill.TINY if device == "cpu" else PREFILL_CASES[: 2 if quick else None])
 
     def measure(at: tuple[PrefillCase, PrefillTile]) -> Row:

@@ -20,7 +20,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 import csrc_triton
 from benchmarks.kernels import decode, elementwise, prefill
 from benchmarks.kernels.decode import DecodeCase, DecodeWorld
-from benchmarks.kernels.elementwise import Work
+from benchmarks.kernels.elementwise import Transfer
 from benchmarks.kernels.prefill import PrefillCase, PrefillWorld
 from benchmarks.kernels.timing import captured, measure_limits
 
@@ -74,7 +74,7 @@ def test_prefill(show: Show, case: PrefillCase) -> None:
 
 
 @pytest.mark.parametrize("make", WORKS)
-def test_elementwise(show: Show, make: Callable[[str], Work]) -> None:
+def test_elementwise(show: Show, make: Callable[[str], Transfer]) -> None:
     """Norm, activation, rope and sampling."""
     least_bytes, run = make(DEVICE)
     show(run, "GB/s", 1e-9 * least_bytes, measure_limits(DEVICE).copy_gbs)

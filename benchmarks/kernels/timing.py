@@ -1,8 +1,8 @@
 """How long a kernel takes, and how fast the chip can copy and multiply.
 
-On a GPU a run is captured in a graph, as the engine runs it, and replayed with an empty L2 cache:
-the host's launches stay out of the figure. Elsewhere the references are timed by the clock on the
-wall, so that the benchmark itself can be tried without a GPU.
+On a GPU a run is captured in a CUDA graph, as in the engine, and replayed with an empty L2 cache.
+So the figure does not contain the host's launches. Elsewhere the references are timed by wall
+clock, so that the benchmark itself can be tested without a GPU.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _FLUSH_BYTES = 256 << 20
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What no kernel beats.
+    """What no kernel can exceed.
 
     Attributes:
         copy_gbs: bytes read and written per second by a large copy, in units of 1e9.
         matmul_tflops: arithmetic per second of a large bf16 product of random numbers.
-        launch_us: what the smallest kernel takes by the same clock; nothing is subtracted for it.
+        launch_us: time of the smallest kernel by the same clock; it is not subtracted from others.
     """
 
     copy_gbs: float
@@ -41,7 +41,7 @@ class Limits:
 
 @cache
 def measure_limits(device: str) -> Limits:
-    """Measure them once per process and device."""
+    """The limits of a device, measured once per process."""
     on_gpu = torch.device(device).type == "cuda"
     size = (2 << 30) if on_gpu else (16 << 20)
     source = torch.randint(0, 255, (size,), dtype=torch.uint8, device=device)
@@ -73,7 +73,7 @@ def seconds(run: Callable[[], object], device: str, repeats: int = 20) -> float:
 def captured(run: Callable[[], object]) -> Callable[[], None]:
     """A CUDA graph's replay of a run."""
     for _ in range(2):
-        run()  # compiles, and makes the handles that a capture must not
+        run()  # compiles, and creates the handles that a capture must not create
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -87,8 +87,8 @@ def _on_cuda(run: Callable[[], object], repeats: int) -> float:
     others = torch.empty(_FLUSH_BYTES // 4, device="cuda").normal_()
     pairs = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(repeats)]
     for start, end in pairs:
-        # Read, not written: dirty lines would be written back on the kernel's time. The replay is
-        # queued while this runs.
+        # The buffer is read, not written: the write-back of dirty lines would be timed with the
+        # kernel. The replay is queued while this runs.
         others.sum()
         start.record()
         replay()

@@ -1,4 +1,4 @@
-"""Paged keys and values of random numbers, as an engine in use would hold them."""
+"""Paged keys and values of random numbers, laid out like those of an engine in use."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Cache:
 
     @classmethod
     def of(cls, lengths: Sequence[int], heads: Heads, dtype: torch.dtype, device: str) -> Cache:
-        """Segments of these lengths; no page stands where it would in a fresh cache."""
+        """Segments of these lengths, on shuffled pages as after a long time of use."""
         counts = [-(-length // PAGE_SIZE) for length in lengths]
         free = torch.randperm(sum(counts)).tolist()
         spans = []

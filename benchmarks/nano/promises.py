@@ -1,4 +1,4 @@
-"""What nano promises on held-out puzzles, and whether it keeps it."""
+"""What nano promises on held-out puzzles, and whether it keeps its promises."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ K = 4
 MAX_TOKENS = 200
 """More than twice the longest solution."""
 TEST_SEED = 90211
-"""Seed of the held-out puzzles; nothing was trained or chosen on them."""
+"""Seed of the held-out puzzles; they were used neither for training nor for any choice."""
 
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """One thing that must hold: the measured interval and whether it does."""
+    """One thing that must hold, the measured interval, and whether it holds."""
 
     text: str
     interval: Interval

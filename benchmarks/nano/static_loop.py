@@ -1,7 +1,8 @@
 """A hand-written static-batch decode loop: the yardstick for the engine's overhead on small models.
 
-No pages, no scheduler, no sharing, no per-stream parameters: one contiguous KV cache, one batch
-that starts and ends together, temperature sampling. The weights are the engine's own.
+The loop has no pages, no scheduler, no sharing and no per-stream parameters. It has one contiguous
+KV cache, one batch that starts and ends together, and temperature sampling. It reads the engine's
+weights.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class StaticLoop:
 
     @torch.inference_mode()
     def run(self, prompts: torch.Tensor, n: int, num_tokens: int) -> torch.Tensor:
-        """Sample at temperature 1: prompts [P, L] are prefilled once, their KV repeated n times.
+        """Sample at temperature 1; prompts [P, L] are prefilled once, their KV is copied n times.
 
         Returns the tokens [P * n, num_tokens].
         """

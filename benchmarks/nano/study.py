@@ -7,8 +7,8 @@
     seeds       the recipe with three seeds, the shipped one among them
     layouts     the problem not restated; the other refine position
 
-The models are trained side by side, one per core. Each leaves its folder under --out and is not
-made again, so the study can be interrupted, and done a table at a time.
+The models are trained side by side, one per core. A model whose folder exists under --out is not
+trained again, so the study can be interrupted, or done table by table.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def main(
     titles = tables.split(",")
     if not set(titles) <= set(TITLES):
         raise InvalidRequest("tables", f"must be among {', '.join(TITLES)}, got {tables}")
-    recipes = {title: _recipes(title) for title in titles if title != "controls"}
+    recipes = {title: recipes_of(title) for title in titles if title != "controls"}
     others = {name: recipe for table in recipes.values() for name, recipe in table.items()}
     samples = _evaluate_all(others, out, nano, puzzles)
     rows = {
@@ -88,9 +88,9 @@ def _show(console: Console, title: str, rows: Sequence[Row]) -> None:
 def _evaluate_all(
     recipes: dict[str, Recipe], out: Path, nano: Path, puzzles: int
 ) -> dict[str, list[ProblemResult]]:
-    """Train (or find) every model, evaluate it (or find its samples), one model per core."""
+    """Train and evaluate every model, one per core; finished ones are only read."""
     shipped = default_recipe()
-    # First and with all cores: some of the others begin from its first stage.
+    # The shipped recipe comes first, on all cores: some others start from its first stage.
     _evaluate_one(SHIPPED, shipped, nano, puzzles)
     folders = {name: out / name.replace(" ", "-") for name in recipes}
     for name, recipe in recipes.items():
@@ -112,7 +112,7 @@ def _evaluate_all(
 
 
 def _held_out(folder: Path, puzzles: int) -> list[ProblemResult]:
-    """The first samples of a report, which must be of the test stream."""
+    """The first samples of a report, which must hold the test stream."""
     file = folder / "report" / "samples.jsonl"
     run, samples = read_results(file)
     if not run["data"].startswith("test ") or len(samples) < puzzles:
@@ -127,7 +127,7 @@ def _evaluate_one(name: str, recipe: Recipe, folder: Path, puzzles: int) -> None
 
 
 def _reuse_first_stage(recipe: Recipe, folder: Path, base: Recipe, nano: Path) -> None:
-    """Start where the base recipe stood after its first stage, if that is the same."""
+    """Copy the base recipe's first stage, if the recipe has the same one."""
     first = base.stages[0]
     same = (recipe.stages[0], recipe.gsr, recipe.seed) == (first, base.gsr, base.seed)
     if same and not folder.exists():
@@ -160,7 +160,7 @@ def _cell(values: scores.Hits) -> str:
     return f"{interval.mean:.3f} ±{(interval.high - interval.low) / 2:.3f}"
 
 
-def _recipes(title: str) -> dict[str, Recipe]:
+def recipes_of(title: str) -> dict[str, Recipe]:
     """The recipes that a table compares with the shipped one."""
     recipe = default_recipe()
     if title == "seeds":
@@ -179,8 +179,9 @@ def _recipes(title: str) -> dict[str, Recipe]:
 
 
 def _with_rows(recipe: Recipe, change: Callable[[int, int], tuple[int, int]]) -> Recipe:
-    """The recipe with other rows per step after its first stage; a refinement row is about four
-    direct rows long.
+    """The recipe with other rows per step after its first stage.
+
+    A refinement row is about as long as four direct rows.
     """
     first, *later = recipe.stages
     changed = []
@@ -191,7 +192,7 @@ def _with_rows(recipe: Recipe, change: Callable[[int, int], tuple[int, int]]) ->
 
 
 def _controls(nano: Path, puzzles: int) -> list[Row]:
-    """selfRef@4 of the shipped model over candidates that are not its own four."""
+    """selfRef@4 of the shipped model over its own and over other candidates."""
     problems = puzzle_problems("test", TEST_SEED, puzzles)
     own = _drawn(nano / "model", problems)
     weak = _drawn(nano / default_recipe(0).stages[0].name / "model", problems)

@@ -2,8 +2,8 @@
 
 The same weights and the same work (P prompts of one length, 4 streams each, a fixed number of
 tokens, temperature 1, fp32) in the engine and in a hand-written static-batch loop, alternating in
-one run. The loop has no pages, no scheduler and no per-stream parameters, and every stream ends at
-the same time, which is the work that suits it best.
+one run. The loop has no pages, no scheduler and no per-stream parameters. Every stream ends at the
+same time, which is the work that suits such a loop best.
 """
 
 from __future__ import annotations

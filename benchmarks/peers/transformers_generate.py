@@ -38,7 +38,7 @@ def run(job: Job) -> JobResult:
 
 
 def run_on(model: PreTrainedModel, job: Job) -> JobResult:
-    """Do a job with a model that is in memory, wherever it is."""
+    """Do a job with a model that is in memory, on its device."""
 
     @torch.inference_mode()
     def generate(prompts: list[list[int]], n: int, tokens: int) -> int:

@@ -1,6 +1,7 @@
 """TRL's `SFTTrainer` on a CPU, in an environment of its own.
 
-Its own loss, which never makes all logits; attention by `sdpa`; no saving, no evaluation.
+The loss is TRL's own, which never makes all logits. Attention is `sdpa`. It neither saves nor
+evaluates.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from benchmarks.peers.training_job import TrainingJob, TrainingResult
 
 
 class _Notes(TrainerCallback):  # type: ignore[misc]  # untyped
-    """When each step was done, and the loss of each."""
+    """The time and the loss of each step."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
@@ -41,7 +42,7 @@ class _Notes(TrainerCallback):  # type: ignore[misc]  # untyped
 
 
 def rows_of(job: TrainingJob) -> Dataset:
-    """The rows as TRL takes them; what is not learnt has the label -100."""
+    """The rows as TRL takes them; a token that is not a target has the label -100."""
     labels = [
         [-100] * start + ids[start:]
         for ids, start in zip(job.token_ids, job.target_starts, strict=True)
@@ -50,7 +51,7 @@ def rows_of(job: TrainingJob) -> Dataset:
 
 
 def settings(job: TrainingJob, folder: str) -> SFTConfig:
-    """The same optimizer and steps as the job's, and nothing beside the training."""
+    """The same optimizer and steps as the job's, and nothing but training."""
     return SFTConfig(
         output_dir=folder,
         model_init_kwargs={"dtype": "float32", "attn_implementation": "sdpa"},

@@ -1,11 +1,11 @@
 """python -m benchmarks.scaling: what grows with what.
 
-The scheduler's cost per step and per queued request over the length of the queue, how long a
-request can be overtaken, the host's share of a step of a real model's shape, and the cost of
+Four studies: the scheduler's cost per step and per queued request over the length of the queue; how
+long a request can be overtaken; the host's share of a step of a real model's shape; the cost of
 selfRef@k over k, lengths and the number of problems. Writes report.txt and plot.png.
 
-Queue and fairness run on a stub in place of the model; the rest on random weights, because cost is
-a matter of shape.
+Queue and fairness run on a stub in place of the model. The others run on random weights, because
+cost depends on the shape only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.scaling.growth import AXES, Cost, Work, measure_growth
+from benchmarks.scaling.growth import AXES, Cost, SweepPoint, measure_growth
 from benchmarks.scaling.host import HostShare, measure_host
 from benchmarks.scaling.plot import plot_scaling
 from benchmarks.scaling.queue import Fairness, QueueCost, measure_fairness, measure_queue
@@ -28,7 +28,7 @@ from gsr_engine.params import LAYOUTS
 from train.command import run_command
 
 HOST_SHARE = 0.05
-"""The most of a step that the host may take."""
+"""Largest share of a step that the host may take."""
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -96,7 +96,7 @@ def show_host(console: Console, share: HostShare) -> None:
     console.print(f"host below {HOST_SHARE:.0%} of the step: {kept}")
 
 
-def show_growth(console: Console, costs: Sequence[Cost], shape: str, base: Work) -> None:
+def show_growth(console: Console, costs: Sequence[Cost], shape: str, base: SweepPoint) -> None:
     """One line for each point of each axis; the ratio is branched to linear."""
     table = _table(
         f"selfRef@k on the {shape} shape: k {base.k}, problem {base.problem}, candidate "
@@ -154,7 +154,7 @@ def main(
     fairness = [measure_fairness(level) for level in levels]
     said.print(f"[dim]the host's share on the {shape} shape[/]")
     share = measure_host(shape, streams, host_steps)
-    base, costs = Work(), []
+    base, costs = SweepPoint(), []
     for cost in measure_growth(growth_shape, base, sweeps, refinement, rounds):
         said.print(f"[dim]selfRef@k, {AXES[cost.axis]}: {cost.value}[/]")
         costs.append(cost)

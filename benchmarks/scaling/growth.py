@@ -15,8 +15,8 @@ from gsr_engine.params import LAYOUTS, Layout
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """What is asked for: P problems of a length, k candidates of a length, one refinement each."""
+class SweepPoint:
+    """The work: P problems, k candidates of each, one refinement; lengths in tokens."""
 
     k: int = 4
     problem: int = 32
@@ -30,15 +30,15 @@ AXES = {
     "candidate": "candidate tokens",
     "problems": "P problems",
 }
-"""Fields of `Work` and what they are called; the refinement's own length stays fixed."""
+"""Fields of `SweepPoint` and their labels; the refinement's length stays fixed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What it took, by layout: seconds, and tokens that went through the model."""
+    """Cost by layout: seconds, and tokens that went through the model."""
 
     axis: str
-    work: Work
+    work: SweepPoint
     seconds: dict[Layout, float]
     tokens: dict[Layout, int]
 
@@ -50,16 +50,16 @@ class Cost:
 
 def measure_growth(
     shape: str,
-    base: Work,
+    base: SweepPoint,
     sweeps: Mapping[str, Sequence[int]],
     refinement: int = 64,
     rounds: int = 1,
     **options: Any,
 ) -> Iterator[Cost]:
-    """The cost along each axis, all else at the base; the layouts alternate, the median counts.
+    """The cost along each axis, the other values at the base; the median of the rounds counts.
 
-    Every stream generates its full length, so the work is the same whatever is drawn. Without a
-    prefix cache, so that no run finds the prompts of the one before.
+    The layouts alternate. Every stream generates its full length, so the work does not depend on
+    the draws. There is no prefix cache, because a run would find the prompts of the run before.
     """
     with random_engine(shape, prefix_cache=False, **options) as engine:
         for layout in LAYOUTS:
@@ -79,7 +79,7 @@ def measure_growth(
                 )
 
 
-def _run(engine: Engine, work: Work, layout: Layout, refinement: int) -> tuple[float, int]:
+def _run(engine: Engine, work: SweepPoint, layout: Layout, refinement: int) -> tuple[float, int]:
     rng = random.Random(0)
     problems = ["".join(rng.choices("0123456789", k=work.problem)) for _ in range(work.problems)]
     params = SelfRefineParams(

@@ -1,4 +1,4 @@
-"""The host's share of a step: everything that is not the model and the draws."""
+"""The host's share of a step: everything but the model and the draws."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _N = 4
 class HostShare:
     """Milliseconds per decode step by part, in the order of the step, and of the whole step.
 
-    `model` and `draw` are tensor operations, which a device would do; the rest is the host's.
+    `model` and `draw` are tensor operations, which a device would do. The rest is the host's.
     """
 
     shape: str
@@ -32,7 +32,7 @@ class HostShare:
 
     @property
     def host_ms(self) -> float:
-        """What the host does in a step."""
+        """Milliseconds of a step that are the host's."""
         return self.step_ms - self.parts["model"] - self.parts["draw"]
 
 
@@ -50,7 +50,7 @@ def measure_host(shape: str, streams: int, steps: int, prompt: int = 32) -> Host
 
 
 def _start(engine: Engine, streams: int, steps: int, prompt: int) -> None:
-    """Submit streams that outlive so many steps, and step until they decode."""
+    """Submit streams that outlive `steps` steps, and step until they decode."""
     warm_up = 3
     rng = random.Random(0)
     params = SamplingParams(n=_N, max_tokens=steps + warm_up + 2, ignore_eos=True, seed=0)

@@ -22,7 +22,7 @@ _COLOURS = dict(zip(LAYOUTS, ("tab:blue", "tab:orange"), strict=True))
 def plot_scaling(
     queues: Sequence[QueueCost], share: HostShare, costs: Sequence[Cost], path: Path
 ) -> None:
-    """Queue, host, and the four axes of growth, six panels into one PNG."""
+    """Six panels into one PNG: queue, host, and the four axes of growth."""
     figure, panels = plt.subplots(2, 3, figsize=(14, 7.5), layout="constrained")
     queue, host, *growth = panels.flat
     _plot_queue(queue, queues)
@@ -55,7 +55,7 @@ def _plot_host(axes: Any, share: HostShare) -> None:
 
 
 def _plot_growth(axes: Any, axis: str, costs: Sequence[Cost]) -> None:
-    """Seconds in full lines on the left, tokens dashed on the right, both from zero on."""
+    """Seconds as full lines on the left axis, tokens dashed on the right; both start at zero."""
     values = [cost.value for cost in costs]
     right = axes.twinx()
     for layout in LAYOUTS:

@@ -1,4 +1,4 @@
-"""What a queue costs: the scheduler's time per step, memory, and how long one can be overtaken."""
+"""What a queue costs: time per step, memory, and how long a request can be overtaken."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from gsr_engine.demo.puzzles import sample_puzzles
 from gsr_engine.schedule.admission import OVERTAKES
 
 _BLOCK = 25
-"""Steps of one queue in a row before it is another's turn: all feel the same machine."""
+"""Steps of one queue in a row. The queues take turns, so all of them see the same machine."""
 _DEADLINE = 1e6
-"""Seconds: never reached, but looked at."""
+"""Seconds. No request reaches it, but the scheduler must check it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +26,12 @@ class QueueCost:
     """One queue length.
 
     Attributes:
-        waiting: requests in the queue, kept up through the run.
+        waiting: requests in the queue, the same number during the whole run.
         deadlines: whether each has a deadline.
         step_us: microseconds of plan and commit per step, the median over blocks of steps.
         slowest_us: the same of the slowest step in a hundred.
         submit_us: microseconds to make and submit a request, tokenising included.
-        request_bytes: what the engine keeps for a queued request.
+        request_bytes: memory that the engine keeps for a queued request.
     """
 
     waiting: int
@@ -63,7 +63,7 @@ class _Queue:
             self._watch.watch(self._engine.scheduler, name)
 
     def _fill(self) -> tuple[float, float]:
-        """Microseconds and bytes per request: one half is timed, the other is traced."""
+        """Microseconds and bytes per request: one half is timed, the other half is traced."""
         problems = [puzzle.problem for puzzle in sample_puzzles("test", 0, self._waiting)]
         half = self._waiting // 2
         start = time.perf_counter()
@@ -82,7 +82,7 @@ class _Queue:
             self._engine.submit(request)
 
     def run(self, steps: int) -> None:
-        """Some steps; whatever left the queue is replaced, on nobody's time."""
+        """Take some steps; requests that left the queue are replaced outside the measured time."""
         for _ in range(steps):
             self._watch.reset()
             self._engine.step()
@@ -91,7 +91,7 @@ class _Queue:
             self._submit(list(itertools.islice(self._problems, left)))
 
     def forget(self) -> None:
-        """The steps so far were to warm up."""
+        """Drop the steps so far: they were the warm-up."""
         self._steps_us.clear()
 
     def cost(self) -> QueueCost:
@@ -115,10 +115,10 @@ def _blocks(values: list[float]) -> Iterator[list[float]]:
 def measure_queue(
     lengths: Sequence[int], steps: int, streams: int = 64, k: int = 4
 ) -> list[QueueCost]:
-    """The cost at each queue length, without deadlines and with; all take turns block by block.
+    """The cost at each queue length, without and with deadlines; the queues take turns by blocks.
 
-    The stub draws the same tokens for all, and all queues begin with the same problems, so the
-    running requests are the same and only what waits behind them differs.
+    The stub draws the same tokens for all queues, and all begin with the same problems. So the
+    running requests are the same, and only the waiting ones differ.
     """
     queues = [
         _Queue(waiting, deadlines, streams, k) for deadlines in (False, True) for waiting in lengths
@@ -137,10 +137,10 @@ class Fairness:
     """One request beside an endless stream of requests with a higher priority.
 
     Attributes:
-        priority: of the stream; the one request's is 0.
-        arrivals: requests of the stream that came after it, by the time that it was finished.
-        bound: the most that there can be: those that overtake it, those that run when its turn
-            comes and those that run beside it.
+        priority: of the stream; the one request has priority 0.
+        arrivals: requests of the stream that arrived later, until the one request was finished.
+        bound: the largest possible number: requests that overtake it, requests that run when its
+            turn comes, and requests that run beside it.
     """
 
     priority: int
@@ -149,9 +149,9 @@ class Fairness:
 
 
 def measure_fairness(priority: int, streams: int = 8, tokens: int = 16) -> Fairness:
-    """Submit one request of priority 0 among others of `priority`, each finished one replaced.
+    """Submit one request of priority 0 among others of `priority`; a finished one is replaced.
 
-    All generate the same number of tokens, so that a request's turn is all that differs.
+    All requests generate the same number of tokens, so that they differ only in their turn.
     """
     engine = stub_engine(max_num_seqs=streams, num_pages=4096)
     indices = itertools.count()
@@ -167,7 +167,7 @@ def measure_fairness(priority: int, streams: int = 8, tokens: int = 16) -> Fairn
     engine.step()
     low, arrivals = submit(0), 0
     bound = OVERTAKES * priority + 2 * streams
-    while arrivals <= bound:  # a request that waits for ever must not keep the benchmark
+    while arrivals <= bound:  # the benchmark ends even if the request waits for ever
         finished = engine.step()
         if low in finished:
             break

@@ -1,10 +1,10 @@
 """python -m benchmarks.throughput: selfRef@k end to end, beside other engines, in one run.
 
-Random weights of real shapes, fixed lengths, the same prompts for all: this engine (linear,
-branched, and with everything shared switched off), transformers (`generate` and continuous
-batching, in this process), OpenVINO GenAI and vLLM (each in an environment of its own, made by
-`python -m benchmarks.peers.install`, skipped where that is missing). The peers' refinement prompts
-are the linear prompts of the candidates that this engine drew. All compute in the same dtype.
+Random weights of real shapes, fixed lengths, the same prompts and the same dtype for all. Measured
+are this engine (linear, branched, and with all sharing switched off), transformers (`generate` and
+continuous batching, in this process), OpenVINO GenAI and vLLM. The latter two run in environments
+that `python -m benchmarks.peers.install` makes; without one they are skipped. The peers' refinement
+prompts are the linear prompts of the candidates that this engine drew.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rich.console import Console
 from benchmarks.peers.run import PEERS, PeerSkipped, run_peer
 from benchmarks.random_weights import SHAPES, random_problems, write_checkpoint
 from benchmarks.throughput.machine_limits import copy_bandwidth, measure_products
-from benchmarks.throughput.ours import Work, run_ours
+from benchmarks.throughput.ours import RefineWork, run_ours
 from benchmarks.throughput.table import show
 from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.environment import describe_machine
@@ -30,7 +30,7 @@ from gsr_engine.model.weights import load_decoder
 from train.command import run_command
 
 
-def limits_of(work: Work) -> dict[str, Any]:
+def limits_of(work: RefineWork) -> dict[str, Any]:
     """The machine's limits at the batch sizes of the work."""
     decoder = load_decoder(
         work.model, ModelConfig.from_folder(work.model), getattr(torch, work.dtype)
@@ -41,8 +41,8 @@ def limits_of(work: Work) -> dict[str, Any]:
     return {"copy_gb": copy_bandwidth(), "products": rows}
 
 
-def measure(work: Work, peers: list[str], out: Path, console: Console) -> dict[str, Any]:
-    """Everything, one engine after the other: limits, results by name, who was skipped and why."""
+def measure(work: RefineWork, peers: list[str], out: Path, console: Console) -> dict[str, Any]:
+    """Measure the limits and one engine after the other; a skipped peer has its reason."""
     console.print("[dim]the machine[/]")
     limits = limits_of(work)
     console.print("[dim]this engine[/]")
@@ -90,7 +90,7 @@ def main(
     for name in _selected(shape, tuple(SHAPES), "shape"):
         folder = out / name
         folder.mkdir(parents=True, exist_ok=True)
-        work = Work(
+        work = RefineWork(
             model=write_checkpoint(name),
             problems=random_problems(problems, prompt),
             k=k,

@@ -1,7 +1,7 @@
 """What the machine can do: how fast it copies, and how long a model's products alone take.
 
-No engine that computes in this dtype can be faster than the products of its steps; what is left
-between them and a measured run is attention, sampling and the engine itself.
+No engine that computes in this dtype can be faster than the products of its steps. The difference
+to a measured run is attention, sampling and the engine itself.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Products:
         rows: tokens of the step.
         seconds: with the weights as the engine holds them.
         plain_seconds: with `F.linear` and plain weights.
-        gflops: arithmetic per second of the former, in units of 1e9.
-        weight_gb: bytes of weights read per second of the former, in units of 1e9.
+        gflops: arithmetic per second within `seconds`, in units of 1e9.
+        weight_gb: bytes of weights read per second within `seconds`, in units of 1e9.
     """
 
     rows: int
@@ -46,7 +46,7 @@ def copy_bandwidth(mib: int = 256) -> float:
 
 @torch.inference_mode()
 def measure_products(decoder: Decoder, sizes: Sequence[int]) -> list[Products]:
-    """The products of steps of several sizes; the best of a second's repetitions."""
+    """The products of steps of several sizes; the best repetition of about a second counts."""
     own = [
         linear
         for layer in decoder.layers

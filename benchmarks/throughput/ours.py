@@ -15,7 +15,7 @@ _SEED = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class RefineWork:
     """selfRef@k of several problems at fixed lengths; see `Job`."""
 
     model: Path
@@ -28,7 +28,7 @@ class Work:
     kv_gib: float
 
     def engine(self, prefix_cache: bool = True) -> Engine:
-        """A fresh engine for it."""
+        """A fresh engine for this work."""
         return Engine.from_pretrained(
             self.model, dtype=self.dtype, kv_cache_gib=self.kv_gib, prefix_cache=prefix_cache
         )
@@ -42,7 +42,7 @@ class Work:
             refine=_stream(0.0, tokens or self.refine_tokens),
             seed=_SEED,
             summary_tokens=max(1000, self.candidate_tokens),
-            cache_salt=layout,  # what one layout computed is no present for the other
+            cache_salt=layout,  # no layout finds the KV of the other
         )
 
     def job(self, engine: Engine, results: Sequence[RefineResult]) -> Job:
@@ -64,7 +64,7 @@ class Work:
         )
 
 
-def run_ours(work: Work) -> tuple[Job, dict[str, JobResult]]:
+def run_ours(work: RefineWork) -> tuple[Job, dict[str, JobResult]]:
     """The job for the peers, and this engine's own results by name."""
     found = {}
     with work.engine() as engine:
@@ -80,11 +80,13 @@ def _stream(temperature: float, tokens: int) -> SamplingParams:
     return SamplingParams(temperature=temperature, max_tokens=tokens, ignore_eos=True)
 
 
-def end_to_end(engine: Engine, work: Work, layout: Layout) -> tuple[JobResult, list[RefineResult]]:
+def end_to_end(
+    engine: Engine, work: RefineWork, layout: Layout
+) -> tuple[JobResult, list[RefineResult]]:
     """Do the work in one layout.
 
     Raises:
-        ValueError: fewer or more tokens came than the work asks for.
+        ValueError: the number of generated tokens differs from the work's.
     """
     engine.self_refine([problem[::-1] for problem in work.problems], work.params(layout, tokens=2))
     start = time.perf_counter()
@@ -94,7 +96,7 @@ def end_to_end(engine: Engine, work: Work, layout: Layout) -> tuple[JobResult, l
     expected = len(work.problems) * (work.k * work.candidate_tokens + work.refine_tokens)
     if tokens != expected:
         raise ValueError(f"{tokens} tokens came, {expected} were asked for: {results[0].error}")
-    # One problem refines while another still drafts: steps are shared out by tokens.
+    # One problem refines while another still drafts, so seconds are the phases' shares by tokens.
     refining = sum(
         usage.seconds
         for result in results
@@ -108,9 +110,9 @@ def end_to_end(engine: Engine, work: Work, layout: Layout) -> tuple[JobResult, l
 
 
 def sharing_off(engine: Engine, job: Job) -> JobResult:
-    """Every candidate a request of its own, the refinement a plain prompt.
+    """Each candidate is a separate request, each refinement a plain prompt.
 
-    The engine is one without a prefix cache.
+    The engine must have no prefix cache.
     """
 
     def generate(prompts: list[list[int]], n: int, tokens: int) -> int:

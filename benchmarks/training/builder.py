@@ -1,9 +1,9 @@
 """python -m benchmarks.training.builder: `train.build` on many synthetic records.
 
-Runs both commands, as anyone would, over records of realistic lengths (`benchmarks.builder_inputs`)
-and prints for each: seconds, records per second, the most memory that all its processes held at a
-time (anonymous: without pages of files, which the system takes back when it needs them), and bytes
-on disk. Half of the records are direct rows, half refinements, in the layouts by turns.
+Runs both commands over records of realistic lengths (`builder_inputs`). For each it prints seconds,
+records per second, the peak memory of all its processes, and bytes on disk. Memory is anonymous
+memory: pages of files do not count, because the system can drop them. Half of the records are
+direct rows, half are refinements, whose layouts alternate.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def hybrid_arguments(inputs: Inputs, student: Path, sets: Path, out: Path) -> li
 
 
 def _anonymous_bytes(pid: int) -> int:
-    """Of a process and all below it, from Linux's /proc."""
+    """Of a process and all its descendants, from Linux's /proc."""
     total = 0
     with suppress(OSError):  # it may end in the meantime
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():

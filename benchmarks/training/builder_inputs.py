@@ -1,8 +1,8 @@
 """Synthetic inputs of the builder: real text and a tokenizer made from it, lengths drawn.
 
 The text is the source code of Python's own library, which is on every machine. Lengths in tokens
-are lognormal with medians as published or near it: a solution that thinks about 5,000 (AggLM,
-arXiv 2509.06870, has 10.2k on average, OpenMathReasoning's are shorter), a refinement 2,500 (AggLM:
+are lognormal, with medians near published ones. A solution that thinks has 5,000 (AggLM, arXiv
+2509.06870, has 10.2k on average; OpenMathReasoning's are shorter). A refinement has 2,500 (AggLM:
 3.0k on average), a candidate without thinking 600, a problem 80.
 """
 
@@ -69,7 +69,7 @@ def write_student(folder: Path, text: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Cutter:
-    """Cuts pieces of so many tokens from a text that is tokenised once."""
+    """Cuts pieces of drawn lengths from a text that is tokenised once."""
 
     text: str
     token_ids: list[int]
@@ -120,8 +120,9 @@ def answer_sets(sets: Path, targets: Path) -> None:
 
 
 def write_inputs(folder: Path, cutter: Cutter, prompts: int, pool: int) -> Inputs:
-    """Problems, each with a pool of candidates, a direct target and one for its set
-    (`answer_sets` names the set, once it is drawn).
+    """Write problems, each with a pool of candidates, a direct target and a refinement target.
+
+    `answer_sets` assigns the refinement targets to sets, once these are drawn.
     """
     names = ("problems", "candidates", "direct_targets", "refine_targets", "evaluation")
     inputs = Inputs(*(folder / f"{name}.jsonl" for name in names))

@@ -1,8 +1,8 @@
 """python -m benchmarks.training.loss_memory: memory of the loss, over vocabulary x targets.
 
 Forward and backward of `train.trainer.loss.target_losses` beside cross-entropy over all logits, in
-fp32 on a CPU: the most that the process held (Linux's high-water mark of it), less what it held
-before, which is the hidden states, the head, and the gradients of both.
+fp32 on a CPU. Measured is the process's high-water mark (Linux) minus the memory before the run:
+the hidden states, the head, and the gradients of both.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from train.trainer.loss import CHUNK, target_losses
 mpl.use("Agg")
 
 _HIDDEN = 64
-"""Small: the head and its gradient are none of what is measured."""
+"""Small, because the head and its gradient are not measured."""
 _COPIES = 3
-"""Of all logits that plain cross-entropy holds at once: they, their logarithms, a gradient."""
+"""Copies of all logits in plain cross-entropy: the logits, their logarithms, a gradient."""
 
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -41,8 +41,8 @@ def plain_losses(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tens
 
 
 def peak_bytes(run: Callable[[], object]) -> int:
-    """The most that this process holds during a run, above what it held before; Linux only."""
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the mark is what is held now
+    """Peak memory of this process during a run, above its memory before; Linux only."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the high-water mark
     before = _status("VmHWM")
     run()
     return _status("VmHWM") - before
@@ -56,26 +56,26 @@ def _status(name: str) -> int:
 
 
 def loss_bytes(loss: Loss, vocab_size: int, targets: int) -> int:
-    """What a loss and its backward hold at most, besides inputs and their gradients."""
+    """Peak memory of a loss and its backward, without the inputs and their gradients."""
     generator = torch.Generator().manual_seed(0)
     hidden, weight = (
         torch.randn(size, _HIDDEN, generator=generator).requires_grad_()
         for size in (targets, vocab_size)
     )
     for leaf in (hidden, weight):
-        leaf.grad = torch.ones_like(leaf)  # zeros would be no memory yet
+        leaf.grad = torch.ones_like(leaf)  # pages of zeros would not be allocated yet
     wanted = torch.randint(vocab_size, (targets,), generator=generator)
     return peak_bytes(lambda: loss(hidden, weight, wanted).sum().backward())
 
 
 def measure(vocab_sizes: list[int], targets: list[int], limit: float, say: Console) -> list[Any]:
-    """A row for each point; plain cross-entropy is left out where it would hold too much.
+    """A row for each point; plain cross-entropy is left out if it would need too much memory.
 
     Args:
         vocab_sizes: of the points.
         targets: of the points.
         limit: bytes that plain cross-entropy may hold.
-        say: where progress is told.
+        say: prints progress.
     """
     loss_bytes(partial(target_losses, chunk=1 << 20), 1024, 2048)  # threads, kernels: once
     rows = []

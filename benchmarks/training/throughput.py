@@ -1,10 +1,10 @@
 """python -m benchmarks.training.throughput: the trainer beside TRL's, on a CPU.
 
-Both train the same random weights in fp32 on the same direct and linear refinement rows of ragged
-lengths, the same rows in every step, with the same optimizer: their losses are the same. Each way
-of training runs as often as there are rounds, all of them in turn, in a process of its own: ours as
+Both train the same random weights in fp32, on the same direct and linear refinement rows of ragged
+lengths, with the same rows in every step and the same optimizer. So their losses are the same. The
+ways of training take turns, one process per run, for some rounds. Ours runs as
 `python -m train.sft`, TRL's in an environment that `python -m benchmarks.peers.install trl` makes.
-Tokens are those of rows: padding is none.
+Padding is not counted among the tokens.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ _KINDS: tuple[Kind, ...] = ("direct", "linear")
 _SIZES = RowSizes(problem=60, summary=60, target=200, spread=0.6, k=4, longest=2000)
 
 
-class Work:
+class TrainingWork:
     """Rows and settings, written down for both trainers.
 
     Attributes:
-        rows: of all steps, in no order.
-        steps: every row is learnt from once.
+        rows: of all steps, in any order.
+        steps: optimizer steps; each row belongs to one step.
     """
 
     def __init__(self, shape: str, batch: int, steps: int, pack: int, out: Path) -> None:
@@ -124,7 +124,7 @@ class Work:
         Raises:
             PeerSkipped: it is not installed, or failed.
         """
-        # Rows of one forward are about equally long: little is padding.
+        # Rows of one forward are about equally long, so there is little padding.
         steps = [sorted(self.rows_of_step(step), key=len) for step in range(self.steps)]
         rows = [row for step in steps for row in step]
         job = TrainingJob(
@@ -145,7 +145,7 @@ class Work:
 
 
 def _write_set(folder: Path, rows: list[Row], model: Path) -> Path:
-    """Rows as the builder leaves them: as much of it as the trainer reads."""
+    """A data set as the builder writes it, with the parts that the trainer reads."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     layout = {"direct": "", "refine": "linear"}
@@ -159,12 +159,12 @@ def _write_set(folder: Path, rows: list[Row], model: Path) -> Path:
 
 
 def _toml(config: SftConfig) -> str:
-    """Plain values are the same in JSON and TOML."""
+    """The settings as TOML; plain values look as in JSON."""
     values = {name: value for name, value in config.as_dict().items() if value is not None}
     return "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
 
 
-def ways_of(work: Work, micro_batches: list[int]) -> dict[str, Any]:
+def ways_of(work: TrainingWork, micro_batches: list[int]) -> dict[str, Any]:
     """Every way of training by its name, with a function that runs it."""
     ways: dict[str, Any] = {
         f"ours{name}": lambda mode=mode: work.ours(mode)
@@ -182,8 +182,10 @@ def ways_of(work: Work, micro_batches: list[int]) -> dict[str, Any]:
     return ways
 
 
-def measure(work: Work, micro_batches: list[int], rounds: int, say: Console) -> dict[str, Any]:
-    """All ways in turn, `rounds` times: their results by name, and what was skipped and why."""
+def measure(
+    work: TrainingWork, micro_batches: list[int], rounds: int, say: Console
+) -> dict[str, Any]:
+    """Run all ways in turn, `rounds` times: results by name, and the reason of each skipped way."""
     results: dict[str, list[dict[str, Any]]] = {}
     skipped: dict[str, str] = {}
     for number in range(rounds):
@@ -217,7 +219,7 @@ def main(
     if threads:
         torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
-    work = Work(shape, batch, steps, pack, out)
+    work = TrainingWork(shape, batch, steps, pack, out)
     sizes = [int(size) for size in micro_batches.split(",")]
     lengths = list(map(len, work.rows))
     run = {

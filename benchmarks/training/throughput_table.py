@@ -47,7 +47,7 @@ def show(console: Console, run: dict[str, Any]) -> None:
 
 
 def ratio(results: list[TrainingResult], others: list[TrainingResult]) -> float:
-    """How much faster: the median over the rounds, for the machine's own speed changes."""
+    """How much faster: the median over the rounds, because the machine's speed varies."""
     pairs = zip(results, others, strict=True)
     return median(one.tokens_per_second / other.tokens_per_second for one, other in pairs)
 

@@ -22,9 +22,9 @@ from gsr_engine.step.plan import Chunk
 from gsr_engine.step.transfer import to_device
 
 IntArray = npt.NDArray[np.integer[Any]]
-# A row merges its partials in the order of their ranks: index of the span in the context * _PLACE +
+# A row merges its partials in the order of their ranks: span index in the context * _SPAN_RANK +
 # piece. The row's own tokens rank as index _OWN, behind all spans of its context.
-_PLACE = 1 << 32
+_SPAN_RANK = 1 << 32
 _OWN = 1 << 24
 
 
@@ -168,16 +168,16 @@ class _Layout:
             if segment not in first_page:  # several spans of one segment share its page list
                 first_page[segment] = len(self._pages)
                 self._pages += segment.pages
-            # The same span may stand at different places in the contexts of different streams.
-            places = np.concatenate([np.full(len(one), place) for place, one in by])
-            self._add_span(mine, places, (first_page[segment], start, stop), together)
+            # Different streams may have the same span at different indices of their contexts.
+            span_indices = np.concatenate([np.full(len(one), span_index) for span_index, one in by])
+            self._add_span(mine, span_indices, (first_page[segment], start, stop), together)
             saved += together * (stop - start) * (len(mine) - 1)
         several = sum(count > 1 for count in counts)
         self.counts = sum(choice), several - sum(choice), saved
         return max((n for n, together in zip(counts, choice, strict=True) if together), default=1)
 
     def _add_span(
-        self, rows: IntArray, places: IntArray, span: tuple[int, int, int], together: bool
+        self, rows: IntArray, span_indices: IntArray, span: tuple[int, int, int], together: bool
     ) -> None:
         """Add the items of one span (first page, start, stop): of all rows, or of one row each."""
         first_page, start, stop = span
@@ -191,7 +191,7 @@ class _Layout:
         table = np.full(count, first_page)
         self._items.append(np.stack([entry, entry + size, table, begin, end], axis=1))
         piece = np.repeat(np.arange(len(begins)), len(rows))
-        ranks = np.tile(places, len(begins)) * _PLACE + piece
+        ranks = np.tile(span_indices, len(begins)) * _SPAN_RANK + piece
         self._entries.append(np.stack([np.tile(rows, len(begins)), ranks]))
         self._num_entries += count * size
 
@@ -215,14 +215,14 @@ class _Layout:
         entry = self._num_entries + np.arange(count)
         table = self._first_page[rows]
         self._items.append(np.stack([entry, entry + 1, table, begin, end], axis=1))
-        self._entries.append(np.stack([rows, _OWN * _PLACE + piece]))
+        self._entries.append(np.stack([rows, _OWN * _SPAN_RANK + piece]))
         self._num_entries += count
 
 
 def _readers(
     segments: list[Segment],
 ) -> dict[tuple[Segment, int, int], list[tuple[int, IntArray]]]:
-    """For each span that streams see: (its place in their context, their rows).
+    """For each span that streams see: (its index in their context, their rows).
 
     Siblings share one context object, so each context is walked once for all of them.
     """
@@ -232,8 +232,8 @@ def _readers(
     readers: dict[tuple[Segment, int, int], list[tuple[int, IntArray]]] = {}
     for context, members in siblings.values():
         rows = np.array(members)
-        for place, span in enumerate(context):
+        for span_index, span in enumerate(context):
             if len(span):
                 key = (span.segment, span.start, span.stop)
-                readers.setdefault(key, []).append((place, rows))
+                readers.setdefault(key, []).append((span_index, rows))
     return readers

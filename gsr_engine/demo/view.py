@@ -29,14 +29,14 @@ def demo_params(k: int, layout: Layout, seed: int) -> SelfRefineParams:
 
 
 def _mark(text: str, right: bool | None, title: str) -> Panel:
-    """A solution and whether it is right, None while it is being written."""
+    """A solution and whether it is right; `right` is None while it is being written."""
     style = "dim" if right is None else "green" if right else "red"
     sign = "…" if right is None else "✓" if right else "✗"
     return Panel(Text(readable(text)), title=f"{title} {sign}", border_style=style, expand=True)
 
 
 def _snapshot(engine: Engine, request: SelfRefineRequest, puzzle: Puzzle) -> RenderableType:
-    """What the streams of a request hold right now."""
+    """The texts of a request's streams at this moment."""
 
     def mark(stream: Stream, title: str) -> Panel:
         shown = completion(stream, engine.tokenizer)
@@ -55,7 +55,7 @@ def _snapshot(engine: Engine, request: SelfRefineRequest, puzzle: Puzzle) -> Ren
 
 
 def watch(console: Console, engine: Engine, puzzle: Puzzle, params: SelfRefineParams) -> None:
-    """Solve one puzzle before the reader's eyes; without a terminal nothing is drawn."""
+    """Solve one puzzle while the reader watches; without a terminal nothing is drawn."""
     request = engine.new_self_refine(puzzle.problem, params)
     engine.submit(request)
     with Live(console=console, refresh_per_second=20, transient=True) as live:
@@ -68,7 +68,7 @@ def watch(console: Console, engine: Engine, puzzle: Puzzle, params: SelfRefinePa
 def run_all(
     console: Console, engine: Engine, puzzles: Sequence[Puzzle], k: int, seed: int
 ) -> DemoReport:
-    """Every puzzle in every layout that the checkpoint was trained for, with a progress bar."""
+    """Refine every puzzle in every layout of the checkpoint, with a progress bar."""
     report = DemoReport(k)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(

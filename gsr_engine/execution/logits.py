@@ -20,7 +20,7 @@ from gsr_engine.requests.request import Stream
 from gsr_engine.step.transfer import to_device
 
 IntArray = npt.NDArray[np.int64]
-Places = tuple[torch.Tensor, torch.Tensor]
+Cells = tuple[torch.Tensor, torch.Tensor]
 """Rows and token ids of some logits; all pairs are distinct."""
 
 
@@ -36,18 +36,18 @@ class SeenTokens:
 
     def __init__(self, prompt: IntArray, token_ids: list[int]) -> None:
         every = np.concatenate([prompt, np.array(token_ids, dtype=np.int64)])
-        self.token_ids, places = np.unique(every, return_inverse=True)
-        self.counts = np.bincount(places[len(prompt) :], minlength=len(self.token_ids))
+        self.token_ids, inverse = np.unique(every, return_inverse=True)
+        self.counts = np.bincount(inverse[len(prompt) :], minlength=len(self.token_ids))
         self._taken = len(token_ids)
 
     def follow(self, token_ids: list[int]) -> None:
         """Count the tokens that the stream drew since the last call."""
         for token in token_ids[self._taken :]:
-            place = int(np.searchsorted(self.token_ids, token))
-            if place == len(self.token_ids) or self.token_ids[place] != token:
-                self.token_ids = np.insert(self.token_ids, place, token)
-                self.counts = np.insert(self.counts, place, 0)
-            self.counts[place] += 1
+            index = int(np.searchsorted(self.token_ids, token))
+            if index == len(self.token_ids) or self.token_ids[index] != token:
+                self.token_ids = np.insert(self.token_ids, index, token)
+                self.counts = np.insert(self.counts, index, 0)
+            self.counts[index] += 1
         self._taken = len(token_ids)
 
 
@@ -69,8 +69,8 @@ class _Penalties:
         ]
         self._strengths = torch.tensor(strengths, dtype=torch.float32, device=device)
 
-    def apply(self, logits: torch.Tensor) -> tuple[Places, torch.Tensor]:
-        """Edit logits in place; returns the edited places and their old values.
+    def apply(self, logits: torch.Tensor) -> tuple[Cells, torch.Tensor]:
+        """Edit logits in place; returns the edited cells and their old values.
 
         The repetition penalty is that of CTRL (arXiv 1909.05858); presence and frequency penalties
         are OpenAI's.
@@ -83,11 +83,11 @@ class _Penalties:
         counts = torch.from_numpy(np.concatenate([s.counts for s in every])).to(device)
         strengths = self._strengths.repeat_interleave(lengths, dim=0)
         repetition, presence, frequency = strengths.unbind(1)
-        places = self._rows.repeat_interleave(lengths), token_ids
-        old = logits[places]
+        cells = self._rows.repeat_interleave(lengths), token_ids
+        old = logits[cells]
         new = torch.where(old > 0, old / repetition, old * repetition)
-        logits[places] = new - presence * (counts > 0) - frequency * counts
-        return places, old
+        logits[cells] = new - presence * (counts > 0) - frequency * counts
+        return cells, old
 
 
 class _Minimum:
@@ -99,8 +99,8 @@ class _Minimum:
             for row, stream in members
         ]
 
-    def apply(self, logits: torch.Tensor) -> tuple[Places, torch.Tensor]:
-        """Edit logits in place; returns the edited places and their old values."""
+    def apply(self, logits: torch.Tensor) -> tuple[Cells, torch.Tensor]:
+        """Edit logits in place; returns the edited cells and their old values."""
         closed = [
             (row, token)
             for row, stream, token_ids in self._members
@@ -108,10 +108,10 @@ class _Minimum:
             for token in token_ids
         ]
         pairs = torch.tensor(closed, dtype=torch.int64, device=logits.device).view(-1, 2)
-        places = pairs[:, 0], pairs[:, 1]
-        old = logits[places]
-        logits[places] = float("-inf")
-        return places, old
+        cells = pairs[:, 0], pairs[:, 1]
+        old = logits[cells]
+        logits[cells] = float("-inf")
+        return cells, old
 
 
 class LogitEdits:
@@ -149,8 +149,8 @@ class LogitEdits:
         done = [part.apply(logits) for part in (self._penalties, self._minimum) if part]
         yield
         # Reversed: both may have edited the same logit, and the first holds its original value.
-        for places, old in reversed(done):
-            logits[places] = old
+        for cells, old in reversed(done):
+            logits[cells] = old
 
 
 def _seen(stream: Stream, prompts: dict[Context, IntArray]) -> SeenTokens:

@@ -119,7 +119,7 @@ class RefineElsewhere:
         if error:
             results[index] = self._merge(index, _nothing(error))
             return
-        texts = [shown[place] for place in sorted(shown)]
+        texts = [shown[index] for index in sorted(shown)]
         try:
             refining = self._refiner.new_self_refine(problem, params, candidates=texts, index=index)
             self._refiner.submit(refining)
@@ -141,9 +141,9 @@ class RefineElsewhere:
         """The refiner's result, with the writer's candidates and its cost added."""
         written = self._written[index].result
         candidates: list[Completion] = written.completions if written else []
-        places = sorted(self._shown(index))
+        shown = sorted(self._shown(index))
         one_round = len(refined.rounds) == 1
-        used = [places[i] for i in refined.used] if one_round else refined.used
+        used = [shown[i] for i in refined.used] if one_round else refined.used
         if written is not None:
             refined.usage.add(written.usage)
         return replace(refined, candidates=candidates, used=used)

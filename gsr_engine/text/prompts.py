@@ -172,8 +172,8 @@ class Prompts:
         """Index of the token behind the last occurrence of a tag."""
         ids = self._piece(tag)
         if len(ids) == 1:
-            places = [index for index, token in enumerate(token_ids) if token == ids[0]]
-            return places[-1] + 1 if places else None
+            found = [index for index, token in enumerate(token_ids) if token == ids[0]]
+            return found[-1] + 1 if found else None
         if tag not in self.tokenizer.decode(token_ids):
             return None  # the usual case; decoding token by token below takes far longer
         # Inside a text, a tag may be cut into other tokens, and share a token with the text.

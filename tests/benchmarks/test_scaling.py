@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.random_weights import random_engine
 from benchmarks.scaling.__main__ import main
-from benchmarks.scaling.growth import Work, measure_growth
+from benchmarks.scaling.growth import SweepPoint, measure_growth
 from benchmarks.scaling.host import measure_host
 from benchmarks.scaling.queue import measure_fairness, measure_queue
 from gsr_engine import InvalidRequest
@@ -63,7 +63,7 @@ def test_the_parts_of_a_step_add_up() -> None:
 
 
 def test_the_work_is_fixed_and_branched_computes_less() -> None:
-    base, sweeps = Work(k=2, problem=8, candidate=8, problems=1), {"k": [2, 4]}
+    base, sweeps = SweepPoint(k=2, problem=8, candidate=8, problems=1), {"k": [2, 4]}
     first, again = (list(measure_growth("tiny", base, sweeps, refinement=4)) for _ in range(2))
     assert [cost.tokens for cost in first] == [cost.tokens for cost in again]
     two, four = first

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks.peers.run import PeerSkipped
-from benchmarks.training.throughput import Work, measure
+from benchmarks.training.throughput import TrainingWork, measure
 from benchmarks.training.throughput_table import show
 from tests.helpers.tiny import plain_losses
 
@@ -18,7 +18,7 @@ def test_our_run_learns_the_rows_of_each_step(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    work = Work("tiny", batch=2, steps=2, pack=2000, out=tmp_path)
+    work = TrainingWork("tiny", batch=2, steps=2, pack=2000, out=tmp_path)
     result = work.ours("none")
     assert result.tokens == [sum(map(len, work.rows_of_step(step))) for step in range(2)]
     rows = work.rows_of_step(0)

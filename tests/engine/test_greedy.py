@@ -16,6 +16,7 @@ from gsr_engine import Engine, SamplingParams, SelfRefineParams
 from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.requests.request import Stream
 from tests.helpers.checkpoints import load_oracle
+from tests.helpers.steps import run_checked
 
 SHORT = SamplingParams(max_tokens=20, temperature=0.0, ignore_eos=True)
 BEGINNING = [5 + i % 80 for i in range(33)]
@@ -72,11 +73,7 @@ def test_self_refine(cache: bool, gib: float, layout: str, qwen2: Path, tmp_path
     options = {"prefix_cache": cache, "kv_cache_gib": gib}
     with Engine.from_pretrained(folder, max_batch_tokens=64, max_num_seqs=32, **options) as engine:
         requests = [engine.new_self_refine(f"{i}+{i}", params) for i in (1, 2, 3, 1)]
-        for request in requests:
-            engine.submit(request)
-        while engine.has_work:
-            engine.step()
-            engine.check()
+        run_checked(engine, requests)
         assert bool(engine.stats()["preemptions"]) == (gib < 0.1)
         for request in requests:
             for stream in (*request.candidates, request.refinement):

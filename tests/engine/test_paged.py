@@ -12,6 +12,7 @@ from gsr_engine.checkpoint.gsr_config import GsrConfig
 from tests.engine.test_greedy import SHORT, assert_best, prompts
 from tests.helpers.checkpoints import load_oracle
 from tests.helpers.paged import paged_engine
+from tests.helpers.steps import run_checked
 
 # Lengths inside an item, at its end and beyond it; of one page, and of several.
 LENGTHS = (1, 15, 16, 17, 250, 256, 257, 530)
@@ -92,11 +93,7 @@ def test_greedy_under_memory_pressure(lag: int, gib: float, qwen2: Path) -> None
         qwen2, lag, kv_cache_gib=gib, max_batch_tokens=17, max_num_seqs=16, prefix_cache=False
     ) as engine:
         requests = [engine.new_generate(prompt, SHORT) for prompt in prompts()]
-        for request in requests:
-            engine.submit(request)
-        while engine.has_work:
-            engine.step()
-            engine.check()
+        run_checked(engine, requests)
         assert bool(engine.stats()["preemptions"]) == (gib < 0.1)
         for request in requests:
             assert_best(oracle, request.streams[0])

@@ -25,6 +25,7 @@ from gsr_engine.demo.puzzles import sample_puzzles
 from gsr_engine.demo.report import NANO
 from gsr_engine.execution.loading import load_parts
 from gsr_engine.text.answers import majority
+from tests.helpers.steps import run_checked
 
 PROBLEMS = [puzzle.problem for puzzle in sample_puzzles("validation", 5, 6)]
 TOKENS = SamplingParams(max_tokens=200)
@@ -268,11 +269,7 @@ def test_a_program_that_raises_fails_its_request_alone(
         raise KeyError("nobody expected this")
 
     monkeypatch.setattr(broken, "group_finished", fail)
-    for request in (broken, other):
-        engine.submit(request)
-    while engine.has_work:
-        engine.step()
-        engine.check()
+    run_checked(engine, (broken, other))
     assert broken.result
     assert "nobody expected this" in str(broken.result.error)
     assert other.result

@@ -21,6 +21,7 @@ from gsr_engine.kv.segments import Segment, Span
 from gsr_engine.requests.request import Stream
 from tests.engine.test_chat_checkpoint import scripted
 from tests.helpers.checkpoints import load_oracle, make_checkpoint
+from tests.helpers.steps import run_checked
 
 VOCAB = 40
 prove = settings(deadline=None, derandomize=True, max_examples=100)
@@ -287,10 +288,7 @@ def test_candidates_end_before_a_stop_string(
     with Engine.from_pretrained(qwen2) as engine:
         scripted(engine, monkeypatch, ["\\boxed{1}##", "\\boxed{2}#.##", "\\boxed{3}\n\nmore"])
         request = engine.new_self_refine("1+1", params)
-        engine.submit(request)
-        while engine.has_work:
-            engine.step()
-            engine.check()
+        run_checked(engine, [request])
         assert request.result
         assert request.refinement
         assert [c.text for c in request.result.candidates] == ["\\boxed{1}", "\\boxed{2}#."]
@@ -350,11 +348,7 @@ def test_not_finite_fails_alone(
     def run(engine: Engine, prompts: list[list[int]]) -> list[Any]:
         # Index 0 for every prompt, so that its seed does not depend on its position in the list.
         requests = [engine.new_generate(prompt, params) for prompt in prompts]
-        for request in requests:
-            engine.submit(request)
-        while engine.has_work:
-            engine.step()
-            engine.check()
+        run_checked(engine, requests)
         return [request.result for request in requests]
 
     with Engine.from_pretrained(poisoned, kv_cache_gib=0.001, **options) as engine:

@@ -15,17 +15,14 @@ from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.requests.self_refine import SelfRefineRequest
 from tests.helpers.checkpoints import load_oracle
 from tests.helpers.recorder import Recorder
+from tests.helpers.steps import run_checked
 
 PROBLEMS = ["1+1", "a longer problem, of which the pages are not full", "x"]
 
 
 def run(engine: Engine, params: SelfRefineParams) -> list[tuple[SelfRefineRequest, RefineResult]]:
     requests = [engine.new_self_refine(text, params, index=i) for i, text in enumerate(PROBLEMS)]
-    for request in requests:
-        engine.submit(request)
-    while engine.has_work:
-        engine.step()
-        engine.check()
+    run_checked(engine, requests)
     return [(request, request.result) for request in requests if request.result]
 
 
