@@ -191,10 +191,8 @@ def only_parse(monkeypatch: pytest.MonkeyPatch) -> None:
         raise Parsed(read(*args, **options).out)
 
     def by_typer(app: typer.Typer) -> None:
-        command, arguments = typer.main.get_command(app), sys.argv[1:]
-        if hasattr(command, "commands"):
-            command = command.commands[arguments.pop(0)]
-        raise Parsed(command.make_context(sys.argv[0], arguments).params["out"])
+        command = typer.main.get_command(app)
+        raise Parsed(command.make_context(sys.argv[0], sys.argv[1:]).params["out"])
 
     monkeypatch.setattr(tyro, "cli", by_tyro)
     monkeypatch.setattr(typer.Typer, "__call__", by_typer)
