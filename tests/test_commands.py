@@ -5,6 +5,7 @@ from __future__ import annotations
 import runpy
 import sys
 from collections.abc import Iterator
+from dataclasses import is_dataclass
 from importlib import import_module
 from pathlib import Path
 
@@ -39,7 +40,9 @@ def test_help(
     with pytest.raises(SystemExit) as ended:
         runpy.run_module(name, run_name="__main__", alter_sys=True)
     assert ended.value.code == 0
-    summaries = [text.strip().splitlines()[0] for text in (module.main.__doc__, module.__doc__)]
+    options = [one for one in vars(module).values() if is_dataclass(one)]
+    described = [one.__doc__ for one in (module, module.main, *options)]
+    summaries = [text.splitlines()[0] for text in described if text]
     shown = " ".join(capsys.readouterr().out.split())
     assert any(summary in shown for summary in summaries)
 

@@ -36,7 +36,7 @@ from train.hybrid.hybrid_set import build_hybrid, work_folder
 from train.hybrid.inputs import HybridConfig, HybridFiles
 from train.hybrid.sample_pool import SampleFilter, SamplePool
 from train.hybrid.student import Student
-from train.options import check_least, one_word, parse_command, part_of
+from train.options import check_least, one_word, parse_subcommand, part_of
 from train.problems import load_problems
 from train.progress import tracked
 from train.samples import read_records, sample_files
@@ -158,7 +158,7 @@ def hybrid(options: HybridOptions) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Build what a student learns from."""
     kinds = {"refine": RefineOptions, "hybrid": HybridOptions}
-    options = parse_command(kinds, f"{main.__doc__}\n\n{__doc__}", arguments)
+    options = parse_subcommand("train.build", kinds, f"{main.__doc__}\n\n{__doc__}", arguments)
     if isinstance(options, RefineOptions):
         refine(options)
     else:

@@ -44,7 +44,8 @@ class GenerateOptions(GenerationJob):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Draw n samples of every prompt and grade them, going on where earlier runs stopped."""
-    options = parse_options(GenerateOptions, f"{main.__doc__}\n\n{__doc__}", arguments)
+    description = f"{main.__doc__}\n\n{__doc__}"
+    options = parse_options("train.generate", GenerateOptions, description, arguments)
     job = part_of(GenerationJob, options)
     interrupt_on_sigterm()
     try:

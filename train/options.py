@@ -14,11 +14,12 @@ OptionsT = TypeVar("OptionsT")
 
 
 def parse_options(
-    kind: type[OptionsT], description: str, arguments: Sequence[str] | None = None
+    command: str, kind: type[OptionsT], description: str, arguments: Sequence[str] | None = None
 ) -> OptionsT:
     """The options of a command from its flags.
 
     Args:
+        command: its module, e.g. "train.generate".
         kind: a dataclass.
         description: what the command does, for its help.
         arguments: None takes those of the process.
@@ -27,19 +28,27 @@ def parse_options(
         InvalidRequest: a check of the dataclass failed.
         SystemExit: flags are missing, unknown or of another type; status 2.
     """
-    return part_of(kind, tyro.cli(_unchecked(kind), args=arguments, description=description))
+    options = tyro.cli(
+        _unchecked(kind), prog=f"python -m {command}", args=arguments, description=description
+    )
+    return part_of(kind, options)
 
 
-def parse_command(
-    kinds: Mapping[str, type[Any]], description: str, arguments: Sequence[str] | None = None
+def parse_subcommand(
+    command: str,
+    kinds: Mapping[str, type[Any]],
+    description: str,
+    arguments: Sequence[str] | None = None,
 ) -> Any:
-    """As `parse_options`; the first argument says which of several commands it is."""
-    commands = tuple(
+    """As `parse_options`; the first argument is a name of `kinds` and chooses the dataclass."""
+    subcommands = tuple(
         Annotated[_unchecked(kind), tyro.conf.subcommand(name, prefix_name=False)]
         for name, kind in kinds.items()
     )
-    # A union that is built at run time has no static type.
-    options = tyro.cli(Union[commands], args=arguments, description=description)  # type: ignore[call-overload]  # noqa: UP007
+    any_kind: Any = Union[subcommands]  # noqa: UP007
+    options = tyro.cli(
+        any_kind, prog=f"python -m {command}", args=arguments, description=description
+    )
     return part_of(next(kind for kind in kinds.values() if isinstance(options, kind)), options)
 
 

@@ -1,6 +1,6 @@
 """Problems with their gold answers: from JSONL or Parquet, or a data set of the hub.
 
-`python -m train.problems` writes those of any of them as the JSONL that the other stages read.
+`python -m train.problems` reads any of these and writes the JSONL that the other stages read.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class Problem:
 
     Attributes:
         text: the problem itself, without any instruction.
-        answer: the gold answer, None where there is none.
-        solution: a worked solution that came with it.
-        source: where it is from.
-        size: what results are grouped by; "" for no grouping.
+        answer: the gold answer; None if it is unknown.
+        solution: a worked solution that came with the problem.
+        source: origin of the problem.
+        size: group of the problem in tables of results; "" for no grouping.
     """
 
     id: str
@@ -48,10 +48,10 @@ _COLUMNS["problem"] = "problem"
 
 
 def parse_columns(text: str) -> dict[str, str]:
-    """Columns by field, from "problem=question,answer=final_answer"; "answer=" says there is none.
+    """Columns by field, from "problem=question,answer=final_answer"; "answer=" if there is none.
 
     Raises:
-        InvalidRequest: it is no such list, or names a field that problems do not have.
+        InvalidRequest: the text is not such a list, or names a field that problems do not have.
     """
     columns = {}
     for pair in filter(None, text.split(",")):
@@ -85,9 +85,9 @@ def iterate_problems(
 
     Args:
         data: a path that exists, else a hub id.
-        columns: column by field where they differ. `problem` and `answer` must be there unless
-            mapped to ""; of the others those are taken that are there, and mapped ones must be.
-            An answer that is null or empty counts as none; an id is the row's number by default.
+        columns: column by field, where the names differ. `problem`, `answer` and mapped columns
+            must exist, unless a field is mapped to "". Other columns are optional. A null or empty
+            answer means that it is unknown. The default id is the row's number.
         split: of a hub data set, e.g. "train[:1000]".
 
     Raises:
@@ -115,7 +115,7 @@ def _problem(
         if not isinstance(value, str | int | float | None):
             raise TypeError(f"{column} must be text, got {type(value).__name__}")
         found[name] = None if value in (None, "") else str(value)
-        (found[name] or "").encode()  # a lone surrogate is no text
+        (found[name] or "").encode()  # a lone surrogate cannot be written
     text = found["problem"]
     if text is None:
         raise TypeError(f"{columns['problem']} is empty")
@@ -169,9 +169,9 @@ def _hub_rows(name: str, split: str, wanted: set[str]) -> Iterator[Located]:
 
 
 def distinct(problems: Iterable[Problem]) -> Iterator[Problem]:
-    """The first of those that are the same text but for space and letter case.
+    """Problems without repetitions; spaces and letter case do not make a difference.
 
-    OpenMathReasoning, for one, has a row for every solution of a problem.
+    OpenMathReasoning, for example, has a row for every solution of a problem.
     """
     seen = set()
     for problem in problems:
@@ -186,7 +186,7 @@ def main(
     out: Annotated[Path, typer.Option(help="JSONL to write.")],
     columns: Annotated[str, typer.Option(help="FIELD=COLUMN,... where names differ.")] = "",
     split: Annotated[str, typer.Option(help="Of a hub data set.")] = "train",
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most problems to write.")] = None,
     answered: Annotated[bool, typer.Option(help="Leave out those without an answer.")] = True,
 ) -> None:
     """Write distinct problems in the form that the other stages read."""

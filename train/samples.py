@@ -1,4 +1,4 @@
-"""Samples: what was generated for a prompt, and the shards that hold them on disk."""
+"""Samples: solutions that were generated for a prompt, and the shards that hold them on disk."""
 
 from __future__ import annotations
 
@@ -91,10 +91,10 @@ def sample_files(path: Path) -> list[Path]:
 def read_records(path: Path) -> Iterator[dict[str, Any]]:
     """The records of a store of `train.generate`, of a folder of JSONL files, or of one.
 
-    A last line without its end was torn by an interruption and is left out.
+    A last line without a line end was torn by an interruption, and is left out.
 
     Raises:
-        InvalidRequest: there is no such file, or a line is no JSON object with an id.
+        InvalidRequest: there is no such file, or a line is not a JSON object with an id.
     """
     if (path / "settings.json").is_file():
         yield from read_samples(path)
@@ -115,7 +115,7 @@ def _lines_with(file: Path, names: Sequence[str]) -> Iterator[JsonLine]:
 
 
 def _valid(text: object) -> str:
-    """The text, or "" where it is none that can be written down."""
+    """The text; "" if it is not text or cannot be written as UTF-8."""
     if not isinstance(text, str):
         return ""
     try:
@@ -133,12 +133,12 @@ _Located = tuple[Place, dict[str, Any]]
 
 
 def read_samples(folder: Path) -> Iterator[dict[str, Any]]:
-    """The samples of a store that nobody writes to, each once; see `Sample` for the fields.
+    """The samples of a store, each once; see `Sample` for the fields. No worker may run.
 
-    Of shards that are not finished come the samples that are there.
+    An unfinished shard gives the samples that it has so far.
 
     Raises:
-        InvalidRequest: the folder is no store, or a line of it is broken.
+        InvalidRequest: the folder is not a store, or one of its lines is broken.
     """
     if not (folder / "settings.json").is_file():
         raise InvalidRequest("samples", f"{folder} is none that train.generate wrote")
@@ -163,7 +163,7 @@ def read_samples(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def unique_samples(files: Sequence[Path]) -> Iterator[_Located]:
-    """Each sample once, the first of it; one that failed only if it never succeeded."""
+    """Each sample once: its first record without an error, otherwise its first record."""
     seen: set[tuple[str, int]] = set()
     failed = []
     for place, record in chain.from_iterable(map(sample_lines, files)):

@@ -171,7 +171,7 @@ def test_held_out_problems_are_in_one_split_only(student: Student, tmp_path: Pat
     splits = {}
     for name in ("train", "held_out"):
         rows = datasets.load_from_disk(str(tmp_path / "set" / name))
-        splits[name] = set(map(str, rows["problem_id"]))
+        splits[name] = set(rows["problem_id"])
     assert splits["train"] | splits["held_out"] == {f"p{i}" for i in range(NUM)}
     assert not splits["train"] & splits["held_out"]
     assert 5 < len(splits["held_out"]) < 35

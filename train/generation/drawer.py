@@ -1,4 +1,4 @@
-"""What is drawn: the settings that shape it, one sample of it, and who draws."""
+"""Drawing: settings that shape a sample, a request for samples, the interface of drawers."""
 
 from __future__ import annotations
 
@@ -63,10 +63,11 @@ class DrawConfig:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def prompt_seed(self, prompt: Question) -> int:
-        """Seed of a prompt's samples: whatever is drawn beside it, wherever, and however many.
+        """Seed of a prompt's samples.
 
-        Sample i is completion i of `Engine.generate` with this seed; a server is asked for it with
-        `derive_seed(prompt_seed, i)`.
+        It depends on the prompt alone, not on the place, the company or the number of samples.
+        Sample i is completion i of `Engine.generate` with this seed. A server gets
+        `derive_seed(prompt_seed, i)` for it.
         """
         digest = hashlib.sha256(prompt.id.encode()).digest()
         return derive_seed(self.seed, int.from_bytes(digest[:8], "big"))
@@ -74,14 +75,14 @@ class DrawConfig:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Samples that are wanted of a prompt, by number."""
+    """A request for samples of a prompt, by index."""
 
     prompt: Question
     key: str
     samples: Sequence[int] = field(default=())
 
     def failed(self, sample: int, source: str, error: str) -> Sample:
-        """One of them that failed for good."""
+        """The record of a sample that failed for good."""
         return Sample(
             id=self.prompt.id,
             index=sample,
@@ -93,14 +94,14 @@ class Ask:
 
 
 class Drawer(Protocol):
-    """Draws samples; what it draws depends on nothing but the ask and its settings."""
+    """Draws samples. A sample depends on the ask and on the drawer's settings alone."""
 
     @property
     def room(self) -> int:
-        """Samples that should be submitted now, for it to be always busy."""
+        """Number of samples to submit now, so that the drawer is always busy."""
 
     def submit(self, ask: Ask) -> None:
         """Begin to draw."""
 
     def finished(self) -> list[Sample]:
-        """Go on for a moment; returns what was finished, in any order."""
+        """Work for a moment; returns the samples that were finished, in any order."""

@@ -20,28 +20,28 @@ if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion
 
 _MOMENT = 0.5
-"""Seconds that `finished` waits at most, so that heartbeats go on."""
+"""Longest wait of `finished` in seconds, so that heartbeats go on."""
 _WHOLE_SERVER = (401, 403, 404, 429, 502, 503, 504)
-"""Answers that the next request would get, too: no access, no such model, too busy for too long."""
+"""Status codes that the next request would get too: no access, no such model, busy too long."""
 
 
 class EndpointError(GsrError):
-    """The server cannot be used, or not any more; what is missing is drawn by another run."""
+    """The server cannot be used (any more); another run draws the missing samples."""
 
 
 class EndpointDrawer:
     """One request per sample, `concurrency` of them at a time. Use it as a context manager.
 
-    The client tries a request again, ever later or when the server says so (Retry-After), after
-    time-outs, lost connections, 408, 409, 429 and 5xx. One that then fails for what it asks (a
-    refusal, a time-out, a server error) is a failed sample. Where the next one would fare no better
-    (unreachable, no access, no such model, busy throughout) `finished` raises instead.
+    After time-outs, lost connections, 408, 409, 429 and 5xx the client tries a request again, each
+    time later, or when the server says (Retry-After). A request that still fails for its own
+    reasons (a refusal, a time-out, a server error) is a failed sample. If the next request would
+    fail too (unreachable, no access, no such model, always busy), `finished` raises instead.
 
     Args:
         config: `model` is the server's name for it.
         gsr: the texts around problem and candidates, and how an answer is found.
         base_url: e.g. "http://host:8000/v1".
-        api_key: None takes OPENAI_API_KEY, which may be missing where the server asks for none.
+        api_key: None takes OPENAI_API_KEY, which may be missing if the server needs no key.
         concurrency: requests at a time.
         retries: of a request, after the first try.
         timeout: seconds for one try.
@@ -84,11 +84,11 @@ class EndpointDrawer:
 
     @property
     def room(self) -> int:
-        """Twice the requests at a time are kept ready."""
+        """Twice `concurrency` samples are kept submitted."""
         return 2 * self._concurrency - len(self._tasks)
 
     def submit(self, ask: Ask) -> None:
-        """Ask for every sample by itself."""
+        """One request for every sample."""
         for sample in ask.samples:
             self._tasks.add(self._loop.create_task(self._draw(ask, sample)))
 
@@ -98,7 +98,7 @@ class EndpointDrawer:
             return []
         waiting = asyncio.wait(self._tasks, timeout=_MOMENT, return_when=asyncio.FIRST_COMPLETED)
         done, _ = self._loop.run_until_complete(waiting)
-        # What came beside an error was paid for: it is given first.
+        # Answers that came beside an error were paid for: they are returned first.
         drawn = {task: task.result() for task in done if task.exception() is None}
         if not drawn and done:
             raise done.pop().exception() or EndpointError("it has no cause")
@@ -148,7 +148,7 @@ class EndpointDrawer:
             index=sample,
             key=ask.key,
             text=text,
-            # "stop" and "length", and what else there is: a filter, a call of a tool.
+            # "stop" or "length", but also a filter or a tool call.
             finish_reason=choice.finish_reason,
             num_tokens=answer.usage.completion_tokens,
             answer=find_answer(self._without_thinking(text), self._gsr.answer_pattern),
@@ -156,7 +156,7 @@ class EndpointDrawer:
         )
 
     def _text(self, message: object) -> str:
-        """The answer with its thinking, which many servers send apart."""
+        """The answer with its thinking, which many servers send in a field of its own."""
         content = getattr(message, "content", None) or ""
         apart = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
         if not apart or self._gsr.thinking is None:
@@ -165,7 +165,7 @@ class EndpointDrawer:
         return f"{begin}\n{apart}\n{end}\n{content}"
 
     def _without_thinking(self, text: str) -> str:
-        """What follows the thinking; nothing where that has no end."""
+        """The text after the thinking; "" if the thinking has no end."""
         if self._gsr.thinking is None:
             return text
         begin, end = self._gsr.thinking
@@ -173,7 +173,7 @@ class EndpointDrawer:
         return rest if ended or begin not in text else ""
 
     def close(self) -> None:
-        """Give up what is in flight, and the connections."""
+        """Cancel the requests in flight, and close the connections."""
         self._loop.run_until_complete(self._end())
         self._loop.close()
 

@@ -14,15 +14,15 @@ from train.samples import Sample
 class EngineDrawer:
     """One request per prompt: its samples share the prompt's KV.
 
-    The engine should have no prefix cache: questions share little but their header, and where KV
-    is found in the cache the last bits of a draw may differ.
+    The engine should have no prefix cache. Questions share little but their header, and with KV
+    from the cache the last bits of a draw may differ.
 
     Raises:
         InvalidRequest: the checkpoint has no chat template.
     """
 
     def __init__(self, engine: Engine, config: DrawConfig) -> None:
-        engine.direct_prompt("")  # says so before anything is drawn
+        engine.direct_prompt("")  # raises before anything is drawn
         self._engine = engine
         self._config = config
         self._running: dict[int, tuple[GenerateRequest, Ask, int]] = {}
@@ -31,11 +31,11 @@ class EngineDrawer:
 
     @property
     def room(self) -> int:
-        """Twice the streams that the engine decodes at a time are kept in flight."""
+        """Twice as many samples as the engine decodes at a time are kept in flight."""
         return 2 * self._engine.limits.max_num_seqs - self._in_flight
 
     def submit(self, ask: Ask) -> None:
-        """Begin to draw; what the engine cannot serve comes back as failed."""
+        """Begin to draw; samples that the engine cannot serve are returned as failed."""
         for first, count in runs(ask.samples, self._engine.limits.max_num_seqs):
             try:
                 request = self._request(ask.prompt, first, count)

@@ -1,4 +1,8 @@
-"""Leases: which worker has which shard, as files that all workers see."""
+"""Leases: which worker has which shard, as files that all workers see.
+
+`filelock.SoftFileLease` is similar, but its heartbeat is a thread: a worker whose GPU hangs would
+keep its shard. Here the worker's own loop renews the lease.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +18,18 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A file that says who works on something; its time of change is the worker's heartbeat.
+    """A file that names the worker of a shard; its modification time is the worker's heartbeat.
 
-    Two workers may for a moment both believe that a lease is theirs: when two steal it at once, or
-    when its owner slept too long. The first to `renew` learns that it is not. What they work on
-    must bear that.
+    Two workers may both believe for a moment that a lease is theirs: if two steal it at once, or if
+    its owner slept too long. `renew` then returns False to all but one. The work must tolerate
+    that.
     """
 
     path: Path
     owner: str
 
     def renew(self) -> bool:
-        """Say that the worker lives; False if the lease is not its own any more."""
+        """Send a heartbeat; False if another worker has the lease now."""
         try:
             if self.path.read_text(encoding="utf-8") != self.owner:
                 return False
@@ -35,17 +39,17 @@ class Lease:
         return True
 
     def release(self) -> None:
-        """Let others have it."""
+        """Free the lease for others."""
         if self.renew():
             self.path.unlink(missing_ok=True)
 
 
 @dataclass(slots=True)
 class Leases:
-    """Takes leases, those of dead workers too.
+    """Takes leases, also those of dead workers.
 
-    A worker is dead when its process is gone from this host, or when its heartbeat stood still for
-    `seconds` of our own clock: the clocks of two hosts are never compared.
+    A worker is dead if its process is gone from this host, or if its heartbeat did not change for
+    `seconds` of our own clock. The clocks of two hosts are never compared.
     """
 
     seconds: float
@@ -60,7 +64,7 @@ class Leases:
         token = secrets.token_hex(8)
         lease = Lease(path, f"{_host()} {os.getpid()} {token}")
         written = path.with_name(f"{path.name}.{token}")
-        self._taken.add(lease)  # before it is: an interrupt may come between any two lines
+        self._taken.add(lease)  # before it exists: an interrupt may come between any two lines
         try:
             written.write_text(lease.owner, encoding="utf-8")
             if is_left:
@@ -75,7 +79,7 @@ class Leases:
         return lease
 
     def release(self) -> None:
-        """Let others have whatever was taken here and not released."""
+        """Free all leases that were taken here and are not released."""
         while self._taken:
             self._taken.pop().release()
 
@@ -97,7 +101,7 @@ class Leases:
 
 @cache
 def _host() -> str:
-    """Where process numbers mean the same: containers may share a host's name, and clones too."""
+    """Where process numbers mean the same. Containers and clones may share a host's name."""
     parts = [socket.gethostname()]
     with suppress(OSError):  # Linux alone has them
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())

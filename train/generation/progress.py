@@ -1,4 +1,4 @@
-"""Lines that say how far a generation is."""
+"""The progress of a generation, as lines of the log."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from train.generation.worker import Tally
 class GenerationProgress:
     """A `Report` that logs a line every `every` seconds.
 
-    Done are the samples of the whole store, those of other nodes included once their shards are
-    finished; rates and shares are of the tallies that it is given.
+    The number of samples is that of the whole store; shards of other nodes count when they are
+    finished. Rates and shares are of the tallies that it is called with.
     """
 
     def __init__(self, store: Store, every: float = 10.0) -> None:

@@ -1,4 +1,4 @@
-"""What is asked: a problem to solve, or one to refine candidates of."""
+"""Questions: a problem to solve, or a problem with candidates to refine."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Question:
 
     Attributes:
         id: unique in its store.
-        answer: the gold answer, None where there is none.
-        candidates: what is refined, in the order shown; None asks for a direct solution.
+        answer: the gold answer; None if it is unknown.
+        candidates: solutions to refine, in the order shown; None asks for a direct solution.
     """
 
     id: str
@@ -39,7 +39,7 @@ def load_refine_prompts(path: Path) -> list[Question]:
     """Ask for refinements of the candidate sets that `train.build refine` wrote.
 
     Raises:
-        InvalidRequest: a line is no such set; the message names file and line.
+        InvalidRequest: a line is not such a set; the message names file and line.
     """
     prompts = []
     for where, row, *_ in read_jsonl(path):
@@ -56,7 +56,7 @@ def load_refine_prompts(path: Path) -> list[Question]:
 
 
 def prompt_ids(prompt: Question, tokenizer: Tokenizer, prompts: Prompts) -> list[int]:
-    """The question as a checkpoint of ours reads it."""
+    """The question as token ids of a checkpoint."""
     problem = prompts.problem(prompt.problem)
     if prompt.candidates is None:
         return prompts.direct(problem).token_ids

@@ -1,16 +1,17 @@
 """A store of samples on a file system that any number of workers share.
 
-    FOLDER/settings.json          what the samples are of; another set of settings is refused
+    FOLDER/settings.json          the settings of the samples; other settings are refused
     FOLDER/00003.lease            a worker has this shard of the prompts
-    FOLDER/00003.part-*.jsonl     what one worker drew of it so far, append only
+    FOLDER/00003.part-*.jsonl     samples that one worker drew so far, append only
     FOLDER/00003.n8.jsonl         the shard is finished: 8 samples of each prompt, in order
 
-A worker that is killed leaves a part behind, perhaps with a torn last line; whoever has the shard
-next goes on from there with a part of its own, so each file has one writer. A finished shard is
-written aside, synced, and takes its name at once; whatever else is there of it is not read. Two
-workers may draw the same sample when a lease was stolen from one that only slept: they ask the same
-question with the same seed, and the first that finishes the shard wins, so nobody ever sees two
-sets of it.
+A killed worker leaves a part behind, perhaps with a torn last line. The next worker of the shard
+goes on with a part of its own, so each file has one writer. A finished shard is written aside,
+synced, and linked under its name at once; its other files are then not read.
+
+Two workers may draw the same sample if a lease was stolen from a worker that only slept. Both ask
+the same question with the same seed. The first to finish the shard wins, so readers always see one
+set of its samples.
 """
 
 from __future__ import annotations
@@ -36,17 +37,16 @@ SHARD_SIZE = 512
 class Store:
     """The samples of some prompts, n of each.
 
-    More samples of each can be asked for later: those that are there stay. Fewer leave finished
-    shards as they are.
+    A later run may raise n: existing samples stay. A lower n leaves finished shards as they are.
 
     Args:
-        folder: made if it is not there.
-        config: what shapes the samples.
+        folder: created if necessary.
+        config: settings that shape the samples.
         prompts: always the same ones, in the same order.
         n: samples of each prompt.
         shard_size: prompts of a shard.
-        lease_seconds: a worker that gives no sign of life for so long loses its shards.
-        retry_failed: failed samples of shards that are not finished are missing.
+        lease_seconds: a worker without a heartbeat for this long loses its shards.
+        retry_failed: failed samples of unfinished shards count as missing.
 
     Raises:
         InvalidRequest: two prompts share an id, or a number is out of range.
@@ -87,7 +87,7 @@ class Store:
 
     @property
     def num_samples(self) -> int:
-        """Samples that the store is to hold."""
+        """Samples of the complete store."""
         return self.n * sum(map(len, self._shards))
 
     def num_finished(self) -> int:
@@ -100,7 +100,7 @@ class Store:
         return self._finished().issuperset(wanted)
 
     def claim(self, among: Collection[int] | None = None) -> Shard | None:
-        """A shard to work on (one of some), which nobody else has; None if there is none now."""
+        """A shard (of `among`) that no other worker has; None if there is none now."""
         finished = self._finished()
         for index in range(self.num_shards) if among is None else among:
             if index in finished:
@@ -113,12 +113,12 @@ class Store:
                 continue
             try:
                 return Shard(self, index, self._shards[index], lease)
-            except FileNotFoundError:  # whoever slept and lost the lease finishes it after all
+            except FileNotFoundError:  # the worker that had lost the lease finishes it after all
                 lease.release()
         return None
 
     def release(self) -> None:
-        """Leave all shards that were claimed here to others, as they are."""
+        """Free all shards that were claimed here; their samples so far stay."""
         self._leases.release()
 
     def _finished(self) -> set[int]:
@@ -142,9 +142,9 @@ class Shard:
     """A shard that a worker has, and its samples so far.
 
     Attributes:
-        missing: what was to be drawn when the shard was claimed.
-        num_missing: samples that are to be drawn yet.
-        num_samples: all of its samples.
+        missing: samples that were missing when the shard was claimed.
+        num_missing: samples that are missing now.
+        num_samples: samples of the complete shard.
     """
 
     def __init__(self, store: Store, index: int, asks: Sequence[Ask], lease: Lease) -> None:
@@ -165,7 +165,7 @@ class Shard:
         return self._store.folder / f"{self.index:05}.{name}"
 
     def _files(self) -> list[Path]:
-        """Parts, and what was finished when fewer samples were asked for."""
+        """Parts, and finished files of a lower n."""
         names = (self._path("n*.jsonl"), self._path("part-*.jsonl"))
         return [file for name in names for file in sorted(self._store.folder.glob(name.name))]
 
@@ -181,7 +181,7 @@ class Shard:
         return Ask(ask.prompt, ask.key, missing)
 
     def write(self, sample: Sample) -> None:
-        """Append a sample by one write, unless it is there."""
+        """Append a sample by one write, unless the shard has it."""
         if (sample.id, sample.index) in self._places:
             return
         if self._part is None:
@@ -199,23 +199,23 @@ class Shard:
         return self._lease.renew()
 
     def release(self) -> None:
-        """Leave the shard to others as it is."""
+        """Free the shard for others; its samples so far stay."""
         if self._part is not None:
             os.close(self._part)
             self._part = None
         self._lease.release()
 
     def finish(self) -> None:
-        """Put the finished shard in place of its parts, unless another worker has it now."""
+        """Replace the parts by the finished file, unless another worker has the shard now."""
         done = self._path(f"n{self._store.n}.jsonl")
         partial = self._path(f"partial-{secrets.token_hex(8)}")
         try:
             if self.renew():
                 self._merge(partial)
-                os.link(partial, done)  # which refuses to take another's place, unlike a rename
+                os.link(partial, done)  # unlike a rename, it never replaces a file
                 _sync(self._store.folder)
         except (FileExistsError, FileNotFoundError):
-            pass  # whoever stole the lease finished it, and took the parts away
+            pass  # the worker that stole the lease has finished it and removed the parts
         finally:
             partial.unlink(missing_ok=True)
         if done.exists():
@@ -250,7 +250,7 @@ def _refuse_twins(asks: Sequence[Ask]) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Make new names last, too."""
+    """Make new names durable too."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""A worker: it claims shards of a store, has their samples drawn, and writes them down."""
+"""The loop of a worker: it claims shards of a store, has their samples drawn, and writes them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from train.samples import Sample
 
 @dataclass(slots=True)
 class Tally:
-    """What a worker did since it started.
+    """Counts of a worker since it started.
 
     Attributes:
-        samples, tokens: that it drew.
-        graded, correct: of the samples, those with a gold answer, and those that match it.
+        samples, tokens: drawn.
+        graded, correct: samples with a gold answer, and samples that match it.
         failed: samples that failed for good.
-        present: samples of its unfinished shards that are there.
+        present: samples that its unfinished shards have.
         out_of_budget: workers that stopped because the budget does not pay for one more sample.
     """
 
@@ -45,7 +45,7 @@ class Tally:
         self.failed += sample.finish_reason == "error"
 
     def add(self, other: Tally) -> None:
-        """Add what another worker did."""
+        """Add the counts of another worker."""
         for one in fields(Tally):
             setattr(self, one.name, getattr(self, one.name) + getattr(other, one.name))
 
@@ -196,10 +196,10 @@ class _ShardLoop:
             self._count_present()
             for shard in self._open:
                 shard.release()
-            self._store.release()  # what an interrupt caught between being claimed and open
+            self._store.release()  # also a shard that was claimed but not yet opened
 
     def _go_on(self) -> bool:
-        """Submit what there is room for; False when nothing is left to wait for."""
+        """Submit as many samples as there is room for; False if nothing is left to wait for."""
         while True:
             while self._drawer.room > 0 and (ask := self._next()):
                 self._num_drawing += len(ask.samples)

@@ -30,10 +30,10 @@ class SetConfig:
     Attributes:
         weights: of sets of 1, 2, ... candidates.
         sets: drawn per problem.
-        easy: number of easy sets (the majority is right) as a share of the number of hard ones (it
-            is wrong, or nobody answers); more are left out, seeded. Hard sets are all kept, and
-            those whose candidates nobody checked. None keeps all. In AggLM's ablation
-            (arXiv 2509.06870) 0.05 to 0.5 do best, where all easy sets would be 2.7.
+        easy: number of easy sets (the majority is right) per hard set (it is wrong, or there is no
+            answer). More easy sets are left out, chosen by the seed; hard and unchecked sets are
+            all kept. None keeps all. In AggLM's ablation (arXiv 2509.06870) 0.05 to 0.5 do best;
+            all easy sets would be 2.7.
         summary_tokens: longest candidate; a longer one keeps its end.
         seed: of sizes, subsets, orders and balance.
     """
@@ -57,7 +57,7 @@ def uniform_weights(k: str) -> tuple[float, ...]:
     """Weights from "least-most" (or one number): every size between is equally likely.
 
     Raises:
-        InvalidRequest: it is no such range.
+        InvalidRequest: the text is not such a range.
     """
     found = re.fullmatch(r"(\d+)(?:-(\d+))?", k, re.ASCII)
     least, most = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
@@ -73,17 +73,17 @@ def size_range(weights: Sequence[float]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CandidateSet:
-    """What a refinement reads. As a line of JSON it is also a prompt for `train.generate`.
+    """The candidates of a refinement. As a line of JSON it is also a prompt for `train.generate`.
 
     Attributes:
-        id: the problem's, the number of the set, and a digest of what is shown: a target of other
-            candidates is no target of these.
+        id: the problem's id, the number of the set, and a digest of what is shown. The digest keeps
+            targets of other candidates apart.
         candidates, candidate_ids: summaries as text and as ids, in the order shown.
         indices: which samples of the pool they are.
-        num_correct: right ones among them, -1 where not all were checked.
-        majority_correct: whether the most frequent answer is right, None where unchecked.
-        seed: that size, subset and order were drawn with.
-        tokenizer: hash of the tokenizer that `candidate_ids` are of.
+        num_correct: right candidates among them; -1 if not all were checked.
+        majority_correct: whether the most frequent answer is right; None if unchecked.
+        seed: of size, subset and order.
+        tokenizer: hash of the tokenizer of `candidate_ids`.
     """
 
     id: str
@@ -113,8 +113,8 @@ def draw_sets(
 ) -> Iterator[CandidateSet]:
     """The sets of every problem whose pool is large enough, before they are balanced.
 
-    A candidate without a summary is left out. Where a pool is smaller than the largest set, sizes
-    are drawn from those that it can fill. `dropped` counts what is left out, by reason.
+    A candidate without a summary is left out. If a pool is smaller than the largest set, sizes are
+    drawn from those that it can fill. `dropped` counts omissions by reason.
     """
     for problem in problems:
         samples = samples_of(problem.id)
@@ -178,7 +178,7 @@ def write_sets(
 ) -> dict[str, Any]:
     """Write those of the sets that the balance keeps, in their order; returns their counts.
 
-    All are written aside first: how many easy ones are kept is known when all are drawn. See
+    All are written aside first, because the number of easy sets to keep is known at the end. See
     `balanced` for `easy` and `seed`.
     """
     drawn = path.with_name(f"{path.name}.drawn")
@@ -210,7 +210,7 @@ class SetFile(Sequence[CandidateSet]):
     """The sets of a JSONL file, each read when it is asked for.
 
     Raises:
-        InvalidRequest: there is no such file, it is empty, or (on use) a line is no set.
+        InvalidRequest: there is no such file, it is empty, or (on use) a line is not a set.
     """
 
     def __init__(self, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Problems that must not be learnt from: those of evaluation sets, and those that come twice."""
+"""Problems that must not be learnt from: evaluation problems and duplicates."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Finding:
     """Why a problem is left out.
 
     Attributes:
-        reason: "ngram": it shares `text` with an evaluation problem. "exact": it is one, and too
-            short for an n-gram. "duplicate": it is an earlier problem of the training set.
+        reason: "ngram": it shares `text` with an evaluation problem. "exact": it is an evaluation
+            problem that is too short for an n-gram. "duplicate": it came earlier in the set.
         found_in: name of the evaluation set, "" for a duplicate.
         found_id: the evaluation problem, or the earlier one.
         text: the words that are shared.
@@ -33,11 +33,11 @@ class Finding:
 
 
 class Decontamination:
-    """Looks for evaluation problems by n-grams of words, and for problems that come twice.
+    """Finds evaluation problems by n-grams of words, and duplicates.
 
-    Words are runs of letters and digits, case aside. Evaluation problems of fewer than `n` words
-    are found only where a problem is the same, but for case, spaces, dollar signs and the
-    punctuation at its end; so are duplicates.
+    Words are runs of letters and digits without case. Evaluation problems of fewer than `n` words,
+    and duplicates, are found only if the texts are equal. Case, spaces, dollar signs and the
+    punctuation at the end do not count.
 
     Args:
         evaluation: problems by name of their set.
@@ -62,7 +62,7 @@ class Decontamination:
             yield " ".join(words[start : start + self._n])
 
     def split(self, problems: Iterable[Problem]) -> tuple[list[Problem], list[Finding]]:
-        """The problems to learn from, in their order, and why the others are left out."""
+        """The problems to learn from, in their order, and the findings about the others."""
         kept: list[Problem] = []
         findings: list[Finding] = []
         seen: dict[str, str] = {}

@@ -1,9 +1,9 @@
 """The hybrid set: direct and refinement rows of one student, mixed, split and described.
 
-Rows are tokenised in parts, each written whole under a folder that belongs to the build; what is
-too long, held out, or too much of one objective is known only then. The splits are copied from the
-parts, and the finished folder takes the place of an older one. A build that was interrupted goes
-on from its parts, if it was told apart from others by its fingerprint.
+Rows are tokenised in parts, each written whole into a folder of the build. Only then is it known
+which rows are too long, held out, or too many of one objective. The splits are copied from the
+parts, and the finished folder replaces an older one. An interrupted build with the same fingerprint
+goes on from its parts.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ def build_hybrid(
         ingredients: problems, sets and targets.
         student: who will learn from it.
         config: how rows are made.
-        out: the folder; a finished set takes the place of the one that is there.
-        fingerprint: of ingredients and settings. An interrupted build with the same one goes on;
-            "" begins anew.
-        settings: what the card tells, if more than `config`.
-        processes: that tokenise.
+        out: the folder; a finished set replaces an older one.
+        fingerprint: of ingredients and settings. An interrupted build with the same fingerprint
+            goes on; "" starts again.
+        settings: settings for the card, if more than `config`.
+        processes: number of processes that tokenise.
         show_progress: show a bar on stderr.
 
     Raises:
@@ -106,7 +106,7 @@ def build_hybrid(
 
 
 def work_folder(out: Path, fingerprint: str) -> Path:
-    """The folder of a build under way, beside `out`; what another build left there is removed."""
+    """The folder of an unfinished build, beside `out`; files of another build are removed."""
     work = out.with_name(f"{out.name}.partial")
     owner = work / "fingerprint"
     if not (fingerprint and owner.is_file() and owner.read_text() == fingerprint):
@@ -139,7 +139,7 @@ def _materials(
 
 
 def _trained_for(gsr: GsrConfig, told: dict[str, Any]) -> GsrConfig:
-    """What a checkpoint trained on the rows can do; without a refinement row, what it could."""
+    """The abilities of a checkpoint trained on the rows; without refinement rows, as before."""
     counts = [int(k) for k in told["by_k"]]
     if not counts:
         return gsr

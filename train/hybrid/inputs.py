@@ -1,4 +1,4 @@
-"""What a hybrid set is made from, as files."""
+"""The inputs of a hybrid set: files and settings, and what is read from the files."""
 
 from __future__ import annotations
 
@@ -159,14 +159,14 @@ class HybridConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ingredients:
-    """What a hybrid set is made from.
+    """Problems, sets and targets that a hybrid set is made from.
 
     Attributes:
-        problems: those to learn from; a set of another problem is left out.
+        problems: to learn from; a set of another problem is left out.
         sets: candidate sets, in the order of their rows.
         direct_target, refine_target: the target of a problem, and of a set.
-        findings: problems that were left out already, for the report.
-        dropped: what else was left out on the way here, for the card.
+        findings: problems that were left out, for the report.
+        dropped: other omissions so far by reason, for the card.
     """
 
     problems: Sequence[Problem]

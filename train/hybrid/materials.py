@@ -1,4 +1,4 @@
-"""What rows are made from: a problem, a target and, to refine, a set of candidates."""
+"""Materials of rows: a problem, a target and, to refine, a set of candidates."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Target:
 
 
 TargetOf = Callable[[str, Problem], Target | None]
-"""The target of a prompt (its id, and its problem); None where there is none."""
+"""The target of a prompt (its id, and its problem); None if it has no target."""
 
 
 def own_solution(prompt: str, problem: Problem) -> Target | None:
-    """The solution that came with the problem, whatever the prompt."""
+    """The solution that came with the problem, for any prompt."""
     return None if problem.solution is None else Target(problem.solution, problem.source)
 
 
@@ -54,12 +54,12 @@ def drawn_from(pool: SamplePool, seed: int) -> TargetOf:
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What the rows of one prompt are made from.
+    """The material of the rows of one prompt.
 
     Attributes:
         layouts: of its refinement rows; empty for a direct one.
-        summaries: ids of the candidates, or their texts where the ids are another tokenizer's.
-        num_correct: right candidates, -1 where nobody checked.
+        summaries: ids of the candidates; texts if the ids are another tokenizer's.
+        num_correct: right candidates; -1 if they were not checked.
     """
 
     problem: Problem
@@ -128,7 +128,7 @@ def refine_materials(
 
 
 PART = 256
-"""Prompts of a part: what an interruption loses for each process."""
+"""Prompts of a part; an interruption loses at most one part of each process."""
 
 
 def write_parts(

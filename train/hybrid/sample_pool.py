@@ -17,12 +17,12 @@ _COLUMNS = "sample, text, token_ids, finish_reason, answer, correct, source"
 
 @dataclass(frozen=True, slots=True)
 class SampleFilter:
-    """Which samples are kept, besides those that are right and came to their end.
+    """Which samples are kept besides complete ones with a right answer.
 
     Attributes:
-        truncated: keep those that were cut at their longest.
-        wrong: keep those whose answer is wrong.
-        unchecked: keep those of problems without a gold answer.
+        truncated: keep samples that reached the longest length.
+        wrong: keep samples with a wrong answer.
+        unchecked: keep samples of problems without a gold answer.
     """
 
     truncated: bool = False
@@ -44,17 +44,17 @@ class SamplePool:
     """The samples that a filter keeps, in a file of SQLite: memory does not grow with them.
 
     Attributes:
-        dropped: how many were left out, by reason.
+        dropped: samples that were left out, by reason.
 
     Raises:
-        InvalidRequest: a record is no sample.
+        InvalidRequest: a record is not a sample.
     """
 
     def __init__(self, file: Path, records: Iterable[dict[str, Any]], keep: SampleFilter) -> None:
         self.dropped: Counter[str] = Counter()
         file.unlink(missing_ok=True)
         self._database = sqlite3.connect(file)
-        # The file is made anew by every build, so it need not survive a crash.
+        # Every build writes the file again, so it need not survive a crash.
         self._database.executescript(
             "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;"
             f"CREATE TABLE samples (prompt TEXT, {_COLUMNS}, UNIQUE (prompt, sample));"
@@ -106,5 +106,5 @@ class SamplePool:
         ]
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         self._database.close()

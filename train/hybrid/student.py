@@ -1,4 +1,4 @@
-"""The student as the builder needs it: its tokenizer, its prompts, and how text becomes rows."""
+"""The student as the builder needs it: tokenizer, prompts, and the ids of texts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Student:
 
     Args:
         folder: the checkpoint's.
-        gsr: its prompts, where they are not those of the folder's `gsr.json`.
+        gsr: its prompts; None takes the folder's `gsr.json`.
 
     Raises:
         CheckpointError: there is no usable tokenizer, or `gsr.json` is unreadable.
@@ -41,9 +41,9 @@ class Student:
         return hashlib.sha256((self.folder / "tokenizer.json").read_bytes()).hexdigest()
 
     def summary(self, sample: Sample, limit: int) -> list[int] | None:
-        """Ids of what a candidate shows, at most `limit`; None if it shows nothing.
+        """Ids of the part of a candidate that is shown, at most `limit`; None if it is empty.
 
-        A candidate with token ids was drawn with this tokenizer.
+        Token ids of a candidate must be of this tokenizer.
         """
         ids = sample.token_ids
         if ids is None:
@@ -56,8 +56,8 @@ class Student:
     def target(self, text: str) -> list[int]:
         """Ids of a text to learn, with the end token.
 
-        Thinking stays, and begins where the student's own prompt leaves off: some teachers'
-        templates open it, so their text begins behind the tag.
+        Thinking stays. Its opening tag is added or removed, so that it comes once after the
+        student's prompt: some templates open the thinking, so some texts lack the tag.
         """
         if self.gsr.thinking and self.gsr.thinking[1] in text:
             begin, _ = self.gsr.thinking
