@@ -69,7 +69,7 @@ def test_every_file_is_named_in_its_packages_readme(floor: str) -> None:
         for name in FILES
         if name.startswith(f"{floor}/") and not name.endswith(("__init__.py", "__main__.py"))
     )
-    assert not own - named
+    assert not list(own - named)
 
 
 @documents

@@ -24,6 +24,7 @@ from train.sft import parse
 from train.trainer.dry_run import model_shape
 
 NAMES = sorted(file.stem for file in RECIPES.glob("*.toml"))
+EXAMPLE = str(Path(__file__).parents[1] / "examples" / "custom_recipe.toml")
 COMMAND = """
 import signal, sys, time
 from pathlib import Path
@@ -201,7 +202,7 @@ def only_parse(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
 @pytest.mark.usefixtures("only_parse")
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, EXAMPLE])
 def test_commands_take_the_options_of_the_shipped_recipes(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,7 +213,7 @@ def test_commands_take_the_options_of_the_shipped_recipes(
         assert str(parsed.value.args[0]) == stage.options["out"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, EXAMPLE])
 def test_what_a_stage_reads_another_wrote_before(name: str) -> None:
     written: set[str] = set()
     for stage in read_recipe(find_recipe(name)):
