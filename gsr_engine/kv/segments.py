@@ -98,9 +98,19 @@ def first_tokens(context: Context, count: int) -> Context:
 def missing(context: Context) -> Iterator[tuple[Segment, int]]:
     """(segment, stop) of every span that a context reads and that is not computed.
 
-    Spans that those segments read themselves come before them: writers before readers.
+    Spans that those segments read themselves come before them: writers before readers. The work is
+    linear in the spans of all segments involved, because each context is walked once.
     """
-    for span in context:
-        if not span.computed:
-            yield from missing(span.segment.context)
+    walked: set[Segment] = set()
+    stops: dict[Segment, int] = {}
+    stack = list(reversed(context))
+    while stack:
+        span = stack[-1]
+        if not span.computed and span.segment not in walked:
+            walked.add(span.segment)
+            stack.extend(reversed(span.segment.context))
+            continue  # the span itself comes after what its segment reads
+        stack.pop()
+        if not span.computed and span.stop > stops.get(span.segment, 0):
+            stops[span.segment] = span.stop
             yield span.segment, span.stop

@@ -164,3 +164,41 @@ def test_the_first_tokens_of_a_context(lengths: list[int], count: int) -> None:
     every = [token for span in context for token in span.token_ids]
     cut = [token for span in first_tokens(context, count) for token in span.token_ids]
     assert cut == every[:count]
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=100)
+def test_what_is_missing_comes_writers_first_and_whole(data: st.DataObject) -> None:
+    """Against the definition: every span that is not computed, behind what its segment reads."""
+    segments: list[Segment] = []
+    for _ in range(data.draw(st.integers(1, 8))):
+        read = data.draw(st.lists(st.sampled_from(segments), max_size=4)) if segments else []
+        context = tuple(Span(one, 0, data.draw(st.integers(1, 10))) for one in read)
+        computed = data.draw(st.sampled_from([0, 4, 10]))
+        segments.append(Segment([0] * 10, context=context, computed=computed))
+    wanted: dict[Segment, int] = {}
+
+    def want(context: Context) -> None:
+        for span in context:
+            if not span.computed:
+                want(span.segment.context)
+                wanted[span.segment] = max(span.stop, wanted.get(span.segment, 0))
+
+    asked = (Span(segments[-1], 0, 10),)
+    want(asked)
+    found: dict[Segment, int] = {}
+    for segment, stop in missing(asked):
+        for span in segment.context:
+            assert span.computed or found[span.segment] >= span.stop
+        found[segment] = stop
+    assert found == wanted
+
+
+def test_a_long_conversation_is_walked_once() -> None:
+    """Each turn reads all turns before it: walked turn by turn that is 2^turns spans."""
+    turns: list[Segment] = []
+    for _ in range(200):
+        context = tuple(Span(turn, 0, 20) for turn in turns)
+        turns.append(Segment([0] * 20, position=20 * len(turns), context=context))
+    lost = list(missing(tuple(Span(turn, 0, 20) for turn in turns)))
+    assert lost == [(turn, 20) for turn in turns]
