@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 from importlib.util import find_spec
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from gsr_engine.checkpoint.gsr_config import GsrConfig
@@ -186,10 +185,5 @@ class EndpointDrawer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
