@@ -114,8 +114,13 @@ class Evaluator:
         ]
         for request in requests:
             self._engine.submit(request)
-        while self._engine.has_work:
-            on_finished(len(self._engine.step()))
+        try:
+            while self._engine.has_work:
+                on_finished(len(self._engine.step()))
+        except BaseException:  # interrupted: no one is left to take the results
+            for request in requests:
+                self._engine.abort(request)
+            raise
         seconds, usage = time.perf_counter() - start, Usage()
         results = [request.result for request in requests if request.result is not None]
         for result in results:
