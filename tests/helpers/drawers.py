@@ -1,4 +1,4 @@
-"""Sources without a model: what they draw follows from the seed alone."""
+"""Drawers without a model: what they draw follows from the seed alone."""
 
 from __future__ import annotations
 
@@ -80,9 +80,9 @@ def open_store(folder: Path, n: int = 3, config: DrawConfig = CONFIG, **options:
     return Store(folder, config, PROMPTS, n, shard_size=3, **options)  # type: ignore[arg-type]
 
 
-def draw(folder: Path, n: int = 3, source: StubDrawer | None = None, **options: object) -> Tally:
-    """Fill a store, until it is complete or the source is interrupted."""
-    return generate(open_store(folder, n, **options), source or StubDrawer(), ExactGrader())
+def draw(folder: Path, n: int = 3, drawer: StubDrawer | None = None, **options: object) -> Tally:
+    """Fill a store, until it is complete or the drawer is interrupted."""
+    return generate(open_store(folder, n, **options), drawer or StubDrawer(), ExactGrader())
 
 
 def contents(folder: Path) -> dict[str, bytes]:

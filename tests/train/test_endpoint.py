@@ -28,8 +28,8 @@ BROKEN = {"error": {"message": "broken", "type": "x", "code": None}}
 
 def draw(folder: Path, url: str, store: Store | None = None, **options: Any) -> Tally:
     budget = options.pop("budget", None)
-    with EndpointDrawer(CONFIG, GSR, url, **options) as source:
-        return generate(store or open_store(folder), source, ExactGrader(), budget=budget)
+    with EndpointDrawer(CONFIG, GSR, url, **options) as drawer:
+        return generate(store or open_store(folder), drawer, ExactGrader(), budget=budget)
 
 
 def asks(body: dict[str, Any], number: int) -> bool:

@@ -59,7 +59,7 @@ def test_every_sample_is_there_once_in_order_and_graded(tmp_path: Path) -> None:
         f"{i:05}.n3.jsonl" for i in range(3)
     ]
     again = StubDrawer()
-    draw(tmp_path, source=again)
+    draw(tmp_path, drawer=again)
     assert again.submitted == []
 
 
@@ -72,26 +72,26 @@ def test_interruptions_and_torn_lines_change_nothing(lives: list[int], torn: lis
         cuts = iter(torn)
         for lifetime in lives:
             with suppress(KeyboardInterrupt):
-                draw(folder, source=StubDrawer(lifetime=lifetime))
+                draw(folder, drawer=StubDrawer(lifetime=lifetime))
             for part in folder.glob("*.part-*"):
                 os.truncate(part, max(0, part.stat().st_size - next(cuts, 0)))
             there = places(folder)
             assert len(set(there)) == len(there)
         last = StubDrawer()
-        draw(folder, source=last)
+        draw(folder, drawer=last)
         assert contents(folder) == contents(whole)
         assert len(last.submitted) + len(there if lives else ()) == len(ALL)
 
 
 def test_workers_side_by_side_share_the_work(tmp_path: Path, whole: dict[str, bytes]) -> None:
-    sources = [StubDrawer() for _ in range(4)]
-    threads = [threading.Thread(target=draw, args=(tmp_path / "s", 3, one)) for one in sources]
+    drawers = [StubDrawer() for _ in range(4)]
+    threads = [threading.Thread(target=draw, args=(tmp_path / "s", 3, one)) for one in drawers]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert contents(tmp_path / "s") == whole
-    assert sorted(one for source in sources for one in source.submitted) == sorted(ALL)
+    assert sorted(one for drawer in drawers for one in drawer.submitted) == sorted(ALL)
 
 
 def test_a_shard_whose_worker_is_silent_is_taken_over(
@@ -213,7 +213,7 @@ def test_of_two_who_finish_a_shard_the_first_wins(tmp_path: Path) -> None:
             asleep.write(one)
     lease, taken = tmp_path / "00000.lease", tmp_path / "taken"
     lease.rename(taken)
-    draw(tmp_path, source=StubDrawer(voice="quick "))
+    draw(tmp_path, drawer=StubDrawer(voice="quick "))
     done = contents(tmp_path)
     taken.rename(lease)  # it even believes that it has the shard
     asleep.finish()
@@ -225,14 +225,14 @@ def test_of_two_who_finish_a_shard_the_first_wins(tmp_path: Path) -> None:
 def test_more_samples_leave_the_first_as_they_are(tmp_path: Path) -> None:
     draw(tmp_path / "grown", n=2)
     first = list(read_samples(tmp_path / "grown"))
-    source = StubDrawer()
-    draw(tmp_path / "grown", n=4, source=source)
-    assert {sample for _, sample in source.submitted} == {2, 3}
+    drawer = StubDrawer()
+    draw(tmp_path / "grown", n=4, drawer=drawer)
+    assert {sample for _, sample in drawer.submitted} == {2, 3}
     draw(tmp_path / "at once", n=4)
     assert contents(tmp_path / "grown") == contents(tmp_path / "at once")
     assert [one for one in read_samples(tmp_path / "grown") if one["sample"] < 2] == first
     fewer = StubDrawer()
-    draw(tmp_path / "grown", n=1, source=fewer)
+    draw(tmp_path / "grown", n=1, drawer=fewer)
     assert fewer.submitted == []
 
 
@@ -262,7 +262,7 @@ def test_failed_samples_are_drawn_again_only_on_demand(
     tmp_path: Path, whole: dict[str, bytes]
 ) -> None:
     folder, failing = tmp_path / "s", [("p1", 0), ("p5", 2)]
-    tally = draw(folder, source=StubDrawer(failing=failing))
+    tally = draw(folder, drawer=StubDrawer(failing=failing))
     assert tally.failed == 2
     failed = [one for one in read_samples(folder) if one["finish_reason"] == "error"]
     assert [(one["id"], one["sample"], one["error"]) for one in failed] == [
@@ -271,12 +271,12 @@ def test_failed_samples_are_drawn_again_only_on_demand(
     ]
     assert failed[0]["correct"] is None
     patient = StubDrawer()
-    draw(folder, source=patient)
+    draw(folder, drawer=patient)
     assert patient.submitted == []
     again = StubDrawer()
     open_store(folder).reopen_failed()
     assert sorted(places(folder)) == sorted(ALL)
-    draw(folder, source=again, retry_failed=True)
+    draw(folder, drawer=again, retry_failed=True)
     assert again.submitted == failing
     assert contents(folder) == whole
 
@@ -287,10 +287,10 @@ def test_a_budget_is_never_exceeded_and_goes_on_later(
     folder, runs = tmp_path / "s", 0
     while True:
         runs += 1
-        source = StubDrawer()
-        tally = generate(open_store(folder), source, ExactGrader(), budget=20)
+        drawer = StubDrawer()
+        tally = generate(open_store(folder), drawer, ExactGrader(), budget=20)
         assert tally.tokens <= 20
-        assert source.most_in_flight <= 2
+        assert drawer.most_in_flight <= 2
         if not tally.out_of_budget:
             break
         assert tally.tokens > 12  # it was used as far as it is certain to do
