@@ -94,7 +94,9 @@ class HybridOptions(HybridConfig, HybridFiles):
     processes: int = 1
 
     def __post_init__(self) -> None:
-        """Raise InvalidRequest for fewer processes than one; the parts check themselves."""
+        """Raise InvalidRequest for values that cannot be."""
+        HybridConfig.__post_init__(self)
+        HybridFiles.__post_init__(self)
         check_least(self, processes=1)
 
 

@@ -38,7 +38,8 @@ class GenerateOptions(GenerationJob):
     ray: bool = False
 
     def __post_init__(self) -> None:
-        """Raise InvalidRequest for fewer workers than one; the job checks itself."""
+        """Raise InvalidRequest for values that cannot be."""
+        GenerationJob.__post_init__(self)  # with slots, super() does not know this class
         check_least(self, workers=1)
 
 

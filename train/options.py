@@ -41,15 +41,18 @@ def parse_subcommand(
     arguments: Sequence[str] | None = None,
 ) -> Any:
     """As `parse_options`; the first argument is a name of `kinds` and chooses the dataclass."""
-    subcommands = tuple(
-        Annotated[_unchecked(kind), tyro.conf.subcommand(name, prefix_name=False)]
-        for name, kind in kinds.items()
-    )
-    any_kind: Any = Union[subcommands]  # noqa: UP007
+    unchecked = {name: _unchecked(kind) for name, kind in kinds.items()}
+    any_kind: Any = Union[  # noqa: UP007  # of as many as there are
+        tuple(
+            Annotated[kind, tyro.conf.subcommand(name, prefix_name=False)]
+            for name, kind in unchecked.items()
+        )
+    ]
     options = tyro.cli(
         any_kind, prog=f"python -m {command}", args=arguments, description=description
     )
-    return part_of(next(kind for kind in kinds.values() if isinstance(options, kind)), options)
+    chosen = next(name for name, kind in unchecked.items() if type(options) is kind)
+    return part_of(kinds[chosen], options)
 
 
 def _unchecked(kind: type[Any]) -> type[Any]:
