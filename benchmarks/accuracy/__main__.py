@@ -12,7 +12,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
 from rich.console import Console
 
 from benchmarks.accuracy.problems import BenchmarkProblem, graded_problems, puzzle_problems
@@ -24,11 +23,14 @@ from gsr_engine.demo.report import NANO
 from gsr_engine.evaluation.grader import ExactGrader
 from train.command import run_command
 from train.grading import SymbolicGrader
+from train.options import parse_options
+
+TITLE = "Measure pass@1, maj@k, best-of-k, selfRef@k, by number of right candidates, and the cost."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccuracyCommand(AccuracyConfig):
-    """Measure pass@1, maj@k, best-of-k, selfRef@k, by number of right candidates, and the cost.
+    """The options of a run, or of the table of an earlier one.
 
     Attributes:
         model: Checkpoint folder or hub id.
@@ -87,5 +89,5 @@ def main(command: AccuracyCommand) -> None:
 
 if __name__ == "__main__":
     run_command(
-        "accuracy", lambda: main(tyro.cli(AccuracyCommand, prog="python -m benchmarks.accuracy"))
+        "accuracy", lambda: main(parse_options("benchmarks.accuracy", AccuracyCommand, TITLE))
     )

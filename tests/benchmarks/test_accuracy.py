@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-import tyro
 
 from benchmarks.accuracy.__main__ import AccuracyCommand, main
 from benchmarks.accuracy.problems import graded_problems, puzzle_problems
 from benchmarks.accuracy.results import read_results
 from gsr_engine import InvalidRequest
+from train.options import parse_options
 
 
 @pytest.fixture
@@ -71,10 +71,12 @@ def test_puzzles_carry_their_size() -> None:
 
 def test_options_stand_once_and_bad_ones_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     given = ["--k", "4,1", "--max-tokens", "16384", "--layouts", "linear", "--data", "x.jsonl"]
-    command = tyro.cli(AccuracyCommand, args=given)
+    command = parse_options("x", AccuracyCommand, "", given)
     assert (command.ks, command.headline, command.max_tokens) == ((1, 4), 4, 16384)
     assert command.chosen_layouts(("branched",)) == ("linear",)
-    assert tyro.cli(AccuracyCommand, args=[]).chosen_layouts(("branched",)) == ("branched",)
+    assert parse_options("x", AccuracyCommand, "", []).chosen_layouts(("branched",)) == (
+        "branched",
+    )
     assert AccuracyCommand(k="1,2").headline == 2
     with pytest.raises(InvalidRequest, match="k: must be candidate counts"):
         AccuracyCommand(k="four")
@@ -84,7 +86,7 @@ def test_options_stand_once_and_bad_ones_are_named(capsys: pytest.CaptureFixture
         with pytest.raises(InvalidRequest, match=f"{name}: must be at least 1, got 0"):
             AccuracyCommand(**{name: 0})  # type: ignore[arg-type]
     with pytest.raises(SystemExit):
-        tyro.cli(AccuracyCommand, args=["--help"])
+        parse_options("x", AccuracyCommand, "", ["--help"])
     printed = capsys.readouterr().out
     for flag in ("size-field", "puzzles", "limit", "seed", "dtype", "out", "samples", "model"):
         assert f"--{flag}" in printed
