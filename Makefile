@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check wheel soak nano nano-study rehearsal kernels-aot gpu-check lock clean
+.PHONY: help demo test quick check wheel soak nano nano-study rehearsal kernels-aot gpu-check lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -20,6 +20,9 @@ demo: $(INSTALLED) ## solve held-out puzzles four ways at once, then refine (abo
 
 test: $(INSTALLED) ## run the tests
 	$(BIN)/python -m pytest -n 2
+
+quick: check ## the check, and the tests that take less than a minute together
+	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 check: $(INSTALLED) ## lint, format, types, imports go down, nobody reaches into private names
 	$(BIN)/ruff check .

@@ -31,8 +31,8 @@ def _gpu() -> dict[str, str]:
     facts = {"gpu": torch.cuda.get_device_name()}
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     with suppress(OSError, subprocess.SubprocessError):
-        told = subprocess.run(query, capture_output=True, text=True, check=True, timeout=10)  # noqa: S603
-        facts["driver"] = told.stdout.split()[0]
+        answer = subprocess.run(query, capture_output=True, text=True, check=True, timeout=10)  # noqa: S603
+        facts["driver"] = answer.stdout.split()[0]
     return facts
 
 

@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from dataclasses import replace
 
+from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.errors import InvalidRequest
 from gsr_engine.kv.segments import Segment, context_length
 from gsr_engine.outputs import FinishReason, Phase, RefineResult
@@ -51,18 +52,8 @@ class SelfRefineRequest(Request[RefineResult]):
         given: list[list[int]] | None = None,
         deadline: float | None = None,
     ) -> None:
-        trained = prompts.gsr.layouts
-        if params.layout not in trained and not params.force_layout:
-            raise InvalidRequest(
-                "layout",
-                f"the checkpoint was not trained for {params.layout!r} (gsr.json claims "
-                f"{', '.join(trained)}); force_layout=True tries it all the same",
-            )
-        if given is None:
-            limits.check_streams("k", params.k)
-        for width in params.widths:
-            limits.check_streams("widths", width)
-        limits.check_streams("refinements", params.refinements)
+        _check_layout(params, prompts.gsr)
+        _check_streams(params, limits, generates=given is None)
         self.problem = prompts.problem(problem)
         if not self.problem:
             raise InvalidRequest("problem", "is empty")
@@ -322,3 +313,22 @@ class SelfRefineRequest(Request[RefineResult]):
             usage=self.usage,
             error=error,
         )
+
+
+def _check_layout(params: SelfRefineParams, gsr: GsrConfig) -> None:
+    """Raise InvalidRequest for a layout that the checkpoint was not trained for."""
+    if params.layout not in gsr.layouts and not params.force_layout:
+        raise InvalidRequest(
+            "layout",
+            f"the checkpoint was not trained for {params.layout!r} (gsr.json claims "
+            f"{', '.join(gsr.layouts)}); force_layout=True tries it all the same",
+        )
+
+
+def _check_streams(params: SelfRefineParams, limits: Limits, generates: bool) -> None:
+    """Raise InvalidRequest for a round with more streams than decode at a time."""
+    if generates:
+        limits.check_streams("k", params.k)
+    for width in params.widths:
+        limits.check_streams("widths", width)
+    limits.check_streams("refinements", params.refinements)

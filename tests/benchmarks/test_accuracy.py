@@ -13,6 +13,8 @@ from benchmarks.accuracy.results import read_results
 from gsr_engine import InvalidRequest
 from train.options import parse_options
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from benchmarks.training.builder import hybrid_arguments, measure, refine_arguments
 from benchmarks.training.builder_inputs import (
     Cutter,
@@ -14,6 +16,8 @@ from benchmarks.training.builder_inputs import (
     write_student,
 )
 from tests.helpers.build_inputs import run_build
+
+pytestmark = pytest.mark.slow
 
 
 def test_synthetic_records_make_a_set(tmp_path: Path) -> None:

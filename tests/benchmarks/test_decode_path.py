@@ -8,6 +8,8 @@ import pytest
 
 from benchmarks.decode_path import decode_path, main
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -21,6 +21,8 @@ from benchmarks.gpu_check.record import ROWS, Record, Row, is_bad, read_rows
 from benchmarks.gpu_check.setting import Setting
 from benchmarks.gpu_check.tables import summary_of, tables_of
 
+pytestmark = pytest.mark.slow
+
 TABLES = {
     "kernels": {"tests", "real sizes"},
     "engine": {"against transformers", "the same tokens", "default memory"},

@@ -13,6 +13,8 @@ from benchmarks.scaling.host import measure_host
 from benchmarks.scaling.queue import measure_fairness, measure_queue
 from gsr_engine import InvalidRequest
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_report_has_its_numbers(tmp_path: Path) -> None:
     main(

@@ -13,6 +13,8 @@ from benchmarks.peers.job import Job, JobResult, do_job, read_job, read_result, 
 from benchmarks.peers.run import IN_PROCESS, PeerSkipped, run_peer
 from benchmarks.throughput.__main__ import main
 
+pytestmark = pytest.mark.slow
+
 JOB = Job(
     model="nowhere",
     dtype="float32",

@@ -12,6 +12,8 @@ from benchmarks.training.throughput import TrainingWork, measure
 from benchmarks.training.throughput_table import show
 from tests.helpers.tiny import plain_losses
 
+pytestmark = pytest.mark.slow
+
 
 def test_our_run_learns_the_rows_of_each_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -24,6 +24,7 @@ from benchmarks.kernels.compiled import (
 from benchmarks.kernels.elementwise import ElementwiseCase, works
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="triton compiles on Linux"),
     pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="needs the compiler"),
 ]

@@ -14,6 +14,8 @@ import gsr_engine
 from gsr_engine.demo.puzzles import readable, sample_puzzles
 from gsr_engine.demo.report import NANO
 
+pytestmark = pytest.mark.slow
+
 
 def gsr(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(

@@ -8,10 +8,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
+
 from gsr_engine import AsyncEngine, Engine, SamplingParams, SelfRefineParams
 from gsr_engine.demo.puzzles import sample_puzzles
 from gsr_engine.demo.report import NANO
 from tests.examples.asgi_app import app
+
+pytestmark = pytest.mark.slow
 
 PUZZLES = sample_puzzles("test", 1, 3)
 

@@ -21,6 +21,8 @@ from gsr_engine import (
     UnsupportedModel,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("arguments", "field", "message"),

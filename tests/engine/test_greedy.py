@@ -18,6 +18,8 @@ from gsr_engine.requests.request import Stream
 from tests.helpers.checkpoints import load_oracle
 from tests.helpers.steps import run_checked
 
+pytestmark = pytest.mark.slow
+
 SHORT = SamplingParams(max_tokens=20, temperature=0.0, ignore_eos=True)
 BEGINNING = [5 + i % 80 for i in range(33)]
 

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gsr_engine import Completion, Engine, SamplingParams, SelfRefineParams
+
+pytestmark = pytest.mark.slow
 
 # Lengths around page bounds, around the blocks in which products are summed (128, 192, 512), and
 # between them.

@@ -12,6 +12,8 @@ from gsr_engine import Engine, SamplingParams
 from tests.helpers.checkpoints import FAMILIES, load_oracle, make_checkpoint
 from tests.helpers.recorder import Recorder
 
+pytestmark = pytest.mark.slow
+
 LENGTHS = [1, 3, 15, 16, 17, 31, 32, 33, 70]
 WHOLE = {"max_batch_tokens": 8192}
 CHUNKED = {"max_batch_tokens": 24, "max_num_seqs": 24}

@@ -14,6 +14,8 @@ from tests.helpers.checkpoints import load_oracle
 from tests.helpers.paged import paged_engine
 from tests.helpers.steps import run_checked
 
+pytestmark = pytest.mark.slow
+
 # Lengths inside an item, at its end and beyond it; of one page, and of several.
 LENGTHS = (1, 15, 16, 17, 250, 256, 257, 530)
 OPTIONS: dict[str, Any] = {"max_num_seqs": 64, "max_batch_tokens": 256}

@@ -14,6 +14,8 @@ from gsr_engine.demo.report import NANO
 from gsr_engine.model import linear
 from gsr_engine.model.weights import load_decoder
 
+pytestmark = pytest.mark.slow
+
 FP32 = torch.float32
 PARAMS = SamplingParams(n=3, temperature=1.0, max_tokens=30, seed=5, ignore_eos=True)
 PROMPTS = ["a", "what else", *(c * n for c, n in zip("stuv", (15, 40, 150, 300), strict=True))]

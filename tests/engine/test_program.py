@@ -27,6 +27,8 @@ from gsr_engine.execution.loading import load_parts
 from gsr_engine.text.answers import majority
 from tests.helpers.steps import run_checked
 
+pytestmark = pytest.mark.slow
+
 PROBLEMS = [puzzle.problem for puzzle in sample_puzzles("validation", 5, 6)]
 TOKENS = SamplingParams(max_tokens=200)
 GREEDY = SamplingParams(max_tokens=200, temperature=0.0)

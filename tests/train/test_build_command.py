@@ -16,6 +16,8 @@ from train.dataset import RowSet
 from train.hybrid.materials import PART
 from train.hybrid.student import Student
 
+pytestmark = pytest.mark.slow
+
 NUM = 40
 PLANTED = " ".join(f"w{i}" for i in range(15))
 

@@ -26,6 +26,8 @@ from train.hybrid.student import Student
 from train.problems import Problem
 from train.samples import Sample
 
+pytestmark = pytest.mark.slow
+
 NUM = 60
 
 

@@ -22,6 +22,8 @@ from train.generation.store import Store
 from train.generation.worker import Tally, generate
 from train.samples import read_samples
 
+pytestmark = pytest.mark.slow
+
 GSR = GsrConfig(template=TEMPLATES["restated"])
 BROKEN = {"error": {"message": "broken", "type": "x", "code": None}}
 

@@ -34,6 +34,8 @@ from train.generation.worker import Tally, generate
 from train.problems import Problem
 from train.samples import read_samples
 
+pytestmark = pytest.mark.slow
+
 PROBLEMS = [Problem(f"q{i}", f"{chr(97 + i)} {i} + {i * i}", str(i + i * i)) for i in range(9)]
 REFINE = [Question("r0", "1 + 1", "2", ("It is 3.", "It is 2.")), Question("r1", "2", None, ("4",))]
 

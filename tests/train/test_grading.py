@@ -11,6 +11,8 @@ import pytest
 
 from train.grading import SymbolicGrader
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def grader() -> Iterator[SymbolicGrader]:

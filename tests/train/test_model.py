@@ -17,6 +17,8 @@ from train.trainer.batches import collate, pack
 from train.trainer.model import Trainee, build_model, load_weights, read_model_config
 from train.trainer.world import World, joined
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:

@@ -16,6 +16,8 @@ from gsr_engine.demo.puzzles import sample_puzzles
 from train.nano import Recipe, default_recipe, run_recipe
 from train.toy.puzzles import slipped_draft
 
+pytestmark = pytest.mark.slow
+
 
 def tiny(seed: int = 0) -> Recipe:
     recipe = default_recipe(seed)

@@ -20,6 +20,8 @@ from train.objectives import OBJECTIVES, Objective, objective_index
 from train.sft import train
 from train.trainer.report import read_log
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def critique() -> Iterator[Objective]:

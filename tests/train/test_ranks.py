@@ -19,6 +19,8 @@ from train.sft import train
 from train.trainer.config import SftConfig
 from train.trainer.report import read_log
 
+pytestmark = pytest.mark.slow
+
 STEPS = 12
 
 

@@ -13,6 +13,8 @@ from tests.helpers.drawers import contents
 from train.generate import run
 from train.generation.job import GenerationJob
 
+pytestmark = pytest.mark.slow
+
 ray = pytest.importorskip("ray")
 
 

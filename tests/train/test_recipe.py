@@ -23,6 +23,8 @@ from train.rehearsal import main as write_material
 from train.sft import parse
 from train.trainer.dry_run import model_shape
 
+pytestmark = pytest.mark.slow
+
 NAMES = sorted(file.stem for file in RECIPES.glob("*.toml"))
 EXAMPLE = str(Path(__file__).parents[1] / "examples" / "custom_recipe.toml")
 COMMAND = """

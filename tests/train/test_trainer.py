@@ -23,6 +23,8 @@ from train.trainer.config import SftConfig
 from train.trainer.loop import TrainingDiverged
 from train.trainer.optimizer import clip_gradients
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory, qwen2: Path) -> Path:

@@ -86,8 +86,8 @@ def build_hybrid(
     with _no_progress_bars():
         for name, split in splits.items():
             write_split(finished, name, split)
-    told = describe(splits, dropped)
-    gsr = _trained_for(student.gsr, told["splits"]["train"])
+    description = describe(splits, dropped)
+    gsr = _trained_for(student.gsr, description["splits"]["train"])
     gsr.save(finished)
     with (finished / "decontamination.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(
@@ -99,7 +99,7 @@ def build_hybrid(
         "template_hash": gsr.template.hash,
         "tokenizer_hash": student.tokenizer_hash,
     }
-    save_card(finished, {**made_with, **told})
+    save_card(finished, {**made_with, **description})
     replace_folder(finished, out)
     shutil.rmtree(work)
     return out
@@ -138,14 +138,14 @@ def _materials(
     )
 
 
-def _trained_for(gsr: GsrConfig, told: dict[str, Any]) -> GsrConfig:
+def _trained_for(gsr: GsrConfig, split: dict[str, Any]) -> GsrConfig:
     """The abilities of a checkpoint trained on the rows; without refinement rows, as before."""
-    counts = [int(k) for k in told["by_k"]]
+    counts = [int(k) for k in split["by_k"]]
     if not counts:
         return gsr
     return replace(
         gsr,
-        layouts=tuple(one for one in LAYOUTS if one in told["by_kind"]),
+        layouts=tuple(one for one in LAYOUTS if one in split["by_kind"]),
         num_candidates=(min(counts), max(counts)),
         trained=True,
     )
