@@ -117,7 +117,11 @@ class Engine:
         return cls(*load_parts(path_or_id, config, revision), config)
 
     def submit(self, request: AnyRequest) -> None:
-        """Queue a request made by `new_generate` or `new_self_refine`; `step` moves it on."""
+        """Queue a request made by `new_generate` or `new_self_refine`; `step` moves it on.
+
+        Raises:
+            InvalidRequest: it was submitted before.
+        """
         self._running()
         self.scheduler.add(request)
 
@@ -199,7 +203,7 @@ class Engine:
         """End a request at once, in any state; its result holds the tokens so far.
 
         Its pages are free when this returns; `step` still reports it. A request that is finished,
-        or was never submitted, is left as it is.
+        or was never submitted to this engine, is left as it is.
         """
         self.scheduler.end(request)
 

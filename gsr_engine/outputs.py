@@ -170,6 +170,11 @@ class RefineResult:
     usage: Usage
     error: str | None = None
 
+    @classmethod
+    def failed(cls, error: str, usage: Usage) -> RefineResult:
+        """A result that holds nothing but the error and the cost."""
+        return cls("", None, None, [], [], [], usage, error)
+
     @property
     def k_effective(self) -> int:
         """How many candidates the refinement read."""

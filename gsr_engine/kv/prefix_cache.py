@@ -26,13 +26,14 @@ class Node:
     """A node with the edge that leads to it, its `span`.
 
     `pins` counts the groups whose cached tokens end at this node. A pin protects the whole path
-    from the root, because only leaves are evicted.
+    from the root, because only leaves are evicted. `salt` is set on a root only.
     """
 
     span: Span
     parent: Node | None
     children: dict[int, Node] = field(default_factory=dict)
     pins: int = 0
+    salt: str = ""
 
     @property
     def first_token(self) -> int:
@@ -70,7 +71,11 @@ class PrefixCache:
 
     def as_dict(self) -> dict[str, int]:
         """The counters as plain numbers."""
-        return {"queried_tokens": self.queried_tokens, "hit_tokens": self.hit_tokens}
+        return {
+            "queried_tokens": self.queried_tokens,
+            "hit_tokens": self.hit_tokens,
+            "salts": len(self._roots),
+        }
 
     def _find(self, token_ids: list[int], salt: str) -> Context:
         """The cached spans that cover the longest known prefix of a prompt."""
@@ -90,7 +95,8 @@ class PrefixCache:
 
         If the cache already has other spans with the same tokens, it keeps those spans.
         """
-        node = self._roots.setdefault(salt, Node(Span(Segment([]), 0, 0), None))
+        root = Node(Span(Segment([]), 0, 0), None, salt=salt)
+        node = self._roots.setdefault(salt, root)
         for span in context:
             start = span.start
             while start < span.stop:
@@ -146,7 +152,9 @@ class PrefixCache:
         if parent is not None:
             del parent.children[node.first_token]
             # A parent that became a leaf is as old as its child: it is the next to go.
-            if not parent.children and not parent.pins and parent.parent is not None:
+            if not parent.children and not parent.pins and parent.parent is None:
+                del self._roots[parent.salt]
+            elif not parent.children and not parent.pins:
                 self._idle[parent] = None
                 self._idle.move_to_end(parent, last=False)
         return True

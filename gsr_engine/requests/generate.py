@@ -77,6 +77,10 @@ class GenerateRequest(Request[GenerateResult]):
             stream.end(reason)
         self._finish(error)
 
+    def fail(self, error: str) -> None:
+        """Set a result without completions."""
+        self.result = GenerateResult(self._prompt, [], self.usage, error)
+
     def _finish(self, error: str | None) -> None:
         self.usage.prompt_tokens = len(self._prompt)
         self.usage.completion_tokens = sum(len(stream.segment) for stream in self.streams)

@@ -94,7 +94,10 @@ def _check_pages(
     refine_pages = prompts * pages_for(refine_prompt) + pages_for(refine.max_tokens or 1)
     if params.layout == "branched":  # the candidates stay, and summaries may be prefilled again
         refine_pages += candidate_pages + most * pages_for(summary)
-    pages = pages_for(direct) + max(candidate_pages, refine_pages)
+    # As they finish, candidates enter the prompt of the refinement while others still decode.
+    together = params.order == "as_finished"
+    needed = candidate_pages + refine_pages if together else max(candidate_pages, refine_pages)
+    pages = pages_for(direct) + needed
     limits.check_pages(
         pages,
         f"{pages_for(direct)} for the problem, {candidate_pages} for {at_once} candidates of "

@@ -320,6 +320,10 @@ class Request(ABC, Generic[Result]):
     def end(self, reason: FinishReason, error: str | None = None) -> None:
         """Called when it was aborted or failed: sets a result at once, from the tokens so far."""
 
+    @abstractmethod
+    def fail(self, error: str) -> None:
+        """Called when even `end` raised: sets a result that holds nothing but the error."""
+
 
 def completion(stream: Stream, tokenizer: Tokenizer) -> Completion:
     """The output of a stream."""

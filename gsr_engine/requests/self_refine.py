@@ -66,7 +66,8 @@ class SelfRefineRequest(Request[RefineResult]):
         self._budget = plan_budget(
             params, self.problem, len(self._direct.token_ids), prompts, limits
         )
-        super().__init__(max(params.k, *params.round_widths), params.priority)
+        num_candidates = params.k if given is None else 0  # given ones are not decoded
+        super().__init__(max(num_candidates, *params.round_widths), params.priority)
         self.deadline = deadline
         self._params = params
         self._seed = seed
@@ -288,6 +289,10 @@ class SelfRefineRequest(Request[RefineResult]):
         for stream in (stream for streams in self.rounds for stream in streams):
             stream.end(reason)
         self._finish(error or "aborted")
+
+    def fail(self, error: str) -> None:
+        """Set a result without solutions."""
+        self.result = RefineResult.failed(error, self.usage)
 
     def _finish(self, error: str | None) -> None:
         tokenizer = self._prompts.tokenizer

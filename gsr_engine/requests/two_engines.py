@@ -117,7 +117,7 @@ class RefineElsewhere:
                 f"min_candidates is {params.min_candidates}"
             )
         if error:
-            results[index] = self._merge(index, _nothing(error))
+            results[index] = self._merge(index, RefineResult.failed(error, Usage()))
             return
         texts = [shown[index] for index in sorted(shown)]
         try:
@@ -125,7 +125,7 @@ class RefineElsewhere:
             self._refiner.submit(refining)
             self._refined[index] = refining
         except InvalidRequest as reason:  # e.g. too long in the refiner's tokens
-            results[index] = self._merge(index, _nothing(str(reason)))
+            results[index] = self._merge(index, RefineResult.failed(str(reason), Usage()))
 
     def _shown(self, index: int) -> dict[int, str]:
         """The text that is shown of each candidate, by its index; candidates without are absent."""
@@ -147,10 +147,6 @@ class RefineElsewhere:
         if written is not None:
             refined.usage.add(written.usage)
         return replace(refined, candidates=candidates, used=used)
-
-
-def _nothing(error: str) -> RefineResult:
-    return RefineResult("", None, None, [], [], [], Usage(), error)
 
 
 def _check(params: SelfRefineParams) -> None:

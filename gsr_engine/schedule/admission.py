@@ -52,6 +52,9 @@ class WaitingQueue:
     def __len__(self) -> int:
         return len(self._requests)
 
+    def __contains__(self, request: AnyRequest) -> bool:
+        return self._requests.get(request.queue_position) is request
+
     def add(self, request: AnyRequest) -> None:
         """Queue a new request by its priority, a preempted one at the position that it had."""
         if request.state is RequestState.NEW:
@@ -99,6 +102,10 @@ class Admission:
     def groups(self) -> Iterator[Group]:
         """The groups of the running requests, the oldest request first."""
         return (group for request in self.running for group in request.groups)
+
+    def has(self, request: AnyRequest) -> bool:
+        """Whether a request waits or runs here; one of another engine does not."""
+        return request in self.waiting or request in self.running
 
     def admit(self) -> list[AnyRequest]:
         """Admit the waiting requests that fit, in their order; returns those admitted."""

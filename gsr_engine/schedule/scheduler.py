@@ -9,13 +9,16 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from gsr_engine.config import EngineConfig
-from gsr_engine.errors import OutOfPages
+from gsr_engine.errors import InvalidRequest, OutOfPages
 from gsr_engine.kv.segments import missing
 from gsr_engine.outputs import TopLogprobs
 from gsr_engine.requests.request import Group, GroupState, RequestState, StreamState
 from gsr_engine.schedule.admission import Admission, AnyRequest
 from gsr_engine.schedule.memory import Memory
 from gsr_engine.step.plan import StepPlan
+
+_MIN_DEADLINES = 64
+"""A heap of deadlines this small is never tidied."""
 
 
 class Scheduler:
@@ -51,6 +54,11 @@ class Scheduler:
         return len(self._admission.running)
 
     @property
+    def num_deadlines(self) -> int:
+        """Deadlines that are watched, some of them of requests that ended."""
+        return len(self._deadlines)
+
+    @property
     def num_running_streams(self) -> int:
         """Streams that hold pages and generate."""
         return sum(
@@ -73,7 +81,13 @@ class Scheduler:
         self._memory.check(self._admission.groups())
 
     def add(self, request: AnyRequest) -> None:
-        """Queue a request; its size must have been checked against the whole pool."""
+        """Queue a request; its size must have been checked against the whole pool.
+
+        Raises:
+            InvalidRequest: it was submitted before, here or elsewhere.
+        """
+        if request.state is not RequestState.NEW:
+            raise InvalidRequest("request", f"was submitted before: it is {request.state.value}")
         request.submitted_at = self._clock()
         self._admission.waiting.add(request)
         if request.deadline is not None:
@@ -205,16 +219,25 @@ class Scheduler:
     def end(self, request: AnyRequest, error: str | None = None) -> None:
         """End a request at once, in any state: failed if `error` is given, else aborted.
 
-        A request that is finished, or was never submitted, is left as it is.
+        A request that is finished, or was never submitted here, is left as it is.
         """
-        if request.finished or request.state is RequestState.NEW:
+        if request.finished or not self._admission.has(request):
             return
-        request.end("error" if error else "abort", error)
+        try:
+            request.end("error" if error else "abort", error)
+        except (
+            Exception
+        ) as cause:  # its result cannot be put together: nobody else must fail for it
+            request.fail(f"{error or 'aborted'}; {type(cause).__name__}: {cause}")
         self._retire(request)
 
     def _retire(self, request: AnyRequest) -> None:
         self._admission.retire(request)
         self._timed.pop(request.queue_position.arrival, None)
+        if len(self._deadlines) > 2 * len(self._timed) + _MIN_DEADLINES:
+            # Most entries are of requests that ended before their deadline.
+            self._deadlines = [(one.deadline or 0.0, key) for key, one in self._timed.items()]
+            heapq.heapify(self._deadlines)
         self.finished.append(request)
 
     def _expire(self) -> None:

@@ -178,8 +178,10 @@ class EngineLoop:
                 continue
             try:
                 result = work()
-            except Exception as error:  # it concerns this call only
+            except BaseException as error:  # a panic in a tokenizer is no Exception
                 future.set_exception(error)
+                if isinstance(error, KeyboardInterrupt | SystemExit):
+                    raise  # all others concern this call only
             else:
                 future.set_result(result)
 

@@ -12,7 +12,15 @@ from typing import Any
 
 import pytest
 
-from gsr_engine import AsyncEngine, CandidateToken, Engine, EngineClosed, final_result
+from gsr_engine import (
+    AsyncEngine,
+    CandidateToken,
+    Engine,
+    EngineClosed,
+    SamplingParams,
+    final_result,
+)
+from gsr_engine.checkpoint.tokenizer import Tokenizer
 from tests.helpers.readers import (
     ENDLESS,
     PARAMS,
@@ -109,6 +117,26 @@ def test_death_of_the_thread_reaches_everybody(qwen2: Path, caplog: Any) -> None
 
     asyncio.run(main())
     assert "the engine's thread died" in caplog.text
+
+
+def test_a_panic_in_a_call_reaches_its_caller_and_nobody_else(
+    qwen2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Panic(BaseException):
+        """As those of a tokenizer in Rust, which are no `Exception`."""
+
+    def encode(self: Tokenizer, text: str) -> list[int]:
+        raise Panic("index out of bounds")
+
+    async def main() -> None:
+        async with serving(qwen2) as engine:
+            with monkeypatch.context() as patch:
+                patch.setattr(Tokenizer, "encode_prompt", encode)
+                with pytest.raises(Panic, match="out of bounds"):
+                    await anext(engine.generate("x"))
+            verify(await read(engine.generate([5], SamplingParams(max_tokens=3))))
+
+    asyncio.run(main())
 
 
 def test_calls_that_the_dying_thread_has_not_heard(qwen2: Path) -> None:

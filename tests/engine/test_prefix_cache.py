@@ -63,6 +63,15 @@ def test_salts_share_nothing() -> None:
     assert cache.new_prompt([*range(40)], "another").context == ()
 
 
+def test_a_salt_is_forgotten_with_its_last_prompt() -> None:
+    cache = PrefixCache(pool := PagePool(100))
+    for user in range(20):
+        cached(cache, pool, [*range(40)], salt=f"user {user}")
+    assert cache.as_dict()["salts"] == 20
+    cache.clear()
+    assert cache.as_dict()["salts"] == 0
+
+
 def test_the_least_recently_used_prompt_is_evicted_first() -> None:
     cache = PrefixCache(pool := PagePool(10))
     for begin in (0, 100, 200):

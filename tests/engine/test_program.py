@@ -301,3 +301,32 @@ def test_another_engine_refines(engine: Engine) -> None:
             engine.self_refine(PROBLEMS, params(agreement=2), refiner=other)
         with pytest.raises(InvalidRequest, match="refiner"):
             engine.self_refine(["1"], params(), [["x"]], refiner=other)
+
+
+@pytest.mark.parametrize("order", ["as_finished", "shuffled"])
+@pytest.mark.parametrize("summary_tokens", [100, 1000])
+def test_an_accepted_request_finishes_alone_in_the_pages_that_were_counted(
+    order: str, summary_tokens: int
+) -> None:
+    wanted = params(
+        order=order,
+        view="full",
+        summary_tokens=summary_tokens,
+        candidate=SamplingParams(max_tokens=400, ignore_eos=True),
+        refine=SamplingParams(max_tokens=20, temperature=0.0),
+    )
+
+    def of(pages: int) -> Engine:
+        page_bytes = 2 * 3 * 2 * 32 * 4 * 16  # keys and values, layers, heads, head dim, fp32
+        gib = (pages * page_bytes + 1) / 2**30
+        return Engine.from_pretrained(NANO, dtype="float32", kv_cache_gib=gib, prefix_cache=False)
+
+    with of(2) as tiny, pytest.raises(InvalidRequest, match="KV pages") as refused:
+        tiny.new_self_refine("1 * 2", wanted)
+    pages = int(str(refused.value).partition("may need ")[2].split()[0])
+    with of(pages - 1) as short, pytest.raises(InvalidRequest, match="KV pages"):
+        short.new_self_refine("1 * 2", wanted)
+    with of(pages) as enough:
+        result = enough.self_refine(["1 * 2"], wanted)[0]
+    assert result.error is None
+    assert result.refinement

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+from unittest.mock import Mock
 
+import pytest
+
+from gsr_engine.errors import InvalidRequest
 from gsr_engine.requests.request import GroupState, RequestState, StreamState
 from tests.helpers.jobs import END, Job, new_scheduler, run_step
 
@@ -103,3 +107,46 @@ def test_an_abort_is_reported_and_frees_its_pages_at_once() -> None:
     scheduler.end(job)
     assert (job.result, scheduler.finished) == ("abort", [job])
     scheduler.check()
+
+
+def test_a_request_is_submitted_once() -> None:
+    job = Job()
+    scheduler = new_scheduler(job)
+    with pytest.raises(InvalidRequest, match="request: was submitted before: it is queued"):
+        scheduler.add(job)
+    run_step(scheduler, END)
+    with pytest.raises(InvalidRequest, match="it is finished"):
+        scheduler.add(job)
+
+
+def test_a_request_of_another_engine_is_left_alone() -> None:
+    ours, theirs = Job(), Job()
+    scheduler, other = new_scheduler(ours), new_scheduler(theirs)
+    assert ours.queue_position == theirs.queue_position
+    scheduler.end(theirs)
+    assert (ours.result, theirs.result) == (None, None)
+    other.end(theirs)
+    assert theirs.result == "abort"
+
+
+def test_a_result_that_cannot_be_put_together_fails_its_request_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    broken, other = Job(), Job()
+    scheduler = new_scheduler(broken, other)
+    monkeypatch.setattr(broken, "group_finished", Mock(side_effect=ValueError("no text")))
+    monkeypatch.setattr(broken, "end", Mock(side_effect=ValueError("no text again")))
+    run_step(scheduler, END)
+    assert broken.result == "ValueError: no text; ValueError: no text again"
+    assert other.result == "done"
+    assert scheduler.finished == [broken, other]
+
+
+def test_deadlines_of_requests_that_ended_are_forgotten() -> None:
+    scheduler = new_scheduler(pages=1000)
+    for _ in range(500):
+        job = Job()
+        job.deadline = 1e9
+        scheduler.add(job)
+        scheduler.end(job)
+    assert scheduler.num_deadlines < 100

@@ -265,6 +265,8 @@ def test_given_candidates_refine_like_generated_ones(layout: str, qwen2: Path) -
             assert given.usage.completion_tokens == len(result.refinement.token_ids)
         text = engine.self_refine(["1+1"], params, candidates=[["two", "three<|im_end|>"]])
         assert text[0].k_effective == 2
+        # They are not decoded, so they take no room of streams that are.
+        assert engine.new_self_refine("1+1", params, candidates=["two"] * 16).num_streams == 1
         with pytest.raises(InvalidRequest, match="candidates: is empty"):
             engine.self_refine(["1+1"], params, candidates=[[]])
         with pytest.raises(InvalidRequest, match="1 for 2 problems"):

@@ -58,6 +58,9 @@ class Job(Request[str]):
             stream.end(reason)
         self.result = error or reason
 
+    def fail(self, error: str) -> None:
+        self.result = error
+
     @property
     def streams(self) -> list[Stream]:
         return [stream for group in self.groups for stream in group.streams]
