@@ -208,11 +208,11 @@ class Group:
         keep: bool = False,
     ) -> None:
         """Add one sibling per seed; `params.max_tokens` must be given."""
-        context, position = self.context, self.prompt.end_position
+        context, position, hold_back = self.context, self.prompt.end_position, stop.hold_back
         for index, seed in enumerate(seeds):
             segment = Segment([], position, context)
             stream = Stream(index, params, seed, stop.token_ids, segment, keep=keep)
-            stream.matcher, stream.hold_back = stop.matcher(), stop.hold_back
+            stream.matcher, stream.hold_back = stop.matcher(), hold_back
             self.streams.append(stream)
 
     def growing(self) -> Iterator[tuple[Segment, int]]:
