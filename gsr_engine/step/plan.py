@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gsr_engine.kv.segments import Segment
-from gsr_engine.requests.request import Group, Stream, StreamState
+from gsr_engine.requests.request import RUNNING, Group, Stream
 
 
 @dataclass(slots=True)  # not frozen: thousands are made per second, and frozen costs 3 times more
@@ -51,9 +51,9 @@ class StepPlan:
         It must be called before any `prefill`. Returns whether some streams lack more tokens, so
         that they must be prefilled.
         """
-        before, behind, running = len(self.chunks), False, StreamState.RUNNING
+        before, behind = len(self.chunks), False
         for stream in group.streams:
-            if stream.state is running:
+            if stream.state is RUNNING:
                 segment, in_flight = stream.segment, stream.in_flight
                 stop = len(segment.token_ids) + in_flight
                 if in_flight and stop == stream.params.max_tokens:
