@@ -25,8 +25,6 @@ from train.command import run_command
 from train.grading import SymbolicGrader
 from train.options import parse_options
 
-TITLE = "Measure pass@1, maj@k, best-of-k, selfRef@k, by number of right candidates, and the cost."
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccuracyCommand(AccuracyConfig):
@@ -69,7 +67,7 @@ class AccuracyCommand(AccuracyConfig):
 
 
 def main(command: AccuracyCommand) -> None:
-    """Measure, write the samples file, and print its table; or print an earlier one's."""
+    """Measure pass@1, maj@k, best-of-k, selfRef@k, by number of right candidates, and the cost."""
     console = Console()
     if command.samples is not None:
         show_table(console, *read_results(command.samples))
@@ -89,5 +87,6 @@ def main(command: AccuracyCommand) -> None:
 
 if __name__ == "__main__":
     run_command(
-        "accuracy", lambda: main(parse_options("benchmarks.accuracy", AccuracyCommand, TITLE))
+        "accuracy",
+        lambda: main(parse_options("benchmarks.accuracy", AccuracyCommand, main.__doc__ or "")),
     )
