@@ -212,11 +212,12 @@ class Group:
         keep: bool = False,
     ) -> None:
         """Add one sibling per seed; `params.max_tokens` must be given."""
-        context, position, hold_back = self.context, self.prompt.end_position, stop.hold_back
+        context, position, reads_text = self.context, self.prompt.end_position, stop.reads_text
         for index, seed in enumerate(seeds):
             segment = Segment([], position, context)
             stream = Stream(index, params, seed, stop.token_ids, segment, keep=keep)
-            stream.matcher, stream.hold_back = stop.matcher(), hold_back
+            if reads_text:
+                stream.matcher, stream.hold_back = stop.matcher(), stop.hold_back
             self.streams.append(stream)
 
     def growing(self) -> Iterator[tuple[Segment, int]]:

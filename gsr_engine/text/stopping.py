@@ -90,6 +90,11 @@ class StopRule:
         """Characters at the end of a running stream's text that a stop string may still remove."""
         return max(map(len, self.strings), default=1) - 1
 
-    def matcher(self) -> StopMatcher | None:
-        """A matcher for one stream; None if there are no stop strings."""
-        return StopMatcher(self.tokenizer, self.strings) if self.strings else None
+    @property
+    def reads_text(self) -> bool:
+        """Whether streams need a matcher; most requests have no stop strings."""
+        return bool(self.strings)
+
+    def matcher(self) -> StopMatcher:
+        """A matcher for one stream, if the rule reads text."""
+        return StopMatcher(self.tokenizer, self.strings)
