@@ -13,6 +13,8 @@ import pytest
 
 from train.command import log
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 COMMANDS = sorted(
     ".".join(file.relative_to(ROOT).with_suffix("").parts)

@@ -12,6 +12,8 @@ from benchmarks.kernels.__main__ import main
 from benchmarks.kernels.decode import TINY, DecodeCase
 from benchmarks.kernels.worlds import Heads
 
+pytestmark = pytest.mark.slow
+
 
 def test_attention_is_timed_and_agrees_with_its_peers() -> None:
     rows = [*measure_decode("cpu"), *measure_prefill("cpu")]

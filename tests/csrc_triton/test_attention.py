@@ -18,6 +18,8 @@ from tests.helpers.worlds import (
     prefill_worlds,
 )
 
+pytestmark = pytest.mark.slow
+
 prove = settings(deadline=None, derandomize=True)
 CLOSE = {"atol": 2e-6, "rtol": 2e-5}
 

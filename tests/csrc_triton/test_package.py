@@ -4,7 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import csrc_triton
+
+pytestmark = pytest.mark.slow
 
 IMPORT = """
 import sys

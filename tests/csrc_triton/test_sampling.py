@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 import csrc_triton
 from csrc_triton import reference
 
+pytestmark = pytest.mark.slow
+
 prove = settings(deadline=None, derandomize=True)
 WORD = 2**64
 

@@ -39,6 +39,8 @@ from tests.helpers.readers import (
     verify,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def test_many_at_once_equal_the_synchronous_engine(qwen2: Path) -> None:
     sampling = SamplingParams(n=3, seed=2, max_tokens=25)

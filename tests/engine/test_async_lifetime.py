@@ -34,6 +34,8 @@ from tests.helpers.readers import (
     verify,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def test_drain_finishes_what_was_taken_and_takes_no_more(qwen2: Path) -> None:
     async def main() -> None:

@@ -36,6 +36,8 @@ from tests.helpers.readers import (
     verify,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("max_pending", [0, -1, True, 1.5, None])
 def test_bad_max_pending(max_pending: Any, qwen2: Path) -> None:

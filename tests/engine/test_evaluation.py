@@ -11,6 +11,8 @@ from gsr_engine.evaluation.evaluator import Attempt, Evaluator, Exercise, vote
 from gsr_engine.evaluation.grader import ExactGrader
 from gsr_engine.params import LAYOUTS
 
+pytestmark = pytest.mark.slow
+
 PUZZLES = sample_puzzles("validation", 5, 6)
 EXERCISES = [Exercise(puzzle.problem, puzzle.answer) for puzzle in PUZZLES]
 SHORT = SamplingParams(max_tokens=100)

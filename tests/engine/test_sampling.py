@@ -23,6 +23,8 @@ from tests.engine.test_chat_checkpoint import scripted
 from tests.helpers.checkpoints import load_oracle, make_checkpoint
 from tests.helpers.steps import run_checked
 
+pytestmark = pytest.mark.slow
+
 VOCAB = 40
 prove = settings(deadline=None, derandomize=True, max_examples=100)
 TOKENS = st.lists(st.integers(0, VOCAB - 1), max_size=30)

@@ -17,6 +17,8 @@ from tests.helpers.checkpoints import load_oracle
 from tests.helpers.recorder import Recorder
 from tests.helpers.steps import run_checked
 
+pytestmark = pytest.mark.slow
+
 PROBLEMS = ["1+1", "a longer problem, of which the pages are not full", "x"]
 
 

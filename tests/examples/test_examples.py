@@ -17,6 +17,8 @@ from train.recipe import find_recipe, read_recipe
 from train.sft import parse, train
 from train.trainer.config import SftConfig
 
+pytestmark = pytest.mark.slow
+
 RECIPE = Path(__file__).parent / "custom_recipe.toml"
 PROBLEMS = [puzzle.problem for puzzle in sample_puzzles("test", 3, 2)]
 SHORT = 40  # tokens: no puzzle is solved in them, but each stage is passed

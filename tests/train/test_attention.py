@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from train.rows import JOIN, Row
 from train.trainer.attention import Documents, block_mask, branch_mask, packed_attention
 
+pytestmark = pytest.mark.slow
+
 ROWS = [
     Row("direct", list(range(9)), 5),
     Row("refine", list(range(30)), 25, 6, [4, 1, 8], 14),

@@ -16,6 +16,8 @@ from train.sft import parse
 from train.trainer.dry_run import ModelSize, dry_run, model_shape
 from train.trainer.model import read_model_config
 
+pytestmark = pytest.mark.slow
+
 EXPECTED = {"rows": 1000, "tokens_per_row": 2000, "targets_per_row": 500}
 
 

@@ -16,6 +16,8 @@ from train.trainer.export import export_model
 from train.trainer.model import build_model, load_weights, read_model_config
 from train.trainer.world import joined
 
+pytestmark = pytest.mark.slow
+
 IDS = [[5, 6, 7, 8, 40, 41]]
 
 
