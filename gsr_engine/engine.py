@@ -230,13 +230,23 @@ class Engine:
         unfinished = scheduler.num_waiting or scheduler.num_running
         return bool(unfinished or scheduler.finished or launched)
 
-    def _run(self, requests: Sequence[Request[ResultT]]) -> list[ResultT]:
+    def run(
+        self,
+        requests: Sequence[Request[ResultT]],
+        on_finished: Callable[[int], object] = lambda _: None,
+    ) -> list[ResultT]:
+        """Submit requests and step until they are finished; their results, in order.
+
+        `on_finished` is called after each step with the number of requests that it finished.
+        """
         for request in requests:
             self.submit(request)
         waiting = {id(request) for request in requests}
         try:
             while waiting:
-                waiting.difference_update(map(id, self.step()))
+                finished = self.step()
+                waiting.difference_update(map(id, finished))
+                on_finished(len(finished))
         except BaseException:  # interrupted: abort, because no caller is left to take the results
             for request in requests:
                 self.abort(request)
@@ -254,7 +264,7 @@ class Engine:
             InvalidRequest: a prompt or its parameters are invalid; then no prompt was run.
         """
         every = one_each("prompts", prompts, params, SamplingParams)
-        return self._run(
+        return self.run(
             [self.new_generate(prompt, mine, index=i) for i, (prompt, mine) in enumerate(every)]
         )
 
@@ -289,7 +299,7 @@ class Engine:
         given = candidates if candidates is not None else [None] * len(problems)
         if len(given) != len(problems):
             raise InvalidRequest("candidates", f"{len(given)} for {len(problems)} problems")
-        return self._run(
+        return self.run(
             [
                 self.new_self_refine(text, mine, candidates=own, index=i)
                 for i, ((text, mine), own) in enumerate(zip(every, given, strict=True))

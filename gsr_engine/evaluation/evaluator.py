@@ -10,7 +10,6 @@ from gsr_engine.engine import Engine
 from gsr_engine.evaluation.grader import Grader
 from gsr_engine.outputs import Completion, RefineResult, Usage
 from gsr_engine.params import SamplingParams, SelfRefineParams
-from gsr_engine.requests.self_refine import SelfRefineRequest
 from gsr_engine.text.answers import majority
 
 
@@ -113,9 +112,8 @@ class Evaluator:
             self._engine.new_self_refine(exercise.text, params, candidates=own, index=i)
             for i, (exercise, own) in enumerate(zip(self._exercises, given, strict=True))
         ]
-        self._run(requests, on_finished)
+        results = self._engine.run(requests, on_finished)
         seconds, usage = time.perf_counter() - start, Usage()
-        results = [request.result for request in requests if request.result is not None]
         for result in results:
             usage.add(result.usage)
         refined = [
@@ -127,19 +125,6 @@ class Evaluator:
             for exercise, result in zip(self._exercises, results, strict=True)
         ]
         return RefinedSet(refined, usage, seconds)
-
-    def _run(
-        self, requests: Sequence[SelfRefineRequest], on_finished: Callable[[int], object]
-    ) -> None:
-        for request in requests:
-            self._engine.submit(request)
-        try:
-            while self._engine.has_work:
-                on_finished(len(self._engine.step()))
-        except BaseException:  # interrupted: no one is left to take the results
-            for request in requests:
-                self._engine.abort(request)
-            raise
 
     def _attempts(self, exercise: Exercise, completions: Sequence[Completion]) -> list[Attempt]:
         answers = [self._engine.find_answer(completion) for completion in completions]

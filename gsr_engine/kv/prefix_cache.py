@@ -151,13 +151,16 @@ class PrefixCache:
         parent = node.parent
         if parent is not None:
             del parent.children[node.first_token]
-            # A parent that became a leaf is as old as its child: it is the next to go.
-            if not parent.children and not parent.pins and parent.parent is None:
-                del self._roots[parent.salt]
-            elif not parent.children and not parent.pins:
-                self._idle[parent] = None
-                self._idle.move_to_end(parent, last=False)
+            if not parent.children and not parent.pins:
+                self._became_leaf(parent)
         return True
+
+    def _became_leaf(self, node: Node) -> None:
+        if node.parent is None:
+            del self._roots[node.salt]
+        else:  # it is as old as its last child: it is the next to go
+            self._idle[node] = None
+            self._idle.move_to_end(node, last=False)
 
     def clear(self) -> None:
         """Evict everything; no group may hold a pin."""

@@ -103,6 +103,15 @@ class Admission:
         """The groups of the running requests, the oldest request first."""
         return (group for request in self.running for group in request.groups)
 
+    def running_streams(self) -> Iterator[Stream]:
+        """The streams that hold pages and generate."""
+        return (
+            stream
+            for group in self.groups()
+            for stream in group.streams
+            if stream.state is StreamState.RUNNING
+        )
+
     def has(self, request: AnyRequest) -> bool:
         """Whether a request waits or runs here; one of another engine does not."""
         return request in self.waiting or request in self.running
@@ -258,16 +267,9 @@ class Admission:
             # If no stream runs at all, one must be resumed even without the reserve: otherwise
             # no page would ever become free.
             if self._memory.make_free(pages + reserve) or (
-                not self._any_stream_runs()
+                not any(self.running_streams())
                 and self._make_room(partial(self._memory.make_free, pages), group.request)
             ):
                 self._memory.hold_stream(stream)
             else:
                 self._paused.append((group, stream))
-
-    def _any_stream_runs(self) -> bool:
-        return any(
-            stream.state is StreamState.RUNNING
-            for group in self.groups()
-            for stream in group.streams
-        )

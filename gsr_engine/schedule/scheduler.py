@@ -61,11 +61,7 @@ class Scheduler:
     @property
     def num_running_streams(self) -> int:
         """Streams that hold pages and generate."""
-        return sum(
-            stream.state is StreamState.RUNNING
-            for group in self._admission.groups()
-            for stream in group.streams
-        )
+        return sum(1 for _ in self._admission.running_streams())
 
     @property
     def num_preemptions(self) -> int:
