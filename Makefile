@@ -35,7 +35,7 @@ wheel: $(INSTALLED) ## build the wheel, run its demo outside the checkout, leave
 	$(BIN)/python tests/run_wheel.py
 
 soak: $(INSTALLED) ## a million random actions against the scheduler, with a stub model (minutes)
-	$(BIN)/python -m tests.engine.soak
+	$(BIN)/python -m tests.chaos.soak
 
 nano: $(INSTALLED) ## train the model in the box from nothing and prove it (about 20 minutes on 2 cores)
 	$(BIN)/python -m train.nano

@@ -1,0 +1,1 @@
+"""Random histories: whatever happens to an engine, no page, request or token is lost."""

@@ -1,0 +1,143 @@
+"""A model that writes hashes instead of KV, and checks what is read."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from gsr_engine.execution.sampler import Draws
+from gsr_engine.kv.segments import PAGE_SIZE, Segment, context_length
+from gsr_engine.model.decoder import Decoder
+from gsr_engine.requests.request import Stream
+from gsr_engine.step.batch import copied_slots, slots
+from gsr_engine.step.plan import StepPlan
+from tests.chaos.actions import Fault
+
+END = 2  # nano's
+
+
+class StubDraws:
+    """What a step drew; known once it is waited for."""
+
+    def __init__(self, tokens: list[int], logprobs: list[float], broken: bool) -> None:
+        self._draws = Draws(tokens, logprobs)
+        self._broken = broken
+
+    def wait(self) -> Draws:
+        if self._broken:
+            raise RuntimeError("the device burnt down")
+        return self._draws
+
+
+class StubRunner:
+    """Slots hold a hash of everything up to there; a reader must find what it expects.
+
+    What is drawn depends on what was read and on the stream's seed, and on nothing else.
+    """
+
+    def __init__(self, num_pages: int, lag: int) -> None:
+        self.num_pages = num_pages
+        self.lag = lag
+        self.sharing = None
+        self._kv = np.zeros(num_pages * PAGE_SIZE, dtype=np.int64)
+        self._contents = Contents()
+        self._drawn: dict[Segment, int] = {}
+        self.fault: Fault | None = None
+        self.fault_row = 0
+
+    def launch(self, plan: StepPlan) -> StubDraws:
+        fault, self.fault = self.fault, None
+        if fault == "launch":
+            raise RuntimeError("the device is on fire")
+        self._copy(plan)
+        for chunk in plan.chunks:
+            copied = context_length(plan.copies.get(chunk.segment, ()))
+            assert chunk.start == (copied or chunk.segment.computed) < chunk.stop
+            self._write(chunk.segment, chunk.start, chunk.stop)
+        for chunk in plan.chunks:
+            for span in chunk.segment.context:
+                self._read(span.segment, span.stop)
+            self._read(chunk.segment, chunk.stop)
+        tokens = [self._draw(plan.chunks[row].segment, stream) for row, stream in plan.draws]
+        self._drawn = {s.segment: token for (_, s), token in zip(plan.draws, tokens, strict=True)}
+        logprobs = [-1.0] * len(tokens)
+        if fault == "nan" and tokens:
+            logprobs[self.fault_row % len(tokens)] = float("nan")
+        return StubDraws(tokens, logprobs, broken=fault == "transfer")
+
+    def _draw(self, segment: Segment, stream: Stream) -> int:
+        assert stream.num_drawn < (stream.params.max_tokens or 0)
+        count = stream.num_drawn if segment is stream.segment else len(segment)
+        return draw(int(self._expected(segment, count)[-1]), stream.seed)
+
+    def _copy(self, plan: StepPlan) -> None:
+        if plan.copies:
+            read, written = copied_slots(plan)
+            self._kv[written] = self._kv[read]
+        for segment, sources in plan.copies.items():
+            assert all(span.computed for span in sources)
+            assert segment.computed == 0
+            self._read(segment, context_length(sources))
+
+    def _write(self, segment: Segment, start: int, stop: int) -> None:
+        self._kv[slots(segment, start, stop)] = self._expected(segment, stop)[start:]
+
+    def _read(self, segment: Segment, stop: int) -> None:
+        assert np.array_equal(self._kv[slots(segment, 0, stop)], self._expected(segment, stop))
+
+    def _expected(self, segment: Segment, stop: int) -> npt.NDArray[np.int64]:
+        known = self._contents.of(segment)
+        if stop > len(known):  # the last token is in flight
+            known = [
+                *known,
+                follow(self._contents.before(segment, len(known)), self._drawn[segment]),
+            ]
+        return np.array(known[:stop], dtype=np.int64)
+
+    def use(self, decoder: Decoder) -> None:
+        """No weights are used."""
+
+    def reset(self) -> None:
+        """Nothing is kept."""
+
+
+class Contents:
+    """What the KV of every token depends on: a hash of all that it could see, in order."""
+
+    def __init__(self) -> None:
+        self._bases: dict[Segment, int] = {}
+        self._hashes: dict[Segment, list[int]] = {}
+
+    def base(self, segment: Segment) -> int:
+        """The hash of a segment's context."""
+        if segment not in self._bases:
+            value = 0
+            for span in segment.context:
+                for token in span.token_ids:
+                    value = follow(value, token)
+            self._bases[segment] = value
+        return self._bases[segment]
+
+    def of(self, segment: Segment) -> list[int]:
+        """The hash of each token of a segment."""
+        hashes = self._hashes.setdefault(segment, [])
+        value = hashes[-1] if hashes else self.base(segment)
+        for token in segment.token_ids[len(hashes) :]:
+            value = follow(value, token)
+            hashes.append(value)
+        return hashes
+
+    def before(self, segment: Segment, count: int) -> int:
+        """What the token after a stream's first `count` tokens was drawn from."""
+        return self.of(segment)[count - 1] if count else self.base(segment)
+
+
+def follow(value: int, token: int) -> int:
+    """The hash of some tokens and one more."""
+    return hash((value, token))
+
+
+def draw(seen: int, seed: int) -> int:
+    """The token that follows: a fixed function of what was read."""
+    value = hash((seen, seed))
+    return END if value % 33 == 0 else 6 + value % 3
