@@ -165,7 +165,8 @@ class Scheduler:
     ) -> None:
         """Append the tokens that a launched step drew (the fields of `Draws`) to their streams."""
         touched = {chunk.group: None for chunk in plan.chunks if not chunk.decode}
-        failed: list[tuple[AnyRequest, Context]] = []
+        failed: dict[AnyRequest, str] = {}
+        doubtful: list[Context] = []
         drawn = zip(plan.draws, tokens, logprobs, tops or [None] * len(tokens), strict=True)
         for (row, stream), token, logprob, top in drawn:
             group = plan.chunks[row].group
@@ -173,17 +174,22 @@ class Scheduler:
             if stream.finish_reason is not None or group.request.finished:
                 continue  # it ended while the step ran: this token was drawn in vain
             if not math.isfinite(logprob):
-                failed.append((group.request, stream.segment.context))
+                failed[group.request] = "the model's logits are not finite"
+                doubtful.append(stream.segment.context)
                 continue
             if not plan.chunks[row].decode:
                 _prove(stream.segment.context)
-            stream.append(token, logprob, top)
+            try:
+                stream.append(token, logprob, top)
+            except Exception as error:  # e.g. the tokenizer's, which looks for stop strings
+                failed[group.request] = f"{type(error).__name__}: {error}"
             if stream.finish_reason is not None:
                 touched[group] = None
-        for request, context in failed:
+        for context in doubtful:
             self._memory.forget(context, list(self._admission.groups()))
-            self.end(request, "the model's logits are not finite")
-        if failed:
+        for request, error in failed.items():
+            self.end(request, error)
+        if doubtful:
             self._prefill_again()
         self._settle(touched)
 

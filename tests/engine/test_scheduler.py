@@ -237,3 +237,16 @@ def test_deadlines_of_requests_that_ended_are_forgotten() -> None:
         scheduler.add(job)
         scheduler.end(job)
     assert scheduler.num_deadlines < 100
+
+
+def test_an_exception_while_a_token_is_taken_ends_its_request_only() -> None:
+    broken, other = Job(), Job()
+    scheduler = new_scheduler(broken, other)
+    run_step(scheduler)
+    matcher = Mock()
+    matcher.push.side_effect = RuntimeError("no such token")
+    matcher.text = None
+    broken.streams[0].matcher = matcher
+    run_step(scheduler)
+    assert broken.result == "RuntimeError: no such token"
+    assert (other.result, len(other.streams[0].segment)) == (None, 2)
