@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 
 from benchmarks.conversations.comparison import Outcome, Subject, best_of, hold
-from benchmarks.conversations.script import Script, chat, token_by_token
+from benchmarks.conversations.script import chat, token_by_token
 from benchmarks.conversations.table import show
 from benchmarks.random_weights import SHAPES, write_checkpoint
 from gsr_engine import InvalidRequest
@@ -39,12 +39,10 @@ OTHER_SCRIPTS = {"chat": chat(40, 100, 100), "tokens": token_by_token(300)}
 """For a folder of the caller's, and for other shapes of random weights."""
 
 
-def measure(
-    subject: Subject, scripts: Sequence[Script], every: int, runs: int, shown: bool
-) -> list[Outcome]:
-    """The best of some runs of each script with one model."""
-    bar = partial(tracked, shown=shown)
-    return [best_of([hold(subject, one, every, bar) for _ in range(runs)]) for one in scripts]
+def _write(file: Path, machine: dict[str, str], runs: int, outcomes: Sequence[Outcome]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    content = {"machine": machine, "runs": runs, "outcomes": [asdict(one) for one in outcomes]}
+    file.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def _selected(field: str, names: str, known: tuple[str, ...]) -> list[str]:
@@ -76,15 +74,14 @@ def main(
     ]
     if model is not None:
         jobs.append((find_checkpoint(model), model.name, OTHER_SCRIPTS))
-    outcomes = []
+    machine, outcomes = describe_machine(), list[Outcome]()
     for folder, name, usual in jobs:
-        scripts = [replace(usual[one], calls=calls or usual[one].calls) for one in works]
-        outcomes += measure(Subject(name, folder, kv_gib), scripts, every, runs, shown=True)
-    machine = describe_machine()
-    if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        content = {"machine": machine, "runs": runs, "outcomes": [asdict(one) for one in outcomes]}
-        json_file.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        subject, bar = Subject(name, folder, kv_gib), partial(tracked, shown=True)
+        for one in works:
+            script = replace(usual[one], calls=calls or usual[one].calls)
+            outcomes.append(best_of([hold(subject, script, every, bar) for _ in range(runs)]))
+            if json_file is not None:  # each time: a run that is cut off leaves what it found
+                _write(json_file, machine, runs, outcomes)
     console = Console(width=110)
     show(console, outcomes)
     console.print(", ".join(f"{name} {value}" for name, value in machine.items()))
