@@ -7,9 +7,14 @@ from dataclasses import fields
 from typing import Any
 
 import pytest
+import torch
 
-from gsr_engine import EngineConfig, InvalidRequest, SamplingParams, SelfRefineParams
+from gsr_engine import EngineConfig, InvalidRequest, OutOfMemory, SamplingParams, SelfRefineParams
+from gsr_engine.attention.kv_cache import KVCache
+from gsr_engine.checkpoint.model_config import ModelConfig
+from gsr_engine.demo.report import NANO
 from gsr_engine.errors import shown
+from gsr_engine.model.rope import rope_table
 from gsr_engine.params import one_each
 from tests.helpers.hostile import VALUES, assert_short
 
@@ -70,6 +75,14 @@ def test_what_is_no_list_of_prompts(items: Any) -> None:
 def test_engine_options_have_limits(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidRequest, match=message):
         EngineConfig(**options)
+
+
+def test_more_than_any_machine_has_is_out_of_memory() -> None:
+    model = ModelConfig.from_folder(NANO)
+    with pytest.raises(OutOfMemory, match=r"34359738368 KV pages take .* lower kv_cache_gib"):
+        KVCache(model, 2**35, torch.float32, torch.device("cpu"))
+    with pytest.raises(OutOfMemory, match=r"of 1099511627776 positions .* lower max_model_len"):
+        rope_table(model.rope, model.head_dim, 2**40)
 
 
 def test_values_are_shown_as_they_are_or_short() -> None:
