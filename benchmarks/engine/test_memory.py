@@ -26,7 +26,7 @@ def cache() -> PrefixCache:
     pool = PagePool(1000 * _LENGTH)
     cache = PrefixCache(pool)
     for prompt in _PROMPTS:
-        segment = cache.new_prompt(prompt, "")
+        segment = cache.new_prompt(prompt, "", most_pieces=100)
         pool.acquire(segment.context)
         pool.hold(segment, len(segment))
         cache.pin((*segment.context, Span(segment, 0, len(segment))), "")
@@ -35,7 +35,7 @@ def cache() -> PrefixCache:
 
 def test_prefix_match(benchmark: BenchmarkFixture, cache: PrefixCache) -> None:
     """Looking up a prompt of which all but the last token is cached."""
-    segment = benchmark(cache.new_prompt, _PROMPTS[500], "")
+    segment = benchmark(cache.new_prompt, _PROMPTS[500], "", 100)
     if len(segment) != 1:
         raise AssertionError("the prompt was not found")
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.config import EngineConfig
 from gsr_engine.errors import OutOfMemory
 from gsr_engine.kv.segments import PAGE_SIZE, pages_for
+from gsr_engine.step.transfer import to_device
 
 
 def pages_in(num_bytes: int, config: EngineConfig, model: ModelConfig, dtype: torch.dtype) -> int:
@@ -50,3 +53,9 @@ class KVCache:
             ) from None
         self.num_pages = num_pages
         self.padding_slot = num_pages * PAGE_SIZE
+
+    def copy(self, source: npt.NDArray[np.int64], target: npt.NDArray[np.int64]) -> None:
+        """Copy keys and values of all layers from slots to other slots; the host does not wait."""
+        device = self.pages.device
+        slots = self.pages.flatten(0, 1).flatten(1, 2)
+        slots[:, to_device(target, device)] = slots[:, to_device(source, device)]

@@ -93,6 +93,6 @@ class Pipeline:
 
     def _fail(self, plan: StepPlan, error: Exception) -> None:
         _log.error("a step failed", exc_info=error)
-        for group, _, _ in plan.shares:
-            self._scheduler.end(group.request, f"{type(error).__name__}: {error}")
+        later = [launched for launched, _ in self._in_flight]
+        self._scheduler.fail(plan, later, f"{type(error).__name__}: {error}")
         self.runner.reset()

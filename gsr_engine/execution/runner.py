@@ -14,7 +14,7 @@ from gsr_engine.execution.sampler import Draws, PendingDraws, Sampler
 from gsr_engine.kv.segments import Segment
 from gsr_engine.model.decoder import Decoder
 from gsr_engine.model.weights import copy_weights
-from gsr_engine.step.batch import Batch, build_batch, known_tokens
+from gsr_engine.step.batch import Batch, build_batch, copied_slots, known_tokens
 from gsr_engine.step.plan import StepPlan
 
 
@@ -76,6 +76,7 @@ class Runner:
         self.sharing = sharing
         self.num_pages = cache.num_pages
         self.attention = attention
+        self._cache = cache
         self._padding_slot = padding_slot
         self._row_multiple = row_multiple
         self.sampler = Sampler()
@@ -86,6 +87,8 @@ class Runner:
     @torch.inference_mode()
     def launch(self, plan: StepPlan) -> PendingDraws:
         """Compute the plan's chunks and draw its tokens; on a GPU this does not wait for them."""
+        if plan.copies:
+            self._cache.copy(*copied_slots(plan))
         batch = build_batch(plan, self._row_multiple, self._padding_slot, self._drawn_at)
         hidden = self._hidden(batch)
         streams = [stream for _, stream in plan.draws]

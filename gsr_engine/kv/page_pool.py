@@ -98,13 +98,18 @@ class PagePool:
             self._cached[page] -= 1
         self._trim(span.segment)
 
+    def is_idle(self, span: Span) -> bool:
+        """Whether only the cache holds a span's last page; so its eviction frees that page."""
+        # Every holder holds a prefix, so the pages before it have no fewer holders.
+        return not self._holders[span.segment.pages[pages_for(span.stop) - 1]]
+
     def _trim(self, segment: Segment) -> None:
         """Free the last pages of a segment that have no holder; `computed` falls with them."""
         pages = segment.pages
         while pages and not self._holders[pages[-1]] and not self._cached[pages[-1]]:
             self._free.append(pages.pop())
             self.num_idle -= 1
-        segment.computed = min(segment.computed, len(pages) * PAGE_SIZE)
+        segment.forget(len(pages) * PAGE_SIZE)
 
     def acquire(self, context: Context) -> None:
         """Hold the pages of every span of a context.

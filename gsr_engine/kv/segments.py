@@ -33,8 +33,12 @@ class Segment:
         token_ids: its tokens; they may be known before their KV is computed.
         position: the position of the first token; the others follow one by one.
         context: the spans that every token of it attends to, besides its own segment.
+        sources: spans with the same tokens as the beginning of this segment. Their KV is copied
+            instead of computed again, if it is still there when the segment is first computed.
+            Empty once the copy is proven, or is not wanted any more.
         computed: the KV of this many first tokens is written. It falls when pages are freed; the
             next reader recomputes what it needs.
+        proven: this many of them have been read by a draw that was finite, so their KV is sound.
         pages: `pages[i]` holds tokens `[16 i, 16 i + 16)`. Pages without a holder are freed from
             the end.
     """
@@ -42,7 +46,9 @@ class Segment:
     token_ids: list[int]
     position: int = 0
     context: Context = ()
+    sources: Context = ()
     computed: int = 0
+    proven: int = 0
     pages: list[int] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -52,6 +58,16 @@ class Segment:
     def end_position(self) -> int:
         """The position right after the last token."""
         return self.position + len(self.token_ids)
+
+    @property
+    def reads(self) -> Context:
+        """Every span that its KV comes from: those that it attends to, and those it copies."""
+        return self.context + self.sources
+
+    def forget(self, kept: int) -> None:
+        """Forget the KV behind the first `kept` tokens, as if it had never been written."""
+        self.computed = min(self.computed, kept)
+        self.proven = min(self.proven, kept)
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,11 +40,11 @@ class GenerateRequest(Request[GenerateResult]):
         free_pages = (limits.num_pages - prompt_pages) // params.n
         self._params = limits.bound(params, len(prompt), free_pages)
         stream_pages = pages_for(self._params.max_tokens or 1)
+        most_pages = prompt_pages + stream_pages  # alone, its streams may run one after the other
         limits.check_pages(
-            prompt_pages + stream_pages,
-            f"{prompt_pages} for the prompt, {stream_pages} for a stream",
+            most_pages, f"{prompt_pages} for the prompt, {stream_pages} for a stream"
         )
-        super().__init__(params.n, params.priority)
+        super().__init__(params.n, most_pages, params.priority)
         self._prompt = prompt
         self._seed = seed
         self._first = first
@@ -56,7 +56,7 @@ class GenerateRequest(Request[GenerateResult]):
         params = self._params
         prompt = new_prompt(self._prompt, params.cache_salt)
         phases: tuple[Phase, Phase] = ("candidate_prefill", "candidate_decode")
-        group = Group(self, prompt, phases, salt=params.cache_salt)
+        group = Group(self, prompt, phases, salt=params.cache_salt, continued=True)
         streams = range(self._first, self._first + params.n)
         seeds = [derive_seed(self._seed, stream) for stream in streams]
         group.fork(params, seeds, StopRule.of(params, self._tokenizer))

@@ -20,11 +20,13 @@ class RefineBudget:
         refine: sampling of the refinement, with `max_tokens`.
         summary_tokens: longest summary: the requested length, shortened so that all summaries and
             the refinement fit into the context.
+        most_pages: the most KV pages that the request needs at a time if it runs alone.
     """
 
     candidate: SamplingParams
     refine: SamplingParams
     summary_tokens: int
+    most_pages: int
 
 
 def plan_budget(
@@ -71,11 +73,11 @@ def plan_budget(
         longest = min(summary_tokens, candidate.max_tokens or 1)
     refine_prompt = fixed + (shown * longest if params.layout == "linear" else 0)
     refine = limits.bound(params.refine, refine_prompt, share)
-    _check_pages(params, limits, direct, candidate, refine, refine_prompt, longest)
-    return RefineBudget(candidate, refine, summary_tokens)
+    pages = _most_pages(params, limits, direct, candidate, refine, refine_prompt, longest)
+    return RefineBudget(candidate, refine, summary_tokens, pages)
 
 
-def _check_pages(
+def _most_pages(
     params: SelfRefineParams,
     limits: Limits,
     direct: int,
@@ -83,8 +85,8 @@ def _check_pages(
     refine: SamplingParams,
     refine_prompt: int,
     summary: int,
-) -> None:
-    """Raise InvalidRequest unless the request could finish alone in an empty pool."""
+) -> int:
+    """The most pages at a time. Raises InvalidRequest if they are more than the pool has."""
     # If the request runs alone, its streams may run one after the other. Kept candidates (branched)
     # and the prompts of a round must hold their pages at the same time.
     at_once = params.k if params.layout == "branched" else 1
@@ -103,3 +105,4 @@ def _check_pages(
         f"{pages_for(direct)} for the problem, {candidate_pages} for {at_once} candidates of "
         f"{candidate.max_tokens} tokens, {refine_pages} in the {params.layout} refinement",
     )
+    return pages

@@ -169,6 +169,8 @@ class Group:
         phases: the phases to which its prefill and its decoding are charged.
         salt: salt of its prompt in the prefix cache; None keeps the prompt out of the cache.
         open: the prompt is still being written, so its last row draws nothing yet.
+        continued: a later prompt may go on where a stream ended, so the prefix cache keeps what the
+            streams wrote. It needs a salt.
         state: where it is in its life.
         pin: its node in the prefix cache while it holds pages.
     """
@@ -178,6 +180,7 @@ class Group:
     phases: tuple[Phase, Phase]
     salt: str | None = None
     open: bool = False
+    continued: bool = False
     streams: list[Stream] = field(default_factory=list)
     state: GroupState = GroupState.WAITING
     pin: Node | None = None
@@ -235,7 +238,7 @@ class Group:
 
 Result = TypeVar("Result", covariant=True)
 NewPrompt = Callable[[list[int], str], Segment]
-"""(token ids, salt) to a segment: `PrefixCache.new_prompt`."""
+"""(token ids, salt) to a segment behind the cached prefix: `Memory.new_prompt`."""
 
 
 class RequestState(Enum):
@@ -269,6 +272,8 @@ class Request(ABC, Generic[Result]):
 
     Attributes:
         num_streams: the most streams that it decodes at the same time.
+        most_pages: the most KV pages that it needs at a time if it runs alone and finds nothing in
+            the prefix cache. Not more than the pool has.
         priority: the higher, the more earlier requests it overtakes.
         state: where it is in its life.
         queue_position: its place in the queue; without meaning before it is submitted.
@@ -280,8 +285,9 @@ class Request(ABC, Generic[Result]):
         result: None until it is finished.
     """
 
-    def __init__(self, num_streams: int, priority: int = 0) -> None:
+    def __init__(self, num_streams: int, most_pages: int, priority: int = 0) -> None:
         self.num_streams = num_streams
+        self.most_pages = most_pages
         self.priority = priority
         self.state = RequestState.NEW
         self.queue_position = QueuePosition(0, -1)

@@ -67,7 +67,8 @@ class SelfRefineRequest(Request[RefineResult]):
             params, self.problem, len(self._direct.token_ids), prompts, limits
         )
         num_candidates = params.k if given is None else 0  # given ones are not decoded
-        super().__init__(max(num_candidates, *params.round_widths), params.priority)
+        most_streams = max(num_candidates, *params.round_widths)
+        super().__init__(most_streams, self._budget.most_pages, params.priority)
         self.deadline = deadline
         self._params = params
         self._seed = seed

@@ -4,8 +4,11 @@ A request is admitted if the pages that it needs at once fit above a watermark; 
 as it grows. When pages run out, cached prompts are evicted first. Then requests are preempted:
 their pages are freed, their tokens kept, and their KV is recomputed once they are admitted again.
 Requests that write candidates are preempted before requests that refine, the newest first in both
-kinds. The oldest request is never preempted; only single streams of it are paused. So the oldest
-request always makes progress.
+kinds. The oldest request is never preempted for another; only single streams of it are paused. So
+the oldest request always makes progress. The README of this package proves it.
+
+Every loop here is bounded: one step admits at most `max_num_seqs` requests, and preempts or pauses
+each running request or stream at most once, because admission itself preempts nobody.
 """
 
 from __future__ import annotations
@@ -124,8 +127,11 @@ class Admission:
         admitted = []
         while (request := self.waiting.first()) is not None:
             if not request.groups:
-                request.groups = request.start(self._memory.new_prompt)
-            # A request alone is always admitted: at submission it was checked to fit the pool.
+                spare = self._memory.pool.num_pages - request.most_pages
+                new_prompt = partial(self._memory.new_prompt, spare_pages=spare)
+                request.groups = request.start(new_prompt)
+            # A request alone is always admitted: `most_pages` fit the pool, and so do the pieces
+            # of its context.
             if self.running and not self._fits(request):
                 break
             self.waiting.remove(request)
@@ -162,9 +168,11 @@ class Admission:
         request.groups.extend(group for group in groups if group not in request.groups)
         if request.state is not RequestState.RUNNING:
             return  # it was preempted, and holds them once it is admitted again
-        if self._make_room(partial(self._memory.make_free_for, groups), request):
+        with_streams = partial(self._memory.make_free_for, groups)
+        without = partial(with_streams, streams=False)
+        if self._make_room(with_streams, request) or without():
             self._hold(groups)
-        else:
+        else:  # it still holds pages of groups that end now: it is admitted again without them
             self._preempt(request)
 
     def finish(self, group: Group) -> None:
@@ -178,8 +186,10 @@ class Admission:
         """Add the page that the next token needs, for every segment that lacks it.
 
         Raises:
-            OutOfPages: the oldest request alone does not fit the pool.
+            OutOfPages: the oldest request alone does not fit the pool: it needs more than its
+                `most_pages`, which is a defect.
         """
+        self._run_oldest()
         while True:
             growing = [one for group in self.groups() for one in group.growing()]
             if self._memory.make_free(lacking_pages(growing)):
@@ -187,6 +197,24 @@ class Admission:
             self._make_some_room()
         for segment, num_tokens in growing:
             self._memory.pool.grow(segment, num_tokens)
+
+    def _run_oldest(self) -> None:
+        """Resume a stream of the oldest request, for which others make room, if none of it runs."""
+        oldest = self.running[:1]
+        streams = [
+            stream
+            for request in oldest
+            for group in request.groups
+            if group.holds_pages
+            for stream in group.streams
+            if not stream.finished
+        ]
+        if not streams or any(stream.holds_pages for stream in streams):
+            return
+        pages = pages_for(max(1, len(streams[0].segment)))
+        if not self._make_room(partial(self._memory.make_free, pages), oldest[0]):
+            raise OutOfPages("the oldest request alone does not fit the pool")
+        self._memory.hold_stream(streams[0])
 
     def _make_some_room(self) -> None:
         """Preempt one request or, if only the oldest runs, pause one stream of it."""
@@ -264,12 +292,7 @@ class Admission:
             if not group.holds_pages or stream.holds_pages or not stream.needed:
                 continue  # its group was preempted or finished, or it was resumed or ended
             pages = pages_for(max(1, len(stream.segment)))
-            # If no stream runs at all, one must be resumed even without the reserve: otherwise
-            # no page would ever become free.
-            if self._memory.make_free(pages + reserve) or (
-                not any(self.running_streams())
-                and self._make_room(partial(self._memory.make_free, pages), group.request)
-            ):
+            if self._memory.make_free(pages + reserve):
                 self._memory.hold_stream(stream)
             else:
                 self._paused.append((group, stream))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
+from gsr_engine.errors import OutOfPages
 from gsr_engine.kv.page_pool import PagePool, lacking_pages
 from gsr_engine.kv.prefix_cache import PrefixCache
-from gsr_engine.kv.segments import PAGE_SIZE, Segment, pages_for
+from gsr_engine.kv.segments import PAGE_SIZE, Context, Segment, Span, pages_for
 from gsr_engine.requests.request import Group, GroupState, Request, Stream, StreamState
 
 
@@ -22,9 +23,15 @@ class Memory:
         self.pool = pool
         self.cache = cache
 
-    def new_prompt(self, token_ids: list[int], salt: str) -> Segment:
-        """A segment for a prompt, behind the prefix that the cache has."""
-        return self.cache.new_prompt(token_ids, salt) if self.cache else Segment(token_ids)
+    def new_prompt(self, token_ids: list[int], salt: str, spare_pages: int) -> Segment:
+        """A segment for a prompt, behind the prefix that the cache has.
+
+        Every piece of its context may fill its last page in part only: `spare_pages` is how many
+        pages that may cost at most.
+        """
+        if self.cache is None:
+            return Segment(token_ids)
+        return self.cache.new_prompt(token_ids, salt, most_pieces=spare_pages)
 
     def make_free(self, num_pages: int) -> bool:
         """Evict cached prompts until `num_pages` pages are free; returns whether they are."""
@@ -51,8 +58,12 @@ class Memory:
         """Hold the pages of a group's prompt and context, but not those of its streams.
 
         Raises:
-            OutOfPages: too few pages are free; `make_free_for` must have returned True before.
+            OutOfPages: too few pages are free, and nothing changed; `make_free_for` must have
+                returned True before.
         """
+        lacking = lacking_pages(_holds(group, streams=False))
+        if lacking > self.pool.num_free:
+            raise OutOfPages(f"{lacking} pages wanted, {self.pool.num_free} free")
         self.pool.acquire(group.prompt.context)
         self.pool.hold(group.prompt, len(group.prompt))
         group.state = GroupState.PREFILLING
@@ -85,6 +96,36 @@ class Memory:
         if self.cache and group.pin is not None:
             self.cache.unpin(group.pin)
         group.pin, group.state = None, GroupState.WAITING
+        group.prompt.sources = ()
+
+    def cache_stream(self, group: Group, stream: Stream) -> None:
+        """Let the prefix cache keep what a finished stream wrote, for prompts that go on there."""
+        # The last token was not fed, or was fed in vain by a step that may still run.
+        stop = min(stream.segment.computed, len(stream.segment) - 1)
+        if self.cache and group.salt is not None and stop > 0:
+            stream.segment.proven = stop  # later tokens were drawn from it, and were finite
+            context = (*stream.segment.context, Span(stream.segment, 0, stop))
+            self.cache.unpin(self.cache.pin(context, group.salt))
+
+    def copied(self, group: Group, num_tokens: int) -> None:
+        """Count tokens of a group's prompt whose KV is copied from the prefix cache."""
+        group.request.usage.phase(group.phases[0]).reused_cache += num_tokens
+        if self.cache:
+            self.cache.hit_tokens += num_tokens
+
+    def forget(self, context: Context, groups: Sequence[Group]) -> None:
+        """Forget the KV of a context that no finite draw has proven, and all that came from it.
+
+        `groups` are the running ones, in any order.
+        """
+        lost = {span.segment for span in context if span.segment.proven < span.stop}
+        cached = self.cache.spans if self.cache else []
+        # Contexts are closed: each names all that its segments read, so one look is enough.
+        for segment in [*(group.prompt for group in groups), *(span.segment for span in cached)]:
+            if any(span.segment in lost for span in segment.reads):
+                lost.add(segment)
+        for segment in lost:
+            segment.forget(segment.proven)
 
     def note_peak(self, request: Request[Any]) -> None:
         """Update a request's peak of held pages; must be called before pages are dropped."""

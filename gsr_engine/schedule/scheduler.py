@@ -5,12 +5,12 @@ from __future__ import annotations
 import heapq
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from gsr_engine.config import EngineConfig
 from gsr_engine.errors import InvalidRequest, OutOfPages
-from gsr_engine.kv.segments import missing
+from gsr_engine.kv.segments import Context, Segment, context_length, missing
 from gsr_engine.outputs import TopLogprobs
 from gsr_engine.requests.request import Group, GroupState, RequestState, StreamState
 from gsr_engine.schedule.admission import Admission, AnyRequest
@@ -122,17 +122,32 @@ class Scheduler:
 
     def _prefill(self, group: Group, plan: StepPlan) -> None:
         """Plan the tokens that a group lacks: of its context, its prompt, and its streams."""
+        if plan.num_tokens >= self._max_tokens:
+            return
         for segment, stop in missing(group.prompt.context):
             plan.prefill(group, segment, stop, self._max_tokens, [])
         prompt = group.prompt
         # Only streams without a token draw from the prompt's last row: a drawn token is kept after
         # a preemption, and fed instead of drawn again.
         fresh = [s for s in group.streams if not s.num_drawn and not s.finished]
+        if prompt.sources and not prompt.computed:
+            self._copy(group, plan)
         plan.prefill(group, prompt, len(prompt), self._max_tokens, fresh)
         for stream in group.streams:
             if stream.behind:
                 stop = len(stream.segment)
                 plan.prefill(group, stream.segment, stop, self._max_tokens, [stream])
+
+    def _copy(self, group: Group, plan: StepPlan) -> None:
+        """Let a prompt begin with a copy of its sources, or wait for them, or do without."""
+        prompt = group.prompt
+        if all(span.computed for span in prompt.sources):
+            if plan.copy(prompt, self._max_tokens):
+                self._memory.copied(group, context_length(prompt.sources))
+        elif any(span.segment in plan.planned for span in prompt.sources):
+            plan.wait(prompt)  # this step computes them, or they wait themselves
+        else:
+            prompt.sources = ()  # they are gone, and nobody computes them
 
     def launched(self, plan: StepPlan) -> None:
         """Note that a step was launched: every step planned from here on runs after it."""
@@ -150,7 +165,7 @@ class Scheduler:
     ) -> None:
         """Append the tokens that a launched step drew (the fields of `Draws`) to their streams."""
         touched = {chunk.group: None for chunk in plan.chunks if not chunk.decode}
-        failed: dict[AnyRequest, None] = {}
+        failed: list[tuple[AnyRequest, Context]] = []
         drawn = zip(plan.draws, tokens, logprobs, tops or [None] * len(tokens), strict=True)
         for (row, stream), token, logprob, top in drawn:
             group = plan.chunks[row].group
@@ -158,14 +173,44 @@ class Scheduler:
             if stream.finish_reason is not None or group.request.finished:
                 continue  # it ended while the step ran: this token was drawn in vain
             if not math.isfinite(logprob):
-                failed[group.request] = None
+                failed.append((group.request, stream.segment.context))
                 continue
+            if not plan.chunks[row].decode:
+                _prove(stream.segment.context)
             stream.append(token, logprob, top)
             if stream.finish_reason is not None:
                 touched[group] = None
-        for request in failed:
+        for request, context in failed:
+            self._memory.forget(context, list(self._admission.groups()))
             self.end(request, "the model's logits are not finite")
+        if failed:
+            self._prefill_again()
         self._settle(touched)
+
+    def fail(self, plan: StepPlan, later: Sequence[StepPlan], error: str) -> None:
+        """Take a step without results: forget the KV that it wrote, and end its requests.
+
+        So end the requests of `later` steps, launched already, that read this KV.
+        """
+        lost: set[Segment] = set()
+        failed: dict[AnyRequest, None] = {}
+        for step in (plan, *later):
+            for chunk in step.chunks:
+                segment = chunk.segment
+                read = any(span.segment in lost for span in segment.reads)
+                if step is plan or segment in lost or read:
+                    lost.add(segment)
+                    segment.forget(0 if segment in step.copies else chunk.start)
+                    failed[chunk.group.request] = None
+        for request in failed:
+            self.end(request, error)
+        self._prefill_again()
+
+    def _prefill_again(self) -> None:
+        """Let groups whose streams read KV that was forgotten compute it before they go on."""
+        for group in self._admission.groups():
+            if group.state is GroupState.DECODING and not _is_computed(group):
+                group.state = GroupState.PREFILLING
 
     def _settle(self, groups: Iterable[Group]) -> None:
         """Notify requests of finished streams, free their pages, move finished groups on."""
@@ -182,6 +227,8 @@ class Scheduler:
             for stream in group.streams:
                 if not stream.needed and stream.holds_pages:
                     self._memory.note_peak(group.request)
+                    if group.continued:
+                        self._memory.cache_stream(group, stream)
                     self._memory.drop_stream(stream)
             if group.finished:
                 self._finish(group)
@@ -248,6 +295,14 @@ class Scheduler:
                 self._retire(request)
             else:
                 self._settle(list(request.groups))
+
+
+def _prove(context: Context) -> None:
+    """Note that a finite draw has read a context: whatever it copied is sound, too."""
+    for span in context:
+        segment = span.segment
+        if span.stop > segment.proven:
+            segment.proven, segment.sources = span.stop, ()
 
 
 def _is_computed(group: Group) -> bool:

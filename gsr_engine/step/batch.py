@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from gsr_engine.kv.segments import PAGE_SIZE, Segment, pages_for
+from gsr_engine.kv.segments import PAGE_SIZE, Segment, context_length, pages_for
 from gsr_engine.step.plan import Chunk, StepPlan
 from gsr_engine.step.transfer import to_device
 
@@ -154,6 +154,13 @@ def _logit_rows(plan: StepPlan, rows: list[int]) -> tuple[list[int], list[int]]:
 
 def _padded(rows: list[int], multiple: int) -> torch.Tensor:
     return torch.from_numpy(np.array(rows + [0] * (-len(rows) % multiple), dtype=np.int64))
+
+
+def copied_slots(plan: StepPlan) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The KV slots that a plan copies: from, to."""
+    read = [slots(s.segment, s.start, s.stop) for spans in plan.copies.values() for s in spans]
+    written = [slots(s, 0, context_length(spans)) for s, spans in plan.copies.items()]
+    return np.concatenate(read), np.concatenate(written)
 
 
 _PAGE_OFFSETS = np.arange(PAGE_SIZE, dtype=np.int64)

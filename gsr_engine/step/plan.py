@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from gsr_engine.kv.segments import Segment
+from gsr_engine.kv.segments import Context, Segment, context_length
 from gsr_engine.requests.request import RUNNING, Group, Stream
 
 
@@ -36,6 +36,8 @@ class StepPlan:
         num_tokens: tokens of all chunks.
         num_decodes: how many chunks decode; they come first.
         planned: for each prefilled segment, how many of its tokens are computed after the step.
+        copies: for each segment that begins with copied KV, the spans that are copied, before
+            anything is computed. A chunk of it follows.
     """
 
     chunks: list[Chunk] = field(default_factory=list)
@@ -44,6 +46,7 @@ class StepPlan:
     num_tokens: int = 0
     num_decodes: int = 0
     planned: dict[Segment, int] = field(default_factory=dict)
+    copies: dict[Segment, Context] = field(default_factory=dict)
 
     def decode(self, group: Group) -> bool:
         """Add the next token of every running stream of a group that lacks only that one.
@@ -67,6 +70,21 @@ class StepPlan:
         self._count(group, True, len(self.chunks) - before)
         return behind
 
+    def copy(self, segment: Segment, budget: int) -> bool:
+        """Let a segment that is not computed begin with a copy of its sources' KV.
+
+        Returns whether it does: the plan must have room for the chunk that follows, and what the
+        segment reads must be computed.
+        """
+        fits = self.num_tokens < budget and segment not in self.planned and self._readable(segment)
+        if fits:
+            self.copies[segment] = segment.sources
+        return fits
+
+    def wait(self, segment: Segment) -> None:
+        """Compute nothing of a segment in this step."""
+        self.planned[segment] = segment.computed
+
     def prefill(
         self, group: Group, segment: Segment, stop: int, budget: int, drawers: list[Stream]
     ) -> None:
@@ -76,14 +94,17 @@ class StepPlan:
         computed nor part of this step. The drawers draw from the row of token `stop - 1`, if the
         chunk reaches it.
         """
-        size = min(stop - segment.computed, budget - self.num_tokens)
+        start = segment.computed
+        if segment in self.copies:
+            start = context_length(self.copies[segment])
+        size = min(stop - start, budget - self.num_tokens)
         if size <= 0 or segment in self.planned or not self._readable(segment):
             return
-        end = segment.computed + size
+        end = start + size
         self.planned[segment] = end
         if end == stop:
             self.draws.extend((len(self.chunks), stream) for stream in drawers)
-        self.chunks.append(Chunk(group, segment, segment.computed, end, decode=False))
+        self.chunks.append(Chunk(group, segment, start, end, decode=False))
         self._count(group, False, size)
 
     def _readable(self, segment: Segment) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from gsr_engine.errors import PoolCorrupted
@@ -13,7 +15,7 @@ from tests.helpers.jobs import CANDIDATE, Job, new_memory
 
 def held_group(memory: Memory, job: Job) -> Group:
     """The group of a job, held, its prompt computed."""
-    (group,) = job.groups = job.start(memory.new_prompt)
+    (group,) = job.groups = job.start(partial(memory.new_prompt, spare_pages=100))
     memory.hold(group)
     for stream in group.streams:
         memory.hold_stream(stream)
@@ -28,11 +30,11 @@ def test_siblings_share_the_pages_of_their_prompt() -> None:
 
 
 def test_a_prompt_that_is_known_shares_pages_too() -> None:
-    memory, tokens = new_memory(20), list(range(64))
+    memory, tokens = new_memory(20), list(range(160))
     held_group(memory, Job(token_ids=tokens))
     again = held_group(memory, Job(token_ids=tokens))
     assert len(again.prompt) == 1
-    assert memory.pool.num_used == 4 + 1 + 1 + 1  # shared, the last token's own, two streams
+    assert memory.pool.num_used == 10 + 1 + 1 + 1  # shared, the last token's own, two streams
 
 
 def test_released_pages_stay_cached_until_they_are_needed() -> None:

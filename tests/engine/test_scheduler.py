@@ -8,6 +8,7 @@ from unittest.mock import Mock
 import pytest
 
 from gsr_engine.errors import InvalidRequest
+from gsr_engine.kv.segments import Span
 from gsr_engine.requests.request import GroupState, RequestState, StreamState
 from tests.helpers.jobs import END, Job, new_scheduler, run_step
 
@@ -59,7 +60,93 @@ def test_a_prompt_waits_for_the_writer_of_what_it_shares() -> None:
     first = run_step(scheduler)
     assert [chunk.group.request for chunk in first.chunks] == [writer]
     second = run_step(scheduler)
-    assert [chunk.group.request for chunk in second.chunks] == [writer, reader]
+    assert [chunk.group.request for chunk in second.chunks] == [writer]
+    third = run_step(scheduler)
+    (copied,) = third.copies.values()
+    assert copied == (Span(writer.groups[0].prompt, 0, 50),)
+    assert [(c.group.request, c.start) for c in third.chunks if not c.decode] == [(reader, 50)]
+
+
+def test_a_long_piece_is_read_in_the_step_that_computes_it() -> None:
+    tokens = list(range(200))
+    writer, reader = Job(token_ids=tokens), Job(token_ids=[*tokens, 99])
+    scheduler = new_scheduler(writer, reader)
+    plan = run_step(scheduler)
+    assert [len(chunk) for chunk in plan.chunks] == [200, 1]
+    assert not plan.copies
+
+
+def test_who_waits_for_a_copy_computes_it_if_its_writer_is_aborted() -> None:
+    tokens = list(range(50))
+    writer, reader = Job(token_ids=tokens), Job(token_ids=[*tokens, 99])
+    scheduler = new_scheduler(writer, reader, max_batch_tokens=40, max_num_seqs=40)
+    run_step(scheduler)
+    scheduler.end(writer)
+    assert [(c.start, c.stop) for c in run_step(scheduler).chunks] == [(0, 40)]
+    assert [(c.start, c.stop) for c in run_step(scheduler).chunks] == [(40, 51)]
+
+
+def test_what_not_finite_logits_read_is_not_found_again() -> None:
+    tokens = list(range(200))
+    scheduler = new_scheduler(Job(token_ids=tokens))
+    run_step(scheduler, logprob=math.nan)
+    again = Job(token_ids=tokens)
+    scheduler.add(again)
+    assert sum(len(chunk) for chunk in run_step(scheduler).chunks) == 200
+    assert again.result is None
+
+
+def test_what_a_finite_draw_has_read_is_kept_when_a_later_one_is_not_finite() -> None:
+    tokens = list(range(200))
+    scheduler = new_scheduler(Job(token_ids=tokens))
+    run_step(scheduler)
+    run_step(scheduler, logprob=math.nan)
+    scheduler.add(Job(token_ids=tokens))
+    assert sum(len(chunk) for chunk in run_step(scheduler).chunks) == 1
+
+
+def test_who_read_what_is_forgotten_computes_it_again_and_goes_on() -> None:
+    """A long prompt is still being computed from a beginning that turns out to be broken."""
+    tokens = list(range(200))
+    broken, reader = Job(token_ids=tokens), Job(token_ids=[*tokens, *range(300, 400)])
+    scheduler = new_scheduler(broken, reader, max_batch_tokens=250, max_num_seqs=40)
+    run_step(scheduler, logprob=math.nan)
+    assert broken.result == "the model's logits are not finite"
+    computed = {}
+    for _ in range(3):
+        for chunk in run_step(scheduler).chunks:
+            computed[chunk.segment] = computed.get(chunk.segment, 0) + len(chunk)
+    assert list(computed.values())[:2] == [200, 100]
+    assert len(reader.streams[0].segment) == 2
+
+
+def test_a_step_that_fails_takes_its_kv_and_only_its_requests_along() -> None:
+    tokens = list(range(200))
+    broken, other = Job(token_ids=tokens), Job(prompt=20)
+    scheduler = new_scheduler(broken)
+    plan = scheduler.plan()
+    scheduler.launched(plan)
+    scheduler.fail(plan, [], "the device burnt down")
+    scheduler.add(other)
+    scheduler.add(Job(token_ids=tokens))
+    assert broken.result == "the device burnt down"
+    assert sum(len(chunk) for chunk in run_step(scheduler).chunks) == 20 + 200
+    assert other.result is None
+
+
+def test_later_steps_that_read_what_a_failed_step_wrote_fail_too() -> None:
+    tokens = list(range(200))
+    broken, reader, other = Job(token_ids=tokens), Job(token_ids=[*tokens, 7]), Job(prompt=20)
+    scheduler = new_scheduler(broken)
+    first = scheduler.plan()
+    scheduler.launched(first)
+    scheduler.add(reader)
+    scheduler.add(other)
+    second = scheduler.plan()
+    scheduler.launched(second)
+    scheduler.fail(first, [second], "the device burnt down")
+    assert (broken.result, reader.result, other.result) == ("the device burnt down",) * 2 + (None,)
+    scheduler.check()
 
 
 def test_an_end_token_ends_its_request_and_frees_everything() -> None:

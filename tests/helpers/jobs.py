@@ -37,8 +37,9 @@ class Job(Request[str]):
         refining: bool = False,
         max_tokens: int = 1000,
         token_ids: list[int] | None = None,
+        most_pages: int = 0,
     ) -> None:
-        super().__init__(streams, priority)
+        super().__init__(streams, most_pages=most_pages, priority=priority)
         # A prompt of its own: no two jobs begin alike unless they are given the same tokens.
         self.prompt_ids = token_ids or [next(_first_token)] * prompt
         self.params = SamplingParams(max_tokens=max_tokens)

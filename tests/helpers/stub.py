@@ -10,10 +10,10 @@ from gsr_engine.demo.report import NANO
 from gsr_engine.errors import InvalidRequest
 from gsr_engine.execution.loading import load_parts
 from gsr_engine.execution.sampler import Draws
-from gsr_engine.kv.segments import Context, Segment
+from gsr_engine.kv.segments import Context, Segment, context_length
 from gsr_engine.model.decoder import Decoder
 from gsr_engine.schedule.admission import AnyRequest
-from gsr_engine.step.batch import slots
+from gsr_engine.step.batch import copied_slots, slots
 from gsr_engine.step.plan import StepPlan
 
 END = 2  # nano's
@@ -50,8 +50,10 @@ class StubRunner:
         if self.fail:
             self.fail = False
             raise RuntimeError("the device is on fire")
+        self._copy(plan)
         for chunk in plan.chunks:
-            assert chunk.start == chunk.segment.computed < chunk.stop
+            copied = context_length(plan.copies.get(chunk.segment, ()))
+            assert chunk.start == (copied or chunk.segment.computed) < chunk.stop
             self._write(chunk.segment, chunk.start, chunk.stop)
         for chunk in plan.chunks:
             for span in chunk.segment.context:
@@ -70,6 +72,16 @@ class StubRunner:
         broken, self.fail_late = self.fail_late, False
         return StubDraws(tokens, logprobs, broken)
 
+    def _copy(self, plan: StepPlan) -> None:
+        if plan.copies:
+            read, written = copied_slots(plan)
+            contents = [self._slots[slot] for slot in read.tolist()]
+            self._slots.update(zip(written.tolist(), contents, strict=True))
+        for segment, sources in plan.copies.items():
+            assert all(span.computed for span in sources)
+            assert segment.computed == 0
+            self._read(segment, context_length(sources))
+
     def _write(self, segment: Segment, start: int, stop: int) -> None:
         for place, slot in enumerate(slots(segment, start, stop).tolist(), start=start):
             self._slots[slot] = self._content(segment, place)
@@ -82,7 +94,7 @@ class StubRunner:
         """What KV depends on: the token, its position, and everything that it could see."""
         known = place < len(segment.token_ids)
         token = segment.token_ids[place] if known else self._drawn[segment]
-        seen = hash((shown(segment.context), tuple(segment.token_ids[:place])))
+        seen = hash((*shown(segment.context), *segment.token_ids[:place]))
         return token, segment.position + place, seen
 
     def use(self, decoder: Decoder) -> None:
