@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gsr_engine.checkpoint.model_config import ModelConfig
-from gsr_engine.errors import InvalidRequest, UnsupportedModel
+from gsr_engine.checkpoint.model_config import MOST_POSITIONS, ModelConfig
+from gsr_engine.errors import (
+    InvalidRequest,
+    UnsupportedModel,
+    check_bool,
+    check_float,
+    check_int,
+    shown,
+)
 
 SUPPORTED_DTYPES = ("float32", "bfloat16")
+MOST_STREAMS = 1 << 16
+"""Upper limit of `max_num_seqs`, because buffers are made for each of them."""
+MOST_BATCH_TOKENS = 1 << 24
+"""Upper limit of `max_batch_tokens`, because a step may be as large as that."""
+MOST_KV_GIB = 1e6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,20 +58,17 @@ class EngineConfig:
         """Raise InvalidRequest for a value out of range."""
         if self.dtype not in ("auto", *SUPPORTED_DTYPES):
             raise InvalidRequest(
-                "dtype", f"must be auto, {' or '.join(SUPPORTED_DTYPES)}, got {self.dtype!r}"
+                "dtype", f"must be auto, {' or '.join(SUPPORTED_DTYPES)}, got {shown(self.dtype)}"
             )
         if self.device not in ("auto", "cpu", "cuda"):
-            raise InvalidRequest("device", f"must be auto, cpu or cuda, got {self.device!r}")
-        for name in ("max_model_len", "max_num_seqs", "max_batch_tokens"):
-            value = getattr(self, name)
-            if name == "max_model_len" and value is None:
-                continue
-            if not isinstance(value, int) or value < 1:
-                raise InvalidRequest(name, f"must be a positive integer, got {value!r}")
-        self._check_memory()
+            raise InvalidRequest("device", f"must be auto, cpu or cuda, got {shown(self.device)}")
+        if self.max_model_len is not None:
+            check_int("max_model_len", self.max_model_len, 1, MOST_POSITIONS)
+        check_int("max_num_seqs", self.max_num_seqs, 1, MOST_STREAMS)
+        check_int("max_batch_tokens", self.max_batch_tokens, 1, MOST_BATCH_TOKENS)
         for name in ("prefix_cache", "share_spans", "cuda_graphs"):
-            if not isinstance(getattr(self, name), bool):
-                raise InvalidRequest(name, f"must be True or False, got {getattr(self, name)!r}")
+            check_bool(name, getattr(self, name))
+        self._check_memory()
         if self.max_batch_tokens < self.max_num_seqs:
             raise InvalidRequest(
                 "max_batch_tokens",
@@ -68,11 +77,13 @@ class EngineConfig:
             )
 
     def _check_memory(self) -> None:
-        gib, share = self.kv_cache_gib, self.gpu_memory_utilization
-        if gib is not None and (not isinstance(gib, int | float) or not 0 < gib < 1e6):
-            raise InvalidRequest("kv_cache_gib", f"must be a number above 0, got {gib!r}")
-        if not isinstance(share, int | float) or not 0 < share <= 1:
-            raise InvalidRequest("gpu_memory_utilization", f"must be in (0, 1], got {share!r}")
+        for name, most in (("kv_cache_gib", MOST_KV_GIB), ("gpu_memory_utilization", 1.0)):
+            value = getattr(self, name)
+            if value is None and name == "kv_cache_gib":
+                continue
+            check_float(name, value, 0.0, most)
+            if value == 0:
+                raise InvalidRequest(name, f"must be above 0, at most {most:g}, got 0")
 
     def model_length(self, model: ModelConfig) -> int:
         """Longest context in tokens for a checkpoint.

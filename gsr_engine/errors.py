@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from reprlib import Repr
+
+_MOST_SHOWN = 80
+_SHORT = Repr()
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = _MOST_SHOWN
+_SHORT.maxlevel = 3
+
 
 class GsrError(Exception):
     """Base of every error that gsr_engine raises on purpose."""
@@ -51,26 +58,35 @@ class QueueFull(GsrError):
     """An `AsyncEngine` has `max_pending` unfinished requests, and the caller chose not to wait."""
 
 
+def shown(value: object) -> str:
+    """`repr` of a value for a message, at most 80 characters, whatever the value is."""
+    try:
+        text = _SHORT.repr(value)
+    except Exception:  # e.g. Python refuses to spell an integer of thousands of digits
+        text = f"<{type(value).__name__} that cannot be shown>"
+    return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN - 3]}..."
+
+
 def check_int(name: str, value: object, low: int, high: int) -> None:
     """Raise InvalidRequest unless a field is an integer within the limits."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise InvalidRequest(name, f"must be an integer from {low} to {high}, got {value!r}")
+        raise InvalidRequest(name, f"must be an integer from {low} to {high}, got {shown(value)}")
 
 
 def check_float(name: str, value: object, low: float, high: float) -> None:
     """Raise InvalidRequest unless a field is a number within the limits."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not low <= value <= high:  # type: ignore[operator]  # nan fails too
-        raise InvalidRequest(name, f"must be a number from {low:g} to {high:g}, got {value!r}")
+        raise InvalidRequest(name, f"must be a number from {low:g} to {high:g}, got {shown(value)}")
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """Raise InvalidRequest unless a field is one of the choices."""
     if value not in choices:
-        raise InvalidRequest(name, f"must be one of {', '.join(choices)}, got {value!r}")
+        raise InvalidRequest(name, f"must be one of {', '.join(choices)}, got {shown(value)}")
 
 
 def check_bool(name: str, value: object) -> None:
     """Raise InvalidRequest unless a field is True or False."""
     if not isinstance(value, bool):
-        raise InvalidRequest(name, f"must be True or False, got {value!r}")
+        raise InvalidRequest(name, f"must be True or False, got {shown(value)}")

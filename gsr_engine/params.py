@@ -6,11 +6,18 @@ in `gsr_engine.requests`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar, get_args
 
-from gsr_engine.errors import InvalidRequest, check_bool, check_choice, check_float, check_int
+from gsr_engine.errors import (
+    InvalidRequest,
+    check_bool,
+    check_choice,
+    check_float,
+    check_int,
+    shown,
+)
 
 MAX_CANDIDATES = 256
 """Upper limit of `n` and `k`, because a small request creates this many streams."""
@@ -30,7 +37,7 @@ MAX_TOP_LOGPROBS = 20
 def _check_queueing(priority: object, cache_salt: object) -> None:
     check_int("priority", priority, -1000, 1000)
     if not isinstance(cache_salt, str):
-        raise InvalidRequest("cache_salt", f"must be text, got {cache_salt!r}")
+        raise InvalidRequest("cache_salt", f"must be text, got {shown(cache_salt)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,17 +125,17 @@ class SamplingParams:
     def _check_stops(self) -> None:
         check_bool("ignore_eos", self.ignore_eos)
         if not isinstance(self.stop, tuple | list):
-            raise InvalidRequest("stop", f"must be a tuple of texts, got {self.stop!r}")
+            raise InvalidRequest("stop", f"must be a tuple of texts, got {shown(self.stop)}")
         if len(self.stop) > MAX_STOP_STRINGS:
             raise InvalidRequest("stop", f"{len(self.stop)} are more than {MAX_STOP_STRINGS}")
         for text in self.stop:
             if not isinstance(text, str) or not 0 < len(text) <= MAX_STOP_LENGTH:
                 raise InvalidRequest(
-                    "stop", f"must be texts of 1 to {MAX_STOP_LENGTH} characters, got {text!r:.100}"
+                    "stop", f"must be texts of 1 to {MAX_STOP_LENGTH} characters, got {shown(text)}"
                 )
         if not isinstance(self.stop_token_ids, tuple | list | set | frozenset):
             raise InvalidRequest(
-                "stop_token_ids", f"must be a tuple of token ids, got {self.stop_token_ids!r}"
+                "stop_token_ids", f"must be a tuple of token ids, got {shown(self.stop_token_ids)}"
             )
         for token in self.stop_token_ids:
             check_int("stop_token_ids", token, 0, 2**31 - 1)
@@ -219,7 +226,7 @@ class SelfRefineParams:
         _check_queueing(self.priority, self.cache_salt)
         for name, params in (("candidate", self.candidate), ("refine", self.refine)):
             if not isinstance(params, SamplingParams):
-                raise InvalidRequest(name, f"must be SamplingParams, got {params!r}")
+                raise InvalidRequest(name, f"must be SamplingParams, got {shown(params)}")
             if params.n != 1:
                 raise InvalidRequest(
                     f"{name}.n", f"must be 1 (k says how many candidates), got {params.n}"
@@ -231,7 +238,7 @@ class SelfRefineParams:
 
     def _check_rounds(self) -> None:
         if not isinstance(self.widths, tuple | list):
-            raise InvalidRequest("widths", f"must be a tuple of integers, got {self.widths!r}")
+            raise InvalidRequest("widths", f"must be a tuple of integers, got {shown(self.widths)}")
         for width in self.widths:
             check_int("widths", width, 1, MAX_CANDIDATES)
         check_int("refinements", self.refinements, 1, MAX_CANDIDATES)
@@ -264,14 +271,19 @@ def one_each(
     """Pair every item with its parameters: one for all (the default if None), or one for each.
 
     Raises:
-        InvalidRequest: `items` is a single text, or `params` has another type or length.
+        InvalidRequest: `items` is a single text or no collection, or `params` has another type or
+            length.
     """
     if isinstance(items, str):
         raise InvalidRequest(field, "must be a list; for a single one pass [text]")
+    if not isinstance(items, Collection):
+        raise InvalidRequest(field, f"must be a list, got {shown(items)}")
     if params is None or isinstance(params, kind):
         params = [kind() if params is None else params] * len(items)
     if not isinstance(params, Sequence) or not all(isinstance(one, kind) for one in params):
-        raise InvalidRequest("params", f"must be {kind.__name__} or a list of them, got {params!r}")
+        raise InvalidRequest(
+            "params", f"must be {kind.__name__} or a list of them, got {shown(params)}"
+        )
     if len(params) != len(items):
         raise InvalidRequest("params", f"{len(params)} of them for {len(items)} {field}")
     return list(zip(items, params, strict=True))

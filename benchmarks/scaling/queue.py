@@ -26,7 +26,7 @@ class QueueCost:
     """One queue length.
 
     Attributes:
-        waiting: requests in the queue, the same number during the whole run.
+        waiting: requests in the queue besides those that run, the same number all the time.
         deadlines: whether each has a deadline.
         step_us: microseconds of plan and commit per step, the median over blocks of steps.
         slowest_us: the same of the slowest step in a hundred.
@@ -45,8 +45,11 @@ class QueueCost:
 class _Queue:
     """An engine with a stub model and a queue that never gets shorter."""
 
-    def __init__(self, waiting: int, deadlines: bool, streams: int, k: int) -> None:
+    def __init__(
+        self, waiting: int, deadlines: bool, streams: int, k: int, problems: Sequence[str]
+    ) -> None:
         self._waiting, self._deadlines = waiting, deadlines
+        self._problems = itertools.cycle(problems)
         self._engine = stub_engine(max_num_seqs=streams, num_pages=4096)
         self._params = SelfRefineParams(
             k=k,
@@ -58,37 +61,34 @@ class _Queue:
         self._indices = itertools.count()
         self._watch = Stopwatch()
         self._steps_us: list[float] = []
-        self._submit_us, self._request_bytes = self._fill()
+        self._submit_us, self._request_bytes = self._fill(waiting + streams // k)
         for name in ("plan", "commit"):
             self._watch.watch(self._engine.scheduler, name)
 
-    def _fill(self) -> tuple[float, float]:
+    def _fill(self, count: int) -> tuple[float, float]:
         """Microseconds and bytes per request: one half is timed, the other half is traced."""
-        problems = [puzzle.problem for puzzle in sample_puzzles("test", 0, self._waiting)]
-        half = self._waiting // 2
+        half = count // 2
         start = time.perf_counter()
-        self._submit(problems[:half])
+        self._submit(half)
         seconds = time.perf_counter() - start
         tracemalloc.start()
-        self._submit(problems[half:])
+        self._submit(count - half)
         kept, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        self._problems = itertools.cycle(problems)
-        return seconds / half * 1e6, kept / (self._waiting - half)
+        return seconds / half * 1e6, kept / (count - half)
 
-    def _submit(self, problems: Sequence[str]) -> None:
-        for problem in problems:
+    def _submit(self, count: int) -> None:
+        for problem in itertools.islice(self._problems, count):
             request = self._engine.new_self_refine(problem, self._params, index=next(self._indices))
             self._engine.submit(request)
 
     def run(self, steps: int) -> None:
-        """Take some steps; requests that left the queue are replaced outside the measured time."""
+        """Take some steps; finished requests are replaced outside the measured time."""
         for _ in range(steps):
             self._watch.reset()
-            self._engine.step()
+            finished = self._engine.step()
             self._steps_us.append(sum(self._watch.seconds.values()) * 1e6)
-            left = self._waiting - self._engine.stats()["requests_waiting"]
-            self._submit(list(itertools.islice(self._problems, left)))
+            self._submit(len(finished))
 
     def forget(self) -> None:
         """Drop the steps so far: they were the warm-up."""
@@ -117,11 +117,15 @@ def measure_queue(
 ) -> list[QueueCost]:
     """The cost at each queue length, without and with deadlines; the queues take turns by blocks.
 
-    The stub draws the same tokens for all queues, and all begin with the same problems. So the
-    running requests are the same, and only the waiting ones differ.
+    The stub draws the same tokens for all queues, and all take the same problems in turn. So the
+    running requests are the same, and only the number of waiting ones differs.
     """
+    puzzles = sample_puzzles("test", 0, max(lengths) + streams // k)
+    problems = [puzzle.problem for puzzle in puzzles]
     queues = [
-        _Queue(waiting, deadlines, streams, k) for deadlines in (False, True) for waiting in lengths
+        _Queue(waiting, deadlines, streams, k, problems)
+        for deadlines in (False, True)
+        for waiting in lengths
     ]
     for queue in queues:
         queue.run(min(steps, 2 * _BLOCK))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.config import EngineConfig
+from gsr_engine.errors import OutOfMemory
 from gsr_engine.kv.segments import PAGE_SIZE, pages_for
 from gsr_engine.step.transfer import to_device
 
@@ -31,13 +34,23 @@ class KVCache:
             at 0, values at 1.
         num_pages: pages that the pool may use.
         padding_slot: a slot of the extra page, to which padding rows write.
+
+    Raises:
+        OutOfMemory: the device cannot hold the pages.
     """
 
     def __init__(
         self, model: ModelConfig, num_pages: int, dtype: torch.dtype, device: torch.device
     ) -> None:
         shape = (model.num_layers, 2, num_pages + 1, PAGE_SIZE, model.num_kv_heads, model.head_dim)
-        self.pages = torch.zeros(shape, dtype=dtype, device=device)
+        try:
+            self.pages = torch.zeros(shape, dtype=dtype, device=device)
+        except RuntimeError:  # on a GPU it is torch.OutOfMemoryError, a kind of it
+            gib = math.prod(shape) * dtype.itemsize / 2**30
+            raise OutOfMemory(
+                f"{num_pages} KV pages take {gib:,.1f} GiB, which {device} cannot give: lower "
+                "kv_cache_gib"
+            ) from None
         self.num_pages = num_pages
         self.padding_slot = num_pages * PAGE_SIZE
 

@@ -3,29 +3,56 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from gsr_engine.errors import CheckpointError
+from gsr_engine.errors import CheckpointError, InvalidRequest, shown
+
+MOST_JSON_BYTES = 1 << 24
+"""Largest JSON file that is read: the index of the largest models has half of this."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
+    """A JSON object from a file, whose numbers are all finite.
 
     Raises:
-        CheckpointError: the file is missing or holds something else.
+        CheckpointError: the file is missing, larger than `MOST_JSON_BYTES`, or holds something
+            else.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(
+            _read(path).decode(), parse_constant=_finite_number, parse_float=_finite_number
+        )
     except FileNotFoundError:
         raise CheckpointError(f"{path.parent} has no {path.name}") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from None
+    except RecursionError:
+        raise CheckpointError(f"{path} cannot be read as JSON: it is nested too deeply") from None
+    except (OSError, ValueError) as error:  # not UTF-8, not JSON, an integer without end
+        raise CheckpointError(f"{path} cannot be read as JSON: {error!s:.200}") from None
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path} must hold a JSON object")
+        raise CheckpointError(f"{path} must hold a JSON object, got {shown(value)}")
+    return value
+
+
+def _read(path: Path) -> bytes:
+    """The bytes of an ordinary file; a pipe or a device might never end."""
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no ordinary file")
+    with path.open("rb") as file:
+        content = file.read(MOST_JSON_BYTES + 1)
+    if len(content) > MOST_JSON_BYTES:
+        raise ValueError(f"it is larger than {MOST_JSON_BYTES} bytes")
+    return content
+
+
+def _finite_number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{shown(text)} is no finite number")
     return value
 
 
@@ -41,12 +68,17 @@ def find_checkpoint(
 
     Raises:
         CheckpointError: it is neither a folder nor a repository that can be reached.
+        InvalidRequest: it, or the revision, is no text.
     """
-    folder = Path(path_or_id)
-    if folder.is_dir():
+    if not isinstance(path_or_id, str | Path):
+        raise InvalidRequest("path_or_id", f"must be a path or a text, got {shown(path_or_id)}")
+    if not isinstance(revision, str | None):
+        raise InvalidRequest("revision", f"must be a text, got {shown(revision)}")
+    folder, name = Path(path_or_id), f"{path_or_id!s:.100}"
+    if _is_folder(folder):
         return folder
     if folder.is_absolute() or str(path_or_id).startswith(".") or str(path_or_id).count("/") > 1:
-        raise CheckpointError(f"{path_or_id} is not a folder")
+        raise CheckpointError(f"{name} is not a folder")
     try:
         return Path(
             snapshot_download(
@@ -56,7 +88,14 @@ def find_checkpoint(
             )
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = f"{error!s:.200}".partition("\n")[0]
         raise CheckpointError(
-            f"{path_or_id} is neither a local folder nor a hub repository within reach: {reason}"
+            f"{name} is neither a local folder nor a hub repository within reach: {reason}"
         ) from None
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # e.g. its name is too long
+        return False

@@ -10,11 +10,16 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from gsr_engine.checkpoint.files import read_json
-from gsr_engine.errors import CheckpointError
-from gsr_engine.params import LAYOUTS, Layout
+from gsr_engine.errors import CheckpointError, shown
+from gsr_engine.params import LAYOUTS, MAX_CANDIDATES, Layout
 
 RefinePosition = Literal["after", "fork"]
 CandidateKV = Literal["as_generated", "reread"]
+
+MOST_TEMPLATE = 100_000
+"""Characters of one text of a template; more would leave no room for a problem."""
+MOST_TAG = 100
+MOST_PATTERN = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,45 +109,59 @@ class GsrConfig:
             return cls(trained=False)
         try:
             return cls._from_dict(read_json(path))
-        except (KeyError, TypeError, ValueError, re.error) as error:
-            raise CheckpointError(f"{path}: {error}") from None
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path}: {error!s:.300}") from None
 
     @classmethod
     def _from_dict(cls, raw: dict[str, Any]) -> GsrConfig:
         known = {field.name for field in fields(cls)} - {"trained"} | {"template_hash"}
         if unknown := raw.keys() - known:
-            raise ValueError(f"unknown fields {', '.join(sorted(unknown))}")
+            raise ValueError(f"unknown fields {shown(sorted(unknown))}")
         values = dict(raw)
         stated_hash = values.pop("template_hash", None)
-        template = values.get("template", "gsr")
-        values["template"] = (
-            TEMPLATES[template] if isinstance(template, str) else Template(**template)
-        )
+        values["template"] = _template(values.get("template", "gsr"))
         for name in ("layouts", "num_candidates", "thinking"):
-            if values.get(name) is not None:
+            if isinstance(values.get(name), list):
                 values[name] = tuple(values[name])
         config = cls(**values)
-        config._check(stated_hash)
+        config._check()
+        if stated_hash not in (None, config.template.hash):
+            raise ValueError(
+                f"template_hash is {shown(stated_hash)}, its texts have {config.template.hash}"
+            )
         return config
 
-    def _check(self, stated_hash: str | None) -> None:
+    def _check(self) -> None:
+        if not (_is_tuple_of(str, self.layouts) and 0 < len(set(self.layouts)) <= len(LAYOUTS)):
+            raise ValueError(f"layouts must be some of {LAYOUTS}, got {shown(self.layouts)}")
         if unknown := set(self.layouts) - set(LAYOUTS):
-            raise ValueError(f"unknown layouts {unknown}")
+            raise ValueError(f"unknown layouts {shown(sorted(unknown))}")
         if self.refine_position not in get_args(RefinePosition):
-            raise ValueError(f"unknown refine_position {self.refine_position!r}")
+            raise ValueError(f"unknown refine_position {shown(self.refine_position)}")
         if self.candidate_kv not in get_args(CandidateKV):
-            raise ValueError(f"unknown candidate_kv {self.candidate_kv!r}")
-        if self.thinking is not None and not (
-            len(self.thinking) == 2 and all(isinstance(tag, str) and tag for tag in self.thinking)
+            raise ValueError(f"unknown candidate_kv {shown(self.candidate_kv)}")
+        self._check_candidates()
+        thinking = self.thinking
+        if thinking is not None and not (
+            _is_tuple_of(str, thinking) and len(thinking) == 2 and all(map(_is_tag, thinking))
         ):
-            raise ValueError(f"thinking must be two tags, got {self.thinking!r}")
-        for name, text in asdict(self.template).items():
-            if not (isinstance(text, str) or (name == "restate" and text is None)):
-                raise ValueError(f"template.{name} must be text, got {text!r}")
-        if self.answer_pattern is not None and re.compile(self.answer_pattern).groups != 1:
-            raise ValueError("answer_pattern must have exactly one group")
-        if stated_hash not in (None, self.template.hash):
-            raise ValueError(f"template_hash is {stated_hash}, its texts have {self.template.hash}")
+            raise ValueError(
+                f"thinking must be two tags of at most {MOST_TAG}, got {shown(thinking)}"
+            )
+        if self.answer_pattern is not None:
+            _check_pattern(self.answer_pattern)
+
+    def _check_candidates(self) -> None:
+        least_most = self.num_candidates
+        if least_most is not None and not (
+            _is_tuple_of(int, least_most)
+            and len(least_most) == 2
+            and 1 <= least_most[0] <= least_most[1] <= MAX_CANDIDATES
+        ):
+            raise ValueError(
+                f"num_candidates must be the least and the most, from 1 to {MAX_CANDIDATES}, "
+                f"got {shown(least_most)}"
+            )
 
     def save(self, folder: Path) -> None:
         """Write `gsr.json`."""
@@ -151,3 +170,49 @@ class GsrConfig:
         values["template_hash"] = self.template.hash
         text = json.dumps(values, indent=2, ensure_ascii=False)
         (folder / "gsr.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _is_tuple_of(kind: type, value: object) -> bool:
+    return isinstance(value, tuple) and all(type(one) is kind for one in value)
+
+
+def _is_tag(text: str) -> bool:
+    return 0 < len(text) <= MOST_TAG
+
+
+def _template(value: object) -> Template:
+    """A built-in template by its name, or one of the checkpoint's own.
+
+    Raises:
+        ValueError: there is no such template, or one of its texts is missing or no text.
+    """
+    if isinstance(value, str) and value in TEMPLATES:
+        return TEMPLATES[value]
+    if not isinstance(value, dict):
+        raise ValueError(f"template must be {' or '.join(TEMPLATES)}, or texts, got {shown(value)}")
+    names = [field.name for field in fields(Template)]
+    if set(value) != set(names):
+        raise ValueError(f"template must have {', '.join(names)}, got {shown(sorted(value))}")
+    for name, text in value.items():
+        if text is None and name == "restate":
+            continue
+        if not isinstance(text, str) or len(text) > MOST_TEMPLATE:
+            raise ValueError(
+                f"template.{name} must be a text of at most {MOST_TEMPLATE} characters, "
+                f"got {shown(text)}"
+            )
+    return Template(**value)
+
+
+def _check_pattern(pattern: object) -> None:
+    if not isinstance(pattern, str) or len(pattern) > MOST_PATTERN:
+        raise ValueError(
+            f"answer_pattern must be a text of at most {MOST_PATTERN} characters, "
+            f"got {shown(pattern)}"
+        )
+    try:
+        groups = re.compile(pattern).groups
+    except (re.error, RecursionError, OverflowError) as error:
+        raise ValueError(f"answer_pattern is no regular expression: {error}") from None
+    if groups != 1:
+        raise ValueError(f"answer_pattern must have exactly one group, it has {groups}")

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from gsr_engine.errors import OutOfMemory
+
 
 def rope_table(rope: dict[str, Any], head_dim: int, length: int) -> torch.Tensor:
     """Cosines and sines of the rotary angles, fp32 [length, head_dim].
@@ -14,11 +16,19 @@ def rope_table(rope: dict[str, Any], head_dim: int, length: int) -> torch.Tensor
     The first half of a row holds the cosines of position · inverse frequency, the second half the
     sines. Yarn's attention factor is multiplied in. Formulas: RoFormer (arXiv 2104.09864), Llama
     3.1's frequency bands, YaRN (arXiv 2309.00071), with the parameter names of transformers.
+
+    Raises:
+        OutOfMemory: there is no memory for so many positions.
     """
     frequencies = _inverse_frequencies(rope, head_dim)
-    angles = torch.arange(length, dtype=torch.float32)[:, None] * frequencies
     scale = _attention_factor(rope)
-    return torch.cat([angles.cos() * scale, angles.sin() * scale], dim=1)
+    try:
+        angles = torch.arange(length, dtype=torch.float32)[:, None] * frequencies
+        return torch.cat([angles.cos() * scale, angles.sin() * scale], dim=1)
+    except RuntimeError:
+        raise OutOfMemory(
+            f"the rotary table of {length} positions does not fit into memory: lower max_model_len"
+        ) from None
 
 
 def _inverse_frequencies(rope: dict[str, Any], head_dim: int) -> torch.Tensor:

@@ -7,20 +7,27 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
+from gsr_engine.checkpoint.fields import Fields
 from gsr_engine.checkpoint.files import read_json
 from gsr_engine.checkpoint.model_config import ModelConfig
-from gsr_engine.errors import CheckpointError, UnsupportedModel
+from gsr_engine.errors import CheckpointError, UnsupportedModel, shown
 from gsr_engine.model.decoder import Decoder, Layer
 from gsr_engine.model.linear import Linear, prepacked, prepacks
 
 _CPU = torch.device("cpu")
-_STORED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_STORED_DTYPES = ("F32", "BF16", "F16")
+"""As safetensors names them."""
 
-GetTensor = Callable[[str], torch.Tensor]
+GetTensor = Callable[[str, tuple[int, ...]], torch.Tensor]
+"""A tensor by its name; it has the given shape."""
+_LONGEST_NAME = 255
+"""Characters of a file's name: file systems allow no more."""
+
 MakeLinear = Callable[..., Linear]
 
 
@@ -39,18 +46,32 @@ def load_decoder(
             try:
                 opened = stack.enter_context(safe_open(file, framework="pt"))
             except (OSError, SafetensorError) as error:
-                raise CheckpointError(f"{file} cannot be read: {error}") from None
+                raise CheckpointError(f"{file} cannot be read: {error!s:.200}") from None
             files.update(dict.fromkeys(opened.keys(), opened))
 
-        def get(name: str) -> torch.Tensor:
+        def get(name: str, shape: tuple[int, ...]) -> torch.Tensor:
             if name not in files:
                 raise CheckpointError(f"{folder} has no tensor {name}")
-            tensor: torch.Tensor = files[name].get_tensor(name)
-            if tensor.dtype not in _STORED_DTYPES:
-                raise UnsupportedModel(f"tensor {name} is stored as {tensor.dtype}, not a float")
-            return tensor.to(device, dtype)
+            return _read_tensor(files[name], name, shape).to(device, dtype)
 
         return _assemble(config, dtype, device, get)
+
+
+def _read_tensor(file: Any, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """A tensor from an open file; the header is checked first, so that nothing large is read."""
+    header = file.get_slice(name)
+    stored, found = header.get_dtype(), tuple(header.get_shape())
+    if stored not in _STORED_DTYPES:
+        raise UnsupportedModel(f"tensor {name} is stored as {stored}, not a float")
+    if found != shape:
+        raise CheckpointError(
+            f"tensor {name} has shape {shown(found)}, config.json implies {shape}"
+        )
+    try:
+        tensor: torch.Tensor = file.get_tensor(name)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"tensor {name} cannot be read: {error!s:.200}") from None
+    return tensor
 
 
 def dummy_decoder(
@@ -58,10 +79,8 @@ def dummy_decoder(
 ) -> Decoder:
     """A decoder of the given shape with seeded random weights, for benchmarks and tests."""
     generator = torch.Generator(device).manual_seed(seed)
-    shapes = dict(_shapes(config))
 
-    def get(name: str) -> torch.Tensor:
-        shape = shapes[name]
+    def get(name: str, shape: tuple[int, ...]) -> torch.Tensor:
         if name.endswith("norm.weight"):
             return torch.ones(shape, dtype=dtype, device=device)
         scale: float = shape[-1] ** -0.5
@@ -91,18 +110,32 @@ def _tensors(decoder: Decoder) -> Iterator[torch.Tensor]:
 
 
 def _weight_files(folder: Path) -> list[Path]:
+    """The files that hold the weights; links are followed, as the hub's cache is made of them."""
     index = folder / "model.safetensors.index.json"
-    if index.exists():
-        names = sorted(set(read_json(index).get("weight_map", {}).values()))
-        files = [folder / name for name in names]
-    else:
-        files = [folder / "model.safetensors"]
-    missing = [file.name for file in files if not file.exists()]
+    names = _indexed_files(index) if index.exists() else ["model.safetensors"]
+    files = [folder / name for name in names]
+    missing = [file.name for file in files if not file.is_file()]
     if missing or not files:
         raise CheckpointError(
-            f"{folder} lacks {', '.join(missing) or 'weights'} (only safetensors are read)"
+            f"{folder} lacks {', '.join(missing[:3]) or 'weights'} (only safetensors are read)"
         )
     return files
+
+
+def _indexed_files(index: Path) -> list[str]:
+    """The names of the files that an index lists.
+
+    Raises:
+        CheckpointError: a name is no text, or names something else than a file of this folder.
+    """
+    listed = Fields(str(index), read_json(index)).mapping("weight_map").values()
+    for name in listed:
+        plain = isinstance(name, str) and len(name) <= _LONGEST_NAME and name.isprintable()
+        if not plain or name in ("", ".", "..") or "/" in name or "\\" in name:
+            raise CheckpointError(
+                f"{index}: weight_map must give names of files in its folder, got {shown(name)}"
+            )
+    return sorted(set(listed))
 
 
 def _shapes(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -136,12 +169,7 @@ def _assemble(
     shapes = dict(_shapes(config))
 
     def tensor(name: str) -> torch.Tensor:
-        value = get(name)
-        if tuple(value.shape) != shapes[name]:
-            raise CheckpointError(
-                f"tensor {name} has shape {tuple(value.shape)}, config.json implies {shapes[name]}"
-            )
-        return value
+        return get(name, shapes[name])
 
     on_cpu = device.type == "cpu"
     linear: MakeLinear = prepacked if on_cpu and prepacks(config, dtype) else Linear
@@ -158,7 +186,9 @@ def _assemble(
     )
 
 
-def _layer(config: ModelConfig, prefix: str, tensor: GetTensor, linear: MakeLinear) -> Layer:
+def _layer(
+    config: ModelConfig, prefix: str, tensor: Callable[[str], torch.Tensor], linear: MakeLinear
+) -> Layer:
     def stacked(names: str, suffix: str) -> torch.Tensor:
         return torch.cat([tensor(f"{prefix}{name}_proj.{suffix}") for name in names.split()])
 

@@ -200,11 +200,11 @@ def test_closed_engine(qwen2: Path) -> None:
         ({"max_model_len": 10**6}, "max_model_len: 1000000 is above the checkpoint's 1024"),
         ({"kv_cache_gib": 0}, "kv_cache_gib"),
         ({"kv_cache_gib": float("inf")}, "kv_cache_gib"),
-        ({"gpu_memory_utilization": 0.0}, "gpu_memory_utilization: must be in"),
-        ({"gpu_memory_utilization": 1.1}, "gpu_memory_utilization: must be in"),
+        ({"gpu_memory_utilization": 0.0}, "gpu_memory_utilization: must be above 0, at most 1"),
+        ({"gpu_memory_utilization": 1.1}, "gpu_memory_utilization: must be a number from 0 to 1"),
         ({"cuda_graphs": 1}, "cuda_graphs: must be True or False"),
         ({"share_spans": None}, "share_spans: must be True or False"),
-        ({"max_num_seqs": None}, "max_num_seqs: must be a positive integer"),
+        ({"max_num_seqs": None}, "max_num_seqs: must be an integer from 1 to 65536, got None"),
         ({"max_batch_tokens": 8}, "max_batch_tokens: 8 is below max_num_seqs 512"),
         ({"no_such_option": 1}, "no_such_option"),
     ],
@@ -277,7 +277,7 @@ def test_weights_that_are_no_floats(broken: Path) -> None:
     tensors = load_file(broken / "model.safetensors")
     name = "model.layers.0.mlp.up_proj.weight"
     save_file(tensors | {name: tensors[name].to(torch.int8)}, broken / "model.safetensors")
-    with pytest.raises(UnsupportedModel, match=f"{name} is stored as torch.int8"):
+    with pytest.raises(UnsupportedModel, match=f"{name} is stored as I8"):
         Engine.from_pretrained(broken)
 
 

@@ -1,0 +1,71 @@
+"""The rotary parameters of `config.json`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gsr_engine.checkpoint.fields import Fields
+from gsr_engine.errors import UnsupportedModel, shown
+
+SUPPORTED_ROPE = ("default", "llama3", "yarn")
+_LARGEST = 1e6
+"""Of any factor; the largest in use are below 100."""
+_SMALLEST = 1e-6
+
+
+def read_rope(config: Fields) -> dict[str, Any]:
+    """The rotary parameters under the names of transformers 5.
+
+    Transformers 5 keeps them all in rope_parameters, 4 in rope_theta and rope_scaling. Those that
+    are null are left out.
+
+    Raises:
+        CheckpointError: a parameter is missing or out of range.
+        UnsupportedModel: the engine lacks the type of scaling.
+    """
+    raw = config.mapping("rope_parameters") or config.mapping("rope_scaling")
+    rope = {name: value for name, value in raw.items() if value is not None}
+    if any(isinstance(value, dict) for value in rope.values()):
+        raise UnsupportedModel("rope parameters that differ by layer are not supported")
+    rope.setdefault("rope_theta", config.number("rope_theta", 1.0, 1e12, 10000.0))
+    rope.setdefault("rope_type", rope.pop("type", "default"))
+    partial = config.raw.get("partial_rotary_factor") or rope.get("partial_rotary_factor", 1.0)
+    if partial != 1.0:
+        raise UnsupportedModel("partial_rotary_factor is not supported")
+    if rope["rope_type"] not in SUPPORTED_ROPE:
+        raise UnsupportedModel(
+            f"rope type {shown(rope['rope_type'])} is not supported; "
+            f"supported are {', '.join(SUPPORTED_ROPE)}"
+        )
+    fields = Fields(f"{config.where}: rope parameters", rope)
+    rope["rope_theta"] = fields.number("rope_theta", 1.0, 1e12)
+    if rope["rope_type"] != "default":
+        _check_scaling(fields, config)
+    return rope
+
+
+def _check_scaling(fields: Fields, config: Fields) -> None:
+    rope = fields.raw
+    rope["factor"] = fields.number("factor", 1.0, _LARGEST)
+    longest = config.integer("max_position_embeddings", 1, 2**31 - 1)
+    original = config.integer("original_max_position_embeddings", 1, 2**31 - 1, longest)
+    rope["original_max_position_embeddings"] = fields.integer(
+        "original_max_position_embeddings", 1, 2**31 - 1, original
+    )
+    if rope["rope_type"] == "llama3":
+        for name in ("low_freq_factor", "high_freq_factor"):
+            rope[name] = fields.number(name, _SMALLEST, _LARGEST)
+        if rope["low_freq_factor"] >= rope["high_freq_factor"]:
+            raise fields.error(
+                "low_freq_factor", f"{rope['low_freq_factor']:g} must be below high_freq_factor"
+            )
+        return
+    if rope["rope_theta"] == 1.0:
+        raise fields.error("rope_theta", "must be above 1 for yarn, got 1")
+    for name in ("beta_fast", "beta_slow", "attention_factor"):
+        if name in rope:
+            rope[name] = fields.number(name, _SMALLEST, _LARGEST)
+    for name in ("mscale", "mscale_all_dim"):
+        if name in rope:
+            rope[name] = fields.number(name, 0.0, _LARGEST)
+    rope["truncate"] = fields.flag("truncate", True)
