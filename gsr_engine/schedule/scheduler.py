@@ -187,8 +187,8 @@ class Scheduler:
                 touched[group] = None
         for context in doubtful:
             self._memory.forget(context, list(self._admission.groups()))
-        for request, error in failed.items():
-            self.end(request, error)
+        for request, reason in failed.items():
+            self.end(request, reason)
         if doubtful:
             self._prefill_again()
         self._settle(touched)
