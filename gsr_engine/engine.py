@@ -30,6 +30,7 @@ from gsr_engine.outputs import Completion, GenerateResult, RefineResult
 from gsr_engine.params import SamplingParams, SelfRefineParams, one_each
 from gsr_engine.requests.advice import warn_beyond_evidence
 from gsr_engine.requests.generate import GenerateRequest
+from gsr_engine.requests.inputs import Inputs
 from gsr_engine.requests.limits import Limits
 from gsr_engine.requests.request import Request
 from gsr_engine.requests.self_refine import SelfRefineRequest
@@ -53,6 +54,7 @@ class Engine:
         tokenizer: the checkpoint's tokenizer.
         prompts: composes the checkpoint's prompts and reads its solutions.
         limits: the limits that every request is checked against.
+        clock: the time of deadlines, in seconds.
         scheduler, memory: for instruments and tests; requests go through `submit` and `step`.
     """
 
@@ -88,7 +90,7 @@ class Engine:
         pool = PagePool(runner.num_pages)
         self.memory = Memory(pool, PrefixCache(pool) if config.prefix_cache else None)
         self.scheduler = Scheduler(config, self.memory, clock)
-        self._clock = clock
+        self.clock = clock
         self._metrics = Metrics()
         self._pipeline: Pipeline | None = Pipeline(self.scheduler, self._metrics, runner)
         self._model, self._dtype = decoder.config, decoder.dtype
@@ -137,12 +139,9 @@ class Engine:
         Raises:
             InvalidRequest: the request cannot be served.
         """
-        if isinstance(prompt, str):
-            prompt = self.tokenizer.encode_prompt(prompt)
-        elif not isinstance(prompt, list):
-            raise InvalidRequest("prompt", f"must be text or token ids, got {prompt!r}")
+        prompt = self._inputs.prompt(prompt)
         seed = _seed(params.seed, index)
-        return GenerateRequest(list(prompt), params, seed, self.tokenizer, self.limits, first)
+        return GenerateRequest(prompt, params, seed, self.tokenizer, self.limits, first)
 
     def new_self_refine(
         self,
@@ -160,28 +159,23 @@ class Engine:
         Raises:
             InvalidRequest: the request cannot be served.
         """
-        if not isinstance(problem, str):
-            raise InvalidRequest("problem", f"must be text, got {type(problem).__name__}")
-        given = None
+        problem, given = self._inputs.check_problem(problem), None
         if isinstance(candidates, str):
             raise InvalidRequest("candidates", "must be a list for each problem, got one text")
         if candidates is not None:
-            given = [self._candidate_ids(candidate) for candidate in candidates]
-            if not given:
+            every = list(candidates)
+            if not every:
                 raise InvalidRequest("candidates", "is empty")
-            params = replace(params, k=len(given))
+            params = replace(params, k=len(every))
+            given = [self._inputs.candidate(candidate) for candidate in every]
         warn_beyond_evidence(params, self.gsr)
         seed = _seed(params.seed, index)
-        deadline = None if params.deadline is None else self._clock() + params.deadline
+        deadline = None if params.deadline is None else self.clock() + params.deadline
         return SelfRefineRequest(problem, params, seed, self.prompts, self.limits, given, deadline)
 
-    def _candidate_ids(self, candidate: str | list[int]) -> list[int]:
-        if isinstance(candidate, str):
-            candidate = self.tokenizer.encode_text(candidate)
-        elif not isinstance(candidate, list):
-            raise InvalidRequest("candidates", f"must be text or token ids, got {candidate!r}")
-        self.limits.check_tokens("candidates", candidate)
-        return list(candidate)
+    @property
+    def _inputs(self) -> Inputs:
+        return Inputs(self.tokenizer, self.limits)
 
     def step(self) -> list[AnyRequest]:
         """Compute one step; returns the requests that finished, an empty list when idle."""
@@ -274,7 +268,7 @@ class Engine:
         params: SamplingParams | Sequence[SamplingParams] | None = None,
     ) -> list[GenerateResult]:
         """Answer conversations (lists of {"role", "content"}) through the chat template."""
-        return self.generate([self.tokenizer.chat(messages) for messages in conversations], params)
+        return self.generate([self._inputs.chat(messages) for messages in conversations], params)
 
     def self_refine(
         self,
@@ -308,6 +302,7 @@ class Engine:
 
     def direct_prompt(self, problem: str) -> list[int]:
         """Token ids of the prompt that the candidates of a problem continue."""
+        problem = self._inputs.check_problem(problem)
         return self.prompts.direct(self.prompts.problem(problem)).token_ids
 
     def solution_text(self, completion: Completion) -> str:
