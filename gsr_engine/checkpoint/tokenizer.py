@@ -92,12 +92,22 @@ class Tokenizer:
         return _encode(self._plain, text, add_special_tokens=True)
 
     def decode(self, token_ids: list[int]) -> str:
-        """Text of generated ids, without special tokens."""
+        """Text of generated ids, without special tokens.
+
+        Raises:
+            RuntimeError: the tokenizer panicked. Its own exception is no `Exception`, so that it
+                would pass by everybody who lets an error end one request only.
+        """
         # Some checkpoints ask for a clean-up of spaces before punctuation. It changes the text that
         # the tokens spell, and text already streamed could change with the next token.
-        text: str = self._tokenizer.decode(
-            token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        try:
+            text: str = self._tokenizer.decode(
+                token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        except (Exception, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as panic:
+            raise RuntimeError(f"the tokenizer panicked: {panic}") from panic
         return text
 
     def pieces(self, token_ids: list[int]) -> list[str]:

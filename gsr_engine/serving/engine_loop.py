@@ -175,19 +175,23 @@ class EngineLoop:
 
     def _run(self) -> None:
         try:
-            while not self._stopped:
-                self._obey()
-                self._expire()
-                self._deliver()
-                if self._engine.has_work:
-                    self._engine.step()
-            while self._submitted:  # all are ended: tell their readers the rest
-                self._deliver()
+            with self._engine.owned():
+                self._serve()
         except BaseException as error:
             _log.error("the engine's thread died", exc_info=error)
             self._end(error)
         else:
             self._end(None)
+
+    def _serve(self) -> None:
+        while not self._stopped:
+            self._obey()
+            self._expire()
+            self._deliver()
+            if self._engine.has_work:
+                self._engine.step()
+        while self._submitted:  # all are ended: tell their readers the rest
+            self._deliver()
 
     def _obey(self) -> None:
         with self._condition:
@@ -240,8 +244,10 @@ class EngineLoop:
             ticket.mailbox.fail(self._refusal())
         self._tell_drained(self._refusal())
         self._makers.close()
-        self._engine.close()
-        self.ended.set_result(None)
+        try:
+            self._engine.close()
+        finally:  # also if the host program uses the engine in its own thread, against the rules
+            self.ended.set_result(None)
 
 
 def _promise() -> Future[None]:
