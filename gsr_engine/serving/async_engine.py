@@ -186,9 +186,12 @@ class AsyncEngine:
         await asyncio.wrap_future(await self._in_thread(self.loop.drain))
 
     async def close(self) -> None:
-        """Abort unfinished requests, end the thread and close the engine.
+        """Abort unfinished requests, end the threads and close the engine.
 
-        Readers still get their unread events and `Final`. Calling it again does nothing.
+        Readers still get their unread events and `Final`; a `drain` that waits returns. Any number
+        of tasks may close it, also at the same time and after its thread died: each returns once it
+        is closed. A process that ends without closing it keeps its exit status; it waits for the
+        step that runs.
         """
         self.loop.close()
         await asyncio.wrap_future(self.loop.ended)

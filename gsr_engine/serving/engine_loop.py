@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -18,6 +20,9 @@ from gsr_engine.serving.tickets import Ticket, WaitingRoom
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+EXIT_SECONDS = 60.0
+"""How long the end of the process waits for the step that runs."""
 
 
 class EngineLoop:
@@ -50,8 +55,12 @@ class EngineLoop:
         self._drained: list[Future[None]] = []
         self._stopped = False
         self.ended: Future[None] = _promise()
-        # A daemon thread, so that a host program that forgets to close can still exit.
+        # A host program that forgets to close can still exit. Python waits for other threads, so it
+        # is a daemon; but one that computes while the interpreter is taken down would crash the
+        # process, so it is stopped before.
         self._thread = threading.Thread(target=self._run, name="gsr-engine", daemon=True)
+        self._process = os.getpid()
+        atexit.register(self._stop_at_exit)
         self._thread.start()
 
     def call(self, work: Callable[[], T]) -> Future[T]:
@@ -91,6 +100,11 @@ class EngineLoop:
                 self._closed = "the engine is closed"
                 self._commands.append((Future(), self._stop))
                 self._condition.notify()
+
+    def _stop_at_exit(self) -> None:
+        if os.getpid() == self._process:  # a forked child has no such thread
+            self.close()
+            self._thread.join(EXIT_SECONDS)
 
     def join(self) -> None:
         """Wait for the end of the thread, which is near once `ended` is done."""
@@ -244,6 +258,7 @@ class EngineLoop:
             ticket.mailbox.fail(self._refusal())
         self._tell_drained(self._refusal())
         self._makers.close()
+        atexit.unregister(self._stop_at_exit)
         try:
             self._engine.close()
         finally:  # also if the host program uses the engine in its own thread, against the rules

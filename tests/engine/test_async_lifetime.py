@@ -117,7 +117,11 @@ def test_death_of_the_thread_reaches_everybody(qwen2: Path, caplog: Any) -> None
             with pytest.raises(EngineClosed, match="died: RuntimeError: a bug") as caught:
                 await call
             assert isinstance(caught.value.__cause__, RuntimeError)
-        await engine.close()
+        await asyncio.gather(engine.close(), engine.close())
+        with pytest.raises(EngineClosed, match="died: RuntimeError: a bug"):
+            await anext(engine.generate([5]))  # why it died is not forgotten
+        with pytest.raises(EngineClosed):
+            inner.step()
 
     asyncio.run(main())
     assert "the engine's thread died" in caplog.text
