@@ -40,6 +40,9 @@ class Tokenizer:
         # all_special_ids lacks special tokens without a role (bos, eos, ...) in the config.
         added = tokenizer.added_tokens_decoder.items()
         self.special_ids = frozenset(tokenizer.all_special_ids) | {i for i, t in added if t.special}
+        spelled = set(self._plain.get_vocab().values())
+        added = self._plain.get_added_tokens_decoder().items()
+        self._spelled = frozenset(spelled - {i for i, token in added if token.special})
         self.stop_ids = stop_ids
         self.end_id: int | None = tokenizer.eos_token_id
 
@@ -109,6 +112,10 @@ class Tokenizer:
         except BaseException as panic:
             raise RuntimeError(f"the tokenizer panicked: {panic}") from panic
         return text
+
+    def spells(self, token: int) -> bool:
+        """Whether `decode` reads an id; it skips special tokens, and ids that are no token."""
+        return token in self._spelled
 
     def pieces(self, token_ids: list[int]) -> list[str]:
         """The text of each id on its own, special tokens included."""
