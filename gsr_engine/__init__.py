@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gsr_engine.engine import Engine
     from gsr_engine.errors import (
         CheckpointError,
+        EngineBusy,
         EngineClosed,
         GsrError,
         InvalidRequest,
@@ -44,6 +45,7 @@ __all__ = [
     "CheckpointError",
     "Completion",
     "Engine",
+    "EngineBusy",
     "EngineClosed",
     "EngineConfig",
     "Event",
@@ -75,6 +77,7 @@ _MODULES = {
     "engine": ("Engine",),
     "errors": (
         "CheckpointError",
+        "EngineBusy",
         "EngineClosed",
         "GsrError",
         "InvalidRequest",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -16,22 +17,20 @@ from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.checkpoint.tokenizer import Message, Tokenizer
 from gsr_engine.config import EngineConfig
-from gsr_engine.errors import CheckpointError, EngineClosed, InvalidRequest
+from gsr_engine.errors import CheckpointError, InvalidRequest
+from gsr_engine.execution.books import Books
 from gsr_engine.execution.device import build_runner
 from gsr_engine.execution.loading import load_parts
-from gsr_engine.execution.metrics import Metrics
-from gsr_engine.execution.pipeline import Pipeline
 from gsr_engine.execution.runner import StepRunner
-from gsr_engine.kv.page_pool import PagePool
-from gsr_engine.kv.prefix_cache import PrefixCache
 from gsr_engine.model.decoder import Decoder
 from gsr_engine.model.weights import load_decoder
 from gsr_engine.outputs import Completion, GenerateResult, RefineResult
 from gsr_engine.params import SamplingParams, SelfRefineParams, one_each
 from gsr_engine.requests.advice import warn_beyond_evidence
 from gsr_engine.requests.generate import GenerateRequest
+from gsr_engine.requests.inputs import Inputs
 from gsr_engine.requests.limits import Limits
-from gsr_engine.requests.request import Request
+from gsr_engine.requests.request import Request, RequestState
 from gsr_engine.requests.self_refine import SelfRefineRequest
 from gsr_engine.requests.two_engines import RefineElsewhere
 from gsr_engine.schedule.admission import AnyRequest
@@ -46,14 +45,23 @@ ResultT = TypeVar("ResultT")
 class Engine:
     """Generates and refines with one checkpoint, in the caller's process and thread.
 
-    Use it as a context manager, or `close` it, to free its memory.
+    Use it as a context manager, or `close` it, to free its memory. Closing it again does nothing.
+
+    One thread at a time uses it. While a call of one thread runs, `submit`, `step`, `abort`, `run`
+    and all that is built on them, `reload_weights` and `close` raise EngineBusy in other threads,
+    and what runs is not affected. `new_generate` and `new_self_refine` work in any thread. The
+    thread itself may call again from a callback, but not from a signal handler.
+
+    An interrupt (Ctrl-C) at any point leaves an engine that works. If it cuts a step or a
+    submission in two, every unfinished request fails with it as the cause, and no KV is kept. An
+    error that a step raises does the same.
 
     Attributes:
         gsr: the refinement that the checkpoint was trained for.
         tokenizer: the checkpoint's tokenizer.
         prompts: composes the checkpoint's prompts and reads its solutions.
         limits: the limits that every request is checked against.
-        scheduler, memory: for instruments and tests; requests go through `submit` and `step`.
+        clock: the time of deadlines, in seconds.
     """
 
     def __init__(
@@ -85,13 +93,19 @@ class Engine:
         self.limits = Limits(
             length, decoder.config.vocab_size, runner.num_pages, config.max_num_seqs
         )
-        pool = PagePool(runner.num_pages)
-        self.memory = Memory(pool, PrefixCache(pool) if config.prefix_cache else None)
-        self.scheduler = Scheduler(config, self.memory, clock)
-        self._clock = clock
-        self._metrics = Metrics()
-        self._pipeline: Pipeline | None = Pipeline(self.scheduler, self._metrics, runner)
+        self.clock = clock
+        self._books = Books(config, runner, clock)
         self._model, self._dtype = decoder.config, decoder.dtype
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """For instruments and tests; requests go through `submit` and `step`."""
+        return self._books.scheduler
+
+    @property
+    def memory(self) -> Memory:
+        """For instruments and tests: the pages and the prefix cache."""
+        return self._books.memory
 
     @classmethod
     def from_pretrained(
@@ -121,9 +135,10 @@ class Engine:
 
         Raises:
             InvalidRequest: it was submitted before.
+            EngineBusy: another thread uses the engine.
+            EngineClosed: it is closed.
         """
-        self._running()
-        self.scheduler.add(request)
+        self._books.submit(request)
 
     def new_generate(
         self, prompt: str | list[int], params: SamplingParams, *, index: int = 0, first: int = 0
@@ -137,12 +152,9 @@ class Engine:
         Raises:
             InvalidRequest: the request cannot be served.
         """
-        if isinstance(prompt, str):
-            prompt = self.tokenizer.encode_prompt(prompt)
-        elif not isinstance(prompt, list):
-            raise InvalidRequest("prompt", f"must be text or token ids, got {prompt!r}")
+        prompt = self._inputs.prompt(prompt)
         seed = _seed(params.seed, index)
-        return GenerateRequest(list(prompt), params, seed, self.tokenizer, self.limits, first)
+        return GenerateRequest(prompt, params, seed, self.tokenizer, self.limits, first)
 
     def new_self_refine(
         self,
@@ -160,52 +172,47 @@ class Engine:
         Raises:
             InvalidRequest: the request cannot be served.
         """
-        if not isinstance(problem, str):
-            raise InvalidRequest("problem", f"must be text, got {type(problem).__name__}")
-        given = None
+        problem, given = self._inputs.check_problem(problem), None
         if isinstance(candidates, str):
             raise InvalidRequest("candidates", "must be a list for each problem, got one text")
         if candidates is not None:
-            given = [self._candidate_ids(candidate) for candidate in candidates]
-            if not given:
+            every = list(candidates)
+            if not every:
                 raise InvalidRequest("candidates", "is empty")
-            params = replace(params, k=len(given))
+            params = replace(params, k=len(every))
+            given = [self._inputs.candidate(candidate) for candidate in every]
         warn_beyond_evidence(params, self.gsr)
         seed = _seed(params.seed, index)
-        deadline = None if params.deadline is None else self._clock() + params.deadline
+        deadline = None if params.deadline is None else self.clock() + params.deadline
         return SelfRefineRequest(problem, params, seed, self.prompts, self.limits, given, deadline)
 
-    def _candidate_ids(self, candidate: str | list[int]) -> list[int]:
-        if isinstance(candidate, str):
-            candidate = self.tokenizer.encode_text(candidate)
-        elif not isinstance(candidate, list):
-            raise InvalidRequest("candidates", f"must be text or token ids, got {candidate!r}")
-        self.limits.check_tokens("candidates", candidate)
-        return list(candidate)
+    @property
+    def _inputs(self) -> Inputs:
+        return Inputs(self.tokenizer, self.limits)
 
     def step(self) -> list[AnyRequest]:
-        """Compute one step; returns the requests that finished, an empty list when idle."""
-        pipeline = self._running()
-        pipeline.step()
-        finished, self.scheduler.finished = self.scheduler.finished, []
-        for request in finished:
-            self._metrics.record_finished(request.usage)
-        if not self.has_work:
-            pipeline.runner.reset()
-        return finished
+        """Compute one step; returns the requests that finished, an empty list when idle.
 
-    def _running(self) -> Pipeline:
-        if self._pipeline is None:
-            raise EngineClosed("the engine is closed")
-        return self._pipeline
+        Raises:
+            EngineBusy: another thread uses the engine.
+            EngineClosed: it is closed.
+        """
+        return self._books.step()
 
     def abort(self, request: AnyRequest) -> None:
         """End a request at once, in any state; its result holds the tokens so far.
 
         Its pages are free when this returns; `step` still reports it. A request that is finished,
         or was never submitted to this engine, is left as it is.
+
+        Raises:
+            EngineBusy: another thread uses the engine.
         """
-        self.scheduler.end(request)
+        self._books.abort(request)
+
+    def owned(self) -> AbstractContextManager[None]:
+        """A context in which only the present thread may use the engine, or EngineBusy."""
+        return self._books.ownership.held()
 
     def reload_weights(self, path_or_id: str | Path, *, revision: str | None = None) -> None:
         """Switch to other weights of the same model, e.g. a later checkpoint of its training.
@@ -216,19 +223,16 @@ class Engine:
         Raises:
             CheckpointError: the checkpoint is broken or has another shape; the old weights stay.
         """
-        pipeline = self._running()
         folder = find_checkpoint(path_or_id, revision)
         model = ModelConfig.from_folder(folder)
         if replace(model, dtype=self._model.dtype) != self._model:
             raise CheckpointError(f"{folder} holds another model than the one that is loaded")
-        pipeline.use(load_decoder(folder, model, self._dtype))
+        self._books.use(load_decoder(folder, model, self._dtype))
 
     @property
     def has_work(self) -> bool:
         """Whether a submitted request is unfinished, or not reported by `step` yet."""
-        scheduler, launched = self.scheduler, self._pipeline is not None and self._pipeline.busy
-        unfinished = scheduler.num_waiting or scheduler.num_running
-        return bool(unfinished or scheduler.finished or launched)
+        return self._books.has_work
 
     def run(
         self,
@@ -237,20 +241,25 @@ class Engine:
     ) -> list[ResultT]:
         """Submit requests and step until they are finished; their results, in order.
 
-        `on_finished` is called after each step with the number of requests that it finished.
+        `on_finished` is called after each step with the number of requests that it finished. It may
+        use the engine, and even run other requests: their steps move these on, too.
+
+        Raises:
+            InvalidRequest: one of them was submitted before; then none is run.
+            EngineBusy: another thread uses the engine.
         """
-        for request in requests:
-            self.submit(request)
-        waiting = {id(request) for request in requests}
-        try:
-            while waiting:
-                finished = self.step()
-                waiting.difference_update(map(id, finished))
-                on_finished(len(finished))
-        except BaseException:  # interrupted: abort, because no caller is left to take the results
-            for request in requests:
-                self.abort(request)
-            raise
+        new = [request for request in requests if request.state is RequestState.NEW]
+        with self.owned():
+            try:
+                for request in requests:
+                    self.submit(request)
+                for request in requests:
+                    while not request.finished:
+                        on_finished(len(self.step()))
+            except BaseException:  # interrupted: no caller is left to take the results
+                for request in new:
+                    self.abort(request)
+                raise
         return [request.result for request in requests if request.result is not None]
 
     def generate(
@@ -274,7 +283,7 @@ class Engine:
         params: SamplingParams | Sequence[SamplingParams] | None = None,
     ) -> list[GenerateResult]:
         """Answer conversations (lists of {"role", "content"}) through the chat template."""
-        return self.generate([self.tokenizer.chat(messages) for messages in conversations], params)
+        return self.generate([self._inputs.chat(messages) for messages in conversations], params)
 
     def self_refine(
         self,
@@ -295,7 +304,8 @@ class Engine:
         if refiner is not None:
             if candidates is not None:
                 raise InvalidRequest("refiner", "contradicts candidates: ask the refiner itself")
-            return RefineElsewhere(self, refiner, every).run()
+            with self.owned(), refiner.owned():
+                return RefineElsewhere(self, refiner, every).run()
         given = candidates if candidates is not None else [None] * len(problems)
         if len(given) != len(problems):
             raise InvalidRequest("candidates", f"{len(given)} for {len(problems)} problems")
@@ -308,6 +318,7 @@ class Engine:
 
     def direct_prompt(self, problem: str) -> list[int]:
         """Token ids of the prompt that the candidates of a problem continue."""
+        problem = self._inputs.check_problem(problem)
         return self.prompts.direct(self.prompts.problem(problem)).token_ids
 
     def solution_text(self, completion: Completion) -> str:
@@ -324,23 +335,22 @@ class Engine:
         Raises:
             PoolCorrupted: a page is; this is a bug of the engine.
         """
-        self.scheduler.check()
+        self._books.check()
 
     def stats(self) -> dict[str, Any]:
         """Counters since the start, and the current numbers of pages and requests."""
-        sharing = self._pipeline.runner.sharing if self._pipeline else None
-        return {
-            **self._metrics.as_dict(),
-            "requests_waiting": self.scheduler.num_waiting,
-            "requests_running": self.scheduler.num_running,
-            **self.memory.as_dict(),
-            "preemptions": self.scheduler.num_preemptions,
-            "shared_spans": sharing.as_dict() if sharing else None,
-        }
+        return self._books.as_dict()
 
     def close(self) -> None:
-        """Drop the model and the KV pages; the engine takes no more requests."""
-        self._pipeline = None
+        """Drop the model and the KV pages; the engine takes no more requests.
+
+        Calling it again does nothing. Then `submit`, `step` and all that is built on them raise
+        EngineClosed; requests that are unfinished stay so, unless they are aborted.
+
+        Raises:
+            EngineBusy: another thread uses the engine.
+        """
+        self._books.close()
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
 

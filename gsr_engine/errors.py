@@ -54,6 +54,10 @@ class EngineClosed(GsrError):
     """The engine was closed and takes no more requests."""
 
 
+class EngineBusy(GsrError):
+    """Another thread is using the engine; nothing was changed, and what it runs goes on."""
+
+
 class QueueFull(GsrError):
     """An `AsyncEngine` has `max_pending` unfinished requests, and the caller chose not to wait."""
 

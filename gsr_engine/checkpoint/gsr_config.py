@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
+
+import regex
 
 from gsr_engine.checkpoint.files import read_json
 from gsr_engine.errors import CheckpointError, shown
@@ -211,8 +212,8 @@ def _check_pattern(pattern: object) -> None:
             f"got {shown(pattern)}"
         )
     try:
-        groups = re.compile(pattern).groups
-    except (re.error, RecursionError, OverflowError) as error:
+        groups = regex.compile(pattern).groups
+    except (regex.error, RecursionError, OverflowError) as error:
         raise ValueError(f"answer_pattern is no regular expression: {error}") from None
     if groups != 1:
         raise ValueError(f"answer_pattern must have exactly one group, it has {groups}")

@@ -8,6 +8,10 @@ from gsr_engine.errors import InvalidRequest
 from gsr_engine.kv.segments import PAGE_SIZE
 from gsr_engine.params import SamplingParams
 
+CANDIDATE_CONTEXTS = 4
+"""A given candidate may be longer than the context, because only its summary is read: as long as
+this many contexts. Its text is still made and searched between two steps, so it has a limit."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -25,6 +29,22 @@ class Limits:
     num_pages: int
     max_num_seqs: int
 
+    def check_text(self, field: str, text: str, bytes_per_token: int, contexts: int = 1) -> None:
+        """Raise InvalidRequest for a text too long for that many contexts in any tokens.
+
+        The text is not tokenised: no token stands for more than `bytes_per_token`.
+        """
+        most = contexts * self.max_model_len * bytes_per_token
+        size = len(text)  # a character takes 1 to 4 bytes
+        if size <= most < 4 * size:
+            size = len(text.encode(errors="surrogatepass"))
+        if size > most:
+            raise InvalidRequest(
+                field,
+                f"has {size} bytes or more: {contexts * self.max_model_len} tokens (max_model_len "
+                f"{self.max_model_len}) are at most {most} bytes",
+            )
+
     def check_prompt(self, field: str, token_ids: list[int]) -> None:
         """Raise InvalidRequest for a prompt that is empty, too long, or has unknown token ids.
 
@@ -39,6 +59,17 @@ class Limits:
                 field,
                 f"has {length} tokens: {excess} too many for one generated token to fit into a "
                 f"context of {self.max_model_len}",
+            )
+        self.check_tokens(field, token_ids)
+
+    def check_candidate(self, field: str, token_ids: list[int]) -> None:
+        """Raise InvalidRequest for a given candidate that is too long, or has unknown token ids."""
+        most = CANDIDATE_CONTEXTS * self.max_model_len
+        if len(token_ids) > most:
+            raise InvalidRequest(
+                field,
+                f"one has {len(token_ids)} tokens, at most {most} are read ({CANDIDATE_CONTEXTS} "
+                f"times max_model_len {self.max_model_len})",
             )
         self.check_tokens(field, token_ids)
 

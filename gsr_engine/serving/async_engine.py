@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,9 @@ class AsyncEngine:
     logging and holds no global state. So it can live inside another server, and several can live
     in one process. Use it as an async context manager, or `close` it.
 
+    Requests are made (texts tokenised, lengths checked) in two more threads, one of them for short
+    inputs. So a long input delays neither the engine nor short requests.
+
     `self_refine` and `generate` give the events of one request: `Submitted`, then `PhaseStarted`,
     tokens and `CandidateDone` as they happen, and `Final` always last. Closing the generator, or
     cancelling the task that reads it, aborts the request and frees its pages. A `break` out of
@@ -37,8 +41,9 @@ class AsyncEngine:
     at once.
 
     Back-pressure works both ways. At most `max_pending` requests are unfinished; further callers
-    wait for room, first come, first served. A slow reader does not slow the engine down, and its
-    buffer is bounded: new tokens of a stream join its one unread token event.
+    wait for room, first come, first served, but a long input comes once it is made. A deadline
+    counts from the call, also while its request waits for room. A slow reader does not slow the
+    engine down, and its buffer is bounded: new tokens of a stream join its one unread token event.
 
     Attributes:
         loop: the thread that runs the engine; for instruments and tests.
@@ -92,11 +97,14 @@ class AsyncEngine:
                 the exception's cause).
         """
 
-        def make() -> StreamingRequest:
+        def make(asked_at: float) -> StreamingRequest:
             mine = _params(params, SelfRefineParams)
-            return self._engine.new_self_refine(problem, mine, candidates=candidates)
+            request = self._engine.new_self_refine(problem, mine, candidates=candidates)
+            if mine.deadline is not None:
+                request.deadline = asked_at + mine.deadline
+            return request
 
-        return self._events(make, request_id, wait)
+        return self._events(make, _size(problem, candidates), request_id, wait)
 
     def generate(
         self,
@@ -111,28 +119,37 @@ class AsyncEngine:
         The n streams are reported as candidates; everything else is as in `self_refine`.
         """
 
-        def make() -> StreamingRequest:
+        def make(_: float) -> StreamingRequest:
             return self._engine.new_generate(prompt, _params(params, SamplingParams))
 
-        return self._events(make, request_id, wait)
+        return self._events(make, _size(prompt), request_id, wait)
 
     async def _events(
-        self, make: Callable[[], StreamingRequest], request_id: str | None, wait: bool
+        self,
+        make: Callable[[float], StreamingRequest],
+        size: int,
+        request_id: str | None,
+        wait: bool,
     ) -> AsyncGenerator[Event[Any], None]:
         name = secrets.token_hex(8) if request_id is None else request_id
         if not isinstance(name, str) or not name:
             raise InvalidRequest("request_id", f"must be text, got {request_id!r}")
-        mailbox = Mailbox()
+        mailbox, asked_at = Mailbox(), self._engine.clock()
+
+        def work() -> Future[None]:
+            # The maker's thread hands it on, so that requests are taken in the order of making.
+            request = make(asked_at)
+            return self.loop.call(partial(self.loop.open, name, request, mailbox, wait))
+
         try:
-            # The request is made in the engine's thread, because it needs the tokenizer, which only
-            # one thread at a time may use.
-            opened = self.loop.call(partial(self.loop.open, name, make, mailbox, wait))
+            opened = await asyncio.wrap_future(self.loop.make(size, work))
             await asyncio.wrap_future(opened)
             event: Event[Any] | None = None
             while not isinstance(event, Final):
                 event = await mailbox.get()
                 yield event
         finally:
+            mailbox.left = True  # it may still be made
             with suppress(EngineClosed):
                 self.loop.call(partial(self.loop.discard, name, mailbox))
 
@@ -169,9 +186,12 @@ class AsyncEngine:
         await asyncio.wrap_future(await self._in_thread(self.loop.drain))
 
     async def close(self) -> None:
-        """Abort unfinished requests, end the thread and close the engine.
+        """Abort unfinished requests, end the threads and close the engine.
 
-        Readers still get their unread events and `Final`. Calling it again does nothing.
+        Readers still get their unread events and `Final`; a `drain` that waits returns. Any number
+        of tasks may close it, also at the same time and after its thread died: each returns once it
+        is closed. A process that ends without closing it keeps its exit status; it waits for the
+        step that runs.
         """
         self.loop.close()
         await asyncio.wrap_future(self.loop.ended)
@@ -202,3 +222,12 @@ def _params(params: ParamsT | None, kind: type[ParamsT]) -> ParamsT:
     if not isinstance(params, kind):
         raise InvalidRequest("params", f"must be {kind.__name__}, got {params!r}")
     return params
+
+
+def _size(*inputs: object) -> int:
+    """How many characters or token ids the inputs have: texts, ids, or lists of these."""
+    size = 0
+    for one in inputs:
+        parts = one if isinstance(one, list | tuple) else [one]
+        size += sum(len(part) if isinstance(part, str | list) else 1 for part in parts)
+    return size

@@ -2,44 +2,41 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from gsr_engine.engine import Engine
 from gsr_engine.errors import EngineClosed, InvalidRequest, QueueFull
 from gsr_engine.serving.mailbox import Mailbox
+from gsr_engine.serving.makers import Makers
 from gsr_engine.serving.observer import RequestObserver, StreamingRequest
+from gsr_engine.serving.tickets import Ticket, WaitingRoom
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-
-@dataclass(eq=False, slots=True)
-class Ticket:
-    """An unfinished request; it is `submitted` to the engine as soon as there is room."""
-
-    request_id: str
-    request: StreamingRequest
-    observer: RequestObserver
-    mailbox: Mailbox
-    submitted: bool = False
+EXIT_SECONDS = 60.0
+"""How long the end of the process waits for the step that runs."""
 
 
 class EngineLoop:
-    """Runs one engine in one thread; only this thread uses the engine and its tokenizer.
+    """Runs one engine in one thread; other threads only make requests.
 
-    Other threads use `call`, `close`, `join` and `ended` only. All other methods must run in the
-    loop's own thread, that is, through `call`. The thread sleeps when there is no work.
+    Other threads use `make`, `call`, `close`, `join` and `ended` only. All other methods must run
+    in the loop's own thread, that is, through `call`. The thread sleeps when there is no work.
+    Between two steps it does nothing that grows with the input of one request, with the number of
+    requests that wait for room, or with the time for which a reader read nothing.
 
     Attributes:
         ended: done when the thread is about to return, for any reason.
         tickets: the unfinished requests by their ids; for the loop's thread only.
-        waiting: the tickets that wait for room, in order; for the loop's thread only.
+        waiting: those that wait for room; for the loop's thread only.
     """
 
     def __init__(self, engine: Engine, max_pending: int) -> None:
@@ -50,14 +47,20 @@ class EngineLoop:
         self._commands: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._closed: str | None = None
         self._cause: BaseException | None = None
+        self._makers = Makers()
         self.tickets: dict[str, Ticket] = {}
-        self.waiting: deque[Ticket] = deque()
+        self.waiting = WaitingRoom()
+        self._submitted: dict[str, Ticket] = {}  # those of `tickets` that do not wait
         self._draining = False
         self._drained: list[Future[None]] = []
         self._stopped = False
         self.ended: Future[None] = _promise()
-        # A daemon thread, so that a host program that forgets to close can still exit.
+        # A host program that forgets to close can still exit. Python waits for other threads, so it
+        # is a daemon; but one that computes while the interpreter is taken down would crash the
+        # process, so it is stopped before.
         self._thread = threading.Thread(target=self._run, name="gsr-engine", daemon=True)
+        self._process = os.getpid()
+        atexit.register(self._stop_at_exit)
         self._thread.start()
 
     def call(self, work: Callable[[], T]) -> Future[T]:
@@ -74,6 +77,17 @@ class EngineLoop:
             self._condition.notify()
         return future
 
+    def make(self, size: int, work: Callable[[], T]) -> Future[T]:
+        """Run `work`, which makes a request of an input of that size, outside the loop's thread.
+
+        Raises:
+            EngineClosed: as `call`.
+        """
+        with self._condition:
+            if self._closed is not None:
+                raise self._refusal()
+            return self._makers.submit(size, work)
+
     def _refusal(self) -> EngineClosed:
         refusal = EngineClosed(self._closed)
         refusal.__cause__ = self._cause
@@ -87,31 +101,37 @@ class EngineLoop:
                 self._commands.append((Future(), self._stop))
                 self._condition.notify()
 
+    def _stop_at_exit(self) -> None:
+        if os.getpid() == self._process:  # a forked child has no such thread
+            self.close()
+            self._thread.join(EXIT_SECONDS)
+
     def join(self) -> None:
         """Wait for the end of the thread, which is near once `ended` is done."""
         self._thread.join()
 
     def open(
-        self, request_id: str, make: Callable[[], StreamingRequest], mailbox: Mailbox, wait: bool
+        self, request_id: str, request: StreamingRequest, mailbox: Mailbox, wait: bool
     ) -> None:
-        """Make a request, and submit it as soon as there is room.
+        """Take a request, and submit it as soon as there is room.
 
         Raises:
-            InvalidRequest: it cannot be served, or its id is taken.
+            InvalidRequest: its id is taken.
             EngineClosed: the engine is being drained.
             QueueFull: there is no room, and `wait` is False.
         """
+        if mailbox.left:
+            return
         if self._draining:
             raise EngineClosed("the engine is being drained, it takes no more requests")
         if request_id in self.tickets:
             raise InvalidRequest("request_id", f"{request_id!r} is the id of a live request")
-        request = make()
         if not wait and len(self.tickets) >= self._max_pending:
             raise QueueFull(f"max_pending is {self._max_pending}, and so many are unfinished")
         observer = RequestObserver(request_id, request, self._engine.tokenizer)
         ticket = Ticket(request_id, request, observer, mailbox)
         self.tickets[request_id] = ticket
-        self.waiting.append(ticket)
+        self.waiting.add(ticket)
         self._fill_room()
 
     def abort(self, request_id: str) -> bool:
@@ -126,7 +146,7 @@ class EngineLoop:
         ticket = self.tickets.get(request_id)
         if ticket is not None and ticket.mailbox is mailbox:
             self._abort(ticket)
-            del self.tickets[request_id]
+            self._forget(ticket)
 
     def drain(self) -> Future[None]:
         """Refuse new requests; the future is done when all requests are finished."""
@@ -140,31 +160,52 @@ class EngineLoop:
             self._abort(ticket)
 
     def _abort(self, ticket: Ticket) -> None:
-        if not ticket.submitted:  # submit it first, so that it ends through the engine like others
+        if (
+            ticket in self.waiting
+        ):  # submit it first, so that it ends through the engine like others
             self.waiting.remove(ticket)
             self._submit(ticket)
         self._engine.abort(ticket.request)
 
     def _submit(self, ticket: Ticket) -> None:
-        ticket.submitted = True
+        self._submitted[ticket.request_id] = ticket
         self._engine.submit(ticket.request)
 
+    def _forget(self, ticket: Ticket) -> None:
+        del self.tickets[ticket.request_id]
+        self._submitted.pop(ticket.request_id, None)
+
     def _fill_room(self) -> None:
-        while self.waiting and len(self.tickets) - len(self.waiting) < self._max_pending:
-            self._submit(self.waiting.popleft())
+        while self.waiting and len(self._submitted) < self._max_pending:
+            self._submit(self.waiting.pop())
+
+    def _expire(self) -> None:
+        # The engine watches deadlines of submitted requests only. One that has passed is submitted
+        # without room, because the next step ends it before anything is admitted. While a request
+        # waits for room, others are unfinished, so the thread does not sleep.
+        if self.waiting.timed:
+            for ticket in self.waiting.pop_expired(self._engine.clock()):
+                self._submit(ticket)
 
     def _run(self) -> None:
         try:
-            while not self._stopped:
-                self._obey()
-                self._deliver()
-                if self._engine.has_work:
-                    self._engine.step()
+            with self._engine.owned():
+                self._serve()
         except BaseException as error:
             _log.error("the engine's thread died", exc_info=error)
             self._end(error)
         else:
             self._end(None)
+
+    def _serve(self) -> None:
+        while not self._stopped:
+            self._obey()
+            self._expire()
+            self._deliver()
+            if self._engine.has_work:
+                self._engine.step()
+        while self._submitted:  # all are ended: tell their readers the rest
+            self._deliver()
 
     def _obey(self) -> None:
         with self._condition:
@@ -178,26 +219,24 @@ class EngineLoop:
                 continue
             try:
                 result = work()
-            except BaseException as error:  # a panic in a tokenizer is no Exception
+            except BaseException as error:  # also one that is no Exception concerns this call only
                 future.set_exception(error)
-                if isinstance(error, KeyboardInterrupt | SystemExit):
-                    raise  # all others concern this call only
             else:
                 future.set_result(result)
 
     def _deliver(self) -> None:
-        for ticket in list(self.tickets.values()):
-            finished = ticket.request.finished
-            if not ticket.submitted or (ticket.mailbox.unread and not finished):
-                continue  # a reader that is behind gets the news, merged, in a later look
+        for ticket in list(self._submitted.values()):
+            if ticket.mailbox.unread and not ticket.request.finished:
+                continue  # a reader that is behind gets the news, merged, in later looks
             try:
                 ticket.mailbox.put(ticket.observer.news())
-            except Exception as error:  # only this request fails, e.g. its event loop was closed
+            except BaseException as error:  # only this request fails, e.g. its event loop is closed
                 ticket.mailbox.fail(error)
                 self._engine.abort(ticket.request)
-                finished = True
-            if finished:
-                del self.tickets[ticket.request_id]
+                self._forget(ticket)
+            else:
+                if ticket.observer.told:
+                    self._forget(ticket)
         self._fill_room()
         if not self.tickets:
             self._tell_drained(None)
@@ -218,8 +257,12 @@ class EngineLoop:
         for ticket in self.tickets.values():
             ticket.mailbox.fail(self._refusal())
         self._tell_drained(self._refusal())
-        self._engine.close()
-        self.ended.set_result(None)
+        self._makers.close()
+        atexit.unregister(self._stop_at_exit)
+        try:
+            self._engine.close()
+        finally:  # also if the host program uses the engine in its own thread, against the rules
+            self.ended.set_result(None)
 
 
 def _promise() -> Future[None]:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Hashable
 from contextlib import suppress
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 from gsr_engine.serving.events import CandidateToken, Event, RefineToken
@@ -19,14 +20,17 @@ class Mailbox:
     So the memory for a slow or stopped reader is bounded by its request, not by its delay.
 
     Attributes:
+        left: the reader is gone and will not come back.
         reader_waits: whether the reader waits for the next event.
     """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
-        self._unread: dict[Hashable, Event[Any]] = {}  # oldest first
+        # Oldest first; the token events of a stream share a list, and are joined when it is read.
+        self._unread: dict[Hashable, list[Any]] = {}
         self._error: BaseException | None = None
+        self.left = False
         self.reader_waits = False
         self._wakeup = asyncio.Event()
 
@@ -48,17 +52,10 @@ class Mailbox:
                 self._wake()
 
     def _add(self, event: Event[Any]) -> None:
-        key: Hashable = object()  # other events are never merged
+        key: Hashable = object()  # other events are never joined
         if isinstance(event, CandidateToken | RefineToken):
             key = event.stream
-            before = self._unread.get(key)
-            if isinstance(before, CandidateToken | RefineToken):
-                event = replace(
-                    event,
-                    token_ids=before.token_ids + event.token_ids,
-                    text=before.text + event.text,
-                )
-        self._unread[key] = event
+        self._unread.setdefault(key, []).append(event)
 
     def fail(self, error: BaseException) -> None:
         """Raise an error in the reader, after it has read the events that are there."""
@@ -81,9 +78,18 @@ class Mailbox:
         while True:
             with self._lock:
                 if self._unread:
-                    return self._unread.pop(next(iter(self._unread)))
+                    return _joined(self._unread.pop(next(iter(self._unread))))
                 if self._error is not None:
                     raise self._error
                 self.reader_waits = True
                 self._wakeup.clear()
             await self._wakeup.wait()
+
+
+def _joined(events: list[Any]) -> Event[Any]:
+    """One event, or the token events of one stream as one."""
+    first: Event[Any] = events[0]
+    if len(events) == 1 or not isinstance(first, CandidateToken | RefineToken):
+        return first
+    token_ids = tuple(chain.from_iterable(event.token_ids for event in events))
+    return replace(first, token_ids=token_ids, text="".join(event.text for event in events))

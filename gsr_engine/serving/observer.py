@@ -22,8 +22,17 @@ from gsr_engine.text.detokenizer import Detokenizer
 StreamingRequest = GenerateRequest | SelfRefineRequest
 
 
+LOOK = 64
+"""A look takes about this many tokens, or twice as many as the request has streams. So a reader
+that was behind for long is caught up with in many looks, and no step waits for it."""
+
+
 class RequestObserver:
-    """Follows one request; the cost of a look grows with its unfinished streams only."""
+    """Follows one request; the cost of a look is bounded, however long ago the last one was.
+
+    Attributes:
+        told: whether everything was reported, `Final` among it.
+    """
 
     def __init__(self, request_id: str, request: StreamingRequest, tokenizer: Tokenizer) -> None:
         self._request_id: str | None = request_id
@@ -31,37 +40,48 @@ class RequestObserver:
         self._tokenizer = tokenizer
         self._num_rounds = 0
         self._streams: list[_StreamObserver] = []
+        self.told = False
 
     def news(self) -> list[Event[Any]]:
-        """The events since the last look; `Final` is the last event."""
+        """The events since the last look, or the first of them; `Final` is the last event."""
         events: list[Event[Any]] = []
         if self._request_id is not None:
             events.append(Submitted(self._request_id))
             self._request_id = None
-        # All events of a round come before the next round begins.
-        self._look(self._streams, events)
-        for streams in _rounds(self._request)[self._num_rounds :]:
+        self._look(events)
+        # All events of a round come before the next round begins, and at most one begins in a look.
+        rounds = _rounds(self._request)
+        if not self._streams and self._num_rounds < len(rounds):
             phase = PhaseStarted(
                 "refinement" if self._num_rounds else "candidates", self._num_rounds
             )
             events.append(phase)
-            fresh = [_StreamObserver(self._num_rounds, one, self._tokenizer) for one in streams]
-            self._look(fresh, events)
-            self._streams += fresh
+            self._streams = [
+                _StreamObserver(self._num_rounds, stream, self._tokenizer)
+                for stream in rounds[self._num_rounds]
+            ]
             self._num_rounds += 1
-        self._streams = [stream for stream in self._streams if not stream.done]
-        if self._request.result is not None:
+            self._look(events)
+        all_rounds = not self._streams and self._num_rounds == len(rounds)
+        self.told = all_rounds and self._request.finished
+        if self.told:
             events.append(Final(self._request.result))
         return events
 
-    @staticmethod
-    def _look(streams: list[_StreamObserver], events: list[Event[Any]]) -> None:
-        for stream in streams:
-            events += stream.news()
+    def _look(self, events: list[Event[Any]]) -> None:
+        limit = max(2, LOOK // max(1, len(self._streams)))
+        over = self._request.finished
+        for stream in self._streams:
+            events += stream.news(limit, over)
+        self._streams = [stream for stream in self._streams if not stream.done]
 
 
 class _StreamObserver:
-    """Follows one stream."""
+    """Follows one stream.
+
+    Attributes:
+        done: the stream is over, and all of it was reported.
+    """
 
     def __init__(self, round_index: int, stream: Stream, tokenizer: Tokenizer) -> None:
         self._round = round_index
@@ -72,29 +92,31 @@ class _StreamObserver:
         self._num_seen = 0
         self.done = False
 
-    def news(self) -> list[Event[Any]]:
+    def news(self, limit: int, over: bool) -> list[Event[Any]]:
+        """The events of at most `limit` tokens; `over` if the request has its result."""
         stream, index = self._stream, self._stream.index
-        token_ids = stream.segment.token_ids[self._num_seen :]
+        token_ids = stream.segment.token_ids[self._num_seen : self._num_seen + limit]
         content = token_ids[: max(0, stream.content_length - self._num_seen)]
         self._num_seen += len(token_ids)
-        self.done = stream.finished
-        text = self._text(content)
+        complete = self._num_seen == len(stream.segment.token_ids)
+        self.done = complete and (stream.finished or over)
+        text = self._text(content, complete)
         events: list[Event[Any]] = []
         if (token_ids or text) and self._round:
             events.append(RefineToken(self._round, index, tuple(token_ids), text))
         elif token_ids or text:
             events.append(CandidateToken(index, tuple(token_ids), text))
-        if stream.finish_reason is not None and not self._round:
+        if complete and stream.finish_reason is not None and not self._round:
             events.append(CandidateDone(index, stream.finish_reason))
         return events
 
-    def _text(self, content: list[int]) -> str:
+    def _text(self, content: list[int], complete: bool) -> str:
         """The new text that later tokens cannot change."""
         self._tail += self._detokenizer.push(content)
         stopped = self._stream.stopped_text
-        if stopped is not None:
+        if complete and stopped is not None:
             text = stopped[self._num_given :]
-        elif self.done:
+        elif complete and self._stream.finished:
             text = self._tail + self._detokenizer.flush()
         else:  # the last characters may be the beginning of a stop string: keep them back
             text = self._tail[: max(0, len(self._tail) - self._stream.hold_back)]

@@ -14,7 +14,8 @@ class Detokenizer:
     """Turns the tokens of one stream into final text: text that later tokens never change.
 
     A character may span several tokens. Until its last token arrives its bytes decode to U+FFFD,
-    which is held back. All texts of `push` and the text of `flush` together equal
+    which is held back. Ids that `decode` skips (special tokens) are skipped here, too, also inside
+    a character. All texts of `push` and the text of `flush` together equal
     `Tokenizer.decode` of all tokens. For byte-level BPE this holds for any tokens; for
     byte-fallback vocabularies it holds if the bytes are valid UTF-8 in the end.
     """
@@ -43,6 +44,8 @@ class Detokenizer:
         return rest
 
     def _push(self, token: int) -> str:
+        if not self._tokenizer.spells(token):
+            return ""
         self._window.append(token)
         text = self._text = self._tokenizer.decode(self._window)
         final = len(text.rstrip(_REPLACEMENT))

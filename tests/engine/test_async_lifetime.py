@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import PreTrainedTokenizerFast
 
 from gsr_engine import (
     AsyncEngine,
@@ -21,6 +22,7 @@ from gsr_engine import (
     final_result,
 )
 from gsr_engine.checkpoint.tokenizer import Tokenizer
+from gsr_engine.requests.request import Stream
 from tests.helpers.readers import (
     ENDLESS,
     PARAMS,
@@ -115,7 +117,11 @@ def test_death_of_the_thread_reaches_everybody(qwen2: Path, caplog: Any) -> None
             with pytest.raises(EngineClosed, match="died: RuntimeError: a bug") as caught:
                 await call
             assert isinstance(caught.value.__cause__, RuntimeError)
-        await engine.close()
+        await asyncio.gather(engine.close(), engine.close())
+        with pytest.raises(EngineClosed, match="died: RuntimeError: a bug"):
+            await anext(engine.generate([5]))  # why it died is not forgotten
+        with pytest.raises(EngineClosed):
+            inner.step()
 
     asyncio.run(main())
     assert "the engine's thread died" in caplog.text
@@ -139,6 +145,73 @@ def test_a_panic_in_a_call_reaches_its_caller_and_nobody_else(
             verify(await read(engine.generate([5], SamplingParams(max_tokens=3))))
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_an_exception_of_any_kind_in_a_call_is_its_callers(error: Any, qwen2: Path) -> None:
+    def work() -> None:
+        raise error("mine")
+
+    async def main() -> None:
+        async with serving(qwen2) as engine:
+            running = asyncio.create_task(read(engine.generate([5], SamplingParams(max_tokens=30))))
+            future = engine.loop.call(work)
+            while not future.done():
+                await asyncio.sleep(0)
+            assert isinstance(future.exception(), error)
+            verify(await running)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("where", ["events", "result"])
+def test_a_panic_while_text_is_made_ends_its_request_only(
+    where: str, qwen2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Panic(BaseException):
+        """As those of a tokenizer in Rust."""
+
+    decode = PreTrainedTokenizerFast.decode
+
+    def panicking(self: Any, ids: list[int], **options: Any) -> Any:
+        # Events decode short windows, results all tokens.
+        if ids.count(7) == (1 if where == "events" else 40):
+            raise Panic("index out of bounds")
+        return decode(self, ids, **options)
+
+    stop_at = SamplingParams(max_tokens=40, ignore_eos=True)
+
+    async def main() -> None:
+        inner = Engine.from_pretrained(qwen2)
+        async with AsyncEngine(inner) as engine:
+            monkeypatch.setattr(PreTrainedTokenizerFast, "decode", panicking)
+            monkeypatch.setattr(
+                "gsr_engine.requests.request.Stream.append", only_sevens(Stream.append)
+            )
+            other = asyncio.create_task(read(engine.generate([5], stop_at)))
+            bad = read(engine.generate([6], SamplingParams(n=1, max_tokens=40, seed=77)))
+            if where == "events":
+                with pytest.raises(RuntimeError, match="panicked: index out"):
+                    await bad
+            else:
+                assert "panicked: index out of bounds" in verify_final(await bad).error
+            verify(await other)
+            await assert_idle(engine)
+
+    asyncio.run(main())
+
+
+def only_sevens(append: Any) -> Any:
+    """Streams with seed 77 draw the token 7 only, and others never do."""
+
+    def appending(self: Stream, token: int, logprob: float, top: Any = None) -> None:
+        append(self, 7 if self.params.seed == 77 else max(token, 8), logprob, top)
+
+    return appending
+
+
+def verify_final(events: list[Any]) -> Any:
+    return events[-1].result
 
 
 def test_calls_that_the_dying_thread_has_not_heard(qwen2: Path) -> None:

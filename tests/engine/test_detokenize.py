@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
 
@@ -103,6 +104,28 @@ def test_valid_text_shows_no_half_characters(make: object, text: str) -> None:
     assert "�" not in "".join(pushed)
     assert not detokenizer.flush()
     assert "".join(pushed) == tokenizer.decode(token_ids)
+
+
+@pytest.mark.parametrize("make", [byte_level, byte_fallback])
+@given(text=TEXTS, data=st.data())
+@prove
+def test_ids_without_text_stand_anywhere(
+    make: Callable[[], Tokenizer], text: str, data: st.DataObject
+) -> None:
+    """Special tokens, and ids that are no token, in any number, also inside a character."""
+    tokenizer = make()
+    silent = [0, VOCAB + 7]
+    token_ids = []
+    for token in tokenizer.encode_text(text):
+        gap = data.draw(st.integers(0, 20))
+        token_ids += [token, *(data.draw(st.sampled_from(silent)) for _ in range(gap))]
+    assert not any(map(tokenizer.spells, silent))
+    whole = tokenizer.decode(token_ids)
+    assert "\ufffd" not in whole
+    detokenizer = Detokenizer(tokenizer)
+    pushed = [detokenizer.push([token]) for token in token_ids]
+    assert "\ufffd" not in "".join(pushed)
+    assert "".join(pushed) + detokenizer.flush() == whole
 
 
 @pytest.mark.parametrize("byte", [0xFF, 0x80, 0xE2])

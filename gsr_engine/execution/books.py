@@ -1,0 +1,158 @@
+"""The books of an engine: its requests, their pages, and the steps in flight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+from gsr_engine.config import EngineConfig
+from gsr_engine.errors import EngineClosed, InvalidRequest
+from gsr_engine.execution.metrics import Metrics
+from gsr_engine.execution.ownership import Ownership
+from gsr_engine.execution.pipeline import Pipeline
+from gsr_engine.execution.runner import StepRunner
+from gsr_engine.kv.page_pool import PagePool
+from gsr_engine.kv.prefix_cache import PrefixCache
+from gsr_engine.model.decoder import Decoder
+from gsr_engine.requests.request import RequestState
+from gsr_engine.schedule.admission import AnyRequest
+from gsr_engine.schedule.memory import Memory
+from gsr_engine.schedule.scheduler import Scheduler
+
+T = TypeVar("T")
+
+
+class Books:
+    """Changed by one thread at a time, and whole after every call, however it ends.
+
+    An interrupt (Ctrl-C) may cut a change in two at any point, and so may an error of a step. Then
+    nothing that is written is trusted: every unfinished request fails with the cause, the books
+    begin anew with every page free, and the exception goes on. A later `step` reports these
+    requests; none is ever reported twice.
+
+    Attributes:
+        ownership: which thread uses them.
+        scheduler, memory: the present ones.
+    """
+
+    def __init__(
+        self, config: EngineConfig, runner: StepRunner, clock: Callable[[], float]
+    ) -> None:
+        self._config = config
+        self._clock = clock
+        self._metrics = Metrics()
+        self._unreported: dict[int, AnyRequest] = {}  # all that were submitted, by identity
+        self._cut_off: BaseException | None = None  # what left them half written
+        self.ownership = Ownership()
+        self._pipeline: Pipeline | None = self._begin(runner)
+
+    def _begin(self, runner: StepRunner) -> Pipeline:
+        pool = PagePool(runner.num_pages)
+        self.memory = Memory(pool, PrefixCache(pool) if self._config.prefix_cache else None)
+        self.scheduler = Scheduler(self._config, self.memory, self._clock)
+        return Pipeline(self.scheduler, self._metrics, runner)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a submitted request is unfinished, or not reported by `step` yet."""
+        scheduler, launched = self.scheduler, self._pipeline is not None and self._pipeline.busy
+        unfinished = scheduler.num_waiting or scheduler.num_running
+        return bool(unfinished or scheduler.finished or launched)
+
+    def submit(self, request: AnyRequest) -> None:
+        """See `Engine.submit`."""
+        self._change(partial(self._submit, request))
+
+    def _submit(self, request: AnyRequest) -> None:
+        self._running()
+        self.scheduler.add(request)
+        self._unreported[id(request)] = request
+
+    def step(self) -> list[AnyRequest]:
+        """See `Engine.step`."""
+        return self._change(self._step)
+
+    def _step(self) -> list[AnyRequest]:
+        pipeline = self._running()
+        pipeline.step()
+        if not self.has_work:
+            pipeline.runner.reset()
+        finished, self.scheduler.finished = self.scheduler.finished, []
+        for request in finished:
+            self._unreported.pop(id(request), None)
+            self._metrics.record_finished(request.usage)
+        return finished
+
+    def abort(self, request: AnyRequest) -> None:
+        """See `Engine.abort`."""
+        self._change(lambda: self.scheduler.end(request))
+
+    def use(self, decoder: Decoder) -> None:
+        """Switch to other weights: running requests keep their tokens, all KV is recomputed.
+
+        If this is interrupted on a GPU, some weights may be old and some new: do it again.
+        """
+        self._change(lambda: self._running().use(decoder))
+
+    def close(self) -> None:
+        """Forget the runner, and with it the model and the KV; from now on `EngineClosed`."""
+        self._change(self._close)
+
+    def _close(self) -> None:
+        self._pipeline = None
+
+    def _running(self) -> Pipeline:
+        if self._pipeline is None:
+            raise EngineClosed("the engine is closed")
+        return self._pipeline
+
+    def _change(self, work: Callable[[], T]) -> T:
+        begun = self.ownership.take()
+        try:
+            self._begin_anew()
+            return work()
+        except (InvalidRequest, EngineClosed):
+            raise  # refused before anything was changed
+        except BaseException as error:
+            self._cut_off = error
+            self._begin_anew()
+            raise
+        finally:
+            if begun:
+                self.ownership.give()
+
+    def _begin_anew(self) -> None:
+        """Does nothing unless a change was cut off.
+
+        If this is interrupted in its turn, the next call does it again.
+        """
+        cause, pipeline = self._cut_off, self._pipeline
+        if cause is None:
+            return
+        error = f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
+        if pipeline is not None:
+            self._pipeline = self._begin(pipeline.runner)
+            pipeline.runner.reset()
+        for request in self._unreported.values():
+            if not request.finished:
+                request.fail(error)
+            request.groups, request.state = [], RequestState.FINISHED
+        self.scheduler.finished = list(self._unreported.values())
+        self._cut_off = None
+
+    def check(self) -> None:
+        """See `Engine.check`."""
+        self.scheduler.check()
+
+    def as_dict(self) -> dict[str, Any]:
+        """See `Engine.stats`."""
+        sharing = self._pipeline.runner.sharing if self._pipeline else None
+        return {
+            **self._metrics.as_dict(),
+            "requests_waiting": self.scheduler.num_waiting,
+            "requests_running": self.scheduler.num_running,
+            **self.memory.as_dict(),
+            "preemptions": self.scheduler.num_preemptions,
+            "shared_spans": sharing.as_dict() if sharing else None,
+        }
