@@ -49,6 +49,8 @@ class StubRunner:
         fault, self.fault = self.fault, None
         if fault == "launch":
             raise RuntimeError("the device is on fire")
+        if fault == "interrupt":
+            raise KeyboardInterrupt
         self._copy(plan)
         for chunk in plan.chunks:
             copied = context_length(plan.copies.get(chunk.segment, ()))

@@ -42,7 +42,7 @@ class StubWorld:
 
     problems = ("1 * 2", "1 * 3", "7 * 8 * 9 + 1")
     layouts = ("linear", "branched")
-    faults: tuple[Fault, ...] = ("launch", "transfer", "nan", "nan")
+    faults: tuple[Fault, ...] = ("launch", "transfer", "nan", "nan", "interrupt")
 
     def __init__(self, pages: int, lag: int = 0, longest: int = 200, **options: Any) -> None:
         self.now = 0.0
@@ -129,7 +129,11 @@ class StubWorld:
     def step(self) -> list[AnyRequest]:
         self.now += 1.0
         before, streams = self.engine.scheduler.num_preemptions, self._num_streams()
-        finished = self.engine.step()
+        try:
+            finished = self.engine.step()
+        except KeyboardInterrupt:  # everybody failed, and the next step says so
+            assert all(request.finished for request in self.live)
+            return []
         # One step preempts or pauses everybody at most once, however little room there is.
         assert self.engine.scheduler.num_preemptions - before <= streams + MAX_STREAMS
         for request in finished:
