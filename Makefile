@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick check wheel soak nano nano-study rehearsal kernels-aot gpu-check lock clean
+.PHONY: help demo test quick check wheel soak chaos nano nano-study rehearsal kernels-aot gpu-check lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ wheel: $(INSTALLED) ## build the wheel, run its demo outside the checkout, leave
 
 soak: $(INSTALLED) ## a million random actions against the scheduler, with a stub model (minutes)
 	$(BIN)/python -m tests.chaos.soak
+
+chaos: $(INSTALLED) ## nano under injected faults, by fresh seeds: nobody but the victim notices (minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos
 
 nano: $(INSTALLED) ## train the model in the box from nothing and prove it (about 20 minutes on 2 cores)
 	$(BIN)/python -m train.nano

@@ -1,64 +1,24 @@
-"""The users of an engine without a model; after each of their actions everything is checked."""
+"""An engine over the stub model: every token that is ever drawn is judged."""
 
 from __future__ import annotations
 
 import random
-from collections import Counter
-from collections.abc import Callable
-from functools import cache
 from typing import Any
 
-import pytest
-
-from gsr_engine import Engine, EngineConfig, GenerateResult, SamplingParams, SelfRefineParams
-from gsr_engine.checkpoint.gsr_config import GsrConfig
-from gsr_engine.checkpoint.tokenizer import Tokenizer
-from gsr_engine.demo.report import NANO
-from gsr_engine.errors import InvalidRequest
-from gsr_engine.execution.loading import load_parts
-from gsr_engine.model.decoder import Decoder
-from gsr_engine.requests.generate import GenerateRequest
-from gsr_engine.requests.request import Request, Stream
-from gsr_engine.requests.self_refine import SelfRefineRequest
-from gsr_engine.requests.two_engines import RefineElsewhere
 from gsr_engine.schedule.admission import AnyRequest
-from tests.chaos.actions import Event, Fault
+from tests.chaos.actions import Fault
+from tests.chaos.engine_world import EngineWorld, streams_of
 from tests.chaos.stub_runner import Contents, StubRunner, draw
-from tests.helpers.pieces import check_pieces
-
-MAX_STREAMS = 40
-_MOST_SAID = 12
-_MOST_LIVE = 30
 
 
-@cache
-def _nano() -> tuple[Decoder, Tokenizer, GsrConfig | None]:
-    """Nano's parts, loaded once: all worlds only read them."""
-    return load_parts(NANO, EngineConfig())
+class StubWorld(EngineWorld):
+    """See `World`. The stub checks every read, so a wrong page is found where it is read."""
 
-
-class StubWorld:
-    """An engine over the stub; after each action it checks that nothing was lost. See `World`."""
-
-    problems = ("1 * 2", "1 * 3", "7 * 8 * 9 + 1")
-    layouts = ("linear", "branched")
     faults: tuple[Fault, ...] = ("launch", "transfer", "nan", "nan", "interrupt")
 
-    def __init__(self, pages: int, lag: int = 0, longest: int = 200, **options: Any) -> None:
-        self.now = 0.0
-        self.longest = longest
+    def __init__(self, pages: int, lag: int = 0, **options: Any) -> None:
         self.runner = StubRunner(pages, lag)
-        self.engine = self._new_engine(self.runner, options)
-        self._refiner = self._new_engine(StubRunner(400, 0), {})
-        self.live: list[AnyRequest] = []
-        self.ended: list[AnyRequest] = []
-        self._named: dict[AnyRequest, int] = {}
-        self.said: list[list[int]] = []
-        self.refused: Counter[str] = Counter()
-
-    def _new_engine(self, runner: StubRunner, options: dict[str, Any]) -> Engine:
-        config = EngineConfig(max_num_seqs=MAX_STREAMS, **options)
-        return Engine(*_nano(), config, runner=runner, clock=lambda: self.now)
+        super().__init__(self.runner, StubRunner(400, 0), **options)
 
     @classmethod
     def random(cls, seed: int) -> StubWorld:
@@ -71,159 +31,13 @@ class StubWorld:
             max_batch_tokens=rng.choice((40, 50, 200)),
         )
 
-    def live_through(self, history: list[Event]) -> None:
-        """Let a history happen, check after every action, and let everybody reach an end."""
-        for event in history:
-            if len(self.live) > _MOST_LIVE:
-                self.step()
-            else:
-                event.happen(self)
-            self.check()
-        self.drain()
-
-    def generate(self, prompt: list[int], params: SamplingParams, deadline: bool) -> None:
-        self._submit(lambda: self.engine.new_generate(prompt, params), deadline)
-
-    def refine(
-        self,
-        problem: str,
-        params: SelfRefineParams,
-        given: list[list[int]] | None,
-        deadline: bool,
-    ) -> None:
-        named = max(params.k, *params.round_widths) if params.layout == "branched" else 0
-        self._submit(
-            lambda: self.engine.new_self_refine(problem, params, candidates=given),
-            deadline,
-            named,
-        )
-
-    def _submit(self, make: Callable[[], AnyRequest], deadline: bool, named: int = 0) -> None:
-        try:
-            request = make()
-        except InvalidRequest as error:
-            if error.field != "max_tokens":  # more than the whole pool holds
-                raise
-            self.refused[error.field] += 1
-            return
-        if deadline:
-            request.deadline = self.now + len(self.live) * 3 + 1
-        self.submit(request, named)
-
-    def submit(self, request: Request[Any], named: int = 0) -> None:
-        """`named`: spans that its refinements name themselves, one for each candidate."""
-        self.engine.submit(request)
-        self.live.append(request)
-        self._named[request] = named
-
-    def two_engines(self, problem: str, params: SelfRefineParams) -> None:
-        try:
-            both = RefineElsewhere(_Writer(self), self._refiner, [(problem, params)])
-        except InvalidRequest as error:
-            if error.field != "max_tokens":
-                raise
-            return
-        (result,) = both.run()
-        assert "does not fit" not in (result.error or "")
-
-    def step(self) -> list[AnyRequest]:
-        self.now += 1.0
-        before, streams = self.engine.scheduler.num_preemptions, self._num_streams()
-        try:
-            finished = self.engine.step()
-        except KeyboardInterrupt:  # everybody failed, and the next step says so
-            assert all(request.finished for request in self.live)
-            return []
-        # One step preempts or pauses everybody at most once, however little room there is.
-        assert self.engine.scheduler.num_preemptions - before <= streams + MAX_STREAMS
-        for request in finished:
-            assert request.finished
-            self.live.remove(request)  # exactly once
-            del self._named[request]
-            self.ended.append(request)
-            self._check_result(request)
-        return finished
-
-    def _num_streams(self) -> int:
-        return sum(request.num_streams for request in self.live)
-
-    def _check_result(self, request: AnyRequest) -> None:
-        """A request alone would have drawn the same tokens."""
-        error = request.result.error
-        assert error is None or "does not fit" not in error, error
-        contents = Contents()
-        for stream in _streams(request):
-            if stream.finish_reason != "given":
-                for count, token in enumerate(stream.segment.token_ids):
-                    assert token == draw(contents.before(stream.segment, count), stream.seed)
-        if isinstance(request.result, GenerateResult) and error is None:
-            for one in request.result.completions:
-                self.said.append([*request.result.prompt_token_ids, *one.token_ids])
-            self.said = self.said[-_MOST_SAID:]
-
-    def abort(self, rng: random.Random) -> None:
-        if self.live:
-            self.engine.abort(rng.choice(self.live))
-
-    def misuse(self, rng: random.Random) -> None:
-        known = self.live + self.ended[-5:]
-        if known:
-            with pytest.raises(InvalidRequest, match="submitted before"):
-                self.engine.submit(rng.choice(known))
-        self.engine.abort(GenerateRequest([7], SamplingParams(), 0, *self._foreign()))
-        if self.ended:
-            self.engine.abort(rng.choice(self.ended[-5:]))
-
-    def _foreign(self) -> Any:
-        return self._refiner.tokenizer, self._refiner.limits
-
     def fault(self, kind: Fault, rng: random.Random) -> None:
         self.runner.fault, self.runner.fault_row = kind, rng.randrange(100)
 
-    def evict(self) -> None:
-        cache = self.engine.memory.cache
-        if cache:
-            cache.evict()
-
-    def reload(self) -> None:
-        self.engine.reload_weights(NANO)  # loads them again, which the stub ignores
-
-    def check(self) -> None:
-        self.engine.check()
-        for request in self.live:
-            for group in request.groups:
-                check_pieces(group.context, self._named[request])
-
-    def drain(self) -> None:
-        """Everybody reaches an end, and everything is free."""
-        steps = 0
-        while self.engine.has_work:
-            self.step()
-            steps += 1
-            assert steps < 20_000, "no progress"
-        assert not self.live
-        cache = self.engine.memory.cache
-        if cache:
-            cache.clear()
-        self.engine.check()
-        pool = self.engine.memory.pool
-        assert pool.num_free == pool.num_pages
-
-
-class _Writer:
-    """The engine of a world, as `RefineElsewhere` steps it: the world sees what finishes."""
-
-    def __init__(self, world: StubWorld) -> None:
-        self._world = world
-        self.submit, self.step = world.submit, world.step
-        self.new_generate, self.abort = world.engine.new_generate, world.engine.abort
-        self.new_self_refine = world.engine.new_self_refine
-        self.direct_prompt = world.engine.direct_prompt
-        self.solution_text = world.engine.solution_text
-
-
-def _streams(request: AnyRequest) -> list[Stream]:
-    if isinstance(request, SelfRefineRequest):
-        return [stream for streams in request.rounds for stream in streams]
-    assert isinstance(request, GenerateRequest)
-    return request.streams
+    def judge(self, request: AnyRequest) -> None:
+        """A request alone would have drawn the same tokens, as far as it got."""
+        contents = Contents()
+        for stream in streams_of(request):
+            if stream.finish_reason != "given":
+                for count, token in enumerate(stream.segment.token_ids):
+                    assert token == draw(contents.before(stream.segment, count), stream.seed)

@@ -1,0 +1,80 @@
+"""A runner that computes with the real model, and breaks on demand where a device may break."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from gsr_engine.attention.interface import AttentionBackend
+from gsr_engine.execution.runner import Launched, Runner
+from gsr_engine.execution.sampler import Draws
+from gsr_engine.model.decoder import Decoder
+from gsr_engine.step.batch import Batch
+from gsr_engine.step.plan import StepPlan
+from tests.chaos.actions import Fault
+
+
+class Saboteur:
+    """A `StepRunner`; `fault` breaks the next step that computes anything."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._attention = BrokenAttention(runner.attention)
+        runner.attention = self._attention
+        self._draw, runner.sampler.draw = runner.sampler.draw, self._sample  # type: ignore
+        self.num_pages, self.lag, self.sharing = runner.num_pages, runner.lag, runner.sharing
+        self.fault: Fault | None = None
+        self.fault_row = 0
+        self._now: Fault | None = None
+
+    def launch(self, plan: StepPlan) -> Launched:
+        fault, self.fault = self.fault, None
+        if fault == "launch":
+            raise RuntimeError("the device is on fire")
+        self._now = self._attention.fault = fault
+        self._attention.row = self.fault_row % plan.num_tokens
+        draws = self._runner.launch(plan)
+        return Lost() if fault == "transfer" else draws
+
+    def _sample(self, *args: Any) -> Any:
+        if self._now == "sampling":
+            raise RuntimeError("the dice are gone")
+        return self._draw(*args)
+
+    def use(self, decoder: Decoder) -> None:
+        self._runner.use(decoder)
+
+    def reset(self) -> None:
+        self._runner.reset()
+
+
+class Lost:
+    """Draws that never arrive."""
+
+    def wait(self) -> Draws:
+        raise RuntimeError("the device burnt down")
+
+
+class BrokenAttention:
+    """An `AttentionBackend` that may fail in the middle of the model."""
+
+    def __init__(self, attention: AttentionBackend) -> None:
+        self._attention = attention
+        self.fault: Fault | None = None
+        self.row = 0
+
+    def begin(self, batch: Batch) -> None:
+        self._attention.begin(batch)
+
+    def forward(self, layer: int, qkv: torch.Tensor) -> torch.Tensor:
+        if layer == 1 and self.fault == "attention":
+            raise RuntimeError("a kernel failed")
+        if layer == 1 and self.fault == "interrupt":
+            raise KeyboardInterrupt
+        if layer == 1 and self.fault == "nan":
+            qkv[self.row] = float("nan")
+        return self._attention.forward(layer, qkv)
+
+    def reset(self) -> None:
+        self._attention.reset()
