@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
+
+import regex
 
 from gsr_engine.checkpoint.files import read_json
 from gsr_engine.errors import CheckpointError
@@ -104,7 +105,7 @@ class GsrConfig:
             return cls(trained=False)
         try:
             return cls._from_dict(read_json(path))
-        except (KeyError, TypeError, ValueError, re.error) as error:
+        except (KeyError, TypeError, ValueError, regex.error) as error:
             raise CheckpointError(f"{path}: {error}") from None
 
     @classmethod
@@ -139,7 +140,7 @@ class GsrConfig:
         for name, text in asdict(self.template).items():
             if not (isinstance(text, str) or (name == "restate" and text is None)):
                 raise ValueError(f"template.{name} must be text, got {text!r}")
-        if self.answer_pattern is not None and re.compile(self.answer_pattern).groups != 1:
+        if self.answer_pattern is not None and regex.compile(self.answer_pattern).groups != 1:
             raise ValueError("answer_pattern must have exactly one group")
         if stated_hash not in (None, self.template.hash):
             raise ValueError(f"template_hash is {stated_hash}, its texts have {self.template.hash}")

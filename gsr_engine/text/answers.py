@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from fractions import Fraction
 
+import regex
+
 _TAIL = 4000
 """Only this many last characters are searched: a pattern may be slow, so its input is bounded."""
+
+PATTERN_SECONDS = 0.25
+"""How long a checkpoint's pattern may search one text. Nested repeats take time that is exponential
+in the text, and an answer is searched between two steps of the engine. It is the processor's time
+of all threads, so it leaves far more than the millisecond that a usual pattern takes."""
 
 _BOXED = "\\boxed{"
 
@@ -16,12 +24,12 @@ def find_answer(text: str, pattern: str | None = None) -> str | None:
     r"""The final answer of a solution, None if it states none.
 
     With a pattern it is the first group of the last match, else the content of the last balanced
-    `\boxed{...}`. Only the last 4,000 characters are searched.
+    `\boxed{...}`. Only the last 4,000 characters are searched. A pattern that takes too long finds
+    nothing, with a warning that names it.
     """
     text = text[-_TAIL:]
     if pattern is not None:
-        matches = list(re.finditer(pattern, text))
-        return matches[-1].group(1) if matches else None
+        return _last_match(pattern, text)
     start = text.rfind(_BOXED)
     while start >= 0:
         content = _balanced(text, start + len(_BOXED))
@@ -29,6 +37,24 @@ def find_answer(text: str, pattern: str | None = None) -> str | None:
             return content.strip()
         start = text.rfind(_BOXED, 0, start)
     return None
+
+
+def _last_match(pattern: str, text: str) -> str | None:
+    """The first group of the last match."""
+    # Python's own `re` has no limit of time, and holds up all threads while it searches.
+    search = regex.finditer(pattern, text, timeout=PATTERN_SECONDS, concurrent=True)
+    found: str | None = None
+    try:
+        for match in search:
+            found = match.group(1)
+    except TimeoutError:
+        warnings.warn(
+            f"answer_pattern {pattern!r} was given up after {PATTERN_SECONDS} s on a text of "
+            f"{len(text)} characters: that solution has no answer",
+            stacklevel=3,
+        )
+        return None
+    return found
 
 
 def _balanced(text: str, start: int) -> str | None:
