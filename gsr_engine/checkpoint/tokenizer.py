@@ -11,9 +11,10 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from gsr_engine.checkpoint.files import read_json
 from gsr_engine.checkpoint.text_bound import bytes_per_token
-from gsr_engine.errors import CheckpointError, InvalidRequest
+from gsr_engine.errors import CheckpointError, InvalidRequest, shown
 
 Message = dict[str, str]
+_MOST_ID = 2**31 - 1
 
 
 class Tokenizer:
@@ -64,8 +65,8 @@ class Tokenizer:
         generation = folder / "generation_config.json"
         eos = read_json(generation).get("eos_token_id") if generation.exists() else None
         ids = [] if eos is None else eos if isinstance(eos, list) else [eos]
-        if not all(isinstance(one, int) for one in ids):
-            raise CheckpointError(f"{generation}: eos_token_id must be token ids, got {eos!r}")
+        if not all(type(one) is int and 0 <= one <= _MOST_ID for one in ids):
+            raise CheckpointError(f"{generation}: eos_token_id must be token ids, got {shown(eos)}")
         if tokenizer.eos_token_id is not None:
             ids = [*ids, tokenizer.eos_token_id]
         return cls(tokenizer, frozenset(ids))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from gsr_engine.checkpoint.tokenizer import Message, Tokenizer
-from gsr_engine.errors import InvalidRequest
+from gsr_engine.errors import InvalidRequest, shown
 from gsr_engine.requests.limits import CANDIDATE_CONTEXTS, Limits
 
 
@@ -33,7 +33,7 @@ class Inputs:
             self.check_text("prompt", prompt)
             return self.tokenizer.encode_prompt(prompt)
         if not isinstance(prompt, list):
-            raise InvalidRequest("prompt", f"must be text or token ids, got {prompt!r}")
+            raise InvalidRequest("prompt", f"must be text or token ids, got {shown(prompt)}")
         return list(prompt)
 
     def check_problem(self, problem: object) -> str:
@@ -53,6 +53,6 @@ class Inputs:
             self.check_text("candidates", candidate, CANDIDATE_CONTEXTS)
             candidate = self.tokenizer.encode_text(candidate)
         elif not isinstance(candidate, list):
-            raise InvalidRequest("candidates", f"must be text or token ids, got {candidate!r}")
+            raise InvalidRequest("candidates", f"must be text or token ids, got {shown(candidate)}")
         self.limits.check_candidate("candidates", candidate)
         return list(candidate)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from gsr_engine.errors import InvalidRequest
+from gsr_engine.errors import InvalidRequest, shown
 from gsr_engine.kv.segments import PAGE_SIZE
 from gsr_engine.params import SamplingParams
 
@@ -78,7 +78,7 @@ class Limits:
         for token in token_ids:
             if not isinstance(token, int) or not 0 <= token < self.vocab_size:
                 raise InvalidRequest(
-                    field, f"token id {token!r} is outside 0..{self.vocab_size - 1}"
+                    field, f"token id {shown(token)} is outside 0..{self.vocab_size - 1}"
                 )
 
     def check_streams(self, field: str, count: int) -> None:

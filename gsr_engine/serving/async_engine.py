@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from gsr_engine.engine import Engine
-from gsr_engine.errors import EngineClosed, InvalidRequest
+from gsr_engine.errors import EngineClosed, InvalidRequest, shown
 from gsr_engine.outputs import GenerateResult, RefineResult
 from gsr_engine.params import SamplingParams, SelfRefineParams
 from gsr_engine.serving.engine_loop import EngineLoop
@@ -54,7 +54,9 @@ class AsyncEngine:
 
     def __init__(self, engine: Engine, *, max_pending: int = 256) -> None:
         if isinstance(max_pending, bool) or not isinstance(max_pending, int) or max_pending < 1:
-            raise InvalidRequest("max_pending", f"must be an integer above 0, got {max_pending!r}")
+            raise InvalidRequest(
+                "max_pending", f"must be an integer above 0, got {shown(max_pending)}"
+            )
         self._engine = engine
         self.loop = EngineLoop(engine, max_pending)
 
@@ -133,7 +135,7 @@ class AsyncEngine:
     ) -> AsyncGenerator[Event[Any], None]:
         name = secrets.token_hex(8) if request_id is None else request_id
         if not isinstance(name, str) or not name:
-            raise InvalidRequest("request_id", f"must be text, got {request_id!r}")
+            raise InvalidRequest("request_id", f"must be text, got {shown(request_id)}")
         mailbox, asked_at = Mailbox(), self._engine.clock()
 
         def work() -> Future[None]:
@@ -220,7 +222,7 @@ def _params(params: ParamsT | None, kind: type[ParamsT]) -> ParamsT:
     if params is None:
         return kind()
     if not isinstance(params, kind):
-        raise InvalidRequest("params", f"must be {kind.__name__}, got {params!r}")
+        raise InvalidRequest("params", f"must be {kind.__name__}, got {shown(params)}")
     return params
 
 

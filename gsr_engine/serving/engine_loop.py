@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from gsr_engine.engine import Engine
-from gsr_engine.errors import EngineClosed, InvalidRequest, QueueFull
+from gsr_engine.errors import EngineClosed, InvalidRequest, QueueFull, shown
 from gsr_engine.serving.mailbox import Mailbox
 from gsr_engine.serving.makers import Makers
 from gsr_engine.serving.observer import RequestObserver, StreamingRequest
@@ -125,7 +125,7 @@ class EngineLoop:
         if self._draining:
             raise EngineClosed("the engine is being drained, it takes no more requests")
         if request_id in self.tickets:
-            raise InvalidRequest("request_id", f"{request_id!r} is the id of a live request")
+            raise InvalidRequest("request_id", f"{shown(request_id)} is the id of a live request")
         if not wait and len(self.tickets) >= self._max_pending:
             raise QueueFull(f"max_pending is {self._max_pending}, and so many are unfinished")
         observer = RequestObserver(request_id, request, self._engine.tokenizer)
