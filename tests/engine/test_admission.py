@@ -130,3 +130,54 @@ def test_the_last_stream_of_the_oldest_request_is_never_paused() -> None:
     write(job, 17)
     with pytest.raises(OutOfPages, match="alone"):
         admission.grow()
+
+
+def test_a_cached_copy_of_its_own_prompt_stands_in_nobodys_way() -> None:
+    """Another request computed the same tokens while this one was preempted."""
+    tokens = list(range(160))  # 10 of 13 pages
+    job, twin = Job(token_ids=tokens), Job(token_ids=tokens, priority=1)
+    admission, memory = new_admission(13, job)
+    admission.admit()
+    admission.preempt_all()
+    assert memory.cache
+    memory.cache.clear()
+    admission.waiting.add(twin)
+    assert admission.admit() == [twin]
+    admission.retire(twin)
+    assert admission.admit() == [job]
+    write(job, 40)
+    admission.grow()
+    assert memory.pool.num_used == 13
+    assert admission.num_preemptions == 1
+
+
+def test_a_request_that_fills_the_pool_references_nothing_that_is_cached() -> None:
+    tokens = list(range(300))  # 19 pages, and a stream in one more
+    known = Job(token_ids=tokens)
+    job = Job(token_ids=[*tokens[:200], *range(500, 600)], most_pages=20)
+    admission, memory = new_admission(20, known)
+    admission.admit()
+    admission.retire(known)
+    admission.waiting.add(job)
+    assert admission.admit() == [job]
+    assert job.groups[0].prompt.context == ()
+    assert memory.pool.num_used == 20
+
+
+def test_others_make_room_for_one_stream_of_the_oldest() -> None:
+    oldest, other = Job(prompt=32), Job()
+    admission, memory = new_admission(6, oldest, other)
+    admission.admit()
+    memory.drop_stream(oldest.streams[0])
+    write(other, 48)
+    admission.grow()  # now no page is free
+    assert oldest.streams[0].state is StreamState.RUNNING
+    assert (oldest.state, other.state) == (RequestState.RUNNING, RequestState.PREEMPTED)
+
+
+def test_a_step_admits_nobody_twice() -> None:
+    jobs = [Job() for _ in range(30)]
+    admission, _ = new_admission(40, *jobs)
+    admitted = admission.admit()
+    assert len(admitted) == len(set(admitted))
+    assert admission.num_preemptions == 0
