@@ -134,20 +134,20 @@ def test_the_last_stream_of_the_oldest_request_is_never_paused() -> None:
 
 def test_a_cached_copy_of_its_own_prompt_stands_in_nobodys_way() -> None:
     """Another request computed the same tokens while this one was preempted."""
-    tokens = list(range(160))  # 10 of 13 pages
+    tokens = list(range(160))  # 10 of 24 pages
     job, twin = Job(token_ids=tokens), Job(token_ids=tokens, priority=1)
-    admission, memory = new_admission(13, job)
+    admission, memory = new_admission(24, job)
     admission.admit()
     admission.preempt_all()
     assert memory.cache
     memory.cache.clear()
     admission.waiting.add(twin)
-    assert admission.admit() == [twin]
+    assert admission.admit() == [twin, job]
     admission.retire(twin)
-    assert admission.admit() == [job]
-    write(job, 40)
+    assert memory.pool.num_idle == 10
+    write(job, 16 * 14)
     admission.grow()
-    assert memory.pool.num_used == 13
+    assert memory.pool.num_used == 24
     assert admission.num_preemptions == 1
 
 
