@@ -73,13 +73,19 @@ async def _client(front: AsyncEngine, number: int) -> None:
         await final_result(front.generate([7, 8, 9], params))
 
 
+async def _num_waiting(front: AsyncEngine) -> int:
+    return await asyncio.wrap_future(front.loop.call(lambda: len(front.loop.waiting)))
+
+
 async def _serve(waiting: int, turns: int, room: int) -> FrontCost:
     engine = stub_engine(max_num_seqs=room, num_pages=4096)
     clock = _ThreadClock(engine)
     async with AsyncEngine(engine, max_pending=room) as front:
         clients = [asyncio.create_task(_client(front, one)) for one in range(waiting + room)]
-        await asyncio.sleep(0)  # every client calls the front once
-        await front.stats()  # and this call is answered after theirs
+        # Requests are made in threads of their own: wait until so many are there.
+        while await _num_waiting(front) < waiting - room // 2:
+            await asyncio.sleep(0.01)
+        await front.stats()
         first = len(clock.begins) + _WARM_UP
         while len(clock.begins) <= first + turns:
             await asyncio.sleep(0.01)

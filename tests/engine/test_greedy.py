@@ -56,7 +56,8 @@ def test_generate(cache: bool, gib: float, chunk: int, together: bool, qwen2: Pa
         if tight != cache:  # behind a shared beginning they may all fit even the small pool
             assert bool(engine.stats()["preemptions"]) == tight
         hits = engine.stats()["prefix_cache"]
-        assert hits is None or hits["hit_tokens"] >= 33 * 7
+        # In a small pool what would be copied may have been evicted.
+        assert hits is None or hits["hit_tokens"] >= 33 * (5 if tight else 7)
         for request in requests:
             assert_best(oracle, request.streams[0])
 
