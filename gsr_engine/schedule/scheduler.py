@@ -168,16 +168,18 @@ class Scheduler:
         failed: dict[AnyRequest, str] = {}
         doubtful: list[Context] = []
         drawn = zip(plan.draws, tokens, logprobs, tops or [None] * len(tokens), strict=True)
+        chunks, isfinite = plan.chunks, math.isfinite
         for (row, stream), token, logprob, top in drawn:
-            group = plan.chunks[row].group
+            chunk = chunks[row]
+            group = chunk.group
             stream.in_flight -= 1
             if stream.finish_reason is not None or group.request.finished:
                 continue  # it ended while the step ran: this token was drawn in vain
-            if not math.isfinite(logprob):
+            if not isfinite(logprob):
                 failed[group.request] = "the model's logits are not finite"
                 doubtful.append(stream.segment.context)
                 continue
-            if not plan.chunks[row].decode:
+            if not chunk.decode:
                 _prove(stream.segment.context)
             try:
                 stream.append(token, logprob, top)
