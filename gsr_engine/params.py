@@ -175,7 +175,7 @@ class SelfRefineParams:
             the answer is.
         order: in which order a linear refinement reads the candidates: "shuffled" by the seed,
             "as_generated" (by index), or "as_finished". With the last, each candidate is prefilled
-            as it finishes, while others still decode.
+            as it finishes, while others still decode; so it is not for given candidates.
         min_candidates: if fewer candidates are usable, the request ends with an error.
         deadline: seconds from submission after which all candidates are stopped; unfinished ones
             are shown as far as they got.

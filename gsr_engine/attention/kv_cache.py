@@ -26,6 +26,10 @@ def pages_in(num_bytes: int, config: EngineConfig, model: ModelConfig, dtype: to
     return max(1, min(num_bytes // page_bytes, wanted))
 
 
+_AT_ONCE = 1024
+"""Tokens that are copied at once."""
+
+
 class KVCache:
     """Keys and values of all layers. A *slot* is `page * PAGE_SIZE + offset`.
 
@@ -55,7 +59,12 @@ class KVCache:
         self.padding_slot = num_pages * PAGE_SIZE
 
     def copy(self, source: npt.NDArray[np.int64], target: npt.NDArray[np.int64]) -> None:
-        """Copy keys and values of all layers from slots to other slots; the host does not wait."""
+        """Copy keys and values of all layers from slots to other slots; the host does not wait.
+
+        No slot may be among both. What is in between takes the memory of 1,024 tokens.
+        """
         device = self.pages.device
         slots = self.pages.flatten(0, 1).flatten(1, 2)
-        slots[:, to_device(target, device)] = slots[:, to_device(source, device)]
+        read, written = to_device(source, device), to_device(target, device)
+        for some, others in zip(read.split(_AT_ONCE), written.split(_AT_ONCE), strict=True):
+            slots[:, others] = slots[:, some]

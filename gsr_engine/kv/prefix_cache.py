@@ -120,7 +120,7 @@ class PrefixCache:
             child = node.children.get(token_ids[done])
             if child is None:
                 break
-            agreed = _agreement(child.span, token_ids, done)
+            agreed = _agreement(child.span, token_ids, done, len(token_ids))
             found = Span(child.span.segment, 0, child.span.start + agreed)
             done += agreed
             if child in self._idle:
@@ -144,7 +144,7 @@ class PrefixCache:
                     child = self._add(node, Span(span.segment, start, span.stop))
                     start = span.stop
                 else:
-                    agreed = _agreement(child.span, span.segment.token_ids[: span.stop], start)
+                    agreed = _agreement(child.span, span.segment.token_ids, start, span.stop)
                     if agreed < len(child.span):  # a node must end where the paths part
                         child = self._split(child, agreed)
                     start += agreed
@@ -173,7 +173,7 @@ class PrefixCache:
         return (
             parent is not None
             and node.holds_tokens_of(parent)
-            and node.span.computed
+            and node.span.segment.proven >= node.span.stop
             and len(parent.children) == 1
             and not parent.pins
         )
@@ -294,10 +294,10 @@ def _num_referenced(found: Context) -> int:
     return most
 
 
-def _agreement(span: Span, token_ids: list[int], done: int) -> int:
-    """How many leading tokens of a span equal those of a list from index `done` on."""
+def _agreement(span: Span, token_ids: list[int], done: int, stop: int) -> int:
+    """How many leading tokens of a span equal those of a list from index `done` up to `stop`."""
     mine = span.segment.token_ids
-    most = min(len(span), len(token_ids) - done)
+    most = min(len(span), stop - done)
     # Slices first: they compare far faster than a loop, and most spans agree as a whole.
     if mine[span.start : span.start + most] == token_ids[done : done + most]:
         return most

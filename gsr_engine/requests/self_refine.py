@@ -60,6 +60,8 @@ class SelfRefineRequest(Request[RefineResult]):
         self._direct = prompts.direct(self.problem)
         limits.check_prompt("problem", self._direct.token_ids)
         if given is not None:
+            if params.order == "as_finished":
+                raise InvalidRequest("order", "as_finished needs candidates that are generated")
             longest = max(1, *map(len, given))
             drawn = replace(params.candidate, max_tokens=longest, min_tokens=0)
             params = replace(params, candidate=drawn)

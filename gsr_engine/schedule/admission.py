@@ -44,6 +44,10 @@ waiting request can be overtaken only by the next 64 arrivals per level of diffe
 stream of high-priority requests cannot starve it."""
 
 
+_MIN_HEAP = 64
+"""A heap of waiting requests this small is never tidied."""
+
+
 class WaitingQueue:
     """A heap by (arrival - 64 * priority): adding and removing cost log n, looking is free."""
 
@@ -79,6 +83,8 @@ class WaitingQueue:
     def remove(self, request: AnyRequest) -> None:
         """Remove a request, wherever it stands in the queue."""
         del self._requests[request.queue_position]
+        if len(self._heap) > 2 * len(self._requests) + _MIN_HEAP:
+            self._heap = sorted(self._requests)  # most of it were requests that left
 
 
 class Admission:
@@ -137,6 +143,8 @@ class Admission:
             self.waiting.remove(request)
             if request.state is RequestState.QUEUED:
                 request.usage.queue_seconds = self._clock() - request.submitted_at
+                for group in request.groups:
+                    self._memory.count_evicted(group)
             request.state = RequestState.RUNNING
             bisect.insort(self.running, request, key=lambda one: one.queue_position)
             self._num_streams += request.num_streams

@@ -96,7 +96,8 @@ class Memory:
         if self.cache and group.pin is not None:
             self.cache.unpin(group.pin)
         group.pin, group.state = None, GroupState.WAITING
-        group.prompt.sources = ()
+        if not group.prompt.computed:
+            group.prompt.sources = ()
 
     def cache_stream(self, group: Group, stream: Stream) -> None:
         """Let the prefix cache keep what a finished stream wrote, for prompts that go on there."""
@@ -113,17 +114,36 @@ class Memory:
         if self.cache:
             self.cache.hit_tokens += num_tokens
 
-    def forget(self, context: Context, groups: Sequence[Group]) -> None:
-        """Forget the KV of a context that no finite draw has proven, and all that came from it.
+    def count_evicted(self, group: Group) -> None:
+        """Count what a prompt had found when it was looked up, and what has been evicted since."""
+        spans = group.prompt.context
+        gone = sum(len(s) for s in spans if len(s.segment.pages) < pages_for(s.stop))
+        if self.cache and gone:
+            group.request.usage.phase(group.phases[0]).reused_cache -= gone
+            self.cache.hit_tokens -= gone
 
-        `groups` are the running ones, in any order.
+    def forget(self, contexts: Sequence[Context], groups: Sequence[Group]) -> None:
+        """Forget the KV of contexts that no finite draw has proven, and all that came from it.
+
+        So what these contexts copied is forgotten, and what copied or read any of it. `groups` are
+        the running ones.
         """
-        lost = {span.segment for span in context if span.segment.proven < span.stop}
+        doubtful = [span for context in contexts for span in context]
+        lost: set[Segment] = set()
+        while doubtful:
+            span = doubtful.pop()
+            if span.segment.proven < span.stop and span.segment not in lost:
+                lost.add(span.segment)
+                doubtful.extend(span.segment.sources)
+        if not lost:
+            return
         cached = self.cache.spans if self.cache else []
-        # Contexts are closed: each names all that its segments read, so one look is enough.
-        for segment in [*(group.prompt for group in groups), *(span.segment for span in cached)]:
-            if any(span.segment in lost for span in segment.reads):
-                lost.add(segment)
+        others = {*(group.prompt for group in groups), *(span.segment for span in cached)} - lost
+        found = lost
+        while found:
+            found = {one for one in others if any(span.segment in found for span in one.reads)}
+            others -= found
+            lost |= found
         for segment in lost:
             segment.forget(segment.proven)
 

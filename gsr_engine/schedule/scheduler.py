@@ -98,6 +98,8 @@ class Scheduler:
             # Some streams may have finished before it was preempted, or after that, by a token in
             # flight. Their request could not be notified then.
             self._settle(list(request.groups))
+        # A prompt without streams may have been computed by a reader of it, in another's name.
+        self._settle([g for g in self._admission.groups() if not g.streams and g.finished])
         self._grow()
         plan = StepPlan()
         unready: list[Group] = []
@@ -132,6 +134,8 @@ class Scheduler:
         fresh = [s for s in group.streams if not s.num_drawn and not s.finished]
         if prompt.sources and not prompt.computed:
             self._copy(group, plan)
+        if fresh and prompt.computed == len(prompt) and not group.open:
+            plan.draw_again(group, fresh)  # a reader computed it, and drew nothing for this group
         plan.prefill(group, prompt, len(prompt), self._max_tokens, fresh)
         for stream in group.streams:
             if stream.behind:
@@ -141,13 +145,13 @@ class Scheduler:
     def _copy(self, group: Group, plan: StepPlan) -> None:
         """Let a prompt begin with a copy of its sources, or wait for them, or do without."""
         prompt = group.prompt
-        if all(span.computed for span in prompt.sources):
+        if all(span.computed and not span.segment.sources for span in prompt.sources):
             if plan.copy(prompt, self._max_tokens):
                 self._memory.copied(group, context_length(prompt.sources))
         elif any(span.segment in plan.planned for span in prompt.sources):
             plan.wait(prompt)  # this step computes them, or they wait themselves
-        else:
-            prompt.sources = ()  # they are gone, and nobody computes them
+        else:  # they are gone, or their writer does not come to them in this step
+            prompt.sources = ()
 
     def launched(self, plan: StepPlan) -> None:
         """Note that a step was launched: every step planned from here on runs after it."""
@@ -187,8 +191,8 @@ class Scheduler:
                 failed[group.request] = f"{type(error).__name__}: {error}"
             if stream.finish_reason is not None:
                 touched[group] = None
-        for context in doubtful:
-            self._memory.forget(context, list(self._admission.groups()))
+        if doubtful:
+            self._memory.forget(doubtful, list(self._admission.groups()))
         for request, reason in failed.items():
             self.end(request, reason)
         if doubtful:
@@ -309,8 +313,9 @@ def _prove(context: Context) -> None:
     """Note that a finite draw has read a context: whatever it copied is sound, too."""
     for span in context:
         segment = span.segment
-        if span.stop > segment.proven:
-            segment.proven, segment.sources = span.stop, ()
+        segment.proven = max(segment.proven, span.stop)
+        if segment.sources and segment.proven >= context_length(segment.sources):
+            segment.sources = ()
 
 
 def _is_computed(group: Group) -> bool:

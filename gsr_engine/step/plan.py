@@ -81,6 +81,18 @@ class StepPlan:
             self.copies[segment] = segment.sources
         return fits
 
+    def draw_again(self, group: Group, drawers: list[Stream]) -> None:
+        """Compute the last token of a computed prompt again, because no stream has drawn from it.
+
+        Nothing is added if the prompt is in the plan, or what it reads is not computed.
+        """
+        prompt = group.prompt
+        if prompt not in self.planned and self._readable(prompt):
+            self.planned[prompt] = len(prompt)
+            self.draws.extend((len(self.chunks), stream) for stream in drawers)
+            self.chunks.append(Chunk(group, prompt, len(prompt) - 1, len(prompt), decode=False))
+            self._count(group, False, 1)
+
     def wait(self, segment: Segment) -> None:
         """Compute nothing of a segment in this step."""
         self.planned[segment] = segment.computed

@@ -146,7 +146,7 @@ def _refine(world: World, rng: Random) -> None:
 
 
 def _refine_given(world: World, rng: Random) -> None:
-    params = replace(_refinement(world, rng), agreement=0)
+    params = replace(_refinement(world, rng), agreement=0, order="shuffled")
     given = [[rng.randrange(6, 9)] * rng.randrange(0, 20) for _ in range(params.k)]
     world.refine(rng.choice(world.problems), params, given, rng.random() < 0.2)
 

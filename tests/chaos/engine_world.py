@@ -29,6 +29,7 @@ from tests.helpers.pieces import check_pieces
 
 Make = Callable[[Engine], AnyRequest]
 MAX_STREAMS = 40
+_ERRORS = ("RuntimeError: ", "KeyboardInterrupt", "not finite", "usable", "deadline", "aborted")
 _MOST_SAID = 12
 _MOST_LIVE = 30
 
@@ -47,7 +48,7 @@ class EngineWorld(ABC):
         refiner: computes the steps of a second engine, which refines what the first one writes.
     """
 
-    problems = ("1 * 2", "1 * 3", "7 * 8 * 9 + 1")
+    problems = ("1 * 2", "1 * 3", "7 * 8 * 9 + 1", " * ".join("7" * 40))
     layouts: tuple[Layout, ...] = ("linear", "branched")
     faults: tuple[Fault, ...]
     longest = 200
@@ -86,6 +87,7 @@ class EngineWorld(ABC):
 
     def generate(self, prompt: list[int], params: SamplingParams, deadline: bool) -> None:
         self._submit(lambda engine: engine.new_generate(prompt, params), deadline)
+        self.said.append(prompt)  # others may go on with it before it is computed
 
     def refine(
         self,
@@ -100,6 +102,7 @@ class EngineWorld(ABC):
             deadline,
             named,
         )
+        self.said.append(self.engine.direct_prompt(problem))
 
     def _submit(self, make: Make, deadline: bool, named: int = 0) -> None:
         try:
@@ -152,7 +155,7 @@ class EngineWorld(ABC):
 
     def _check_result(self, request: AnyRequest) -> None:
         error = request.result.error
-        assert error is None or "does not fit" not in error, error
+        assert error is None or any(known in error for known in _ERRORS), error
         self.judge(request)
         if isinstance(request.result, GenerateResult) and error is None:
             for one in request.result.completions:
@@ -195,7 +198,7 @@ class EngineWorld(ABC):
         while self.engine.has_work:
             self.step()
             steps += 1
-            assert steps < 20_000, "no progress"
+            assert steps < 5_000, "no progress"
         assert not self.live
         cache = self.engine.memory.cache
         if cache:

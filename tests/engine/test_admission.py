@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from gsr_engine.errors import OutOfPages
@@ -181,3 +183,17 @@ def test_a_step_admits_nobody_twice() -> None:
     admitted = admission.admit()
     assert len(admitted) == len(set(admitted))
     assert admission.num_preemptions == 0
+
+
+def test_who_waits_behind_a_request_that_does_not_fit_leaves_nothing_behind() -> None:
+    running, large = Job(prompt=16 * 50), Job(prompt=16 * 60)
+    admission, _ = new_admission(100, running, large)
+    admission.admit()
+    tracemalloc.start()
+    for _ in range(5000):
+        job = Job()
+        admission.waiting.add(job)
+        admission.waiting.remove(job)
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 100_000

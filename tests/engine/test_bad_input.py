@@ -20,6 +20,7 @@ from gsr_engine import (
     SelfRefineParams,
     UnsupportedModel,
 )
+from gsr_engine.demo.report import NANO
 
 pytestmark = pytest.mark.slow
 
@@ -336,3 +337,10 @@ def test_no_such_checkpoint(tmp_path: Path) -> None:
     for name in (str(tmp_path / "nowhere"), "./nowhere", "no-one/no-such-model"):
         with pytest.raises(CheckpointError):
             Engine.from_pretrained(name)
+
+
+def test_given_candidates_do_not_finish_one_by_one() -> None:
+    with Engine.from_pretrained(NANO, kv_cache_gib=0.01) as engine:
+        params = SelfRefineParams(order="as_finished")
+        with pytest.raises(InvalidRequest, match="order: as_finished needs candidates"):
+            engine.new_self_refine("1 * 2", params, candidates=["2"])

@@ -53,7 +53,7 @@ class World:
         """A prompt that is computed and held."""
         segment = self.new(token_ids, salt)
         hold(self.pool, segment)
-        segment.computed = len(segment)
+        segment.computed = segment.proven = len(segment)
         return segment, self.cache.pin(whole(segment), salt)
 
     def end(self, segment: Segment, node: Node) -> None:
@@ -202,7 +202,7 @@ def test_a_prompt_finds_the_longest_known_beginning(
         assert len(segment.context) <= len(token_ids) / PIECE
         _check_closed(segment.context)
         hold(world.pool, segment)
-        segment.computed = len(segment)
+        segment.computed = segment.proven = len(segment)
         node = world.cache.pin(whole(segment), salt)
         known[salt].append(token_ids)
         world.pool.check([(s.segment, s.stop) for s in whole(segment)], world.cache.spans)

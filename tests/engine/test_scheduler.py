@@ -250,3 +250,47 @@ def test_an_exception_while_a_token_is_taken_ends_its_request_only() -> None:
     run_step(scheduler)
     assert broken.result == "RuntimeError: no such token"
     assert (other.result, len(other.streams[0].segment)) == (None, 2)
+
+
+def test_a_prompt_that_a_reader_computed_still_draws() -> None:
+    """The reader overtakes it: it needs these tokens, and computes them in its own name."""
+    tokens = list(range(160))
+    first, job = Job(prompt=150), Job(token_ids=tokens)
+    reader = Job(token_ids=[*tokens, 7], priority=2)
+    scheduler = new_scheduler(first, job, max_batch_tokens=40, max_num_seqs=40)
+    run_step(scheduler)
+    scheduler.add(reader)
+    for _ in range(12):
+        run_step(scheduler)
+    assert len(reader.streams[0].segment) > 0
+    assert len(job.streams[0].segment) > 0
+
+
+def test_a_prompt_without_streams_that_a_reader_computed_is_settled() -> None:
+    tokens = list(range(160))
+    job, reader = Job(token_ids=tokens, streams=0), Job(token_ids=[*tokens, 7], priority=2)
+    scheduler = new_scheduler(Job(prompt=150), job, max_batch_tokens=40, max_num_seqs=40)
+    run_step(scheduler)
+    scheduler.add(reader)
+    for _ in range(12):
+        run_step(scheduler)
+    assert job.result == "done"
+
+
+def test_what_was_copied_from_broken_kv_takes_its_source_along() -> None:
+    """Who wrote it went away before anything was drawn from it, so it was cached unproven."""
+    tokens = list(range(50))
+    writer, victim = Job(token_ids=tokens), Job(token_ids=[*tokens, 97])
+    scheduler = new_scheduler(writer)
+    plan = scheduler.plan()
+    scheduler.launched(plan)
+    scheduler.end(writer)
+    scheduler.commit(plan, [1], [-1.0])
+    scheduler.add(victim)
+    assert run_step(scheduler, logprob=math.nan).copies
+    assert victim.result == "the model's logits are not finite"
+    later = Job(token_ids=[*tokens, 98])
+    scheduler.add(later)
+    plan = run_step(scheduler)
+    assert not plan.copies
+    assert sum(map(len, plan.chunks)) == 51
