@@ -162,31 +162,15 @@ class PrefixCache:
         node.pins -= 1
         if node.pins or node.parent is None:  # without a parent: it was dropped meanwhile
             return
-        while self._replaces_parent(node):
-            self._replace_parent(node)
+        while (parent := node.parent) is not None and _can_replace(node, parent):
+            self._pool.uncache(parent.span)
+            start = node.span_over(parent).start
+            node.span = Span(node.span.segment, start, node.span.stop)
+            node.parent, parent.parent = parent.parent, None
+            if node.parent is not None:
+                node.parent.children[node.first_token] = node
         if not node.children:
             self._idle[node] = None
-
-    @staticmethod
-    def _replaces_parent(node: Node) -> bool:
-        parent = node.parent
-        return (
-            parent is not None
-            and node.holds_tokens_of(parent)
-            and node.span.segment.proven >= node.span.stop
-            and len(parent.children) == 1
-            and not parent.pins
-        )
-
-    def _replace_parent(self, node: Node) -> None:
-        parent = node.parent
-        if parent is None or parent.parent is None:
-            return
-        longer = Span(node.span.segment, node.span_over(parent).start, node.span.stop)
-        self._pool.uncache(parent.span)
-        node.span, node.parent = longer, parent.parent
-        node.parent.children[node.first_token] = node
-        parent.parent = None
 
     def _add(self, parent: Node, span: Span) -> Node:
         self._pool.cache(span)
@@ -273,6 +257,13 @@ class PrefixCache:
     def spans(self) -> list[Span]:
         """Every span that the cache holds."""
         return [n.span for root in self._roots.values() for n in _below(root) if not n.is_root]
+
+
+def _can_replace(node: Node, parent: Node) -> bool:
+    """Whether a node, whose KV is sound, holds its parent's tokens, and nobody else needs that."""
+    alone = len(parent.children) == 1 and not parent.pins
+    proven = node.span.segment.proven >= node.span.stop
+    return alone and proven and node.holds_tokens_of(parent)
 
 
 def _below(node: Node) -> Iterator[Node]:

@@ -110,17 +110,18 @@ class Memory:
 
     def copied(self, group: Group, num_tokens: int) -> None:
         """Count tokens of a group's prompt whose KV is copied from the prefix cache."""
-        group.request.usage.phase(group.phases[0]).reused_cache += num_tokens
-        if self.cache:
-            self.cache.hit_tokens += num_tokens
+        self._count_reused(group, num_tokens)
 
     def count_evicted(self, group: Group) -> None:
         """Count what a prompt had found when it was looked up, and what has been evicted since."""
         spans = group.prompt.context
         gone = sum(len(s) for s in spans if len(s.segment.pages) < pages_for(s.stop))
-        if self.cache and gone:
-            group.request.usage.phase(group.phases[0]).reused_cache -= gone
-            self.cache.hit_tokens -= gone
+        self._count_reused(group, -gone)
+
+    def _count_reused(self, group: Group, num_tokens: int) -> None:
+        if self.cache and num_tokens:
+            group.request.usage.phase(group.phases[0]).reused_cache += num_tokens
+            self.cache.hit_tokens += num_tokens
 
     def forget(self, contexts: Sequence[Context], groups: Sequence[Group]) -> None:
         """Forget the KV of contexts that no finite draw has proven, and all that came from it.

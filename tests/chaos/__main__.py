@@ -19,7 +19,7 @@ from rich.progress import track
 from tests.chaos.actions import Event, random_history
 from tests.chaos.async_world import AsyncWorld
 from tests.chaos.nano_world import NanoWorld
-from tests.chaos.shrink import shrink
+from tests.chaos.shrink import shrink_failure
 
 
 def live(seed: int, history: list[Event]) -> None:
@@ -35,15 +35,6 @@ def live_async(seed: int, history: list[Event]) -> None:
     except Exception as error:
         told = "\n".join(world.log)
         raise AssertionError(f"seed {seed}: {type(error).__name__}: {error}\n{told}") from error
-
-
-def fails(seed: int, history: list[Event]) -> bool:
-    """Whether a part of a history of an `Engine` still fails."""
-    try:
-        live(seed, history)
-    except Exception:
-        return True
-    return False
 
 
 def main(
@@ -69,7 +60,7 @@ def main(
         try:
             live(number, history)
         except Exception as error:
-            shorter = shrink(history, partial(fails, number))
+            shorter = shrink_failure(history, partial(live, number))
             events = " ".join(map(str, shorter))
             print(f"seed {number}: {type(error).__name__}: {error}; {len(shorter)} actions suffice")
             print(f'python -m tests.chaos --seed {number} --replay "{events}"')

@@ -8,6 +8,19 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
+def shrink_failure(events: list[T], live: Callable[[list[T]], object]) -> list[T]:
+    """The events that `live` needs to raise an exception."""
+
+    def fails(part: list[T]) -> bool:
+        try:
+            live(part)
+        except Exception:
+            return True
+        return False
+
+    return shrink(events, fails)
+
+
 def shrink(events: list[T], fails: Callable[[list[T]], bool]) -> list[T]:
     """A part of `events` that still fails, and of which no single event can be left out.
 

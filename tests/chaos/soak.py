@@ -21,7 +21,7 @@ import typer
 from rich.progress import track
 
 from tests.chaos.actions import Event, random_history
-from tests.chaos.shrink import shrink
+from tests.chaos.shrink import shrink_failure
 from tests.chaos.stub_world import StubWorld
 
 
@@ -45,15 +45,6 @@ def live(length: int, seed: int) -> Lived:
     except BaseException as error:
         return Lived(seed, 0, 0, f"{type(error).__name__}: {error}")
     return Lived(seed, len(world.ended), world.engine.scheduler.num_preemptions)
-
-
-def fails(seed: int, history: list[Event]) -> bool:
-    """Whether a part of a history still fails."""
-    try:
-        StubWorld.random(seed).live_through(history)
-    except Exception:
-        return True
-    return False
 
 
 def main(
@@ -107,7 +98,8 @@ def _resume(state: Path | None, seed: int) -> tuple[int, int]:
 
 def _report(lived: Lived, length: int) -> None:
     print(f"the history of seed {lived.seed} failed: {lived.error}")
-    history = shrink(random_history(lived.seed, length), partial(fails, lived.seed))
+    whole = random_history(lived.seed, length)
+    history = shrink_failure(whole, lambda part: StubWorld.random(lived.seed).live_through(part))
     events = " ".join(map(str, history))
     print(f"{len(history)} actions are enough:")
     print(f'python -m tests.chaos.soak --seed {lived.seed} --replay "{events}"')
