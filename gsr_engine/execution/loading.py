@@ -28,8 +28,8 @@ def load_parts(
     folder = find_checkpoint(path_or_id, revision)
     model = ModelConfig.from_folder(folder)
     config.model_length(model)
-    tokenizer = Tokenizer.from_folder(folder)
     gsr = GsrConfig.from_folder(folder)
+    tokenizer = Tokenizer.from_folder(folder, gsr.thinking)
     device = choose_device(config.device)
     auto = config.dtype == "auto"
     dtype = getattr(torch, model.dtype if auto else config.dtype)
