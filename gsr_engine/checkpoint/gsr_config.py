@@ -51,6 +51,9 @@ class Template:
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     date: str | None = None
 
+    def __hash__(self) -> int:
+        return hash(self.hash)  # a dict has none
+
     @property
     def hash(self) -> str:
         """The first 16 hex digits of the SHA-256 of the texts and of what is set besides."""
