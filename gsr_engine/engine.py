@@ -92,7 +92,8 @@ class Engine:
         runner = runner or build_runner(decoder, config)
         self.gsr = gsr or GsrConfig(trained=False)
         self.tokenizer = tokenizer
-        self.prompts = Prompts(tokenizer, self.gsr, date.today())
+        self.prompts = Prompts(tokenizer, self.gsr)
+        self._conversations = Prompts(tokenizer, self.gsr, date.today())
         self.limits = Limits(
             length, decoder.config.vocab_size, runner.num_pages, config.max_num_seqs
         )
@@ -351,8 +352,14 @@ class Engine:
     def chat_prompt(
         self, messages: Sequence[Message], chat_template_kwargs: Variables | None = None
     ) -> list[int]:
-        """Token ids of a conversation, with the opening of the assistant's turn."""
-        return self._inputs.chat(messages, chat_template_kwargs or {})
+        """Token ids of a conversation, with the opening of the assistant's turn.
+
+        They are those of transformers' `apply_chat_template`, but for control tokens that contents
+        spell: these stay text. A template that asks for the date gets the day on which this engine
+        was made. Problems get a fixed day, so that a seed gives the same tokens on every day.
+        """
+        inputs = Inputs(self._conversations, self.limits)
+        return inputs.chat(messages, chat_template_kwargs or {})
 
     def direct_prompt(
         self, problem: Problem, chat_template_kwargs: Variables | None = None

@@ -119,7 +119,6 @@ def find_tags(tokenizer: PreTrainedTokenizerBase) -> tuple[Tags, bool]:
     """
     added = {token.content for token in tokenizer.added_tokens_decoder.values()}
     source = template_source(tokenizer)
-    for begin, end in KNOWN_TAGS:
-        if {begin, end} <= added or end in source:
-            return (begin, end), True
-    return KNOWN_TAGS[0], False
+    known = [tags for tags in KNOWN_TAGS if tags[1] in source or set(tags) <= added]
+    known.sort(key=lambda tags: tags[1] not in source)  # what the template writes comes first
+    return (known[0], True) if known else (KNOWN_TAGS[0], False)

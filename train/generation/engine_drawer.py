@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 
 from gsr_engine import Completion, Engine, InvalidRequest
 from gsr_engine.requests.generate import GenerateRequest
-from gsr_engine.text.prompts import Prompts
 from train.generation.drawer import Ask, DrawConfig
 from train.generation.questions import Question, prompt_ids
 from train.samples import Sample
@@ -24,9 +23,7 @@ class EngineDrawer:
 
     def __init__(self, engine: Engine, config: DrawConfig) -> None:
         self._engine = engine
-        # Not the engine's own prompts: a sample may not depend on the day on which it is drawn.
-        self._prompts = Prompts(engine.tokenizer, engine.gsr)
-        self._prompts.chat([{"role": "user", "content": "?"}])  # raises before anything is drawn
+        engine.direct_prompt("?")  # raises before anything is drawn
         self._config = config
         self._running: dict[int, tuple[GenerateRequest, Ask, int]] = {}
         self._refused: list[Sample] = []
@@ -50,7 +47,7 @@ class EngineDrawer:
             self._in_flight += count
 
     def _request(self, prompt: Question, first: int, count: int) -> GenerateRequest:
-        token_ids = prompt_ids(prompt, self._prompts)
+        token_ids = prompt_ids(prompt, self._engine.prompts)
         params = self._config.sampling(count, self._config.prompt_seed(prompt))
         return self._engine.new_generate(token_ids, params, first=first)
 
