@@ -24,7 +24,7 @@ READ = frozenset(
 WITHOUT_EFFECT = frozenset(
     {
         # Bookkeeping of transformers and of the tools around it.
-        *("_name_or_path", "name_or_path", "_commit_hash", "transformers_version"),
+        *("name_or_path", "transformers_version"),
         *("auto_map", "use_cache", "return_dict", "output_attentions"),
         *("output_hidden_states", "initializer_range", "pretraining_tp", "id2label"),
         *("label2id", "num_labels", "problem_type", "task_specific_params"),
@@ -32,7 +32,7 @@ WITHOUT_EFFECT = frozenset(
         *("tf_legacy_loss", "is_decoder", "gradient_checkpointing", "unk_token_id"),
         *("sep_token_id", "decoder_start_token_id", "max_sequence_length", "is_llama_config"),
         *("unsloth_fixed", "unsloth_version", "transformers.js_config"),
-        *("attn_implementation", "_attn_implementation", "_attn_implementation_autoset"),
+        "attn_implementation",
         # Settings of generation, which transformers 5 does not take from this file either.
         *("temperature", "top_p", "top_k", "typical_p", "repetition_penalty", "do_sample"),
         *("num_beams", "num_beam_groups", "diversity_penalty", "length_penalty"),
@@ -43,7 +43,7 @@ WITHOUT_EFFECT = frozenset(
         *("remove_invalid_values", "exponential_decay_length_penalty"),
     }
 )
-"""They change nothing that the model computes."""
+"""They change nothing that the model computes; no more do names that begin with "_"."""
 
 _OFF: tuple[object, ...] = (False, 0, "", [], {})
 _REFUSED: dict[str, tuple[object, ...]] = {
@@ -94,4 +94,8 @@ def check_fields(raw: dict[str, Any], read: frozenset[str]) -> list[str]:
             usual = f", only {neutral[0]!r}" if neutral and neutral is not _OFF else ""
             raise UnsupportedModel(f"config.json: {name} {shown(value)} is not supported{usual}")
     known = READ | WITHOUT_EFFECT | _REFUSED.keys() | read
-    return [name for name, value in raw.items() if name not in known and value is not None]
+    return [
+        name
+        for name, value in raw.items()
+        if name not in known and value is not None and not name.startswith("_")
+    ]

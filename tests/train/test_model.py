@@ -162,5 +162,5 @@ def test_lora_begins_at_the_model_and_trains_adapters_only(qwen2: Path, world: W
 def test_weights_of_another_model_are_refused(checkpoints: dict[str, Path], world: World) -> None:
     config = tiny_config(checkpoints["qwen2"], Path("data"), Path("out"))
     trainee = build_model(read_model_config(checkpoints["qwen3"]), config, world.mesh(0))
-    with pytest.raises(CheckpointError, match="does not hold this model"):
+    with pytest.raises(CheckpointError, match=r"has shape|has no tensor"):
         load_weights(trainee, checkpoints["qwen2"])
