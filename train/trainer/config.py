@@ -93,28 +93,13 @@ class SftConfig:
         """Raise InvalidRequest for a value out of range."""
         for name in ("batch", "pack", "keep", "selfref_k", "selfref_tokens", "max_skipped"):
             _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        for name in (
-            "steps",
-            "shard",
-            "lora",
-            "lora_alpha",
-            "log_every",
-            "eval_every",
-            "save_every",
-        ):
+        for name in ("steps", "shard", "log_every", "eval_every", "save_every"):
             _require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
         for name in ("lr", "clip", "epochs"):
             value = getattr(self, name)
             _require(0 < value < math.inf, name, "above 0", value)
         _require(0 <= self.final_lr <= 1, "final_lr", "between 0 and 1", self.final_lr)
         _require(0 < self.beta2 < 1, "beta2", "between 0 and 1", self.beta2)
-        _require(
-            0 <= self.lora_dropout < 1, "lora_dropout", "0 or more, below 1", self.lora_dropout
-        )
-        for name in ("lora_alpha", "lora_dropout"):
-            _require(
-                self.lora or not getattr(self, name), name, "0 without lora", getattr(self, name)
-            )
         for name in ("warmup", "decay"):
             _require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
         choices = {
@@ -130,6 +115,14 @@ class SftConfig:
         for tracker in self.trackers:
             options = get_args(Tracker)
             _require(tracker in options, "trackers", " or ".join(options), tracker)
+        self._check_lora()
+
+    def _check_lora(self) -> None:
+        for name in ("lora", "lora_alpha", "lora_dropout"):
+            value = getattr(self, name)
+            _require(value >= 0, name, "0 or more", value)
+            _require(bool(self.lora or not value), name, "0 where lora is 0", value)
+        _require(self.lora_dropout < 1, "lora_dropout", "below 1", self.lora_dropout)
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> SftConfig:
