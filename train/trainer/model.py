@@ -133,9 +133,10 @@ def transformers_config(folder: Path) -> tuple[PretrainedConfig, ModelConfig]:
             f"config.json: attention_dropout {model.attention_dropout:g} is not supported in "
             "training; 0 trains without it"
         )
-    kind = FAMILIES[model.architecture].model_type
+    make = CONFIG_MAPPING[FAMILIES[model.architecture].model_type]
+    shape = {name: raw[name] for name in raw if name not in ("dtype", "torch_dtype")}
     try:
-        config: PretrainedConfig = CONFIG_MAPPING[kind](**raw)
+        config: PretrainedConfig = make(**shape)
     except Exception as error:
         raise CheckpointError(f"{folder}/config.json: {error!s:.300}") from None
     return config, model
