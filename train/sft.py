@@ -68,7 +68,9 @@ def train(config: SftConfig) -> bool:
             log.info("sft: %s", json.dumps(config.as_dict()))
         world.wait()
         trainee = build_model(shape, config, world.mesh(config.shard))
-        load_weights(trainee, source)
+        for note in load_weights(trainee, source):
+            if world.rank == 0:
+                log.info("sft: %s", note)
         with ExitStack() as stack:
             run_log = stack.enter_context(closing(RunLog(config, writes=world.rank == 0)))
             evaluations: list[Evaluation] = []

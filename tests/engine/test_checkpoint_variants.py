@@ -20,6 +20,7 @@ from gsr_engine import CheckpointError, Engine, EngineConfig, InvalidRequest, Sa
 from gsr_engine.checkpoint.files import INDEX, find_checkpoint
 from gsr_engine.checkpoint.model_config import FAMILIES, ModelConfig
 from gsr_engine.errors import UnsupportedModel
+from gsr_engine.execution.loading import load_parts
 from tests.helpers.checkpoints import load_oracle
 from tests.helpers.recorder import Recorder
 from tests.helpers.variants import (
@@ -221,10 +222,12 @@ def test_auto_is_the_stored_dtype(
     change_config(folder, dtype=stored)
     if stored is None:
         change_tensors(folder, lambda t: {name: one.bfloat16() for name, one in t.items()})
-    engine, text = load_warned(folder)
-    with engine:
-        wanted = "float32" if stored in ("float32", "torch.float32") else "bfloat16"
-        assert f"torch.{wanted}" == str(engine._dtype)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        decoder, _, _ = load_parts(folder, EngineConfig())
+    text = "\n".join(str(one.message) for one in caught)
+    exact = stored in ("float32", "torch.float32")
+    assert decoder.dtype == (torch.float32 if exact else torch.bfloat16)
     assert ("float16 checkpoint runs in bfloat16" in text) == (stored == "float16")
 
 

@@ -85,16 +85,21 @@ def build_model(model_config: PretrainedConfig, config: SftConfig, mesh: DeviceM
     return trainee
 
 
-def load_weights(trainee: Trainee, folder: Path) -> None:
+def load_weights(trainee: Trainee, folder: Path) -> list[str]:
     """Read this rank's part of the parameters from the safetensors of a checkpoint.
+
+    Returns, in words, what of the checkpoint is not read or read otherwise than it says.
 
     Raises:
         CheckpointError: a tensor is missing or of another shape.
     """
-    with open_tensors(folder, ModelConfig.from_folder(folder)) as stored:
+    model = ModelConfig.from_folder(folder)
+    with open_tensors(folder, model) as stored:
         for name, parameter in stored_tensors(trainee).items():
             fill(parameter, stored.read(name, tuple(parameter.shape)))
+        notes = [*model.notes, *stored.notes]
     reset_adapters(trainee.hf)
+    return notes
 
 
 def stored_tensors(trainee: Trainee) -> dict[str, Any]:
