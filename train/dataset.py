@@ -17,6 +17,7 @@ from typing import Any, Literal
 import datasets
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from gsr_engine.errors import InvalidRequest
 from gsr_engine.params import Layout
@@ -153,6 +154,11 @@ class RowSet:
         if not len(rows):
             raise InvalidRequest("data", f"{folder / split} holds no row")
         return cls(rows)
+
+    def largest_id(self) -> int:
+        """The largest token id of all rows; it reads them once."""
+        chunks = self._rows.data["token_ids"].chunks
+        return max(pc.max(chunk.flatten()).as_py() or 0 for chunk in chunks)
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -5,7 +5,7 @@
     python -m train.sft --config run.toml --dry-run 8
 
 The same command resumes an interrupted run, on any number of ranks. `OUT/model` is the trained
-checkpoint, `OUT/report.md` its report card.
+checkpoint, `OUT/report.md` its report card; `--lora` leaves `OUT/adapter` as well, for peft.
 """
 
 from __future__ import annotations
@@ -16,20 +16,22 @@ import json
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from rich.console import Console
 
 from gsr_engine.checkpoint.files import find_checkpoint
+from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.errors import InvalidRequest
 from train.command import log, run_command
-from train.dataset import RowSet
+from train.dataset import RowSet, Split
 from train.files import claim, read_toml
+from train.trainer.batches import check_model
 from train.trainer.config import SftConfig
 from train.trainer.dry_run import dry_run
 from train.trainer.evaluation import SelfRefEvaluation
-from train.trainer.export import export_model
+from train.trainer.export import export_adapter, export_model
 from train.trainer.held_out import HeldOutLosses
 from train.trainer.log import RunLog
 from train.trainer.loop import Evaluation, Trainer
@@ -55,14 +57,20 @@ def train(config: SftConfig) -> bool:
     """
     source = find_checkpoint(config.model)
     _check_tokenizer(config.data, source)
+    shape, model = read_model_config(source), ModelConfig.from_folder(source)
+    for split in get_args(Split):
+        if (config.data / split).exists():
+            check_model(RowSet.load(config.data, split), model)
     with joined() as world:
         if world.rank == 0:
             settings = {**config.as_dict(), "data_card": _digest(config.data / "card.json")}
             claim(config.out / "config.json", settings, "another run", _FREE)
             log.info("sft: %s", json.dumps(config.as_dict()))
         world.wait()
-        trainee = build_model(read_model_config(source), config, world.mesh(config.shard))
-        load_weights(trainee, source)
+        trainee = build_model(shape, config, world.mesh(config.shard))
+        for note in load_weights(trainee, source):
+            if world.rank == 0:
+                log.info("sft: %s", note)
         with ExitStack() as stack:
             run_log = stack.enter_context(closing(RunLog(config, writes=world.rank == 0)))
             evaluations: list[Evaluation] = []
@@ -89,6 +97,8 @@ def _export(trainee: Trainee, config: SftConfig, source: Path, world: World) -> 
     folder = config.out / "model"
     extra = [config.data / "gsr.json"]
     export_model(trainee, folder, source, dtype=dtype, extra=extra, writes=writes)
+    if config.lora:
+        export_adapter(trainee, config.out / "adapter", config, extra=extra, writes=writes)
     world.wait()
 
 

@@ -127,7 +127,13 @@ class Checkpoints:
 
     def _state(self) -> dict[str, Any]:
         model, optimizer = get_state_dict(self._trainee, self._optimizer, options=_OPTIONS)
-        return {"model": model, "optimizer": optimizer}
+        # The options leave out a frozen parameter under its first name only; a tied head has two.
+        named = self._trainee.named_parameters(remove_duplicate=False)
+        trained = {name for name, parameter in named if parameter.requires_grad}
+        return {
+            "model": {name: value for name, value in model.items() if name in trained},
+            "optimizer": optimizer,
+        }
 
 
 def _steps(folder: Path) -> list[tuple[int, Path]]:

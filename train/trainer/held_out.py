@@ -8,6 +8,7 @@ from train.dataset import RowSet
 from train.objectives import OBJECTIVES
 from train.trainer.batches import check_rows, packs_of_rank
 from train.trainer.config import SftConfig
+from train.trainer.lora import without_dropout
 from train.trainer.model import Trainee
 from train.trainer.world import World
 
@@ -33,7 +34,8 @@ class HeldOutLosses:
         for begin in range(0, len(self._rows), size):
             rows = [self._rows[i] for i in range(begin, min(begin + size, len(self._rows)))]
             for batch in packs_of_rank(rows, config.pack, self._world)[0]:
-                sums += self._trainee(batch)
+                with without_dropout(self._trainee):
+                    sums += self._trainee(batch)
                 counts += torch.bincount(batch.objectives, minlength=len(OBJECTIVES))
         totals = self._world.sum(torch.stack([sums, counts]))
         means = (totals[0] / totals[1].clamp_min(1)).tolist()

@@ -18,6 +18,7 @@ from train.trainer.checkpoints import Checkpoints
 from train.trainer.config import SftConfig
 from train.trainer.flops import Flops
 from train.trainer.log import Interval, Progress, RunLog
+from train.trainer.lora import seed_dropout
 from train.trainer.model import Trainee
 from train.trainer.optimizer import clip_gradients, learning_rate, make_optimizer
 from train.trainer.world import StopSignal, World
@@ -151,6 +152,7 @@ class Trainer:
         """Gradients of a step; mean loss of each objective, and whether any rank has to stop."""
         factors = self._factors(step.counts)
         sums = torch.zeros(len(OBJECTIVES), device=self._world.device)
+        seed_dropout(self._config, self.step, self._world.rank)
         for index, batch in enumerate(step.batches):
             self._reduce_after(index == len(step.batches) - 1)
             losses = self._trainee(batch)
