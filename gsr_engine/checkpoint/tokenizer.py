@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from datetime import date
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +29,8 @@ SpecialTokens = Literal["parse", "text"]
 """Whether the special tokens that a raw prompt spells are parsed, or stay text."""
 _ANCHOR = "\U0010fffd"
 """A character that no tokenizer merges with its neighbours, because no text has it."""
+_LONGEST_KEPT = 4000
+"""Characters of a text whose ids are kept for the next prompt."""
 
 
 class Tokenizer:
@@ -73,6 +76,8 @@ class Tokenizer:
         # Only SentencePiece tokenizers put a space before a text; the others need no anchor.
         first = _encode(self._plain, "x"), _encode(self._plain, "\n")
         self._inside = "" if _encode(self._plain, "\nx") == first[1] + first[0] else _ANCHOR
+        # Behind a slot comes the checkpoint's own text, the same in every prompt.
+        self._encode_again = lru_cache(256)(partial(self._encode_piece, behind=self._inside))
         self.bytes_per_token = bytes_per_token(self._plain)
         self.control_ids, self.stop_ids = self._control.ids, stop_ids
         self._spelled = frozenset(self._plain.get_vocab().values()) - self._control.hidden
@@ -242,6 +247,8 @@ class Tokenizer:
             if isinstance(piece, Slot):
                 slots.append(piece.number)
                 parts.append([])
+            elif slots and len(piece.text) < _LONGEST_KEPT:
+                parts[-1] += self._encode_again(piece)
             else:
                 parts[-1] += self._encode_piece(piece, behind="" if first else self._inside)
             first = False
