@@ -12,12 +12,13 @@ from typing import Any, Self, TypeVar
 
 import torch
 
+from gsr_engine.attention.kv_cache import page_bytes
 from gsr_engine.checkpoint.files import find_checkpoint
 from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.checkpoint.tokenizer import Message, Tokenizer
 from gsr_engine.config import EngineConfig
-from gsr_engine.errors import CheckpointError, InvalidRequest
+from gsr_engine.errors import CheckpointError, InvalidRequest, shown
 from gsr_engine.execution.books import Books
 from gsr_engine.execution.device import build_runner
 from gsr_engine.execution.loading import load_parts
@@ -26,7 +27,7 @@ from gsr_engine.model.decoder import Decoder
 from gsr_engine.model.weights import load_decoder
 from gsr_engine.outputs import Completion, GenerateResult, RefineResult
 from gsr_engine.params import SamplingParams, SelfRefineParams, one_each
-from gsr_engine.requests.advice import warn_beyond_evidence
+from gsr_engine.requests.advice import warn_beyond_context, warn_beyond_evidence
 from gsr_engine.requests.generate import GenerateRequest
 from gsr_engine.requests.inputs import Inputs
 from gsr_engine.requests.limits import Limits
@@ -91,7 +92,11 @@ class Engine:
         self.tokenizer = tokenizer
         self.prompts = Prompts(tokenizer, self.gsr)
         self.limits = Limits(
-            length, decoder.config.vocab_size, runner.num_pages, config.max_num_seqs
+            length,
+            decoder.config.vocab_size,
+            runner.num_pages,
+            config.max_num_seqs,
+            page_bytes(decoder.config, decoder.dtype),
         )
         self.clock = clock
         self._books = Books(config, runner, clock)
@@ -109,13 +114,19 @@ class Engine:
 
     @classmethod
     def from_pretrained(
-        cls, path_or_id: str | Path, *, revision: str | None = None, **options: Any
+        cls,
+        path_or_id: str | Path,
+        *,
+        revision: str | None = None,
+        template: str | Path | None = None,
+        **options: Any,
     ) -> Self:
         """Load a checkpoint from a local folder or the Hugging Face hub.
 
         Args:
             path_or_id: folder with config.json, tokenizer and safetensors, or a hub id.
             revision: branch, tag or commit on the hub.
+            template: other prompts than the checkpoint's: see `GsrConfig.with_prompts_of`.
             options: fields of `EngineConfig`, e.g. `dtype="float32"`.
 
         Raises:
@@ -128,7 +139,7 @@ class Engine:
             config = EngineConfig(**options)
         except TypeError as error:
             raise InvalidRequest("options", str(error)) from None
-        return cls(*load_parts(path_or_id, config, revision), config)
+        return cls(*load_parts(path_or_id, config, revision, template), config)
 
     def submit(self, request: AnyRequest) -> None:
         """Queue a request made by `new_generate` or `new_self_refine`; `step` moves it on.
@@ -153,6 +164,7 @@ class Engine:
             InvalidRequest: the request cannot be served.
         """
         prompt = self._inputs.prompt(prompt)
+        warn_beyond_context(params, self.limits.max_model_len)
         seed = _seed(params.seed, index)
         return GenerateRequest(prompt, params, seed, self.tokenizer, self.limits, first)
 
@@ -182,6 +194,8 @@ class Engine:
             params = replace(params, k=len(every))
             given = [self._inputs.candidate(candidate) for candidate in every]
         warn_beyond_evidence(params, self.gsr)
+        for drawn in (params.candidate, params.refine):
+            warn_beyond_context(drawn, self.limits.max_model_len)
         seed = _seed(params.seed, index)
         deadline = None if params.deadline is None else self.clock() + params.deadline
         return SelfRefineRequest(problem, params, seed, self.prompts, self.limits, given, deadline)
@@ -264,10 +278,12 @@ class Engine:
 
     def generate(
         self,
-        prompts: Sequence[str | list[int]],
+        prompts: Sequence[str | list[int]] | str | list[int],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
     ) -> list[GenerateResult]:
         """Complete prompts (text as it is, or token ids): one result each, in order.
+
+        A single prompt stands for a list of it; the result is a list all the same.
 
         Raises:
             InvalidRequest: a prompt or its parameters are invalid; then no prompt was run.
@@ -279,42 +295,62 @@ class Engine:
 
     def chat(
         self,
-        conversations: Sequence[Sequence[Message]],
+        conversations: Sequence[Sequence[Message]] | Sequence[Message],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
     ) -> list[GenerateResult]:
-        """Answer conversations (lists of {"role", "content"}) through the chat template."""
-        return self.generate([self._inputs.chat(messages) for messages in conversations], params)
+        """Answer conversations (lists of {"role", "content"}) through the chat template.
+
+        A single conversation stands for a list of it; the result is a list all the same.
+
+        Raises:
+            InvalidRequest: a conversation or its parameters are invalid; then none was answered.
+        """
+        every = one_each("conversations", conversations, params, SamplingParams)
+        prompts = [self.chat_prompt(messages) for messages, _ in every]
+        return self.generate(prompts, [mine for _, mine in every])
 
     def self_refine(
         self,
-        problems: Sequence[str],
+        problems: Sequence[str] | str,
         params: SelfRefineParams | Sequence[SelfRefineParams] | None = None,
-        candidates: Sequence[Sequence[str | list[int]]] | None = None,
+        candidates: Sequence[Sequence[str | list[int]]] | Sequence[str] | None = None,
         refiner: Engine | None = None,
     ) -> list[RefineResult]:
         """selfRef@k of every problem: one result each, in order.
 
-        `candidates`, for each problem a list of texts or token ids, are refined instead of
-        generated ones. A `refiner` is an engine that refines the candidates of this engine.
+        A single problem stands for a list of it (and a list of texts for its `candidates`); the
+        result is a list all the same. `candidates`, for each problem a list of texts or token ids,
+        are refined instead of generated ones. A `refiner` is an engine that refines the candidates
+        of this engine.
 
         Raises:
             InvalidRequest: a problem or its parameters are invalid; then no problem was run.
         """
         every = one_each("problems", problems, params, SelfRefineParams)
         if refiner is not None:
+            if not isinstance(refiner, Engine):
+                raise InvalidRequest("refiner", f"must be an Engine, got {shown(refiner)}")
             if candidates is not None:
                 raise InvalidRequest("refiner", "contradicts candidates: ask the refiner itself")
             with self.owned(), refiner.owned():
                 return RefineElsewhere(self, refiner, every).run()
-        given = candidates if candidates is not None else [None] * len(problems)
-        if len(given) != len(problems):
-            raise InvalidRequest("candidates", f"{len(given)} for {len(problems)} problems")
+        given: Sequence[Any] = [None] * len(every) if candidates is None else candidates
+        if isinstance(given, str) or not isinstance(given, Sequence):
+            raise InvalidRequest("candidates", f"must be a list per problem, got {shown(given)}")
+        if isinstance(problems, str) and given and all(isinstance(one, str) for one in given):
+            given = [given]
+        if len(given) != len(every):
+            raise InvalidRequest("candidates", f"{len(given)} for {len(every)} problems")
         return self.run(
             [
                 self.new_self_refine(text, mine, candidates=own, index=i)
                 for i, ((text, mine), own) in enumerate(zip(every, given, strict=True))
             ]
         )
+
+    def chat_prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a conversation, with the opening of the assistant's turn."""
+        return self._inputs.chat(messages)
 
     def direct_prompt(self, problem: str) -> list[int]:
         """Token ids of the prompt that the candidates of a problem continue."""

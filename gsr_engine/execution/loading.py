@@ -18,7 +18,10 @@ from gsr_engine.model.weights import load_decoder, weight_bytes
 
 
 def load_parts(
-    path_or_id: str | Path, config: EngineConfig, revision: str | None = None
+    path_or_id: str | Path,
+    config: EngineConfig,
+    revision: str | None = None,
+    template: str | Path | None = None,
 ) -> tuple[Decoder, Tokenizer, GsrConfig]:
     """The decoder, tokenizer and `gsr.json` of a local folder or of the Hugging Face hub.
 
@@ -30,6 +33,8 @@ def load_parts(
     config.model_length(model)
     tokenizer = Tokenizer.from_folder(folder)
     gsr = GsrConfig.from_folder(folder)
+    if template is not None:
+        gsr = gsr.with_prompts_of(template)
     device = choose_device(config.device)
     auto = config.dtype == "auto"
     dtype = getattr(torch, model.dtype if auto else config.dtype)

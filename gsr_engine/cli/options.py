@@ -1,0 +1,142 @@
+"""The options of `gsr solve` and `gsr generate`, and the parameters that they stand for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from gsr_engine.errors import InvalidRequest, shown
+from gsr_engine.params import SamplingParams, SelfRefineParams
+
+DEFAULT_MAX_TOKENS = 1024
+"""The cap of the commands where none is given."""
+
+ParamsT = TypeVar("ParamsT", SamplingParams, SelfRefineParams)
+
+
+def _option(text: str, default: str | None = None, *names: str, **more: Any) -> Any:
+    """An option that is None if it is not given, so that it can leave the word to --params."""
+    shown = text if default is None else f"{text} [default: {default}]"
+    return typer.Option(*names, help=shown, show_default=False, **more)
+
+
+# A flag has the name of the field that it sets.
+Model = Annotated[
+    str | None,
+    _option("Checkpoint folder or hub id.", "nano, the model in the box", metavar="PATH"),
+]
+K = Annotated[int | None, _option("Candidates.", "4")]
+Layout = Annotated[str | None, _option("linear or branched.", "linear")]
+N = Annotated[int | None, _option("Streams.", "1")]
+MaxTokens = Annotated[int | None, _option("Most tokens of each stream.", f"{DEFAULT_MAX_TOKENS:,}")]
+Temperature = Annotated[float | None, _option("0 is greedy.", "1.0")]
+CandidateTemperature = Annotated[
+    float | None, _option("Of the candidates; the refinement is greedy.", "1.0")
+]
+TopP = Annotated[float | None, _option("Nucleus; 1 keeps all.", "1.0")]
+Stop = Annotated[list[str] | None, _option("Text that ends a stream; give it again for more.")]
+Seed = Annotated[int | None, _option("Makes the run repeatable.", "a new one")]
+SummaryTokens = Annotated[
+    int | None, _option("Most tokens of a candidate that the refinement reads.", "1000")
+]
+ForceLayout = Annotated[
+    bool, typer.Option("--force-layout", help="Use a layout the model was not trained for.")
+]
+Template = Annotated[
+    str | None,
+    _option("Prompts: gsr, restated, or a file like gsr.json.", "the checkpoint's", metavar="NAME"),
+]
+Params = Annotated[
+    Path | None,
+    _option(
+        "JSON file of further fields (SelfRefineParams for solve, with SamplingParams in candidate "
+        "and refine; SamplingParams for generate). Flags go before it.",
+        metavar="FILE",
+    ),
+]
+Dtype = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
+MaxModelLen = Annotated[
+    int | None, _option("Longest context in tokens.", "the checkpoint's maximum")
+]
+KvCacheGib = Annotated[
+    float | None, _option("Memory for KV pages.", "half of what is free; more if it has to be")
+]
+Raw = Annotated[bool, typer.Option("--raw", help="Complete the text as it is, no chat template.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+
+_FLAGS = ("max_tokens", "summary_tokens", "force_layout", "top_p", "max_model_len", "kv_cache_gib")
+
+
+def with_flags(text: str) -> str:
+    """A message of the engine, with the flags of the commands for the fields that it names."""
+    named = rf"(?<![.\w])({'|'.join(_FLAGS)})(=True)?\b"
+    return re.sub(named, lambda found: "--" + found[1].replace("_", "-"), text)
+
+
+def sampling_params(file: Path | None, flags: Mapping[str, Any]) -> SamplingParams:
+    """The parameters of `gsr generate`; flags that are None leave the word to the file.
+
+    Raises:
+        InvalidRequest: a field is unknown or has a bad value.
+        CheckpointError: the file cannot be read.
+    """
+    return _made(SamplingParams, {**_read(file), **_given(flags)})
+
+
+def self_refine_params(
+    file: Path | None,
+    flags: Mapping[str, Any],
+    candidate: Mapping[str, Any],
+    max_tokens: int | None,
+) -> SelfRefineParams:
+    """The parameters of `gsr solve`, with flags of the candidates and one for all streams.
+
+    Raises:
+        InvalidRequest, CheckpointError: as `sampling_params`.
+    """
+    values = {**_read(file), **_given(flags)}
+    cap = _given({"max_tokens": max_tokens})
+    for name, own in (("candidate", _given(candidate)), ("refine", {})):
+        theirs = values.get(name, {})
+        if not isinstance(theirs, dict):
+            raise InvalidRequest(name, f"must be an object of fields, got {shown(theirs)}")
+        greedy = {"temperature": 0.0} if name == "refine" else {}
+        values[name] = _made(SamplingParams, {**greedy, **theirs, **own, **cap}, f"{name}.")
+    return _made(SelfRefineParams, values)
+
+
+def capped(params: SamplingParams, context: int) -> SamplingParams:
+    """The parameters with the default cap where none is given."""
+    if params.max_tokens is not None:
+        return params
+    return replace(params, max_tokens=max(params.min_tokens, min(DEFAULT_MAX_TOKENS, context)))
+
+
+def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in flags.items() if value is not None}
+
+
+def _read(file: Path | None) -> dict[str, Any]:
+    if file is None:
+        return {}
+    from gsr_engine.checkpoint.files import read_json
+
+    return read_json(file)
+
+
+def _made(kind: type[ParamsT], values: Mapping[str, Any], prefix: str = "") -> ParamsT:
+    known = [field.name for field in fields(kind)]
+    for name in values:
+        if name not in known:
+            raise InvalidRequest(f"{prefix}{name}", f"is none of {', '.join(known)}")
+    try:
+        return kind(**values)
+    except InvalidRequest as error:
+        if not prefix:
+            raise
+        raise InvalidRequest(f"{prefix}{error.field}", str(error).partition(": ")[2]) from None
