@@ -164,9 +164,10 @@ class Engine:
             InvalidRequest: the request cannot be served.
         """
         prompt = self._inputs.prompt(prompt)
-        warn_beyond_context(params, self.limits.max_model_len)
         seed = _seed(params.seed, index)
-        return GenerateRequest(prompt, params, seed, self.tokenizer, self.limits, first)
+        request = GenerateRequest(prompt, params, seed, self.tokenizer, self.limits, first)
+        warn_beyond_context(params, self.limits.max_model_len)
+        return request
 
     def new_self_refine(
         self,
@@ -193,12 +194,15 @@ class Engine:
                 raise InvalidRequest("candidates", "is empty")
             params = replace(params, k=len(every))
             given = [self._inputs.candidate(candidate) for candidate in every]
+        seed = _seed(params.seed, index)
+        deadline = None if params.deadline is None else self.clock() + params.deadline
+        request = SelfRefineRequest(
+            problem, params, seed, self.prompts, self.limits, given, deadline
+        )
         warn_beyond_evidence(params, self.gsr)
         for drawn in (params.candidate, params.refine):
             warn_beyond_context(drawn, self.limits.max_model_len)
-        seed = _seed(params.seed, index)
-        deadline = None if params.deadline is None else self.clock() + params.deadline
-        return SelfRefineRequest(problem, params, seed, self.prompts, self.limits, given, deadline)
+        return request
 
     @property
     def _inputs(self) -> Inputs:

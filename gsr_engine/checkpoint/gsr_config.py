@@ -131,7 +131,7 @@ class GsrConfig:
             return replace(self, template=TEMPLATES[template])
         if not isinstance(template, str | Path) or not Path(template).is_file():
             raise InvalidRequest(
-                "template", f"must be {', '.join(TEMPLATES)} or a file, got {shown(str(template))}"
+                "template", f"must be {', '.join(TEMPLATES)} or a file, got {shown(template)}"
             )
         theirs = GsrConfig.from_file(Path(template))
         taken = {"template", "thinking", "answer_pattern"} & read_json(Path(template)).keys()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from gsr_engine import __version__
-from gsr_engine.cli import INTERRUPTED, leave, options
+from gsr_engine.cli import INTERRUPTED, options
 
 if TYPE_CHECKING:
     from gsr_engine.engine import Engine
@@ -76,11 +76,15 @@ def demo(
 
     console = Console(quiet=as_json)
     # Each layout pays for its own prompts.
-    with _interruptible(), Engine.from_pretrained(NANO, prefix_cache=False) as engine:
+    with Engine.from_pretrained(NANO, prefix_cache=False) as engine:
         chosen = sample_puzzles("test", seed, puzzles)
         layout = engine.gsr.layouts[-1]
-        view.watch(console, engine, chosen[0], view.demo_params(k, layout, seed))
-        report = view.run_all(console, engine, chosen, k, seed)
+        try:
+            with _interrupts_raise():
+                view.watch(console, engine, chosen[0], view.demo_params(k, layout, seed))
+                report = view.run_all(console, engine, chosen, k, seed)
+        except KeyboardInterrupt:
+            raise _interrupted() from None
     if as_json:
         print(json.dumps(report.as_dict()))
         return
@@ -201,16 +205,19 @@ def _notes() -> Iterator[None]:
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
-    """In here Ctrl-C is an exception; if nobody catches it, the command ends with its status."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+def _interrupts_raise() -> Iterator[None]:
+    """In here Ctrl-C is KeyboardInterrupt; before and after, it ends the process at once."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
-    except KeyboardInterrupt:
-        print("gsr: interrupted", file=sys.stderr)
-        raise typer.Exit(INTERRUPTED) from None
     finally:
-        signal.signal(signal.SIGINT, leave)
+        signal.signal(signal.SIGINT, before)
+
+
+def _interrupted() -> typer.Exit:
+    """The end of the command after Ctrl-C, to be raised."""
+    print("gsr: interrupted", file=sys.stderr)
+    return typer.Exit(INTERRUPTED)
 
 
 @contextmanager
@@ -221,11 +228,10 @@ def _ready(
     make: Callable[[Engine], RequestT],
 ) -> Iterator[tuple[Engine, RequestT]]:
     """An engine, and a request that it can serve: with more memory than usual if it has to be."""
-    from gsr_engine import Engine, PoolTooSmall
-    from gsr_engine.demo.report import NANO
+    from gsr_engine.errors import PoolTooSmall
     from gsr_engine.execution.host_memory import free_memory
 
-    with Engine.from_pretrained(model or NANO, kv_cache_gib=kv_cache_gib, **settings) as engine:
+    with _load(model, kv_cache_gib, settings) as engine:
         try:
             request = make(engine)
         except PoolTooSmall as refusal:
@@ -238,8 +244,26 @@ def _ready(
                 print(f"note: {note}", file=sys.stderr)
             yield engine, request
             return
-    with Engine.from_pretrained(model or NANO, kv_cache_gib=needed, **settings) as engine:
+    with _load(model, needed, settings) as engine:
         yield engine, make(engine)
+
+
+def _load(model: str | None, kv_cache_gib: float | None, settings: dict[str, Any]) -> Engine:
+    _show_on_terminal(f"loading {model or 'nano'} …")
+    try:
+        from gsr_engine import Engine
+        from gsr_engine.demo.report import NANO
+
+        return Engine.from_pretrained(model or NANO, kv_cache_gib=kv_cache_gib, **settings)
+    finally:
+        _show_on_terminal("")
+
+
+def _show_on_terminal(text: str) -> None:
+    """Show a line that the next one replaces; nothing where there is no terminal."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[2K{text}")
+        sys.stderr.flush()
 
 
 def _run(engine: Engine, request: Request[ResultT]) -> tuple[ResultT, float, bool]:
@@ -247,17 +271,14 @@ def _run(engine: Engine, request: Request[ResultT]) -> tuple[ResultT, float, boo
     from gsr_engine.cli.progress import Progress
 
     progress = Progress(request)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with progress:
+        with _interrupts_raise(), progress:
             (result,) = engine.run([request], progress.step)
     except KeyboardInterrupt:
         request.end("abort", "interrupted")  # the engine may have dropped what was written
         if request.result is None:
             raise
         return request.result, progress.seconds, True
-    finally:
-        signal.signal(signal.SIGINT, leave)
     return result, progress.seconds, False
 
 
@@ -268,8 +289,7 @@ def _end(tokens: int, seconds: float, interrupted: bool, answered: bool) -> None
     sys.stdout.flush()
     print(f"{tokens:,} tokens in {seconds:.1f} s, {speed(tokens, seconds)}", file=sys.stderr)
     if interrupted:
-        print("gsr: interrupted", file=sys.stderr)
-        raise typer.Exit(INTERRUPTED)
+        raise _interrupted()
     if not answered:
         raise typer.Exit(1)
 

@@ -72,15 +72,17 @@ def why_no_answer(engine: Engine, result: RefineResult) -> str | None:
     """Why a result has no answer; None if it has one."""
     if result.answer is not None:
         return None
-    cut = sum(one.finish_reason == "length" for one in result.candidates)
     if result.error is not None:
-        hint = f" ({cut} candidates were cut: raise --max-tokens)" if cut else ""
-        return result.error + hint
+        cut = sum(one.finish_reason == "length" for one in result.candidates)
+        empty = sum(not engine.solution_text(one).strip() for one in result.candidates)
+        hints = [f"{cut} were cut: raise --max-tokens"] if cut else []
+        hints += [f"{empty} have no text after their thinking"] if empty else []
+        return "; ".join([result.error, *hints])
     refinement = result.refinement
     if refinement is None:
         return "the refinement never began"
     if refinement.finish_reason == "length":
-        return f"the refinement was cut at {len(refinement.token_ids):,} tokens (--max-tokens)"
+        return f"the refinement was cut at {len(refinement.token_ids):,} tokens: raise --max-tokens"
     if not result.text.strip():
         return "the refinement has no text after its thinking"
     if engine.gsr.answer_pattern is None:

@@ -146,8 +146,9 @@ def _most_pages(
     # As they finish, candidates enter the prompt of the refinement while others still decode.
     both = params.order == "as_finished"
     needed = candidate_pages + refine_pages if both else max(candidate_pages, refine_pages)
+    candidates = "a candidate" if at_once == 1 else f"{at_once} candidates"
     parts = (
-        f"{pages_for(direct)} for the problem, {candidate_pages} for {at_once} candidates of "
+        f"{pages_for(direct)} for the problem, {candidate_pages} for {candidates} of "
         f"{candidate.max_tokens} tokens, {refine_pages} in the {params.layout} refinement"
     )
     return pages_for(direct) + needed, parts
