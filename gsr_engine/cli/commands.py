@@ -8,7 +8,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -127,21 +126,21 @@ def solve(
     )
 
     def make(engine: Engine) -> SelfRefineRequest:
-        context = engine.limits.max_model_len
-        candidate, refine = (
-            options.capped(one, context) for one in (wanted.candidate, wanted.refine)
+        return engine.new_self_refine(
+            problem, options.all_capped(wanted, engine.limits.max_model_len)
         )
-        return engine.new_self_refine(problem, replace(wanted, candidate=candidate, refine=refine))
 
     settings = {"dtype": dtype, "max_model_len": max_model_len, "template": template}
     with _notes(), _ready(model, kv_cache_gib, settings, make) as (engine, request):
         from gsr_engine.cli import results
 
         result, seconds, interrupted = _run(engine, request)
+        capped = options.all_capped(wanted, engine.limits.max_model_len)
+        solved = results.Solved(engine, result, capped)
         if as_json:
-            results.say(results.solved_json(engine, result, seconds))
+            results.say(solved.as_json(seconds))
         else:
-            results.print_solved(engine, result)
+            solved.print()
         _end(result.usage.completion_tokens, seconds, interrupted, result.answer is not None)
 
 
@@ -188,7 +187,8 @@ def generate(
         if as_json:
             results.say(results.generated_json(result, seconds))
         else:
-            results.print_generated(result)
+            capped = options.capped(wanted, engine.limits.max_model_len)
+            results.print_generated(result, capped)
         _end(result.usage.completion_tokens, seconds, interrupted, result.error is None)
 
 

@@ -74,7 +74,7 @@ _FLAGS = ("max_tokens", "summary_tokens", "force_layout", "top_p", "max_model_le
 
 def with_flags(text: str) -> str:
     """A message of the engine, with the flags of the commands for the fields that it names."""
-    named = rf"(?<![.\w])({'|'.join(_FLAGS)})(=True)?\b"
+    named = rf"(?<![.\w'])({'|'.join(_FLAGS)})(=True)?\b"
     return re.sub(named, lambda found: "--" + found[1].replace("_", "-"), text)
 
 
@@ -85,7 +85,7 @@ def sampling_params(file: Path | None, flags: Mapping[str, Any]) -> SamplingPara
         InvalidRequest: a field is unknown or has a bad value.
         CheckpointError: the file cannot be read.
     """
-    return _made(SamplingParams, {**_read(file), **_given(flags)})
+    return _made(SamplingParams, _read(file), _given(flags))
 
 
 def self_refine_params(
@@ -99,19 +99,26 @@ def self_refine_params(
     Raises:
         InvalidRequest, CheckpointError: as `sampling_params`.
     """
-    values = {**_read(file), **_given(flags)}
+    values = _read(file)
     cap = _given({"max_tokens": max_tokens})
     for name, own in (("candidate", _given(candidate)), ("refine", {})):
         theirs = values.get(name, {})
         if not isinstance(theirs, dict):
             raise InvalidRequest(name, f"must be an object of fields, got {shown(theirs)}")
         greedy = {"temperature": 0.0} if name == "refine" else {}
-        values[name] = _made(SamplingParams, {**greedy, **theirs, **own, **cap}, f"{name}.")
-    return _made(SelfRefineParams, values)
+        values[name] = _made(SamplingParams, {**greedy, **theirs}, {**own, **cap}, f"{name}.")
+    return _made(SelfRefineParams, values, _given(flags))
+
+
+def all_capped(params: SelfRefineParams, context: int) -> SelfRefineParams:
+    """The parameters with the default cap where none is given."""
+    return replace(
+        params, candidate=capped(params.candidate, context), refine=capped(params.refine, context)
+    )
 
 
 def capped(params: SamplingParams, context: int) -> SamplingParams:
-    """The parameters with the default cap where none is given."""
+    """The parameters with the default cap if none is given."""
     if params.max_tokens is not None:
         return params
     return replace(params, max_tokens=max(params.min_tokens, min(DEFAULT_MAX_TOKENS, context)))
@@ -129,14 +136,17 @@ def _read(file: Path | None) -> dict[str, Any]:
     return read_json(file)
 
 
-def _made(kind: type[ParamsT], values: Mapping[str, Any], prefix: str = "") -> ParamsT:
+def _made(
+    kind: type[ParamsT], values: Mapping[str, Any], flags: Mapping[str, Any], place: str = ""
+) -> ParamsT:
+    """Parameters from the values of a file (at a place in it) and the flags."""
     known = [field.name for field in fields(kind)]
     for name in values:
         if name not in known:
-            raise InvalidRequest(f"{prefix}{name}", f"is none of {', '.join(known)}")
+            raise InvalidRequest(f"{place}{name}", f"is none of {', '.join(map(repr, known))}")
     try:
-        return kind(**values)
+        return kind(**{**values, **flags})
     except InvalidRequest as error:
-        if not prefix:
+        if error.field in flags or not place:
             raise
-        raise InvalidRequest(f"{prefix}{error.field}", str(error).partition(": ")[2]) from None
+        raise InvalidRequest(f"{place}{error.field}", str(error).partition(": ")[2]) from None

@@ -16,8 +16,8 @@ from gsr_engine.requests.generate import GenerateRequest
 from gsr_engine.requests.request import Request, Stream
 from gsr_engine.requests.self_refine import SelfRefineRequest
 
-_EVERY = 10.0
-"""Seconds between two lines where there is no terminal."""
+SECONDS_BETWEEN_LINES = 10.0
+"""Where there is no terminal."""
 
 
 class Progress:
@@ -63,7 +63,7 @@ class Progress:
 
     def step(self, _finished: int = 0) -> None:
         """Called after each step of the engine."""
-        if self._live is None and self._clock() - self._told >= _EVERY:
+        if self._live is None and self._clock() - self._told >= SECONDS_BETWEEN_LINES:
             self._told = self._clock()
             print(self.line(), file=sys.stderr, flush=True)
 

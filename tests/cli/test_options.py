@@ -47,8 +47,8 @@ def test_flags_go_before_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"kk": 3}, "kk: is none of k, layout, "),
-        ({"candidate": {"max_new_tokens": 3}}, "candidate.max_new_tokens: is none of n, temp"),
+        ({"kk": 3}, "kk: is none of 'k', 'layout', "),
+        ({"candidate": {"max_new_tokens": 3}}, "candidate.max_new_tokens: is none of 'n', 'temp"),
         ({"candidate": {"top_p": 3}}, "candidate.top_p: must be a number from 0 to 1, got 3"),
         ({"refine": 5}, "refine: must be an object of fields, got 5"),
         ({"k": "4"}, "k: must be an integer from 1 to 256, got '4'"),
@@ -58,6 +58,17 @@ def test_what_a_file_may_not_hold(tmp_path: Path, values: Any, message: str) -> 
     with pytest.raises(InvalidRequest) as caught:
         options.self_refine_params(written(tmp_path, values), NOTHING, NOTHING, None)
     assert str(caught.value).startswith(message)
+
+
+def test_a_bad_flag_is_named_as_one() -> None:
+    for flags, candidate, cap, field in (
+        ({"k": 0}, {}, None, "k"),
+        ({}, {"temperature": -1.0}, None, "temperature"),
+        ({}, {}, 0, "max_tokens"),
+    ):
+        with pytest.raises(InvalidRequest) as caught:
+            options.self_refine_params(None, flags, candidate, cap)
+        assert caught.value.field == field
 
 
 @pytest.mark.parametrize("text", ["[1]", "{", ""])

@@ -16,7 +16,7 @@ PROBLEM = sample_puzzles("validation", 5, 1)[0].problem
 def test_it_counts_tokens_and_finished_streams(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress, "_EVERY", 0.0)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     cap = SamplingParams(max_tokens=6, min_tokens=6)
     with Engine.from_pretrained(NANO, dtype="float32", kv_cache_gib=0.01) as engine:
         params = SelfRefineParams(k=2, candidate=cap, refine=cap, seed=1)

@@ -14,11 +14,22 @@ from unittest.mock import patch
 
 import pytest
 
-from gsr_engine import Completion, GenerateResult, RefineResult, Usage
+from gsr_engine import (
+    Completion,
+    GenerateResult,
+    RefineResult,
+    SamplingParams,
+    SelfRefineParams,
+    Usage,
+)
 from gsr_engine.cli import results
 from gsr_engine.text.answers import find_answer
 
 RAW = "3:100:7 :one: [b]x[/b]\n\ttab \x07\x1b[31m red\r\n" + "x = " + " + ".join("abcdefgh" * 9)
+
+
+SEVEN = SamplingParams(max_tokens=7)
+PARAMS = SelfRefineParams(candidate=SEVEN, refine=SEVEN)
 
 
 def stream(text: str, reason: Any = "stop", index: int = 0) -> Completion:
@@ -55,11 +66,11 @@ def piped() -> Iterator[io.BytesIO]:
 
 def test_the_models_text_is_printed_byte_for_byte(engine: Any) -> None:
     with piped() as out:
-        results.print_generated(GenerateResult([1], [stream(RAW)], Usage()))
+        results.print_generated(GenerateResult([1], [stream(RAW)], Usage()), SEVEN)
     assert out.getvalue() == RAW.encode() + b"\n"
     solved = refined(stream(RAW), refinement=stream(RAW + r"\boxed{1:100:2}"))
     with piped() as out:
-        results.print_solved(engine, solved)
+        results.Solved(engine, solved, PARAMS).print()
     printed = out.getvalue().decode()
     assert printed.count(RAW) == 2
     assert printed.endswith("answer: 1:100:2\n")
@@ -71,7 +82,7 @@ def test_answers_of_all_and_the_majority(engine: Any) -> None:
     candidates[1] = replace(candidates[1], finish_reason="length")
     result = refined(*candidates, refinement=stream(r"\boxed{6}", "length"))
     with piped() as out:
-        results.print_solved(engine, result)
+        results.Solved(engine, result, PARAMS).print()
     lines = out.getvalue().decode().splitlines()
     assert [line for line in lines if line.startswith(("──", "majority", "answer"))] == [
         "── candidate 1 (stop, 7 tokens, answer 4)",
@@ -82,7 +93,7 @@ def test_answers_of_all_and_the_majority(engine: Any) -> None:
         "majority: 5 (2 of 4)",
         "answer: 6",
     ]
-    told = json.loads(results.solved_json(engine, result, 2.0))
+    told = json.loads(results.Solved(engine, result, PARAMS).as_json(2.0))
     assert [one["answer"] for one in told["candidates"]] == ["4", "5", None, "5"]
     assert told["refinement"]["finish_reason"] == "length"
     assert (told["majority"], told["answer"], told["no_answer"]) == ("5", "6", None)
@@ -92,11 +103,13 @@ def test_answers_of_all_and_the_majority(engine: Any) -> None:
 def test_a_single_stream_that_was_cut_is_told_apart_from_its_text(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    results.print_generated(GenerateResult([1], [stream("a", "length")], Usage()))
+    results.print_generated(GenerateResult([1], [stream("a", "length")], Usage()), SEVEN)
     captured = capsys.readouterr()
     assert captured.out == "a\n"
     assert captured.err == "note: length: cut at 7 tokens\n"
-    results.print_generated(GenerateResult([1], [stream("a"), stream("b", "length", 1)], Usage()))
+    results.print_generated(
+        GenerateResult([1], [stream("a"), stream("b", "length", 1)], Usage()), SEVEN
+    )
     captured = capsys.readouterr()
     assert captured.out == "── 1 (stop, 7 tokens)\na\n── 2 (length: cut at 7 tokens)\nb\n"
 
@@ -116,10 +129,19 @@ def test_why_there_is_no_answer(
     engine: Any, refinement: Completion | None, changes: dict[str, Any], reason: str | None
 ) -> None:
     result = refined(stream("x", "length"), refinement=refinement, **changes)
-    assert results.why_no_answer(engine, result) == reason
+    assert results.Solved(engine, result, PARAMS).why_no_answer == reason
 
 
 def test_shortened_summaries_are_told(engine: Any, capsys: pytest.CaptureFixture[str]) -> None:
     result = refined(refinement=stream("x"), num_shortened=3, summary_tokens=370)
-    results.print_solved(engine, result)
+    results.Solved(engine, result, PARAMS).print()
     assert "of 3 solutions only the last 370 tokens" in capsys.readouterr().err
+
+
+def test_a_stream_that_filled_the_context_is_told_so() -> None:
+    more = SamplingParams(max_tokens=8)
+    assert results.ending(stream("a", "length"), more) == (
+        "length: cut at 7 tokens, where the context ends"
+    )
+    assert results.ending(stream("a", "length"), SEVEN) == "length: cut at 7 tokens"
+    assert results.ending(stream("a"), more) == "stop, 7 tokens"
