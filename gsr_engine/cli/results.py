@@ -45,6 +45,8 @@ def print_generated(result: GenerateResult, params: SamplingParams) -> None:
         say(completion.text)
         if not several and completion.finish_reason != "stop":
             note(ending(completion, params))
+    if result.error is not None:
+        note(result.error)
 
 
 def generated_json(result: GenerateResult, seconds: float) -> str:

@@ -114,6 +114,11 @@ def test_a_single_stream_that_was_cut_is_told_apart_from_its_text(
     assert captured.out == "── 1 (stop, 7 tokens)\na\n── 2 (length: cut at 7 tokens)\nb\n"
 
 
+def test_a_failed_request_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    results.print_generated(GenerateResult([1], [], Usage(), "logits are not finite"), SEVEN)
+    assert capsys.readouterr().err == "note: logits are not finite\n"
+
+
 @pytest.mark.parametrize(
     ("refinement", "changes", "reason"),
     [
