@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gsr_engine.text.answers import find_answer, majority, normalise, same_answer
+from gsr_engine.text.answers import find_answer, majority, same_answer
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_pattern() -> None:
         (r"-\frac{1}{2}", "-0.50", True),
         ("(1, 2)", "(1,2)", True),
         ("(1,2)", "(2,1)", False),
-        ("x+1", "1+x", False),
+        ("x+1", "1+x", True),
         ("5", "-5", False),
         ("1/0", "1/0", True),
         ("9" * 5000, "9" * 5000, True),
@@ -75,4 +75,4 @@ def test_majority_wins(answers: list[str | None]) -> None:
 @given(st.text(max_size=200))
 def test_any_text_is_safe(text: str) -> None:
     find_answer(text)
-    assert isinstance(normalise(text), str)
+    assert same_answer(text, text) is bool(text.strip())

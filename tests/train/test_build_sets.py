@@ -51,7 +51,7 @@ def test_a_set_is_a_subset_in_range_and_its_counts_are_right(
         assert one.candidates == [samples[index].text for index in one.indices]
         shown = [samples[index] for index in one.indices]
         assert one.num_correct == sum(sample.correct for sample in shown)
-        vote = majority([sample.answer for sample in shown])
+        vote = majority([sample.answer for sample in shown], [one.correct for one in shown])
         assert one.majority_correct is shown[vote].correct
     again = list(draw_sets([problem], lambda _: samples, student, config, dropped))
     assert again == drawn
