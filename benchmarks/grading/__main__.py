@@ -110,7 +110,7 @@ def listed(verdicts: Sequence[Verdicts], shown: int) -> Table:
 
 
 def main(command: GradingCommand) -> None:
-    """Check the graders on golds of files: own ones are right, neighbours' and changed ones wrong."""
+    """Check the graders on golds: own ones are right, neighbours' and changed ones are wrong."""
     console = Console()
     if not command.data:
         raise InvalidRequest("data", "needs at least one file")

@@ -34,25 +34,26 @@ def parse_answer(answer: str) -> Form:
 
 
 _TOKEN = regex.compile(rf"\\begin\{{|\\end\{{|\\[A-Za-z]+|\\.|{TEXT.pattern}|.", regex.DOTALL)
-_OPENS = frozenset(("(", "[", "{", "\\{", "\\lfloor", "\\lceil", "\\langle", "\\begin{"))
-_CLOSES = frozenset((")", "]", "}", "\\}", "\\rfloor", "\\rceil", "\\rangle", "\\end{"))
+_OPENS = frozenset(("(", "[", "{", "\\{", "\\lfloor", "\\lceil", "\\langle"))
+_CLOSES = frozenset((")", "]", "}", "\\}", "\\rfloor", "\\rceil", "\\rangle"))
 _RELATIONS = {
     "=": "=", "\\approx": "=", "\\in": "in", "<": "<", ">": ">", "\\lt": "<", "\\gt": ">",
     "\\le": "<=", "\\ge": ">=",
 }  # fmt: skip
 
 
+def _opened(token: str) -> int:
+    """Brackets that a token opens; the beginning and the end of a matrix have a name in braces."""
+    if token == "\\begin{":
+        return 2
+    return (token in _OPENS) - (token in _CLOSES)
+
+
 def _split(text: str, separators: Sequence[str]) -> tuple[list[str], list[str]]:
     """The parts of a text between separators outside of all brackets, and these separators."""
     parts, found, depth = [""], [], 0
     for token in _TOKEN.findall(text):
-        if token in ("\\begin{", "\\end{"):
-            depth += 1 if token == "\\begin{" else -1
-            depth += 1  # its brace, closed by the next one
-        elif token in _OPENS:
-            depth += 1
-        elif token in _CLOSES:
-            depth -= 1
+        depth += _opened(token)
         if depth == 0 and token in separators:
             found.append(token)
             parts.append("")
@@ -159,7 +160,7 @@ def _bracketed(text: str, spelled: str, depth: int) -> Form | None:
     # One pair of brackets around everything: (1)(2) and (1,2),(3,4) are none.
     levels = 0
     for token in tokens[:-1]:
-        levels += (token in _OPENS) - (token in _CLOSES)
+        levels += _opened(token)
         if not levels:
             return None
     parts = [part for part in _split(inner, (",", ";"))[0] if part]

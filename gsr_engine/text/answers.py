@@ -26,7 +26,8 @@ _BARE = re.compile(
     r"-?\d[\d,./]*(?=\s+[A-Za-z]{2})|[^\s${}][^\n$]*?(?=\.?\s*(?:\$|\n|\\[)\]]|$)|[.,;]\s)"
 )
 _STATED = re.compile(
-    r"(?:\banswer(?:\s+is|:)\s*:?|^####)\s*(?P<answer>[^\s][^\n]*)", re.IGNORECASE | re.MULTILINE
+    r"(?:\banswer(?:\s+is|:)\s*:?|^####)\s*(?=(?P<answer>[^\s][^\n]*))",
+    re.IGNORECASE | re.MULTILINE,
 )
 _SENTENCE_END = re.compile(r"\.(?:\s|$)")
 _LONGEST_STATED = 200
@@ -82,11 +83,12 @@ def _without_boxes(text: str) -> str:
 
 def _all_roles(text: str, found: str | None) -> str | None:
     """Who is a knight and who is a knave, where the box states only some of it or there is none."""
-    stated = stated_roles(_without_boxes(text))
-    if stated is None or (found is not None and not mentions_roles(found)):
+    boxed = parse_roles(found) if found is not None and mentions_roles(found) else None
+    if found is not None and (not mentions_roles(found) or (boxed and len(_BOX.findall(text)) < 2)):
         return None
-    boxed = parse_roles(found) if found is not None else None
-    return stated if boxed is None or boxed < (parse_roles(stated) or boxed) else None
+    stated = stated_roles(_without_boxes(text))
+    whole = stated is not None and (boxed is None or boxed < (parse_roles(stated) or boxed))
+    return stated if whole else None
 
 
 def _closing_braces(text: str) -> dict[int, int]:

@@ -18,8 +18,21 @@ _LONGEST = 4000
 _ROLE_NAMES = {"knight": True, "knights": True, "knave": False, "knaves": False}
 _SAME_ROLE = {"truth-teller": True, "truth-tellers": True, "liar": False, "liars": False}
 _FILLERS = (
-    {"a", "an", "and", "answer", "are", "as", "both", "char", "character", "final", "following"}
-    | {"hence", "here", "identity", "inhabitant", "is", "name", "of", "person", "role", "roles"}
+    {"a", "an", "and", "answer", "are", "as", "both", "char", "character", "conclude", "final"}
+    | {"finally", "following", "conclusion", "result", "role", "roles", "we"}
+    | {
+        "hence",
+        "here",
+        "identity",
+        "inhabitant",
+        "is",
+        "it",
+        "name",
+        "of",
+        "person",
+        "role",
+        "roles",
+    }
     | {"so", "solution", "the", "their", "therefore", "these", "they", "thus", "type", "who"}
 )
 _NOT = frozenset(("not", "isn't", "aren't"))

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.helpers.answer_pairs import DIFFERENT_PAIRS, EQUAL_PAIRS
 from train.grading import SymbolicGrader
 
 pytestmark = pytest.mark.slow
@@ -37,6 +38,11 @@ def grader() -> Iterator[SymbolicGrader]:
 )
 def test_answers(grader: SymbolicGrader, answer: str | None, gold: str, right: bool) -> None:
     assert grader.correct(answer, gold) is right
+
+
+def test_the_grader_agrees_with_the_table_that_votes(grader: SymbolicGrader) -> None:
+    assert [pair for pair in EQUAL_PAIRS if not grader.correct(*pair)] == []
+    assert [pair for pair in DIFFERENT_PAIRS if grader.correct(*pair)] == []
 
 
 def test_a_dead_worker_makes_no_answer_wrong() -> None:
