@@ -25,8 +25,8 @@ from gsr_engine.evaluation.grader import ExactGrader, Grader
 from gsr_engine.text.answer_forms import same_form
 from gsr_engine.text.answer_parser import LONGEST, parse_answer
 
-_UNSAFE = re.compile(r"\d\s+\d|\d\s*_")
-"""Two numbers side by side, or a number in a base: math-verify takes them for one plain number."""
+_UNSAFE = re.compile(r"\d\s+\d|\}\s*\d|\d\s*_|'")
+"""Numbers side by side, in a base or with primes: math-verify takes them for one plain number."""
 
 
 def grader_for(gsr: GsrConfig) -> AbstractContextManager[Grader]:

@@ -17,6 +17,7 @@ _CHARACTERS = str.maketrans(
         "·": "\\cdot ",
         "⋅": "\\cdot ",
         "÷": "\\div ",
+        "⁄": "/",
         "π": "\\pi ",
         "∞": "\\infty ",
         "√": "\\sqrt ",
@@ -96,7 +97,7 @@ def clean(answer: str) -> str:
 def squeezed(text: str) -> str:
     """Without spaces, but for one between two words or numbers."""
     text = regex.sub(r"\s+", " ", text.strip())
-    text = regex.sub(r"(?<![\p{L}\d]) | (?![\p{L}\d])", "", text)
+    text = regex.sub(r"(?<![\p{L}\d.]) | (?![\p{L}\d.])", "", text)
     spelled: str = regex.sub(
         r"(?<=\\[A-Za-z]+) (?=\d)|(?<=(?<!\\)\b\p{L}) (?=\d)|(?<=\d) (?=\p{L})", "", text
     )

@@ -18,22 +18,10 @@ _LONGEST = 4000
 _ROLE_NAMES = {"knight": True, "knights": True, "knave": False, "knaves": False}
 _SAME_ROLE = {"truth-teller": True, "truth-tellers": True, "liar": False, "liars": False}
 _FILLERS = (
-    {"a", "an", "and", "answer", "are", "as", "both", "char", "character", "conclude", "final"}
-    | {"finally", "following", "conclusion", "result", "role", "roles", "we"}
-    | {
-        "hence",
-        "here",
-        "identity",
-        "inhabitant",
-        "is",
-        "it",
-        "name",
-        "of",
-        "person",
-        "role",
-        "roles",
-    }
-    | {"so", "solution", "the", "their", "therefore", "these", "they", "thus", "type", "who"}
+    {"and", "answer", "are", "as", "both", "char", "character", "conclude", "conclusion", "final"}
+    | {"finally", "following", "hence", "here", "identity", "inhabitant", "is", "it", "name", "of"}
+    | {"only", "person", "result", "role", "roles", "so", "solution", "the", "their", "therefore"}
+    | {"these", "they", "thus", "type", "we", "while", "who"}
 )
 _NOT = frozenset(("not", "isn't", "aren't"))
 _REASONING = (
@@ -55,7 +43,7 @@ def parse_roles(text: str) -> Roles | None:
     """What an answer states; None if it is no such answer, contradicts itself or is unclear."""
     if not mentions_roles(text) or len(text) > _LONGEST:
         return None
-    words = _WORD.findall(_MARKUP.sub(" ", text).casefold().replace("’", "'"))
+    words = _without_articles(_WORD.findall(_MARKUP.sub(" ", text).replace("’", "'")))
     if not _REASONING.isdisjoint(words):
         return None
     words = [word for word in words if word not in _FILLERS]
@@ -63,6 +51,20 @@ def parse_roles(text: str) -> Roles | None:
     pairs = _by_heading(words) if headed else _by_name(words)
     roles = frozenset(pairs or ())
     return roles if roles and len(roles) == len(dict(roles)) else None
+
+
+def _without_articles(words: list[str]) -> list[str]:
+    """In lower case, without "a" before a role; an A elsewhere, or a capital one, is a name."""
+    shouted = all(word.isupper() for word in words)
+    lower = [word.casefold() for word in words]
+    nexts = [*lower[1:], ""]
+    return [
+        low
+        for word, low, following in zip(words, lower, nexts, strict=True)
+        if low != "a"
+        or not (following in _ROLE_NAMES or following in _SAME_ROLE)
+        or (word == "A" and not shouted)
+    ]
 
 
 def _by_heading(words: list[str]) -> list[tuple[str, bool]] | None:
