@@ -46,9 +46,11 @@ def graded_problems(
     """
     problems = []
     named = dict(columns or {}) | ({"size": size_field} if size_field else {})
-    for problem in load_problems(path, named):
+    for number, problem in enumerate(load_problems(path, named), start=1):
         if problem.answer is None:
-            raise InvalidRequest("data", f"{path}: problem {problem.id} has no answer")
+            raise InvalidRequest(
+                "data", f"{path}: problem {number} (id {problem.id}) has no answer"
+            )
         problems.append(
             BenchmarkProblem(
                 id=problem.id, text=problem.text, gold=problem.answer, size=problem.size

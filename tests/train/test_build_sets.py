@@ -189,6 +189,9 @@ def test_the_command_writes_prompts_for_the_teacher(qwen2: Path, tmp_path: Path)
     assert out.read_bytes() == first
     run_build(*arguments, "--no-balance", "--keep-truncated")
     assert len(SetFile(out)) == 30
+    with out.open("a") as file:
+        file.write("\n \n")  # an editor's blank lines are no sets
+    assert len(list(SetFile(out))) == 30
     assert sorted(file.name for file in out.parent.iterdir()) == [
         "refine.card.json",
         "refine.jsonl",
