@@ -146,11 +146,14 @@ class RowSet:
         """Read a split of a folder that `train.build` wrote.
 
         Raises:
-            InvalidRequest: the split is missing or empty.
+            InvalidRequest: the split is missing, empty or damaged.
         """
         if not (folder / split).is_dir():
             raise InvalidRequest("data", f"{folder} has no {split} split; train.build writes it")
-        rows = datasets.load_from_disk(str(folder / split))
+        try:
+            rows = datasets.load_from_disk(str(folder / split))
+        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+            raise InvalidRequest("data", f"{folder / split} is damaged: {error}") from None
         if not len(rows):
             raise InvalidRequest("data", f"{folder / split} holds no row")
         return cls(rows)

@@ -24,6 +24,7 @@ from gsr_engine.evaluation.grader import ExactGrader
 from train.command import run_command
 from train.grading import SymbolicGrader
 from train.options import parse_options
+from train.problems import parse_columns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,7 @@ class AccuracyCommand(AccuracyConfig):
     Attributes:
         model: Checkpoint folder or hub id.
         data: JSONL with problem and answer.
+        columns: FIELD=COLUMN,... where names of --data differ, as of train.problems.
         size_field: Field of --data to group by.
         puzzles: Held-out puzzles, when no --data is given.
         limit: Only the first problems of --data.
@@ -44,6 +46,7 @@ class AccuracyCommand(AccuracyConfig):
 
     model: str = str(NANO)
     data: Path | None = None
+    columns: str = ""
     size_field: str | None = None
     puzzles: int = 1000
     limit: int | None = None
@@ -65,7 +68,9 @@ class AccuracyCommand(AccuracyConfig):
         """
         if self.data is None:
             return puzzle_problems("test", self.seed, self.puzzles)[: self.limit]
-        return graded_problems(self.data, self.size_field)[: self.limit]
+        return graded_problems(self.data, self.size_field, parse_columns(self.columns))[
+            : self.limit
+        ]
 
 
 def main(command: AccuracyCommand) -> None:
