@@ -15,6 +15,7 @@ import argparse
 import hashlib
 import json
 import os
+import signal
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from functools import cache
@@ -30,6 +31,7 @@ from gsr_engine.checkpoint.files import find_checkpoint, read_json
 from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.errors import CheckpointError, InvalidRequest
 from gsr_engine.model.linear import has_bf16_products
+from train import leave_at_once
 from train.command import log, run_command
 from train.dataset import RowSet
 from train.files import check_claim, claim, read_toml
@@ -42,6 +44,7 @@ from train.trainer.log import RunLog
 from train.trainer.loop import Evaluation, Trainer
 from train.trainer.model import Trainee, build_model, load_weights, read_model_config
 from train.trainer.report import write_report
+from train.trainer.stop_signal import SIGNALS
 from train.trainer.world import World, joined
 
 _FREE = {
@@ -174,6 +177,9 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[SftConfig, DryRun | N
 def main() -> None:
     """The command."""
     config, dry = parse()
+    # Whenever no step runs nothing is lost: files appear whole, and the same command goes on.
+    for number in SIGNALS:
+        signal.signal(number, leave_at_once)
     if dry:
         dry_run(config, dry.gpus, dry.expected, Console())
     else:

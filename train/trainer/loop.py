@@ -123,7 +123,7 @@ class Trainer:
                 interval = Interval()
             if received or last:
                 return received
-            self._save_and_evaluate(save, interval)
+            self._save_and_evaluate(save, signal, interval)
             if self._evaluates and (received := self._agreed(signal)[0]):
                 return received
         return 0
@@ -147,14 +147,19 @@ class Trainer:
     def _evaluates(self) -> bool:
         return bool(self._config.eval_every) and self.step % self._config.eval_every == 0
 
-    def _save_and_evaluate(self, save: bool, interval: Interval) -> None:
+    def _save_and_evaluate(self, save: bool, signal: StopSignal, interval: Interval) -> None:
         """Save and evaluate if either is due after this step; neither counts as training."""
         began, every = time.perf_counter(), self._config.save_every
-        if save or (every and self.step % every == 0):
+        takes_long = self._evaluates and self._config.selfref is not None
+        if save or takes_long or (every and self.step % every == 0):
             self._checkpoints.save(self.step, self._skipped)
             self._saved_at = time.perf_counter()
+        if takes_long:
+            self._checkpoints.finish()
         if self._evaluates:
+            signal.at_once = takes_long
             self._evaluate()
+            signal.at_once = False
         interval.began += time.perf_counter() - began
 
     @torch.no_grad()
