@@ -168,6 +168,11 @@ class RowSet:
             raise InvalidRequest("data", f"{path} holds no row")
         return cls(rows)
 
+    def largest_id(self) -> int:
+        """The largest token id of all rows; it reads them once."""
+        chunks = self._rows.data["token_ids"].chunks
+        return max(pc.max(chunk.flatten()).as_py() or 0 for chunk in chunks)
+
     def __len__(self) -> int:
         return len(self.lengths)
 

@@ -18,7 +18,6 @@ from rich.console import Console
 from rich.table import Table
 from transformers import (
     AttentionInterface,
-    AutoConfig,
     AutoModelForCausalLM,
     PretrainedConfig,
     PreTrainedModel,
@@ -32,6 +31,7 @@ from train.trainer.config import KV_CACHE_GIB, Checkpointing, SftConfig
 from train.trainer.flops import PEAKS, Flops
 from train.trainer.lora import add_adapters
 from train.trainer.loss import CHUNK
+from train.trainer.model import transformers_config
 
 SHAPES = Path(__file__).parent / "shapes.toml"
 GPUS = {"H100": 80e9, "H200": 141e9}
@@ -83,18 +83,19 @@ def model_shape(model: str) -> PretrainedConfig:
     """A model's config: from a folder or the hub, or from the shapes of the recipes' models.
 
     Raises:
-        CheckpointError: the model is in none of them.
+        CheckpointError: the model is in none of them, or its config.json is broken.
+        UnsupportedModel: the trainer does not reproduce the model.
     """
     try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(find_checkpoint(model, weights=False))
-    except (CheckpointError, OSError, ValueError):
+        folder = find_checkpoint(model, weights=False)
+    except CheckpointError:
         shapes = read_toml(SHAPES)
         if model not in shapes:
             raise CheckpointError(
                 f"{model} is no checkpoint within reach, nor in {SHAPES}"
             ) from None
         return Qwen2Config(**shapes[model])
-    return config
+    return transformers_config(folder)[0]
 
 
 def _rows(data: Path, expected: dict[str, Any] | None) -> Rows:
@@ -269,8 +270,19 @@ _attend: Callable[..., torch.Tensor] = _CountedAttention.apply
 
 
 def _counted_attention(
-    module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **_: Any
+    module: Any,
+    query: Any,
+    key: Any,
+    value: Any,
+    attention_mask: Any,
+    *,
+    dropout: float,
+    scaling: float,
+    sliding_window: int | None = None,
+    position_ids: Any = None,
+    use_cache: bool = False,
 ) -> tuple[Any, None]:
+    """In the form that transformers calls; the keywords do not change what is kept."""
     return _attend(query, key, value).transpose(1, 2), None
 
 
