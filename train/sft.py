@@ -2,7 +2,8 @@
 
     python -m train.sft --config run.toml
     torchrun --nproc_per_node 8 -m train.sft --model HUB_ID --data FOLDER --out FOLDER
-    python -m train.sft --config run.toml --dry-run 8
+    python -m train.sft --config run.toml --dry-run
+    python -m train.sft --config run.toml --dry-run 8 --gpu H100
 
 The same command resumes an interrupted run, on any number of ranks. Ctrl-C and SIGTERM stop it
 after the step that runs, with status 130 or 143; a second one ends it at once. `OUT/model` is the
@@ -124,6 +125,8 @@ def _say_settings(config: SftConfig, world: World) -> None:
 def _check_out(out: Path, claimed: tuple[Path, dict[str, Any], str, set[str]]) -> None:
     """Raise what the run would, before hours of work: another run's folder, or none to write to."""
     check_claim(*claimed)
+    if not claimed[0].exists() and any((out / "checkpoints").glob("step-*")):
+        raise CheckpointError(f"{out} has checkpoints, but no config.json says of which run")
     nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise InvalidRequest("out", f"{out}: nothing can be written to {nearest}")
@@ -163,9 +166,16 @@ def _read_card(data: Path, source: Path) -> str:
 
 
 class DryRun(NamedTuple):
-    """What a dry run is asked: the number of GPUs, and the table [expected] of the file."""
+    """What a dry run is asked.
 
-    gpus: int
+    Attributes:
+        ranks: processes of the run; None: what the machine has.
+        gpu: kind of GPU to plan for; None: this machine.
+        expected: the table [expected] of the file.
+    """
+
+    ranks: int | None
+    gpu: str | None
     expected: dict[str, Any] | None
 
 
@@ -181,17 +191,27 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[SftConfig, DryRun | N
 
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", type=Path)
-    first.add_argument("--dry-run", type=int, nargs="?", const=8)
+    first.add_argument("--dry-run", type=int, nargs="?", const=0)
+    first.add_argument("--gpu")
     known, rest = first.parse_known_args(arguments)
     values: dict[str, Any] = dict.fromkeys(("model", "data", "out"), tyro.MISSING)
     file = read_toml(known.config) if known.config else {}
     values |= file.get("sft", file)
-    flags = "--config FILE.toml: settings. --dry-run GPUS: what the run would take."
+    flags = (
+        "--config FILE.toml: settings. --dry-run [RANKS]: what the run would take on this machine, "
+        "or on RANKS GPUs of a kind with --gpu H100 (A100, H200, B200)."
+    )
     description = f"{__doc__}\n\n{flags}"
     config = tyro.cli(
         SftConfig, args=rest, default=SftConfig.from_dict(values), description=description
     )
-    return config, known.dry_run and DryRun(known.dry_run, file.get("expected"))
+    if known.dry_run is None:
+        if known.gpu is not None:
+            raise InvalidRequest("gpu", "is for --dry-run")
+        return config, None
+    if known.dry_run < 0:
+        raise InvalidRequest("dry_run", f"must be a number of ranks, got {known.dry_run}")
+    return config, DryRun(known.dry_run or None, known.gpu, file.get("expected"))
 
 
 def main() -> None:
@@ -201,7 +221,7 @@ def main() -> None:
     for number in SIGNALS:
         signal.signal(number, leave_at_once)
     if dry:
-        dry_run(config, dry.gpus, dry.expected, Console())
+        dry_run(config, *dry, Console())
     else:
         train(config)
 

@@ -14,7 +14,7 @@ from gsr_engine.model.linear import has_bf16_products
 
 ObjectiveNorm = Literal["each", "token"]
 Checkpointing = Literal["none", "selective", "full"]
-Dtype = Literal["auto", "float32", "bfloat16"]
+Dtype = Literal["float32", "bfloat16"]
 Tracker = Literal["tensorboard", "wandb"]
 
 _MOST = 2**63 - 1
@@ -80,7 +80,7 @@ class SftConfig:
     beta2: float = 0.98
     clip: float = 1.0
     objective_norm: ObjectiveNorm = "each"
-    dtype: Dtype = "auto"
+    dtype: Dtype | Literal["auto"] = "auto"
     checkpointing: Checkpointing = "none"
     compile: bool = False
     shard: int = 0
@@ -120,7 +120,7 @@ class SftConfig:
             _require(not wrong, name, "a path or a name", given)
         choices = {
             "objective_norm": ObjectiveNorm,
-            "dtype": Dtype,
+            "dtype": Literal["auto", Dtype],
             "checkpointing": Checkpointing,
         }
         for name, kind in choices.items():
