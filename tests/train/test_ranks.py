@@ -58,8 +58,8 @@ class Ranks:
         while not when():
             assert self.process.poll() is None, "it ended before"
             time.sleep(0.02)
-        children = ["ps", "-o", "pid=", "--ppid", str(self.process.pid)]
-        ranks = subprocess.run(children, capture_output=True, text=True, check=True).stdout.split()
+        launcher = self.process.pid
+        ranks = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
         os.kill(int(ranks[-1]), number)
 
 
