@@ -148,14 +148,24 @@ class RowSet:
         Raises:
             InvalidRequest: the split is missing, empty or damaged.
         """
-        if not (folder / split).is_dir():
+        path = folder / split
+        if not path.is_dir():
             raise InvalidRequest("data", f"{folder} has no {split} split; train.build writes it")
         try:
-            rows = datasets.load_from_disk(str(folder / split))
-        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-            raise InvalidRequest("data", f"{folder / split} is damaged: {error}") from None
+            rows = datasets.load_from_disk(str(path))
+            if rows.features != FEATURES:
+                raise ValueError(f"its columns are {', '.join(rows.features)}")
+            lengths = pc.list_value_length(rows.data["token_ids"])
+            starts = rows.data["target_start"]
+            inside = pc.and_(pc.greater(starts, 0), pc.less(starts, lengths))
+            if not pc.all(pc.and_(pc.equal(lengths, rows.data["length"]), inside)).as_py():
+                raise ValueError("a row has another length than it says, or no target")
+        except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:  # arrow's, too
+            raise InvalidRequest(
+                "data", f"{path} is damaged, build it again: {error!s:.200}"
+            ) from None
         if not len(rows):
-            raise InvalidRequest("data", f"{folder / split} holds no row")
+            raise InvalidRequest("data", f"{path} holds no row")
         return cls(rows)
 
     def largest_id(self) -> int:
