@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import cache, cached_property
 from pathlib import Path
 
+from gsr_engine.checkpoint.digest import tokenizer_digest
 from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.checkpoint.tokenizer import Tokenizer
 from gsr_engine.errors import InvalidRequest
@@ -37,8 +37,8 @@ class Student:
 
     @cached_property
     def tokenizer_hash(self) -> str:
-        """SHA-256 of `tokenizer.json`: ids mean the same where it is the same."""
-        return hashlib.sha256((self.folder / "tokenizer.json").read_bytes()).hexdigest()
+        """The digest of its tokenizer: ids mean the same where it is the same."""
+        return tokenizer_digest(self.folder)
 
     def summary(self, sample: Sample, limit: int) -> list[int] | None:
         """Ids of the part of a candidate that is shown, at most `limit`; None if it is empty.

@@ -1,0 +1,44 @@
+"""Digests of what a checkpoint holds: they say which weights and which tokenizer made a result."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from gsr_engine.errors import CheckpointError
+
+
+def weights_digest(folder: Path) -> str:
+    """SHA-256 of the contents of a folder's safetensors files, in the order of their names.
+
+    Every byte counts, because two trainings of one model differ in nothing but the tensors' values.
+    It takes a read of the weights: seconds for 7B parameters, as loading them does. The names of
+    the folder and of the files do not count.
+
+    Raises:
+        CheckpointError: the folder holds no safetensors file, or one cannot be read.
+    """
+    files = sorted(file for file in folder.glob("*.safetensors") if file.is_file())
+    if not files:
+        raise CheckpointError(f"{folder} holds no safetensors file")
+    with ThreadPoolExecutor() as pool:  # hashing frees the interpreter's lock
+        digests = list(pool.map(_digest, files))
+    return hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+def tokenizer_digest(folder: Path) -> str:
+    """SHA-256 of `tokenizer.json`: token ids mean the same where it is the same.
+
+    Raises:
+        CheckpointError: the folder has no such file, or it cannot be read.
+    """
+    return _digest(folder / "tokenizer.json").hex()
+
+
+def _digest(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
