@@ -100,6 +100,10 @@ class Drawer(Protocol):
     def room(self) -> int:
         """Number of samples to submit now, so that the drawer is always busy."""
 
+    @property
+    def num_running_tokens(self) -> int:
+        """Tokens so far of samples that are not finished; 0 if that cannot be known."""
+
     def submit(self, ask: Ask) -> None:
         """Begin to draw."""
 

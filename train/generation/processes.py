@@ -117,7 +117,7 @@ class _WorkerProcess:
             self.error = f"{what}, {self.starts} times"
             return
         log.info("%s: started again", what)
-        self.tallies[-1].present = 0  # its successor counts them
+        self.tallies[-1].present = self.tallies[-1].running = 0  # its successor counts them
         self.start()
 
     def stop(self) -> None:
