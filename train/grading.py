@@ -17,6 +17,7 @@ from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.errors import InvalidRequest
 from gsr_engine.evaluation.grader import ExactGrader, Grader
 from gsr_engine.text.answers import normalise
+from train.signals import shielded
 
 _LONGEST = 2000
 """Longer answers than this are not compared: no gold answer is near it."""
@@ -32,9 +33,6 @@ def grader_for(gsr: GsrConfig) -> AbstractContextManager[Grader]:
 
 
 def _serve(connection: Connection) -> None:
-    # A signal to the whole group is for who asks: what is drawn is still to be graded.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
     from math_verify import parse, verify  # noqa: PLC0415  # seconds to import, workers only
 
     while True:
@@ -96,7 +94,9 @@ class SymbolicGrader:
             context = mp.get_context("spawn")
             self._connection, theirs = context.Pipe()
             worker = context.Process(target=_serve, args=(theirs,), daemon=True)
-            worker.start()
+            # A signal to the whole group is for who asks: what is drawn is still to be graded.
+            with shielded(signal.SIGINT, signal.SIGTERM):
+                worker.start()
             self._worker = worker
             theirs.close()
         self._connection.send(pair)

@@ -28,9 +28,9 @@ from gsr_engine.checkpoint.files import find_checkpoint
 from gsr_engine.demo.report import NANO
 from gsr_engine.evaluation.grader import ExactGrader
 from train.command import log, run_command
-from train.generation.processes import interrupt_on_sigterm
 from train.grading import SymbolicGrader
 from train.options import check_least, parse_options
+from train.signals import interrupt_on_sigterm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ from gsr_engine import Engine
 from gsr_engine.checkpoint.digest import tokenizer_digest, weights_digest
 from gsr_engine.demo.puzzles import PuzzleStream
 from gsr_engine.evaluation.grader import ExactGrader
+from gsr_engine.params import LAYOUTS
 
 K = 4
 MAX_TOKENS = 200
@@ -81,7 +82,10 @@ def evaluate(
 ) -> tuple[dict[str, Any], list[ProblemResult]]:
     """Run every method over the held-out puzzles; the samples file is written to `out`."""
     problems = puzzle_problems(stream, TEST_SEED, count)
-    config = AccuracyConfig(k=k, seed=TEST_SEED, max_tokens=MAX_TOKENS)
+    # Forced, because an ablation that was trained on direct rows alone claims no layout.
+    config = AccuracyConfig(
+        k=k, layouts=",".join(LAYOUTS), force_layout=True, seed=TEST_SEED, max_tokens=MAX_TOKENS
+    )
     about = {
         "model": str(model),
         "weights": weights_digest(model),

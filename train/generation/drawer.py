@@ -23,6 +23,7 @@ class DrawConfig:
         model: its name, which stands for its weights: other weights need another name, or another
             store.
         template: hash of the texts around problem and candidates.
+        tokenizer: digest of the engine's tokenizer; "" for a server, which sends text.
         temperature, top_p, top_k, max_tokens: as in `SamplingParams`.
         seed: of all samples.
 
@@ -32,6 +33,7 @@ class DrawConfig:
 
     model: str
     template: str = ""
+    tokenizer: str = ""
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0

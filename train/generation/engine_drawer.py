@@ -78,6 +78,7 @@ class EngineDrawer:
             key=ask.key,
             text=completion.text,
             token_ids=completion.content_ids,
+            tokenizer=self._config.tokenizer,
             finish_reason=completion.finish_reason,
             num_tokens=len(completion.token_ids),
             logprob=completion.logprob,

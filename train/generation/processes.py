@@ -18,6 +18,7 @@ from train.command import log
 from train.generation.job import GenerationJob, open_store, opened
 from train.generation.store import Store
 from train.generation.worker import Report, Tally
+from train.signals import interrupt_on_sigterm, shielded
 
 _SPAWN = get_context("spawn")  # CUDA does not survive a fork
 RESTARTS = 3
@@ -87,7 +88,7 @@ class _WorkerProcess:
             spent = sum(tally.tokens for tally in self.tallies)
             job = replace(job, budget_tokens=job.budget_tokens - spent)
         self.process = _SPAWN.Process(target=_serve, args=(job, theirs))
-        with _set(self.environment):
+        with _set(self.environment), shielded(signal.SIGINT):  # the parent passes it on, once
             self.process.start()
         theirs.close()
         self.starts += 1
@@ -148,7 +149,6 @@ def _set(environment: dict[str, str]) -> Iterator[None]:
 
 def _serve(job: GenerationJob, connection: Connection) -> None:
     """The work of a process: it sends its tally, or its error."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent passes it on, once
     interrupt_on_sigterm()
     try:
         with opened(job, open_store(job)) as draw:
@@ -158,12 +158,3 @@ def _serve(job: GenerationJob, connection: Connection) -> None:
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(1) from None
-
-
-def interrupt_on_sigterm() -> None:
-    """Let SIGTERM end this process as Ctrl-C does: leases are released."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
