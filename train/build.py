@@ -43,7 +43,7 @@ from train.options import check_least, one_word, parse_subcommand, part_of
 from train.problems import load_problems
 from train.progress import tracked
 from train.samples import read_records, sample_files
-from train.signals import interrupt_on_sigterm
+from train.signals import resumable
 
 _SIZES = one_word("LEAST-MOST", uniform_weights, size_range)
 _LAYOUTS = one_word("LAYOUT,...", lambda text: tuple(text.split(",")), ",".join)
@@ -188,15 +188,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Build what a student learns from."""
     kinds = {"refine": RefineOptions, "hybrid": HybridOptions}
     options = parse_subcommand("train.build", kinds, f"{main.__doc__}\n\n{__doc__}", arguments)
-    interrupt_on_sigterm()
-    try:
+    with resumable():
         if isinstance(options, RefineOptions):
             refine(options)
         else:
             hybrid(options)
-    except KeyboardInterrupt:
-        log.info("interrupted; the same command goes on")
-        raise SystemExit(130) from None
 
 
 def _prompts_of(folder: Path) -> GsrConfig:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Callable
 
 from gsr_engine.errors import GsrError
+from train import leave_at_once
 
 log = logging.getLogger("train")
 """Progress of all stages. A program that imports them sees it once it sets up a handler."""
@@ -20,14 +22,36 @@ def show_log(prefix: str = "") -> None:
     log.propagate = False
 
 
+class Interrupted(GsrError):
+    """A signal stopped a command after it saved its work.
+
+    Attributes:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(message)
+        self.number = number
+
+
 def run_command(name: str, command: Callable[[], object]) -> None:
     """Run a command with its log on stderr.
 
     Raises:
-        SystemExit: an error of ours, or of a file, as one line that begins with `name`; status 1.
+        SystemExit: an error of ours, or of a file, as one line that begins with `name`, status 1;
+            or a signal stopped it, status 128 and the signal's number, as shells have it.
     """
     show_log()
+    if signal.getsignal(signal.SIGINT) is leave_at_once:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         command()
+    except Interrupted as stopped:
+        log.info("%s: %s", name, stopped)
+        raise SystemExit(128 + stopped.number) from None
     except (GsrError, OSError) as error:
         raise SystemExit(f"{name}: {error}") from None
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one ends it now
+        log.info("%s: interrupted", name)
+        raise SystemExit(128 + signal.SIGINT) from None

@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple, TextIO, overload
+from typing import IO, Any, BinaryIO, Literal, NamedTuple, TextIO, overload
 
 from gsr_engine.checkpoint.files import read_json
 from gsr_engine.errors import CheckpointError, InvalidRequest
@@ -25,8 +25,9 @@ def whole_file(path: Path, mode: Literal["wb"]) -> AbstractContextManager[Binary
 def whole_file(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[Any]:
     """Open a file that appears under its name when it is complete, and not before.
 
-    It is written beside its place and renamed at the end; its folder is created if necessary. An
-    error inside the block removes what was written, and leaves an older file as it is.
+    It is written beside its place, to the disk itself, and renamed at the end. Its folder is
+    created if necessary. An error inside the block removes what was written, and leaves an older
+    file as it is.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
@@ -34,9 +35,16 @@ def whole_file(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[Any]:
     try:
         with partial.open(mode, encoding=encoding) as file:
             yield file
+            _to_disk(file)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _to_disk(file: IO[Any]) -> None:
+    """After a power cut a renamed file may be full of zeros if only the system's memory had it."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def replace_folder(new: Path, path: Path) -> None:
@@ -127,18 +135,33 @@ def claim(file: Path, settings: Mapping[str, Any], holds: str, free: Collection[
         CheckpointError: the folder belongs to other settings; the message names the differences.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(settings, indent=1, ensure_ascii=False, default=str) + "\n"
+    mine = _plain(settings)
     written = file.with_name(f"{file.name}.{secrets.token_hex(8)}")
-    written.write_text(text, encoding="utf-8")
+    with written.open("w", encoding="utf-8") as text:
+        text.write(json.dumps(mine, indent=1, ensure_ascii=False) + "\n")
+        _to_disk(text)
     try:
         os.link(written, file)  # a rename would take the place of another process's settings
     except OSError:  # the file exists, or this file system has no hard links
         if file.exists():
-            _compare(file, json.loads(text), holds, free)
+            _compare(file, mine, holds, free)
         if free or not file.exists():
             written.replace(file)
     finally:
         written.unlink(missing_ok=True)
+
+
+def check_claim(
+    file: Path, settings: Mapping[str, Any], holds: str, free: Collection[str] = ()
+) -> None:
+    """Raise CheckpointError if `claim` would; nothing is written."""
+    if file.exists():
+        _compare(file, _plain(settings), holds, free)
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    plain: dict[str, Any] = json.loads(json.dumps(settings, default=str))
+    return plain
 
 
 def _compare(file: Path, mine: dict[str, Any], holds: str, free: Collection[str]) -> None:

@@ -23,7 +23,7 @@ from train.generation.progress import GenerationProgress
 from train.generation.ray_cluster import run_on_ray
 from train.generation.worker import Tally
 from train.options import check_least, parse_options, part_of
-from train.signals import interrupt_on_sigterm
+from train.signals import resumable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,13 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     description = f"{main.__doc__}\n\n{__doc__}"
     options = parse_options("train.generate", GenerateOptions, description, arguments)
     job = part_of(GenerationJob, options)
-    interrupt_on_sigterm()
-    try:
+    with resumable():
         if run(job, options.workers, ray=options.ray).out_of_budget:
             raise SystemExit(3)  # samples are missing: what follows must not begin
-    except KeyboardInterrupt:
-        log.info("interrupted; the same command goes on")
-        raise SystemExit(130) from None
 
 
 def run(job: GenerationJob, workers: int, *, ray: bool = False) -> Tally:

@@ -128,7 +128,7 @@ def run_recipe(recipe: Recipe, out: Path) -> Path:
 
     Raises:
         CheckpointError: the folder belongs to another recipe.
-        KeyboardInterrupt: a signal interrupted a stage, which saved its state.
+        Interrupted: a signal stopped a stage, which saved its state.
     """
     start = time.perf_counter()
     claim(out / "recipe.json", asdict(recipe), "another recipe")
@@ -141,8 +141,7 @@ def run_recipe(recipe: Recipe, out: Path) -> Path:
             data = folder / "data"
             if not data.exists():
                 _build(recipe, stage, index, source, data)
-            if not train(_settings(recipe, stage, source, folder)):
-                raise KeyboardInterrupt
+            train(_settings(recipe, stage, source, folder))
         source = folder / "model"
     model = out / "model"
     shutil.rmtree(model, ignore_errors=True)

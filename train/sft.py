@@ -4,8 +4,9 @@
     torchrun --nproc_per_node 8 -m train.sft --model HUB_ID --data FOLDER --out FOLDER
     python -m train.sft --config run.toml --dry-run 8
 
-The same command resumes an interrupted run, on any number of ranks. `OUT/model` is the trained
-checkpoint, `OUT/report.md` its report card.
+The same command resumes an interrupted run, on any number of ranks. Ctrl-C and SIGTERM stop it
+after the step that runs, with status 130 or 143; a second one ends it at once. `OUT/model` is the
+trained checkpoint, `OUT/report.md` its report card.
 """
 
 from __future__ import annotations
@@ -13,19 +14,25 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
+from safetensors import SafetensorError
 
-from gsr_engine.checkpoint.files import find_checkpoint
-from gsr_engine.errors import InvalidRequest
+from gsr_engine.checkpoint.digest import tokenizer_digest, weights_digest
+from gsr_engine.checkpoint.files import find_checkpoint, read_json
+from gsr_engine.checkpoint.gsr_config import GsrConfig
+from gsr_engine.errors import CheckpointError, InvalidRequest
+from gsr_engine.model.linear import has_bf16_products
 from train.command import log, run_command
 from train.dataset import RowSet
-from train.files import claim, read_toml
+from train.files import check_claim, claim, read_toml
 from train.trainer.config import SftConfig
 from train.trainer.dry_run import dry_run
 from train.trainer.evaluation import SelfRefEvaluation
@@ -39,28 +46,32 @@ from train.trainer.world import World, joined
 
 _FREE = {
     *("model", "data", "out", "pack", "checkpointing", "compile", "shard", "log_every"),
-    *("eval_every", "save_every", "keep", "selfref", "selfref_k", "selfref_tokens"),
-    *("max_skipped", "trackers"),
+    *("eval_every", "save_every", "save_minutes", "keep", "selfref", "selfref_k"),
+    *("selfref_tokens", "max_skipped", "trackers"),
 }
 """Settings that may change when a run is resumed: they name a place, or change weights only by
-rounding."""
+rounding. The contents of model and data have digests, which may not."""
 
 
-def train(config: SftConfig) -> bool:
-    """A whole run: train, export, report; False if a signal interrupted it.
+def train(config: SftConfig) -> None:
+    """A whole run: train, export, report.
 
     Raises:
         InvalidRequest: a setting does not fit the data or the machine.
-        CheckpointError: the model cannot be read, or the run's folder belongs to another run.
+        CheckpointError: the model or the data cannot be read, or the run's folder belongs to
+            another run.
+        Interrupted: a signal stopped it; the same command goes on.
+        TrainingDiverged: gradients were not finite for too many steps in a row.
     """
     source = find_checkpoint(config.model)
-    _check_tokenizer(config.data, source)
+    card = _read_card(config.data, source)
     with joined() as world:
-        if world.rank == 0:
-            settings = {**config.as_dict(), "data_card": _digest(config.data / "card.json")}
-            claim(config.out / "config.json", settings, "another run", _FREE)
-            log.info("sft: %s", json.dumps(config.as_dict()))
-        world.wait()
+        config = config.on(world.device)
+        digest = world.first(lambda: weights_digest(source))
+        settings = {**config.as_dict(), "data_card": card, "model_digest": digest}
+        claimed = (config.out / "config.json", settings, "another run", _FREE)
+        world.first(lambda: _check_out(config.out, claimed))
+        _say_settings(config, world)
         trainee = build_model(read_model_config(source), config, world.mesh(config.shard))
         load_weights(trainee, source)
         with ExitStack() as stack:
@@ -73,14 +84,28 @@ def train(config: SftConfig) -> bool:
                 selfref = SelfRefEvaluation(config.selfref, config, source, trainee, world)
                 evaluations.append(stack.enter_context(closing(selfref)))
             rows = RowSet.load(config.data)
-            finished = Trainer(trainee, rows, config, world, run_log, evaluations).run()
-        if finished:
-            _export(trainee, config, source, world)
-        if finished and world.rank == 0:
-            write_report(config.out)
-            out = config.out
-            log.info("%s: %s, %s", out.name, out / "model", out / "report.md")
-    return finished
+            # A folder belongs to a run that took a step: what fails before leaves nothing.
+            own = cache(lambda: world.first(lambda: claim(*claimed)))
+            Trainer(trainee, rows, config, world, run_log, evaluations, own).run()
+        _export(trainee, config, source, world)
+        world.first(lambda: write_report(config.out))
+        out = config.out
+        log.info("%s: %s, %s", out.name, out / "model", out / "report.md")
+
+
+def _say_settings(config: SftConfig, world: World) -> None:
+    log.info("sft: %s", json.dumps(config.as_dict()))
+    slow = world.device.type == "cpu" and not has_bf16_products()
+    if slow and config.dtype == "bfloat16":
+        log.warning("sft: this CPU does not multiply bfloat16; --dtype float32 is 10 times as fast")
+
+
+def _check_out(out: Path, claimed: tuple[Path, dict[str, Any], str, set[str]]) -> None:
+    """Raise what the run would, before hours of work: another run's folder, or none to write to."""
+    check_claim(*claimed)
+    nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise InvalidRequest("out", f"{out}: nothing can be written to {nearest}")
 
 
 def _export(trainee: Trainee, config: SftConfig, source: Path, world: World) -> None:
@@ -88,21 +113,30 @@ def _export(trainee: Trainee, config: SftConfig, source: Path, world: World) -> 
     writes = world.rank == 0
     folder = config.out / "model"
     extra = [config.data / "gsr.json"]
-    export_model(trainee, folder, source, dtype=dtype, extra=extra, writes=writes)
+    try:
+        export_model(trainee, folder, source, dtype=dtype, extra=extra, writes=writes)
+    except SafetensorError as error:  # e.g. the disk is full
+        raise CheckpointError(
+            f"{folder} cannot be written: {error}; the training is done, and the same command "
+            "goes on with this"
+        ) from None
     world.wait()
 
 
-def _check_tokenizer(data: Path, source: Path) -> None:
-    """Raise InvalidRequest if the rows are token ids of another tokenizer than the model's."""
-    if not (data / "card.json").exists():
-        raise InvalidRequest("data", f"{data} has no card.json; train.build writes one")
-    card = json.loads((data / "card.json").read_text(encoding="utf-8"))
-    if card["tokenizer_hash"] != _digest(source / "tokenizer.json"):
+def _read_card(data: Path, source: Path) -> str:
+    """The digest of a set's card.
+
+    Raises:
+        InvalidRequest: the set is not whole, or its rows are ids of another tokenizer.
+        CheckpointError: one of its JSON files is damaged.
+    """
+    for name in ("card.json", "gsr.json"):
+        if not (data / name).is_file():
+            raise InvalidRequest("data", f"{data} has no {name}; train.build writes it")
+    GsrConfig.from_folder(data)
+    if read_json(data / "card.json").get("tokenizer_hash") != tokenizer_digest(source):
         raise InvalidRequest("data", f"{data} was built with another tokenizer than {source} has")
-
-
-def _digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    return hashlib.sha256((data / "card.json").read_bytes()).hexdigest()
 
 
 class DryRun(NamedTuple):

@@ -6,14 +6,31 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from train.command import Interrupted
+
 
 def interrupt_on_sigterm() -> None:
     """Let SIGTERM end this process as Ctrl-C does: what was claimed is released."""
 
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+    def interrupt(number: int, _: object) -> None:
+        raise KeyboardInterrupt(number)
 
     signal.signal(signal.SIGTERM, interrupt)
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Around the work of a command that goes on where it was stopped.
+
+    Raises:
+        Interrupted: Ctrl-C or SIGTERM stopped it.
+    """
+    interrupt_on_sigterm()
+    try:
+        yield
+    except KeyboardInterrupt as stopped:
+        (number,) = stopped.args or (signal.SIGINT,)
+        raise Interrupted(number, "interrupted; the same command goes on") from None
 
 
 @contextmanager

@@ -27,10 +27,10 @@ from gsr_engine.checkpoint.digest import tokenizer_digest, weights_digest
 from gsr_engine.checkpoint.files import find_checkpoint
 from gsr_engine.demo.report import NANO
 from gsr_engine.evaluation.grader import ExactGrader
-from train.command import log, run_command
+from train.command import run_command
 from train.grading import SymbolicGrader
 from train.options import check_least, parse_options
-from train.signals import interrupt_on_sigterm
+from train.signals import resumable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,12 +79,8 @@ def main(command: AccuracyCommand) -> None:
     if command.samples is not None:
         show_table(console, *read_results(command.samples))
         return
-    interrupt_on_sigterm()
-    try:
+    with resumable():
         _measure(command, console)
-    except KeyboardInterrupt:
-        log.info("interrupted; the same command goes on")
-        raise SystemExit(130) from None
 
 
 def _measure(command: AccuracyCommand, console: Console) -> None:

@@ -45,7 +45,7 @@ def test_a_third_objective_is_one_line_and_trains(
     data = write_set(tmp_path / "data", qwen2, problems=4, held_out=2, more=more)
     rows = [one.row for one in [*make_examples(qwen2, 4), *more]]
     config = tiny_config(qwen2, data, tmp_path / "run", steps=1, batch=len(rows), log_every=1)
-    assert train(config)
+    train(config)
     expected, gradients = plain_losses(qwen2, rows)
     training, held_out = read_log(config.out / "log.jsonl")
     assert len(expected) == 3

@@ -106,7 +106,7 @@ def config(tmp_path_factory: pytest.TempPathFactory, qwen2: Path) -> SftConfig:
 @pytest.fixture(scope="module")
 def alone(config: SftConfig) -> dict[str, torch.Tensor]:
     """What one process comes to."""
-    assert train(config)
+    train(config)
     return weights(config)
 
 
@@ -137,7 +137,7 @@ def test_adapters_are_trained_and_measured_by_two_ranks_as_by_one(
     often: dict[str, object] = {"lora": 4, "eval_every": 2, "selfref": str(problems)}
     often |= {"selfref_k": 2, "selfref_tokens": 8}
     mine = elsewhere(config, "adapters", **often)
-    assert train(mine)
+    train(mine)
     ranks = Ranks(elsewhere(config, "adapters-two", **often))
     assert ranks.wait() == 0
     assert_same_steps(ranks.config, mine)
@@ -153,9 +153,9 @@ def test_sigterm_at_one_rank_stops_both_and_one_process_goes_on(
     ranks = Ranks(mine)
     log = mine.out / "log.jsonl"
     ranks.signal_last_rank(signal.SIGTERM, lambda: log.exists() and log.stat().st_size > 0)
-    assert ranks.wait() == 0
+    assert ranks.wait() != 0
     assert "interrupted; step" in ranks.said
-    assert train(mine)
+    train(mine)
     assert any("goes on from step" in line for line in caplog.messages)
     assert_near(weights(mine), alone)
 

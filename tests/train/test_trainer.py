@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from gsr_engine import CheckpointError, Engine, InvalidRequest, SamplingParams, SelfRefineParams
 from gsr_engine.checkpoint.gsr_config import GsrConfig
 from tests.helpers.tiny import make_examples, plain_losses, tiny_config, write_set
+from train.command import Interrupted
 from train.sft import parse, train
 from train.trainer.batches import Plan
 from train.trainer.config import SftConfig
@@ -42,7 +43,7 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
 def test_a_step_is_a_plain_adamw_step(data: Path, qwen2: Path, tmp_path: Path) -> None:
     """The first step of a run against transformers, torch.optim and the same rows."""
     config = tiny_config(qwen2, data, tmp_path, steps=1, warmup=0, final_lr=1.0, log_every=1)
-    assert train(config)
+    train(config)
     rows = [example.row for example in make_examples(qwen2, 8)]
     chosen = Plan([row.objective for row in rows], config.batch, config.seed).rows(0)
     losses, gradients = plain_losses(qwen2, [rows[index] for index in chosen])
@@ -83,7 +84,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     if lora:
         pytest.importorskip("peft")
     settings: dict[str, Any] = {"steps": 6, "save_every": 2, "log_every": 1, "lora": lora}
-    assert train(tiny_config(qwen2, data, tmp_path / "whole", **settings))
+    train(tiny_config(qwen2, data, tmp_path / "whole", **settings))
     broken = tiny_config(qwen2, data, tmp_path / "broken", **settings)
     steps = count()
 
@@ -94,11 +95,14 @@ def test_an_interrupted_run_ends_with_the_same_weights(
 
     with monkeypatch.context() as patched:
         patched.setattr("train.trainer.loop.clip_gradients", signalled)
-        assert not train(broken)
-    assert "interrupted; step" in caplog.messages[-1]
+        with pytest.raises(Interrupted, match="step 3 is saved under") as stopped:
+            train(broken)
+    assert stopped.value.number == signal.SIGTERM
+    assert any("SIGTERM: stopping after this step" in line for line in caplog.messages)
+    assert [line["step"] for line in log_of(broken.out)] == [1, 2, 3]
     assert not (broken.out / "model").exists()
-    assert train(broken)
-    assert any("goes on from step" in line for line in caplog.messages)
+    train(broken)
+    assert "sft: goes on from step 3" in caplog.messages
     one, other = weights(tmp_path / "whole"), weights(tmp_path / "broken")
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -110,13 +114,13 @@ def test_a_crash_while_a_checkpoint_is_written_leaves_the_one_before(
 ) -> None:
     caplog.set_level("INFO", "train")
     config = tiny_config(qwen2, data, tmp_path, steps=4, save_every=2)
-    assert train(config)
+    train(config)
     before = weights(tmp_path)
     checkpoints = tmp_path / "checkpoints"
     last = checkpoints / "step-00000004"
     last.rename(last.with_suffix(".partial"))
     (last.with_suffix(".partial") / ".metadata").unlink()
-    assert train(config)
+    train(config)
     assert "sft: goes on from step 2" in caplog.messages
     assert all(torch.equal(weights(tmp_path)[name], before[name]) for name in before)
 
@@ -125,10 +129,10 @@ def test_what_changes_the_weights_does_not_resume_but_the_rest_does(
     data: Path, qwen2: Path, tmp_path: Path
 ) -> None:
     config = tiny_config(qwen2, data, tmp_path, steps=1)
-    assert train(config)
+    train(config)
     with pytest.raises(CheckpointError, match="another lr"):
         train(replace(config, lr=0.5))
-    assert train(replace(config, keep=1, log_every=3))
+    train(replace(config, keep=1, log_every=3))
 
 
 def test_the_trained_model_is_what_it_says(data: Path, qwen2: Path, tmp_path: Path) -> None:
@@ -138,7 +142,7 @@ def test_the_trained_model_is_what_it_says(data: Path, qwen2: Path, tmp_path: Pa
     config = tiny_config(
         qwen2, data, tmp_path, epochs=12, lr=3e-3, log_every=4, eval_every=10, trackers=()
     )
-    assert train(config)
+    train(config)
     log = log_of(tmp_path)
     training = [line for line in log if "loss" in line]
     assert training[-1]["loss_direct"] < 0.5 * training[0]["loss_direct"]
@@ -160,7 +164,7 @@ def test_the_trained_model_is_what_it_says(data: Path, qwen2: Path, tmp_path: Pa
 
 def test_held_out_losses_are_those_of_transformers(data: Path, qwen2: Path, tmp_path: Path) -> None:
     config = tiny_config(qwen2, data, tmp_path, steps=1, lr=1e-12)
-    assert train(config)
+    train(config)
     rows = [example.row for example in make_examples(qwen2, 2, seed=1)]
     expected, _ = plain_losses(qwen2, rows)
     line = log_of(tmp_path)[-1]
@@ -172,7 +176,7 @@ def test_token_normalisation_is_one_mean_over_all_targets(
     data: Path, qwen2: Path, tmp_path: Path
 ) -> None:
     config = tiny_config(qwen2, data, tmp_path, steps=1, objective_norm="token", log_every=1)
-    assert train(config)
+    train(config)
     rows = [example.row for example in make_examples(qwen2, 8)]
     chosen = Plan([row.objective for row in rows], config.batch, config.seed).rows(0)
     _, gradients = plain_losses(qwen2, [rows[index] for index in chosen], norm="token")
@@ -193,7 +197,7 @@ def test_steps_whose_gradients_are_not_finite_are_skipped_then_the_run_stops(
 
     monkeypatch.setattr("train.trainer.loop.clip_gradients", poisoned)
     config = tiny_config(qwen2, data, tmp_path / "one", steps=3, log_every=1, max_skipped=2)
-    assert train(config)
+    train(config)
     assert [line["skipped"] for line in log_of(config.out) if "loss" in line] == [0, 1, 0]
     assert all(tensor.isfinite().all() for tensor in weights(config.out).values())
     steps = count()
@@ -218,7 +222,7 @@ def test_selfref_is_measured_with_the_weights_as_they_are(
         selfref_k=2,
         selfref_tokens=8,
     )
-    assert train(config)
+    train(config)
     lines = [line["selfref"] for line in log_of(config.out) if "selfref" in line]
     assert len(lines) == 2
     assert all(set(line) == {"pass@1", "maj@k", "linear", "branched", "problems"} for line in lines)
@@ -277,7 +281,7 @@ def test_tensorboard_gets_the_same_numbers(data: Path, qwen2: Path, tmp_path: Pa
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     config = tiny_config(qwen2, data, tmp_path, steps=2, log_every=1, trackers=("tensorboard",))
-    assert train(config)
+    train(config)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     values = [event.value for event in events.Scalars("loss_direct")]
@@ -291,7 +295,7 @@ def test_lora_exports_the_model_with_its_adapters_merged(
     from transformers import AutoModelForCausalLM
 
     config = tiny_config(qwen2, data, tmp_path, epochs=6, lr=1e-2, lora=4)
-    assert train(config)
+    train(config)
     log = [line for line in log_of(tmp_path) if "held_out_direct" in line]
     rows = [example.row for example in make_examples(qwen2, 2, seed=1)]
     losses, _ = plain_losses(tmp_path / "model", rows)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +17,8 @@ from train.objectives import objective_index
 from train.rows import Row
 from train.trainer.attention import Documents, PackedMask, block_mask
 from train.trainer.world import World
+
+Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,70 @@ class PackedBatch:
     objectives: torch.Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class HostPack:
+    """A pack in the host's memory, which a thread prepares while the device computes.
+
+    Attributes:
+        lengths: tokens of each row.
+        token_ids, positions: int64 [T].
+        documents: int64 [T], the row of each token, -1 for padding.
+        branches: int64 [T], as `Row.branches`.
+        predicting, targets, objectives: int64 [N], as in `PackedBatch`.
+    """
+
+    lengths: list[int]
+    token_ids: Indices
+    positions: Indices
+    documents: Indices
+    branches: Indices
+    predicting: Indices
+    targets: Indices
+    objectives: Indices
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], pad_to: int = 0) -> HostPack:
+        """Pack rows, as `collate` does."""
+        lengths = [len(row) for row in rows]
+        starts = np.cumsum([0, *lengths])
+        total = max(int(starts[-1]), pad_to, 1)
+        token_ids, positions = np.zeros(total, np.int64), np.zeros(total, np.int64)
+        documents, branches = np.full(total, -1, np.int64), np.zeros(total, np.int64)
+        none = np.zeros(0, np.int64)
+        predicting, targets, objectives = [none], [none], [none]
+        for index, (row, start) in enumerate(zip(rows, starts[:-1], strict=True)):
+            stop = start + len(row)
+            token_ids[start:stop] = row.token_ids
+            positions[start:stop] = row.positions
+            branches[start:stop] = row.branches
+            documents[start:stop] = index
+            predicting.append(np.arange(start + row.target_start - 1, stop - 1))
+            targets.append(token_ids[start + row.target_start : stop])
+            objectives.append(np.full(row.num_targets, objective_index(row.objective)))
+        learnt = (np.concatenate(pieces) for pieces in (predicting, targets, objectives))
+        return cls(lengths, token_ids, positions, documents, branches, *learnt)
+
+    def to(self, device: torch.device) -> PackedBatch:
+        """The tensors, and the mask in the form that the device takes."""
+
+        def tensor(values: Indices) -> torch.Tensor:
+            return torch.from_numpy(values).to(device, non_blocking=True)
+
+        mask: PackedMask
+        if device.type == "cpu":
+            mask = Documents.of(self.lengths, self.branches, len(self.branches))
+        else:
+            mask = block_mask(tensor(self.documents), tensor(self.branches))
+        return PackedBatch(
+            token_ids=tensor(self.token_ids)[None],
+            positions=tensor(self.positions)[None],
+            mask=mask,
+            predicting=tensor(self.predicting),
+            targets=tensor(self.targets),
+            objectives=tensor(self.objectives),
+        )
+
+
 def collate(rows: Sequence[Row], device: torch.device, pad_to: int = 0) -> PackedBatch:
     """Pack rows. Without a row the pack is one token that predicts nothing.
 
@@ -45,39 +113,7 @@ def collate(rows: Sequence[Row], device: torch.device, pad_to: int = 0) -> Packe
         device: where the tensors go.
         pad_to: least T. A padding token sees only itself, and no other token sees it.
     """
-    lengths = [len(row) for row in rows]
-    starts = np.cumsum([0, *lengths])
-    total = max(int(starts[-1]), pad_to, 1)
-    token_ids, positions = np.zeros(total, np.int64), np.zeros(total, np.int64)
-    documents, branches = np.full(total, -1, np.int64), np.zeros(total, np.int64)
-    predicting, targets, objectives = [], [], []
-    for index, (row, start) in enumerate(zip(rows, starts[:-1], strict=True)):
-        stop = start + len(row)
-        token_ids[start:stop] = row.token_ids
-        positions[start:stop] = row.positions
-        branches[start:stop] = row.branches
-        documents[start:stop] = index
-        predicting.append(np.arange(start + row.target_start - 1, stop - 1))
-        targets.append(token_ids[start + row.target_start : stop])
-        objectives.append(np.full(row.num_targets, objective_index(row.objective)))
-
-    def tensor(pieces: list[np.ndarray]) -> torch.Tensor:
-        joined = np.concatenate(pieces) if pieces else np.zeros(0, np.int64)
-        return torch.from_numpy(joined).to(device, non_blocking=True)
-
-    mask: PackedMask
-    if device.type == "cpu":
-        mask = Documents.of(lengths, branches, total)
-    else:
-        mask = block_mask(tensor([documents]), tensor([branches]))
-    return PackedBatch(
-        token_ids=tensor([token_ids])[None],
-        positions=tensor([positions])[None],
-        mask=mask,
-        predicting=tensor(predicting),
-        targets=tensor(targets),
-        objectives=tensor(objectives),
-    )
+    return HostPack.of(rows, pad_to).to(device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +124,15 @@ class Plan:
 
     Attributes:
         objectives: objective of every row.
-        batch: most rows of a step. Rows are divided evenly, so steps of an epoch differ by at most
-            one row per objective.
+        batch: most rows of a step. Rows are divided evenly: steps of an epoch differ by at most one
+            row, and by at most one row of each objective. No step is without a row.
         seed: of the orders.
     """
 
     objectives: Sequence[str]
     batch: int
     seed: int
-    _rows_of: dict[str, npt.NDArray[np.int64]] = field(init=False, repr=False)
+    _rows_of: dict[str, Indices] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Find the rows of each objective."""
@@ -111,12 +147,21 @@ class Plan:
 
     def rows(self, step: int) -> list[int]:
         """Indices of the rows of a step."""
-        epoch, index = divmod(step, self.steps_per_epoch)
+        steps = self.steps_per_epoch
+        epoch, index = divmod(step, steps)
+        # Rows that do not divide evenly go round the steps, objective after objective, in an order
+        # of the epoch's own: so each step gets as many of them as any other, to one.
+        turn = np.random.default_rng([self.seed, epoch]).permutation(steps)
+        dealt = 0
         taken: list[int] = []
         for objective, rows in self._rows_of.items():
             order = np.random.default_rng([self.seed, epoch, *objective.encode()]).permutation(rows)
-            begin, end = (len(order) * at // self.steps_per_epoch for at in (index, index + 1))
-            taken += order[begin:end].tolist()
+            share, left = divmod(len(order), steps)
+            extra = np.zeros(steps, np.int64)
+            extra[turn[(dealt + np.arange(left)) % steps]] = 1
+            dealt += left
+            begin = share * index + int(extra[:index].sum())
+            taken += order[begin : begin + share + int(extra[index])].tolist()
         return taken
 
 
@@ -135,7 +180,10 @@ def check_lengths(lengths: Iterable[int], max_tokens: int) -> None:
 
 
 def pack(lengths: Sequence[int], max_tokens: int, world_size: int) -> list[list[int]]:
-    """Distribute rows over packs of at most `max_tokens`, of about equal length.
+    """Distribute rows over as few packs of at most `max_tokens` as two heuristics find.
+
+    Packs are of about equal length where that takes no more of them. Otherwise they are filled one
+    after the other, because on a GPU every pack costs the same.
 
     Returns indices of `lengths` for each pack. The number of packs is a multiple of `world_size`,
     so all ranks do the same number of forwards; some packs may be empty.
@@ -145,23 +193,52 @@ def pack(lengths: Sequence[int], max_tokens: int, world_size: int) -> list[list[
     """
     check_lengths(lengths, max_tokens)
     longest_first = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    count = -(-sum(lengths) // max_tokens)
-    count += -count % world_size
-    while True:
-        packs: list[list[int]] = [[] for _ in range(count)]
-        filled = [0] * count
-        for index in longest_first:
-            emptiest = filled.index(min(filled))
-            packs[emptiest].append(index)
-            filled[emptiest] += lengths[index]
-        if max(filled) <= max_tokens:
+    filled = _best_fit(lengths, longest_first, max_tokens)
+    fewest = _multiple(-(-sum(lengths) // max_tokens), world_size)
+    most = _multiple(len(filled), world_size)
+    for count in range(fewest, most + 1, world_size):
+        packs = _to_the_emptiest(lengths, longest_first, count)
+        if max(sum(lengths[index] for index in one) for one in packs) <= max_tokens:
             return packs
-        count += world_size
+    filled += [[] for _ in range(most - len(filled))]
+    # Ranks take packs in turn, so those that are computed together should be alike.
+    return sorted(filled, key=lambda one: -sum(lengths[index] for index in one))
 
 
-def packs_of_rank(
-    rows: Sequence[Row], max_tokens: int, world: World
-) -> tuple[list[PackedBatch], int]:
+def _multiple(count: int, of: int) -> int:
+    return count + -count % of
+
+
+def _to_the_emptiest(
+    lengths: Sequence[int], longest_first: Sequence[int], count: int
+) -> list[list[int]]:
+    """Each row, the longest first, to the pack that is the emptiest."""
+    packs: list[list[int]] = [[] for _ in range(count)]
+    heap = [(0, number) for number in range(count)]
+    for index in longest_first:
+        tokens, number = heap[0]
+        packs[number].append(index)
+        heapq.heapreplace(heap, (tokens + lengths[index], number))
+    return packs
+
+
+def _best_fit(
+    lengths: Sequence[int], longest_first: Sequence[int], max_tokens: int
+) -> list[list[int]]:
+    """Each row, the longest first, to the fullest pack that has room for it, or to a new one."""
+    packs: list[list[int]] = []
+    rooms: list[tuple[int, int]] = []  # what is left in each pack, and its number; in order
+    for index in longest_first:
+        at = bisect_left(rooms, (lengths[index], 0))
+        room, number = rooms.pop(at) if at < len(rooms) else (max_tokens, len(packs))
+        if number == len(packs):
+            packs.append([])
+        packs[number].append(index)
+        insort(rooms, (room - lengths[index], number))
+    return packs
+
+
+def packs_of_rank(rows: Sequence[Row], max_tokens: int, world: World) -> tuple[list[HostPack], int]:
     """The packs of this rank for some rows, and the tokens that the packs of all ranks compute.
 
     Every rank gets the same number of packs; some may be empty.
@@ -170,9 +247,8 @@ def packs_of_rank(
     # Kernels are compiled for one shape.
     pad_to = 0 if world.device.type == "cpu" else max_tokens
     own = packs[world.rank :: world.size]
-    batches = [collate([rows[at] for at in indices], world.device, pad_to) for indices in own]
     computed = len(packs) * pad_to or sum(max(1, len(row)) for row in rows)
-    return batches, computed
+    return [HostPack.of([rows[at] for at in indices], pad_to) for indices in own], computed
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,15 +256,15 @@ class StepBatches:
     """One rank's packs of a step, and totals of the step over all ranks.
 
     Attributes:
-        batches: packs of this rank; every rank has the same number.
-        counts: target tokens of each objective, fp32 [objectives].
+        packs: of this rank; every rank has the same number.
+        counts: target tokens of each objective, fp32 [objectives] in the host's memory.
         rows: indices of all rows.
         tokens: tokens of all rows.
         computed: tokens of all packs, with padding.
         flops: operations for all rows, by the visible pairs and by all pairs.
     """
 
-    batches: list[PackedBatch]
+    packs: list[HostPack]
     counts: torch.Tensor
     rows: list[int]
     tokens: int

@@ -2,20 +2,24 @@
 
 A checkpoint gets its name when it is complete.
 
-OUT/checkpoints/step-00000200/           as torch.distributed.checkpoint writes it
+OUT/checkpoints/step-00000200/           as torch.distributed.checkpoint writes it, and checksums
 OUT/checkpoints/step-00000400.partial/   being written, or left by a crash
+OUT/checkpoints/step-00000200.damaged/   set aside, because its files are not what was written
 """
 
 from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Iterable
 from concurrent.futures import Future, wait
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_state_dict,
@@ -23,7 +27,9 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from gsr_engine.errors import CheckpointError
+from train.command import log
 from train.files import replace_folder
+from train.trainer.checksums import ChecksumWriter, find_damage
 from train.trainer.model import Trainee
 from train.trainer.world import World
 
@@ -34,8 +40,9 @@ _OPTIONS = StateDictOptions(ignore_frozen_params=True, strict=False)
 class Checkpoints:
     """The checkpoints of a run.
 
-    A state is the parameters (adapters only, with LoRA), the optimizer's moments and the step.
-    Nothing else is needed: rows are a function of the step, and no layer draws random numbers.
+    A state is the parameters (adapters only, with LoRA), the optimizer's moments, the step, and how
+    many steps in a row were skipped up to it. Nothing else is needed: rows are a function of the
+    step, and no layer draws random numbers.
 
     Args:
         folder: folder of the run.
@@ -60,20 +67,26 @@ class Checkpoints:
         self._writing: tuple[Future[Any], Path] | None = None
         self._last = -1
 
-    def save(self, step: int) -> None:
-        """Begin to write the state, after the previous checkpoint is complete."""
+    def save(self, step: int, skipped: int = 0) -> None:
+        """Begin to write the state, after the previous checkpoint is complete.
+
+        Raises:
+            CheckpointError: the previous one could not be written.
+        """
         if step == self._last:
             return
         self.finish()
-        self._last = step
-        partial = self._folder / f"step-{step:08d}.partial"
+        unfinished = self._folder / f"step-{step:08d}.partial"
         if self._world.rank == 0:
-            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(unfinished, ignore_errors=True)
         self._world.wait()
         writing = dcp.async_save(
-            self._state(), checkpoint_id=str(partial), process_group=self._world.saving
+            self._state(skipped),
+            storage_writer=ChecksumWriter(unfinished),
+            process_group=self._world.saving,
         )
-        self._writing = cast("Future[Any]", writing), partial
+        self._last = step
+        self._writing = cast("Future[Any]", writing), unfinished
 
     def publish(self) -> None:
         """Give the checkpoint its name if it is complete; otherwise a later call does.
@@ -82,14 +95,20 @@ class Checkpoints:
             CheckpointError: it could not be written.
         """
         if self._writing is not None and self._writing[0].done():
-            (done, partial), self._writing = self._writing, None
+            (done, unfinished), self._writing = self._writing, None
             try:
                 done.result()
-            except Exception as error:
-                raise CheckpointError(f"{partial} cannot be written: {error}") from error
+            except (Exception, CheckpointException) as error:  # the latter is no Exception
+                self._last = -1
+                if self._world.rank == 0:
+                    shutil.rmtree(unfinished, ignore_errors=True)  # the room that it takes
+                raise CheckpointError(
+                    f"{unfinished.with_suffix('')} cannot be written: {_reason(error)}; the same "
+                    "command goes on from the checkpoint before it"
+                ) from None
             # The first rank ends last: it writes the metadata after the tensors of all ranks.
             if self._world.rank == 0:
-                replace_folder(partial, partial.with_suffix(""))
+                replace_folder(unfinished, unfinished.with_suffix(""))
                 for _, old in _steps(self._folder)[: -self._keep]:
                     shutil.rmtree(old, ignore_errors=True)
 
@@ -104,17 +123,46 @@ class Checkpoints:
             self.publish()
         self._world.wait()
 
-    def load_latest(self) -> int:
-        """Restore the last complete state, on any number of ranks.
+    def load_latest(self) -> tuple[int, int]:
+        """Restore the last state whose files are whole, on any number of ranks.
 
-        Returns its step, or 0 if there is no checkpoint.
+        A damaged one is set aside, and the log says so.
+
+        Returns:
+            Its step, and how many steps in a row were skipped up to it; 0, 0 if there is none.
+
+        Raises:
+            CheckpointError: there are checkpoints, but all are damaged.
         """
-        found = _steps(self._folder)
-        if not found:
-            return 0
-        step, folder = found[-1]
-        state = self._state()
-        dcp.load(state, checkpoint_id=str(folder))
+        found = self._world.first(lambda: _steps(self._folder))
+        damaged: list[Path] = []
+        for step, folder in reversed(found):
+            if self._is_whole(folder):
+                self._world.first(partial(_set_aside, damaged))
+                skipped = self._load(folder)
+                self._last = step
+                return step, skipped
+            damaged.append(folder)
+        if damaged:
+            raise CheckpointError(
+                f"all {len(found)} checkpoints under {self._folder} are damaged; remove that "
+                "folder to begin anew"
+            )
+        return 0, 0
+
+    def _is_whole(self, folder: Path) -> bool:
+        """Whether all files are as written; each rank reads some of them."""
+        damage = find_damage(folder, self._world.rank, self._world.size)
+        if damage:
+            log.warning("sft: the checkpoint %s is left out: %s", folder, damage)
+        return not any(self._world.largest([bool(damage)]))
+
+    def _load(self, folder: Path) -> int:
+        state = self._state(0)
+        try:
+            dcp.load(state, checkpoint_id=str(folder))
+        except (Exception, CheckpointException) as error:
+            raise CheckpointError(f"{folder} is not of this run: {_reason(error)}") from None
         set_state_dict(
             self._trainee,
             self._optimizer,
@@ -122,12 +170,28 @@ class Checkpoints:
             optim_state_dict=state["optimizer"],
             options=_OPTIONS,
         )
-        self._last = step
-        return step
+        return int(state["skipped"])
 
-    def _state(self) -> dict[str, Any]:
+    def _state(self, skipped: int) -> dict[str, Any]:
         model, optimizer = get_state_dict(self._trainee, self._optimizer, options=_OPTIONS)
-        return {"model": model, "optimizer": optimizer}
+        # Of a tied head torch leaves out one name only if it is frozen.
+        trained = {name for name, one in self._trainee.named_parameters() if one.requires_grad}
+        kept = {name: value for name, value in model.items() if name in trained}
+        return {"model": kept, "optimizer": optimizer, "skipped": torch.tensor(skipped)}
+
+
+def _set_aside(damaged: Iterable[Path]) -> None:
+    """Free the names for the checkpoints to come."""
+    for folder in damaged:
+        replace_folder(folder, folder.with_suffix(".damaged"))
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, in a line; torch gives an error for every rank, with its traceback."""
+    errors = error.failures.values() if isinstance(error, CheckpointException) else [error]
+    first = next(iter(errors), error)
+    cause: object = first[0] if isinstance(first, tuple) else first
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[-1]
 
 
 def _steps(folder: Path) -> list[tuple[int, Path]]:

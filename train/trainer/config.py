@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from gsr_engine.errors import InvalidRequest
+import torch
+
+from gsr_engine.errors import InvalidRequest, check_bool, check_float, check_int, shown
+from gsr_engine.model.linear import has_bf16_products
 
 ObjectiveNorm = Literal["each", "token"]
 Checkpointing = Literal["none", "selective", "full"]
-Dtype = Literal["float32", "bfloat16"]
+Dtype = Literal["auto", "float32", "bfloat16"]
 Tracker = Literal["tensorboard", "wandb"]
+
+_MOST = 2**63 - 1
+"""Largest number of a setting: what numpy and torch count with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +41,9 @@ class SftConfig:
         clip: largest gradient norm.
         objective_norm: "each": each objective's loss is the mean over its own target tokens of the
             step, and these means are added. "token": one mean over all target tokens.
-        dtype: of the forward's products; parameters, gradients and moments are fp32.
+        dtype: of the forward's products, and of the trained checkpoint; parameters, gradients and
+            moments are fp32. "auto" is bfloat16, but float32 on a CPU that does not multiply
+            bfloat16: there it takes 10 to 20 times as long.
         checkpointing: which activations the backward recomputes: none, all but those of products
             and attention ("selective"), or all but each layer's input ("full").
         compile: compile each layer. This is for a GPU, and the first step takes minutes.
@@ -44,8 +51,10 @@ class SftConfig:
         lora: rank of LoRA adapters on every linear layer; 0 trains all parameters.
         log_every: steps between lines of the log; 0: at the end only.
         eval_every: steps between losses on the held-out rows; 0: at the end only.
-        save_every: steps between checkpoints; 0: at the end only.
-        keep: number of checkpoints to keep.
+        save_every: steps between checkpoints; 0: by time and at the end only.
+        save_minutes: minutes after which a checkpoint is written, too; 0: by steps only.
+        keep: number of checkpoints to keep. If the newest is damaged, the run goes on from the one
+            before.
         selfref: JSONL of problems with answers. At each evaluation the engine solves and refines
             them with the current weights.
         selfref_k: candidates per problem.
@@ -69,7 +78,7 @@ class SftConfig:
     beta2: float = 0.98
     clip: float = 1.0
     objective_norm: ObjectiveNorm = "each"
-    dtype: Dtype = "bfloat16"
+    dtype: Dtype = "auto"
     checkpointing: Checkpointing = "none"
     compile: bool = False
     shard: int = 0
@@ -77,6 +86,7 @@ class SftConfig:
     log_every: int = 10
     eval_every: int = 200
     save_every: int = 200
+    save_minutes: float = 15.0
     keep: int = 2
     selfref: Path | None = None
     selfref_k: int = 4
@@ -88,16 +98,22 @@ class SftConfig:
     def __post_init__(self) -> None:
         """Raise InvalidRequest for a value out of range."""
         for name in ("batch", "pack", "keep", "selfref_k", "selfref_tokens", "max_skipped"):
-            _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        for name in ("steps", "shard", "lora", "log_every", "eval_every", "save_every"):
-            _require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
+            check_int(name, getattr(self, name), 1, _MOST)
+        for name in ("steps", "shard", "lora", "log_every", "eval_every", "save_every", "seed"):
+            check_int(name, getattr(self, name), 0, _MOST)
         for name in ("lr", "clip", "epochs"):
-            value = getattr(self, name)
-            _require(0 < value < math.inf, name, "above 0", value)
-        _require(0 <= self.final_lr <= 1, "final_lr", "between 0 and 1", self.final_lr)
+            check_float(name, getattr(self, name), 0, _MOST)
+            _require(getattr(self, name) > 0, name, "above 0", getattr(self, name))
+        check_float("final_lr", self.final_lr, 0, 1)
+        check_float("beta2", self.beta2, 0, 1)
         _require(0 < self.beta2 < 1, "beta2", "between 0 and 1", self.beta2)
-        for name in ("warmup", "decay"):
-            _require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
+        for name in ("warmup", "decay", "save_minutes"):
+            check_float(name, getattr(self, name), 0, _MOST)
+        check_bool("compile", self.compile)
+        for name in ("model", "data", "out"):
+            given = getattr(self, name)
+            wrong = isinstance(given, int | float | list | dict)
+            _require(not wrong, name, "a path or a name", given)
         choices = {
             "objective_norm": ObjectiveNorm,
             "dtype": Dtype,
@@ -108,6 +124,7 @@ class SftConfig:
             _require(
                 getattr(self, name) in options, name, " or ".join(options), getattr(self, name)
             )
+        _require(isinstance(self.trackers, tuple), "trackers", "a list", self.trackers)
         for tracker in self.trackers:
             options = get_args(Tracker)
             _require(tracker in options, "trackers", " or ".join(options), tracker)
@@ -126,12 +143,19 @@ class SftConfig:
         for name in ("data", "out", "selfref"):
             if isinstance(values.get(name), str):
                 values[name] = Path(values[name])
-        if "trackers" in values:
+        if isinstance(values.get("trackers"), list):
             values["trackers"] = tuple(values["trackers"])
         try:
             return cls(**values)
         except TypeError as error:
             raise InvalidRequest("config", str(error)) from None
+
+    def on(self, device: torch.device) -> SftConfig:
+        """The same with the dtype that "auto" means on a device."""
+        chosen: Dtype = "bfloat16"
+        if device.type == "cpu" and not has_bf16_products():
+            chosen = "float32"
+        return replace(self, dtype=chosen) if self.dtype == "auto" else self
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values; `from_dict` reads them."""
@@ -141,7 +165,7 @@ class SftConfig:
 
 def _require(holds: bool, field: str, limit: str, value: object) -> None:
     if not holds:
-        raise InvalidRequest(field, f"must be {limit}, got {value!r}")
+        raise InvalidRequest(field, f"must be {limit}, got {shown(value)}")
 
 
 KV_CACHE_GIB = 2.0

@@ -27,15 +27,19 @@ class HeldOutLosses:
         self._world = world
 
     def __call__(self, step: int) -> dict[str, float]:
-        """The losses by objective, over all ranks; all of them must call it."""
+        """The losses by objective, over all ranks; all of them must call it.
+
+        Of an objective without a target it is not a number.
+        """
         sums, counts = torch.zeros(2, len(OBJECTIVES), device=self._world.device)
         size, config = self._config.batch, self._config
         for begin in range(0, len(self._rows), size):
             rows = [self._rows[i] for i in range(begin, min(begin + size, len(self._rows)))]
-            for batch in packs_of_rank(rows, config.pack, self._world)[0]:
+            for pack in packs_of_rank(rows, config.pack, self._world)[0]:
+                batch = pack.to(self._world.device)
                 sums += self._trainee(batch)
                 counts += torch.bincount(batch.objectives, minlength=len(OBJECTIVES))
         totals = self._world.sum(torch.stack([sums, counts]))
-        means = (totals[0] / totals[1].clamp_min(1)).tolist()
+        means = (totals[0] / totals[1]).tolist()
         named = zip(OBJECTIVES, means, strict=True)
         return {f"held_out_{objective.name}": round(mean, 5) for objective, mean in named}

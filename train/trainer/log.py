@@ -7,20 +7,25 @@ Lines of log.jsonl, one JSON object each; after a resume the last line of a step
                mfu_full (of the peak, counting the visible pairs or all; null where the peak is
                unknown), memory_gib (the most so far: of the GPU, or of the process on a CPU),
                rows (by layout), num_correct (rows that show candidates, by right ones), skipped
+               (steps without finite gradients, which losses and grad_norm leave out)
     held out   step, held_out_direct, held_out_refine
     selfRef@k  step, selfref {pass@1, maj@k, linear, branched, problems}
+
+A loss that nothing was measured for is null, and so is what is infinite or not a number.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import statistics
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from resource import RUSAGE_SELF, getrusage
-from typing import Any
+from typing import Any, TextIO, TypeVar
 
 import torch
 
@@ -32,8 +37,10 @@ from train.trainer.batches import StepBatches
 from train.trainer.config import SftConfig
 from train.trainer.flops import peak_flops
 from train.trainer.optimizer import learning_rate
-from train.trainer.trackers import check_trackers, open_trackers
+from train.trainer.trackers import Tracker, check_trackers, open_trackers
 from train.trainer.world import World
+
+ValueT = TypeVar("ValueT")
 
 
 class RunLog:
@@ -45,17 +52,23 @@ class RunLog:
 
     def __init__(self, config: SftConfig, *, writes: bool) -> None:
         check_trackers(config)
-        self._file = open_appended(config.out / "log.jsonl") if writes else None
-        self._trackers = open_trackers(config) if writes else []
+        self._config = config
+        self._writes = writes
+        self._file: TextIO | None = None
+        self._trackers: list[Tracker] = []
 
     def write(self, entry: dict[str, Any]) -> None:
         """Append a line; its numbers go to the trackers too, nested ones as "outer/inner"."""
-        if self._file is None:
+        if not self._writes:
             return
-        self._file.write(json.dumps(entry) + "\n")
+        if self._file is None:  # the first line: until then nothing is touched
+            self._file = open_appended(self._config.out / "log.jsonl")
+            self._trackers = open_trackers(self._config)
+        valid = _finite(entry)
+        self._file.write(json.dumps(valid, allow_nan=False) + "\n")
         self._file.flush()
         for tracker in self._trackers:
-            tracker.write(entry["step"], dict(_scalars(entry)))
+            tracker.write(entry["step"], dict(_scalars(valid)))
 
     def close(self) -> None:
         """Flush and close everything."""
@@ -63,6 +76,13 @@ class RunLog:
             self._file.close()
         for tracker in self._trackers:
             tracker.close()
+
+
+def _finite(value: Any) -> Any:
+    """The same, with None for numbers that JSON has no word for."""
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _scalars(entry: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
@@ -75,11 +95,17 @@ def _scalars(entry: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, flo
 
 @dataclass(slots=True)
 class Interval:
-    """What happened since the last line of the log."""
+    """What happened since the last line of the log.
+
+    Attributes:
+        losses, norms: of the steps that were not skipped.
+        steps, skipped: steps, and those of them that were skipped.
+    """
 
     began: float = field(default_factory=time.perf_counter)
     losses: list[torch.Tensor] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
+    steps: int = 0
     rows: list[int] = field(default_factory=list)
     tokens: int = 0
     computed: int = 0
@@ -88,13 +114,22 @@ class Interval:
 
     def add(self, step: StepBatches, losses: torch.Tensor, norm: float, skipped: bool) -> None:
         """Count one step."""
-        self.losses.append(losses)
-        self.norms.append(norm)
+        self.steps += 1
+        if not skipped:
+            self.losses.append(losses)
+            self.norms.append(norm)
         self.rows += step.rows
         self.tokens += step.tokens
         self.computed += step.computed
         self.flops = (self.flops[0] + step.flops[0], self.flops[1] + step.flops[1])
         self.skipped += skipped
+
+    def mean_losses(self) -> list[float | None]:
+        """Of each objective, over the steps that had a target of it; None if none had."""
+        if not self.losses:
+            return [None] * len(OBJECTIVES)
+        means = torch.stack(self.losses).nanmean(dim=0).tolist()
+        return [None if math.isnan(mean) else mean for mean in means]
 
 
 class Progress:
@@ -124,25 +159,27 @@ class Progress:
 
     def trained(self, step: int, interval: Interval) -> None:
         """Report the training up to `step`."""
-        means = torch.stack(interval.losses).mean(dim=0).tolist()
+        losses = interval.mean_losses()
         seconds = time.perf_counter() - interval.began
+        known = [one.weight * loss for one, loss in by_objective(losses) if loss is not None]
         entry = {
             "step": step,
             "seconds": round(time.perf_counter() - self._began, 2),
-            "loss": round(sum(one.weight * value for one, value in by_objective(means)), 5),
-            **{f"loss_{one.name}": round(value, 5) for one, value in by_objective(means)},
+            "loss": round(sum(known), 5) if known else None,
+            **{f"loss_{one.name}": _rounded(loss) for one, loss in by_objective(losses)},
             "lr": learning_rate(self._config, step - 1, self._steps),
-            "grad_norm": round(sum(interval.norms) / len(interval.norms), 5),
+            "grad_norm": _rounded(statistics.fmean(interval.norms)) if interval.norms else None,
             **self._rates(interval, seconds),
             **self._counts(interval.rows),
             "skipped": interval.skipped,
         }
         self._log.write(entry)
-        losses = "  ".join(f"{one.name} {value:.4f}" for one, value in by_objective(means))
+        shown = "  ".join(f"{one.name} {_shown(loss)}" for one, loss in by_objective(losses))
         share = f"  MFU {entry['mfu']:.1%}" if entry["mfu"] else ""
-        left = seconds / len(interval.losses) * (self._steps - step)
-        rate = f"{entry['tokens_per_second']:,.0f} tok/s{share}"
-        log.info("%s  %s  %s  %.0f s left", self._place(step), losses, rate, left)
+        skipped = f"  {interval.skipped} skipped: no finite gradients" if interval.skipped else ""
+        left = seconds / interval.steps * (self._steps - step)
+        rate = f"{entry['tokens_per_second']:,.0f} tok/s{share}{skipped}"
+        log.info("%s  %s  %s  %.0f s left", self._place(step), shown, rate, left)
 
     def evaluated(self, step: int, fields: dict[str, Any]) -> None:
         """Report what an evaluation measured; on other ranks than the first that may be nothing."""
@@ -176,9 +213,18 @@ class Progress:
         }
 
 
-def by_objective(values: Sequence[float]) -> list[tuple[Objective, float]]:
+def by_objective(values: Sequence[ValueT]) -> list[tuple[Objective, ValueT]]:
     """Each objective with its value."""
     return list(zip(OBJECTIVES, values, strict=True))
+
+
+def _rounded(loss: float | None) -> float | None:
+    """As the log has it."""
+    return loss if loss is None else round(loss, 5)
+
+
+def _shown(loss: float | None) -> str:
+    return "-" if loss is None else f"{loss:.4f}"
 
 
 def _peak_bytes(device: torch.device) -> int:

@@ -5,7 +5,7 @@ python -m train.trainer.report OUT
 
 from __future__ import annotations
 
-import json
+import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -16,15 +16,21 @@ import matplotlib as mpl
 import typer
 from matplotlib import pyplot as plt  # after the backend is chosen
 
+from gsr_engine.checkpoint.files import read_json
 from gsr_engine.environment import describe_machine
-from gsr_engine.errors import InvalidRequest
-from train.command import run_command
-from train.files import read_jsonl
+from gsr_engine.errors import CheckpointError, InvalidRequest
+from train.command import log, run_command
+from train.files import parse_object
 
 mpl.use("Agg")
 
 Entry = dict[str, Any]
 _HELD_OUT = "held_out"
+
+
+_COUNTS = {"lr", "tokens", "tokens_per_second", "padding", "skipped"}
+_PERHAPS = {"loss", "grad_norm", "mfu", "mfu_full", "memory_gib"}
+"""Numbers of a training line that the report reads; the second ones may be null."""
 
 
 def write_report(out: Path) -> None:
@@ -34,16 +40,16 @@ def write_report(out: Path) -> None:
         InvalidRequest: the folder holds no run.
     """
     try:
-        config = json.loads((out / "config.json").read_text(encoding="utf-8"))
+        config = read_json(out / "config.json")
         entries = read_log(out / "log.jsonl")
-    except (OSError, ValueError) as error:
+    except (OSError, CheckpointError) as error:
         raise InvalidRequest("out", f"{out} holds no run: {error}") from None
     training = [one for one in entries if "loss" in one]
     held_out = [one for one in entries if _kind(one) == _HELD_OUT]
     measured = [{"step": one["step"], **one["selfref"]} for one in entries if "selfref" in one]
     _plot(out / "report.png", training, held_out, measured)
-    card = Path(config["data"]) / "card.md"
-    data = card.read_text(encoding="utf-8") if card.exists() else "no card.md"
+    card = Path(str(config.get("data"))) / "card.md"
+    data = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else "no card.md"
     sections = [
         f"# {out.name}",
         "![losses, rates, selfRef@k](report.png)",
@@ -59,13 +65,41 @@ def write_report(out: Path) -> None:
 def read_log(file: Path) -> list[Entry]:
     """The lines of a log, by step. Of a step that was repeated after a resume the last line counts.
 
-    Raises:
-        InvalidRequest: a line is not an object.
+    A line that no run wrote, e.g. after a power cut, is left out with a warning.
     """
     latest: dict[tuple[str, int], Entry] = {}
-    for _, entry, *_ in read_jsonl(file, "log", appended=True):
-        latest[_kind(entry), entry["step"]] = entry
+    for number, line in enumerate(file.read_bytes().splitlines(keepends=True), start=1):
+        if line.endswith(b"\n") and line.strip():  # otherwise an interruption tore it
+            try:
+                entry = _checked(parse_object(line, "log", f"{file} line {number}"))
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                log.warning("%s line %d is left out, no run wrote it: %r", file, number, error)
+                continue
+            latest[_kind(entry), entry["step"]] = entry
     return sorted(latest.values(), key=lambda entry: entry["step"])
+
+
+def _checked(entry: Entry) -> Entry:
+    """The entry, if it is one of `train.trainer.log`.
+
+    Raises:
+        AttributeError, KeyError, TypeError, ValueError: it is not.
+    """
+    perhaps = [entry[name] for name in entry if name.startswith(("loss_", "held_out_"))]
+    numbers = [entry["step"]]
+    if "loss" in entry:
+        numbers += [entry[name] for name in _COUNTS]
+        numbers += [*entry["rows"].values(), *entry["num_correct"].values()]
+        numbers += map(int, entry["num_correct"])
+        perhaps += [entry[name] for name in _PERHAPS]
+    elif "selfref" in entry:
+        perhaps += entry["selfref"].values()
+    elif not perhaps:
+        raise KeyError("loss")
+    for number in [*numbers, *(one for one in perhaps if one is not None)]:
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            raise TypeError(f"{number!r:.40} is no number")
+    return entry
 
 
 def _kind(entry: Entry) -> str:
@@ -83,6 +117,8 @@ def _objectives(entry: Entry) -> list[str]:
 def _results(
     training: Sequence[Entry], held_out: Sequence[Entry], measured: Sequence[Entry]
 ) -> Entry:
+    if not training:
+        return {"steps": "the log has no line of a step"}
     last = training[-1]
     tokens = sum(one["tokens"] for one in training)
     facts: Entry = {
@@ -97,9 +133,9 @@ def _results(
         rates = [_middle(training, name) for name in ("mfu", "mfu_full")]
         facts["MFU by visible pairs / by all pairs"] = " / ".join(f"{rate:.1%}" for rate in rates)
     if last["memory_gib"] is not None:
-        facts["memory, GiB"] = max(one["memory_gib"] for one in training)
+        facts["memory, GiB"] = max(one["memory_gib"] or 0.0 for one in training)
     for name, value in (held_out[-1] if held_out else {}).items():
-        if name != "step":
+        if name != "step" and value is not None:
             facts[name.replace("_", " ")] = value
     for name, value in (measured[-1] if measured else {}).items():
         if name != "step":
@@ -125,7 +161,8 @@ def _table(facts: Entry) -> str:
 
 
 def _middle(entries: Sequence[Entry], name: str) -> float:
-    return float(statistics.median(one[name] for one in entries))
+    known = [one[name] for one in entries if one[name] is not None]
+    return float(statistics.median(known)) if known else math.nan
 
 
 def _plot(
@@ -133,7 +170,7 @@ def _plot(
 ) -> None:
     figure, panels = plt.subplots(2, 2, figsize=(11, 7), layout="constrained")
     losses, rates, norms, accuracy = panels.flat
-    for index, name in enumerate(_objectives(training[-1])):
+    for index, name in enumerate(_objectives(training[-1]) if training else []):
         shown = {"color": f"C{index}"}
         _line(losses, training, f"loss_{name}", name, **shown)
         _line(losses, held_out, f"held_out_{name}", f"{name}, held out", marker="o", **shown)
@@ -159,7 +196,7 @@ def _plot(
 
 
 def _line(axes: Any, entries: Sequence[Entry], name: str, label: str, **style: Any) -> None:
-    points = [(one["step"], one[name]) for one in entries if name in one]
+    points = [(one["step"], one[name]) for one in entries if one.get(name) is not None]
     if points:
         axes.plot(*zip(*points, strict=True), label=label, lw=1.2, ms=3, **style)
 

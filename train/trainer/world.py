@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from types import FrameType
-from typing import Self
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from gsr_engine.errors import InvalidRequest
-from train.command import log
+from gsr_engine.errors import GsrError, InvalidRequest
+from train.command import Interrupted, log
+from train.trainer.heartbeat import Heartbeat
+
+ResultT = TypeVar("ResultT")
 
 TIMEOUT = timedelta(minutes=30)
 """The run fails if a rank's part of a computation takes longer than this."""
@@ -34,7 +35,7 @@ class World:
         device: what this process computes on.
         saving: process group of the checkpoints, which are written by a thread while training goes
             on. It is a second group because collectives of two threads must not meet in one.
-        waiting: process group of `wait`.
+        waiting: process group for what the hosts agree on.
     """
 
     rank: int
@@ -72,6 +73,29 @@ class World:
         """Wait until all ranks are here. The host waits, so GPUs stay idle."""
         dist.barrier(self.waiting)
 
+    def largest(self, values: Sequence[float]) -> list[float]:
+        """The largest value of all ranks in each place, by the hosts."""
+        found = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(found, op=dist.ReduceOp.MAX, group=self.waiting)
+        return found.tolist()
+
+    def first(self, work: Callable[[], ResultT]) -> ResultT:
+        """What the first rank's work returns, on every rank.
+
+        Raises:
+            GsrError, OSError: the work raised it; every rank does.
+        """
+        outcome: list[Any] = [None, None]
+        if self.rank == 0:
+            try:
+                outcome[0] = work()
+            except (GsrError, OSError) as error:
+                outcome[1] = error
+        dist.broadcast_object_list(outcome, src=0, group=self.waiting)
+        if outcome[1] is not None:
+            raise outcome[1]
+        return cast(ResultT, outcome[0])
+
 
 @contextmanager
 def joined() -> Iterator[World]:
@@ -81,43 +105,40 @@ def joined() -> Iterator[World]:
     """
     cuda = torch.cuda.is_available()
     backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
-    if "RANK" in os.environ:
-        dist.init_process_group(backend, timeout=TIMEOUT)
-    else:
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    store, rank, size = _meet()
     device = torch.device("cpu")
     if cuda:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
+    own: Any = store  # torch's types leave out `clone`, which opens a connection of its own
+    heart = Heartbeat(own.clone(), rank, size) if size > 1 else nullcontext()
+    named = dist.PrefixStore("default_pg", store)
+    dist.init_process_group(backend, store=named, rank=rank, world_size=size, timeout=TIMEOUT)
     try:
         saving = dist.new_group(backend="gloo", timeout=TIMEOUT)
         waiting = dist.new_group(backend="gloo", timeout=_PATIENCE)
-        if dist.get_rank():
+        if rank:
             log.setLevel(logging.WARNING)
-        yield World(dist.get_rank(), dist.get_world_size(), device, saving, waiting)
+        world = World(rank, size, device, saving, waiting)
+        stopped: Interrupted | None = None
+        with heart:
+            try:
+                yield world
+            except Interrupted as error:  # on all ranks
+                stopped = error
+        world.wait()  # the store ends with the first rank
+        if stopped is not None:
+            raise stopped
     finally:
         dist.destroy_process_group()
 
 
-class StopSignal:
-    """Notes SIGTERM and SIGINT inside its `with` block, instead of dying from them.
-
-    Attributes:
-        received: number of the last signal, 0 until one arrives.
-    """
-
-    def __init__(self) -> None:
-        self.received = 0
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
-
-    def __enter__(self) -> Self:
-        self._before = {
-            number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)
-        }
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+def _meet() -> tuple[dist.Store, int, int]:
+    """The store of all ranks, the number of this one, and how many there are."""
+    if "RANK" not in os.environ:
+        return dist.HashStore(), 0, 1
+    try:
+        store, rank, size = next(iter(dist.rendezvous("env://", timeout=TIMEOUT)))
+    except ValueError as error:  # names the variable
+        raise InvalidRequest("RANK", f"is set, so this is one of several ranks: {error}") from None
+    return store, rank, size
