@@ -4,18 +4,22 @@
     FOLDER/results.jsonl     one result a line, append only
 
 A result is what one method gave for one problem. A killed run loses only what was being generated,
-and perhaps a torn last line.
+and perhaps a torn last line. Every line has a checksum over its result and the settings. So a
+damaged line, or one of another run, is never taken: its result is generated again.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from gsr_engine.errors import InvalidRequest
-from train.files import claim, open_appended, read_jsonl
+from gsr_engine.checkpoint.files import read_json
+from gsr_engine.errors import CheckpointError
+from train.command import log
+from train.files import claim, open_appended
 
 FREE = ("model", "data")
 """Names of settings that may differ: the digests of weights and problems say what they hold."""
@@ -28,24 +32,30 @@ class Journal:
 
     Raises:
         CheckpointError: the folder holds a run with other settings; the message names them.
-        InvalidRequest: a line of the file is broken.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        path, claimed = folder / "results.jsonl", folder / "settings.json"
-        begun = path.exists() and path.stat().st_size > 0
-        if not begun:  # a run that has no result yet keeps nothing from another one
-            claimed.unlink(missing_ok=True)
-        claim(claimed, settings, "an unfinished run", FREE)
-        self._values: dict[tuple[str, int], Any] = {}
-        if begun:
-            for line in read_jsonl(path, "out", appended=True):
-                try:
-                    key = (line.row["method"], line.row["index"])
-                    self._values.setdefault(key, line.row["value"])
-                except KeyError as error:
-                    raise InvalidRequest("out", f"{line.where}: there is no {error}") from None
+        path = folder / "results.jsonl"
+        _claim(folder / "settings.json", settings, begun=path.exists() and path.stat().st_size > 0)
+        bound = {name: value for name, value in settings.items() if name not in FREE}
+        self._start = zlib.crc32(json.dumps(bound, sort_keys=True).encode())
+        self._values = dict(self._read(path)) if path.exists() else {}
         self._file = open_appended(path)
+
+    def _read(self, path: Path) -> Iterator[tuple[tuple[str, int], Any]]:
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                try:
+                    checksum, method, index, value = json.loads(line)
+                    if checksum != self._checksum(method, index, value):
+                        raise ValueError
+                except (ValueError, TypeError):  # not JSON, or not such a line
+                    log.info("%s line %s is damaged: it is generated again", path, number)
+                else:
+                    yield (method, index), value
+
+    def _checksum(self, method: str, index: int, value: Any) -> int:
+        return zlib.crc32(json.dumps([method, index, value]).encode(), self._start)
 
     def __len__(self) -> int:
         return len(self._values)
@@ -60,8 +70,8 @@ class Journal:
 
     def add(self, method: str, index: int, value: Any) -> None:
         """Append a result of plain values; it is with the operating system when this returns."""
-        row = {"method": method, "index": index, "value": value}
-        self._file.write(json.dumps(row) + "\n")
+        line = [self._checksum(method, index, value), method, index, value]
+        self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         self._values[method, index] = value
 
@@ -74,3 +84,15 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _claim(file: Path, settings: Mapping[str, Any], *, begun: bool) -> None:
+    """Claim the folder, unless a run with other settings has results in it."""
+    try:
+        readable = file.exists() and bool(read_json(file))
+    except CheckpointError as error:
+        log.info("%s: it is written anew", error)
+        readable = False
+    if not (begun and readable):
+        file.unlink(missing_ok=True)
+    claim(file, settings, "an unfinished run", FREE)

@@ -84,13 +84,18 @@ def read_results(path: Path, name: str = "samples") -> tuple[dict[str, Any], lis
     Raises:
         InvalidRequest: `write_results` did not write this file; the message begins with `name`.
     """
-    try:
-        first, *rows = [line.row for line in read_jsonl(path, name)]
-        run, samples = first["run"], [_sample(row) for row in rows]
-        if missing := {"settings", "left_out", "machine", "measured"} - run.keys():
-            raise ValueError(f"its first line has no {', '.join(sorted(missing))}")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InvalidRequest(name, f"{path} is not a samples file: {error!r:.300}") from None
+    lines = list(read_jsonl(path, name))
+    run = lines[0].row.get("run") if lines else None
+    if not isinstance(run, dict) or not run.keys() >= {"settings", "left_out", "measured"}:
+        raise InvalidRequest(name, f"{path} is not a samples file: it does not begin with a run")
+    if len(lines) < 2:  # the run, and at least one problem
+        raise InvalidRequest(name, f"{path} holds no problem")
+    samples = []
+    for where, row, *_ in lines[1:]:
+        try:
+            samples.append(_sample(row))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InvalidRequest(name, f"{where} is not a problem's result: {error!r}") from None
     return run, samples
 
 

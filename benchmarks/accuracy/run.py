@@ -96,7 +96,7 @@ def refused_problems(
     The largest k and every layout are tried.
 
     Raises:
-        InvalidRequest: not one problem can be asked; it is the first problem's error.
+        InvalidRequest: not one problem can be asked; the first one's error says why.
     """
     k = max(config.ks)
     draw = config.draw_params(k, config.temperature)
@@ -106,7 +106,9 @@ def refused_problems(
         if (error := evaluator.refusal(index, draw, *refine)) is not None:
             refused[index] = error
     if len(refused) == len(problems):
-        raise refused[0]
+        if refused[0].field not in ("problem", "prompt"):  # a setting, and not the problem
+            raise refused[0]
+        raise InvalidRequest("data", f"no problem can be asked; {problems[0].id}: {refused[0]}")
     return {index: str(error) for index, error in refused.items()}
 
 

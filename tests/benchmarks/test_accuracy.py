@@ -99,7 +99,7 @@ def test_an_interrupted_run_goes_on_to_the_same_samples(
     assert not out.exists()
     assert len(file.read_text().splitlines()) == results
     with file.open("a") as torn:
-        torn.write('{"method": "greedy", "ind')
+        torn.write('[17, "greedy", 0, {"err')
     monkeypatch.undo()
     run(qwen2, data, out)
     (facts, samples), (expected, all_at_once) = read_results(out), read_results(whole)
@@ -142,6 +142,47 @@ def test_another_configuration_is_refused_by_name(
         assert len(again) == 1
 
 
+def test_a_damaged_journal_loses_only_what_is_damaged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show_log()
+    folder, settings = tmp_path / "journal", {"seed": 3}
+    with Journal(folder, settings) as journal:
+        for index in range(5):
+            journal.add("greedy", index, {"text": f"it is {index}", "logprob": -0.1 * index})
+    file = folder / "results.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    lines[1] = lines[1].replace(b"it is 1", b"it is 9")
+    lines[3] = b"\0" * 20 + b"\n"
+    file.write_bytes(b"".join(lines))
+    (folder / "settings.json").write_text('{"se')
+    with Journal(folder, settings) as journal:
+        assert journal.missing("greedy", range(5)) == [1, 3]
+        assert journal.get("greedy", 4) == {"text": "it is 4", "logprob": -0.4}
+    said = capsys.readouterr().err
+    assert "line 2 is damaged" in said
+    assert "line 4 is damaged" in said
+    assert "settings.json cannot be read" in said
+    (folder / "settings.json").unlink()  # then nothing tells that these are results of another run
+    with Journal(folder, {"seed": 4}) as other:
+        assert len(other) == 0
+
+
+def test_what_is_no_samples_file_is_named(tmp_path: Path, whole: Path) -> None:
+    file = tmp_path / "s.jsonl"
+    lines = whole.read_text().splitlines()
+    for text, reason in (
+        ("", "does not begin with a run"),
+        ('{"run": {"config": {}}}\n', "does not begin with a run"),
+        (lines[0], "holds no problem"),
+        (lines[0] + '\n{"id": "p"}', "line 2 is not a problem's result"),
+        ("no JSON", "line 1: Expecting value"),
+    ):
+        file.write_text(text)
+        with pytest.raises(InvalidRequest, match=f"samples: .*{reason}"):
+            read_results(file)
+
+
 def test_a_finished_run_is_not_done_again(
     whole: Path, qwen2: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -166,7 +207,7 @@ def test_what_can_be_refused_is_before_the_first_token(
         with pytest.raises(InvalidRequest, match=refused):
             run(qwen2, data, out, **changed)
     data.write_text('{"problem": " ", "answer": "1"}\n')
-    with pytest.raises(InvalidRequest, match="problem: is empty"):
+    with pytest.raises(InvalidRequest, match=r"no problem can be asked; .*: problem: is empty"):
         run(qwen2, data, out)
     assert list(tmp_path.iterdir()) == [data]
 

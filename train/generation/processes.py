@@ -25,6 +25,10 @@ RESTARTS = 3
 """Times that each worker is started again after it died."""
 
 
+PATIENCE = 30.0
+"""Seconds that a worker has to end after a signal, before it gets another one."""
+
+
 class WorkersFailed(GsrError):
     """Workers ended before the store was complete; what is missing is drawn by another run."""
 
@@ -122,10 +126,15 @@ class _WorkerProcess:
         self.start()
 
     def stop(self) -> None:
-        """End it; it releases its shards."""
-        if self.process is not None:
-            self.process.terminate()
-            self.process.join()
+        """End it; it grades what it has drawn, and releases its shards."""
+        if self.process is None:
+            return
+        # Python drops an exception that a signal raises in a finalizer: it is told again.
+        for end in (self.process.terminate, self.process.terminate, self.process.kill):
+            end()
+            self.process.join(PATIENCE)
+            if self.process.exitcode is not None:
+                return
 
 
 def _sum(workers: list[_WorkerProcess]) -> Tally:
