@@ -21,6 +21,7 @@ _WORDS = {
     "direct: mix": "direct rows, but no refinement row (--mix 1 takes direct rows alone)",
     "refine: mix": "refinement rows, but no direct row (--mix 0 takes refinement rows alone)",
     "problem: ngram": "problems share n-grams with evaluation problems (--decontaminate)",
+    "problem: exact": "problems are evaluation problems (--decontaminate)",
     "problem: duplicate": "problems are there already",
 }
 for _name in ("direct", "refine"):
