@@ -46,6 +46,9 @@ ModelOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 SeedOption = Annotated[int | None, typer.Option(help="Makes the run repeatable.")]
 DtypeOption = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
+LengthOption = Annotated[
+    int | None, typer.Option(help="Longest context in tokens; the checkpoint's if not given.")
+]
 
 
 @app.command()
@@ -86,6 +89,7 @@ def solve(
     temperature: Annotated[float, typer.Option(help="Of the candidates.")] = 1.0,
     seed: SeedOption = None,
     dtype: DtypeOption = "auto",
+    max_model_len: LengthOption = None,
     force: Annotated[
         bool, typer.Option(help="Use a layout the model was not trained for.")
     ] = False,
@@ -103,7 +107,7 @@ def solve(
         seed=seed,
         force_layout=force,
     )
-    with Engine.from_pretrained(model or NANO, dtype=dtype) as engine:
+    with Engine.from_pretrained(model or NANO, dtype=dtype, max_model_len=max_model_len) as engine:
         result = engine.self_refine([problem], params)[0]
     if as_json:
         print(
@@ -138,6 +142,7 @@ def generate(
     top_p: Annotated[float, typer.Option(help="Nucleus; 1 keeps all.")] = 1.0,
     seed: SeedOption = None,
     dtype: DtypeOption = "auto",
+    max_model_len: LengthOption = None,
     raw: Annotated[
         bool, typer.Option(help="Complete the text as it is, no chat template.")
     ] = False,
@@ -150,7 +155,7 @@ def generate(
     params = SamplingParams(
         n=n, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed
     )
-    with Engine.from_pretrained(model or NANO, dtype=dtype) as engine:
+    with Engine.from_pretrained(model or NANO, dtype=dtype, max_model_len=max_model_len) as engine:
         if raw:
             result = engine.generate([prompt], params)[0]
         else:

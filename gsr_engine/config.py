@@ -27,11 +27,12 @@ class EngineConfig:
     """How the engine runs.
 
     Attributes:
-        dtype: "float32", "bfloat16" or "auto". "auto" takes the checkpoint's, but float32 on a CPU
-            that cannot multiply bfloat16. On such a CPU bfloat16 takes half the memory, and up to
-            four times as long.
+        dtype: "float32", "bfloat16" or "auto". "auto" takes the checkpoint's; a float16 checkpoint
+            runs in bfloat16. On a CPU that cannot multiply bfloat16 "auto" is float32: there
+            bfloat16 takes half the memory, and up to four times as long.
         device: "cpu", "cuda" (the current NVIDIA GPU), or "auto": cuda if there is a GPU.
-        max_model_len: longest context in tokens; None takes the checkpoint's maximum.
+        max_model_len: longest context in tokens; None takes the checkpoint's maximum, which yarn
+            stretches to its factor times the original length.
         kv_cache_gib: memory for KV pages, in GiB. None takes 1 on a CPU. On a GPU it takes the
             part of `gpu_memory_utilization` that weights and the largest step leave.
         gpu_memory_utilization: share of the GPU's memory that the engine may use.
@@ -95,11 +96,21 @@ class EngineConfig:
         length = self.max_model_len or model.max_position
         if length > model.max_position:
             raise InvalidRequest(
-                "max_model_len", f"{length} is above the checkpoint's {model.max_position}"
+                "max_model_len",
+                f"{length} is above the checkpoint's {model.max_position} ({_stretched(model)})",
             )
         if model.sliding_window is not None and model.sliding_window < length:
             raise UnsupportedModel(
                 f"a sliding window of {model.sliding_window} tokens, shorter than the context of "
-                f"{length}, is not supported; max_model_len={model.sliding_window} runs it"
+                f"{length}, is not supported; max_model_len={model.sliding_window} "
+                f"(--max-model-len {model.sliding_window}) runs it"
             )
         return length
+
+
+def _stretched(model: ModelConfig) -> str:
+    """Where a checkpoint's length comes from, and how it becomes longer."""
+    if model.rope["rope_type"] == "yarn":
+        original = model.rope["original_max_position_embeddings"]
+        return f"yarn: factor {model.rope['factor']:g} times {original}, in its config.json"
+    return "max_position_embeddings; a rope_scaling of type yarn in its config.json stretches it"

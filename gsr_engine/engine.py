@@ -15,6 +15,7 @@ import torch
 from gsr_engine.checkpoint.files import find_checkpoint
 from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.checkpoint.model_config import ModelConfig
+from gsr_engine.checkpoint.tensors import open_tensors
 from gsr_engine.checkpoint.tokenizer import Message, Tokenizer
 from gsr_engine.config import EngineConfig
 from gsr_engine.errors import CheckpointError, InvalidRequest
@@ -23,7 +24,7 @@ from gsr_engine.execution.device import build_runner
 from gsr_engine.execution.loading import load_parts
 from gsr_engine.execution.runner import StepRunner
 from gsr_engine.model.decoder import Decoder
-from gsr_engine.model.weights import load_decoder
+from gsr_engine.model.weights import decoder_of
 from gsr_engine.outputs import Completion, GenerateResult, RefineResult
 from gsr_engine.params import SamplingParams, SelfRefineParams, one_each
 from gsr_engine.requests.advice import warn_beyond_evidence
@@ -229,10 +230,10 @@ class Engine:
             CheckpointError: the checkpoint is broken or has another shape; the old weights stay.
         """
         folder = find_checkpoint(path_or_id, revision)
-        model = ModelConfig.from_folder(folder)
-        if replace(model, dtype=self._model.dtype) != self._model:
-            raise CheckpointError(f"{folder} holds another model than the one that is loaded")
-        self._books.use(load_decoder(folder, model, self._dtype))
+        with open_tensors(folder, ModelConfig.from_folder(folder)) as stored:
+            if replace(stored.config, dtype=self._model.dtype) != self._model:
+                raise CheckpointError(f"{folder} holds another model than the one that is loaded")
+            self._books.use(decoder_of(stored, self._dtype))
 
     @property
     def has_work(self) -> bool:

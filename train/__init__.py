@@ -7,7 +7,7 @@ from types import FrameType
 
 
 def leave_at_once(number: int, frame: FrameType | None) -> None:
-    """End a command that only imports yet, with one line and without a traceback."""
+    """End a command that has nothing to save, with one line and without a traceback."""
     os.write(2, b"interrupted\n")
     os._exit(128 + number)
 

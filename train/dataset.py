@@ -17,6 +17,7 @@ from typing import Any, Literal
 import datasets
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from gsr_engine.errors import InvalidRequest
 from gsr_engine.params import Layout
@@ -145,14 +146,32 @@ class RowSet:
         """Read a split of a folder that `train.build` wrote.
 
         Raises:
-            InvalidRequest: the split is missing or empty.
+            InvalidRequest: the split is missing, empty or damaged.
         """
-        if not (folder / split).is_dir():
+        path = folder / split
+        if not path.is_dir():
             raise InvalidRequest("data", f"{folder} has no {split} split; train.build writes it")
-        rows = datasets.load_from_disk(str(folder / split))
+        try:
+            rows = datasets.load_from_disk(str(path))
+            if rows.features != FEATURES:
+                raise ValueError(f"its columns are {', '.join(rows.features)}")
+            lengths = pc.list_value_length(rows.data["token_ids"])
+            starts = rows.data["target_start"]
+            inside = pc.and_(pc.greater(starts, 0), pc.less(starts, lengths))
+            if not pc.all(pc.and_(pc.equal(lengths, rows.data["length"]), inside)).as_py():
+                raise ValueError("a row has another length than it says, or no target")
+        except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:  # arrow's, too
+            raise InvalidRequest(
+                "data", f"{path} is damaged, build it again: {error!s:.200}"
+            ) from None
         if not len(rows):
-            raise InvalidRequest("data", f"{folder / split} holds no row")
+            raise InvalidRequest("data", f"{path} holds no row")
         return cls(rows)
+
+    def largest_id(self) -> int:
+        """The largest token id of all rows; it reads them once."""
+        chunks = self._rows.data["token_ids"].chunks
+        return max(pc.max(chunk.flatten()).as_py() or 0 for chunk in chunks)
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -103,6 +103,8 @@ def parse_object(line: bytes, field: str, where: str) -> dict[str, Any]:
     """
     try:
         row = json.loads(line)
+    except RecursionError:
+        raise InvalidRequest(field, f"{where}: it is nested too deeply") from None
     except ValueError as error:  # of JSON, or of UTF-8
         raise InvalidRequest(field, f"{where}: {error}") from None
     if not isinstance(row, dict):

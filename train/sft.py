@@ -2,11 +2,13 @@
 
     python -m train.sft --config run.toml
     torchrun --nproc_per_node 8 -m train.sft --model HUB_ID --data FOLDER --out FOLDER
-    python -m train.sft --config run.toml --dry-run 8
+    python -m train.sft --config run.toml --dry-run
+    python -m train.sft --config run.toml --dry-run 8 --gpu H100
 
 The same command resumes an interrupted run, on any number of ranks. Ctrl-C and SIGTERM stop it
 after the step that runs, with status 130 or 143; a second one ends it at once. `OUT/model` is the
-trained checkpoint, `OUT/report.md` its report card.
+trained checkpoint, `OUT/report.md` its report card; `--lora` leaves `OUT/adapter` as well, for
+peft.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import argparse
 import hashlib
 import json
 import os
+import signal
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from functools import cache
@@ -28,20 +31,24 @@ from safetensors import SafetensorError
 from gsr_engine.checkpoint.digest import tokenizer_digest, weights_digest
 from gsr_engine.checkpoint.files import find_checkpoint, read_json
 from gsr_engine.checkpoint.gsr_config import GsrConfig
+from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.errors import CheckpointError, InvalidRequest
 from gsr_engine.model.linear import has_bf16_products
+from train import leave_at_once
 from train.command import log, run_command
-from train.dataset import RowSet
+from train.dataset import RowSet, Split
 from train.files import check_claim, claim, read_toml
+from train.trainer.batches import check_model, check_rows
 from train.trainer.config import SftConfig
 from train.trainer.dry_run import dry_run
-from train.trainer.evaluation import SelfRefEvaluation
-from train.trainer.export import export_model
+from train.trainer.evaluation import SelfRefEvaluation, read_exercises
+from train.trainer.export import export_adapter, export_model
 from train.trainer.held_out import HeldOutLosses
 from train.trainer.log import RunLog
 from train.trainer.loop import Evaluation, Trainer
 from train.trainer.model import Trainee, build_model, load_weights, read_model_config
 from train.trainer.report import write_report
+from train.trainer.stop_signal import SIGNALS
 from train.trainer.world import World, joined
 
 _FREE = {
@@ -65,32 +72,47 @@ def train(config: SftConfig) -> None:
     """
     source = find_checkpoint(config.model)
     card = _read_card(config.data, source)
+    shape, sets = read_model_config(source), _read_sets(config, source)
+    exercises = read_exercises(config.selfref) if config.selfref else []
     with joined() as world:
         config = config.on(world.device)
+        mesh = world.mesh(config.shard)
         digest = world.first(lambda: weights_digest(source))
         settings = {**config.as_dict(), "data_card": card, "model_digest": digest}
         claimed = (config.out / "config.json", settings, "another run", _FREE)
         world.first(lambda: _check_out(config.out, claimed))
         _say_settings(config, world)
-        trainee = build_model(read_model_config(source), config, world.mesh(config.shard))
-        load_weights(trainee, source)
+        run_log = RunLog(config, writes=world.rank == 0)
+        trainee = build_model(shape, config, mesh)
+        for note in load_weights(trainee, source):
+            log.info("sft: %s", note)
         with ExitStack() as stack:
-            run_log = stack.enter_context(closing(RunLog(config, writes=world.rank == 0)))
+            stack.enter_context(closing(run_log))
             evaluations: list[Evaluation] = []
-            if (config.data / "held_out").exists():
-                held_out = RowSet.load(config.data, "held_out")
+            if held_out := sets.get("held_out"):
                 evaluations.append(HeldOutLosses(held_out, config, trainee, world))
-            if config.selfref:
-                selfref = SelfRefEvaluation(config.selfref, config, source, trainee, world)
+            if exercises:
+                selfref = SelfRefEvaluation(exercises, config, source, trainee, world)
                 evaluations.append(stack.enter_context(closing(selfref)))
-            rows = RowSet.load(config.data)
             # A folder belongs to a run that took a step: what fails before leaves nothing.
             own = cache(lambda: world.first(lambda: claim(*claimed)))
-            Trainer(trainee, rows, config, world, run_log, evaluations, own).run()
+            Trainer(trainee, sets["train"], config, world, run_log, evaluations, own).run()
         _export(trainee, config, source, world)
         world.first(lambda: write_report(config.out))
         out = config.out
         log.info("%s: %s, %s", out.name, out / "model", out / "report.md")
+
+
+def _read_sets(config: SftConfig, source: Path) -> dict[Split, RowSet]:
+    """The splits of the data, if a pack holds their rows and the model knows their ids."""
+    model = ModelConfig.from_folder(source)
+    sets: dict[Split, RowSet] = {"train": RowSet.load(config.data)}
+    if (config.data / "held_out").exists():
+        sets["held_out"] = RowSet.load(config.data, "held_out")
+    for rows in sets.values():
+        check_rows(rows, config.pack)
+        check_model(rows, model)
+    return sets
 
 
 def _say_settings(config: SftConfig, world: World) -> None:
@@ -103,6 +125,8 @@ def _say_settings(config: SftConfig, world: World) -> None:
 def _check_out(out: Path, claimed: tuple[Path, dict[str, Any], str, set[str]]) -> None:
     """Raise what the run would, before hours of work: another run's folder, or none to write to."""
     check_claim(*claimed)
+    if not claimed[0].exists() and any((out / "checkpoints").glob("step-*")):
+        raise CheckpointError(f"{out} has checkpoints, but no config.json says of which run")
     nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise InvalidRequest("out", f"{out}: nothing can be written to {nearest}")
@@ -115,10 +139,12 @@ def _export(trainee: Trainee, config: SftConfig, source: Path, world: World) -> 
     extra = [config.data / "gsr.json"]
     try:
         export_model(trainee, folder, source, dtype=dtype, extra=extra, writes=writes)
+        if config.lora:
+            export_adapter(trainee, config.out / "adapter", config, extra=extra, writes=writes)
     except SafetensorError as error:  # e.g. the disk is full
         raise CheckpointError(
-            f"{folder} cannot be written: {error}; the training is done, and the same command "
-            "goes on with this"
+            f"{config.out} cannot be written to: {error}; the training is done, and the same "
+            "command goes on with its export"
         ) from None
     world.wait()
 
@@ -140,9 +166,16 @@ def _read_card(data: Path, source: Path) -> str:
 
 
 class DryRun(NamedTuple):
-    """What a dry run is asked: the number of GPUs, and the table [expected] of the file."""
+    """What a dry run is asked.
 
-    gpus: int
+    Attributes:
+        ranks: processes of the run; None: what the machine has.
+        gpu: kind of GPU to plan for; None: this machine.
+        expected: the table [expected] of the file.
+    """
+
+    ranks: int | None
+    gpu: str | None
     expected: dict[str, Any] | None
 
 
@@ -158,24 +191,37 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[SftConfig, DryRun | N
 
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", type=Path)
-    first.add_argument("--dry-run", type=int, nargs="?", const=8)
+    first.add_argument("--dry-run", type=int, nargs="?", const=0)
+    first.add_argument("--gpu")
     known, rest = first.parse_known_args(arguments)
     values: dict[str, Any] = dict.fromkeys(("model", "data", "out"), tyro.MISSING)
     file = read_toml(known.config) if known.config else {}
     values |= file.get("sft", file)
-    flags = "--config FILE.toml: settings. --dry-run GPUS: what the run would take."
+    flags = (
+        "--config FILE.toml: settings. --dry-run [RANKS]: what the run would take on this machine, "
+        "or on RANKS GPUs of a kind with --gpu H100 (A100, H200, B200)."
+    )
     description = f"{__doc__}\n\n{flags}"
     config = tyro.cli(
         SftConfig, args=rest, default=SftConfig.from_dict(values), description=description
     )
-    return config, known.dry_run and DryRun(known.dry_run, file.get("expected"))
+    if known.dry_run is None:
+        if known.gpu is not None:
+            raise InvalidRequest("gpu", "is for --dry-run")
+        return config, None
+    if known.dry_run < 0:
+        raise InvalidRequest("dry_run", f"must be a number of ranks, got {known.dry_run}")
+    return config, DryRun(known.dry_run or None, known.gpu, file.get("expected"))
 
 
 def main() -> None:
     """The command."""
     config, dry = parse()
+    # Whenever no step runs nothing is lost: files appear whole, and the same command goes on.
+    for number in SIGNALS:
+        signal.signal(number, leave_at_once)
     if dry:
-        dry_run(config, dry.gpus, dry.expected, Console())
+        dry_run(config, *dry, Console())
     else:
         train(config)
 

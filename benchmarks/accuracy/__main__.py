@@ -44,6 +44,7 @@ class AccuracyCommand(AccuracyConfig):
         puzzles: Held-out puzzles, when no --data is given.
         limit: Only the first problems of --data.
         dtype: auto, float32 or bfloat16.
+        max_model_len: Longest context in tokens; the checkpoint's if not given.
         out: Samples file to write.
         samples: Print the table of an earlier samples file, no model.
     """
@@ -54,6 +55,7 @@ class AccuracyCommand(AccuracyConfig):
     puzzles: int = 1000
     limit: int | None = None
     dtype: str = "auto"
+    max_model_len: int | None = None
     out: Path = Path("runs/accuracy.jsonl")
     samples: Path | None = None
 
@@ -93,7 +95,12 @@ def _measure(command: AccuracyCommand, console: Console) -> None:
         "data": str(command.data or f"{command.puzzles} puzzles of test stream {command.seed}"),
     }
     with (
-        Engine.from_pretrained(folder, dtype=command.dtype, prefix_cache=False) as engine,
+        Engine.from_pretrained(
+            folder,
+            dtype=command.dtype,
+            max_model_len=command.max_model_len,
+            prefix_cache=False,
+        ) as engine,
         nullcontext(ExactGrader()) if command.data is None else SymbolicGrader() as grader,
     ):
         run, rows = measure(engine, problems, grader, command, command.out, about)

@@ -34,9 +34,9 @@ from train.objectives import OBJECTIVES
 from train.rows import Row as TrainingRow
 from train.trainer.batches import PackedBatch, collate, pack
 from train.trainer.config import Checkpointing, Dtype, SftConfig
-from train.trainer.dry_run import ModelSize
 from train.trainer.flops import Flops, peak_flops
 from train.trainer.model import Trainee, build_model
+from train.trainer.model_size import ModelSize
 from train.trainer.optimizer import clip_gradients, make_optimizer
 from train.trainer.world import World, joined
 
@@ -110,6 +110,7 @@ def _alone(setting: Setting) -> Iterator[World]:
 
 
 def _config(sizes: _Sizes, **settings: Any) -> SftConfig:
+    settings = {"dtype": "bfloat16", **settings}
     return SftConfig(model="random", data=Path(), out=Path(), pack=sizes.pack, **settings)
 
 
@@ -119,7 +120,7 @@ def layers_that_fit(shape: PretrainedConfig, config: SftConfig, free: float) -> 
     for layers in range(shape.num_hidden_layers, 1, -1):
         parameters = size.root + layers * size.layer
         smaller = replace(size, layers=layers, parameters=parameters, trained=parameters)
-        if sum(smaller.bytes_per_gpu(config, shards=1).values()) <= free:
+        if sum(smaller.bytes_per_rank(config, 1, config.pack, config.pack).values()) <= free:
             return layers
     return 1
 

@@ -15,6 +15,15 @@ from gsr_engine.errors import CheckpointError, InvalidRequest, shown
 MOST_JSON_BYTES = 1 << 24
 """Largest JSON file that is read: the index of the largest models has half of this."""
 
+SMALL_FILES = (
+    *("config.json", "generation_config.json", "gsr.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja"),
+    "additional_chat_templates/*.jinja",
+)
+"""What a checkpoint holds beside its weights, for this engine and for transformers."""
+INDEX = "model.safetensors.index.json"
+
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file, whose numbers are all finite.
@@ -59,7 +68,7 @@ def _finite_number(text: str) -> float:
 def find_checkpoint(
     path_or_id: str | Path, revision: str | None = None, *, weights: bool = True
 ) -> Path:
-    """The local folder of a checkpoint; a hub id is downloaded (weights as safetensors only).
+    """The local folder of a checkpoint; of a hub id what is read is downloaded, and no more.
 
     Args:
         path_or_id: a folder or a hub id.
@@ -80,18 +89,32 @@ def find_checkpoint(
     if folder.is_absolute() or str(path_or_id).startswith(".") or str(path_or_id).count("/") > 1:
         raise CheckpointError(f"{name} is not a folder")
     try:
-        return Path(
-            snapshot_download(
-                str(path_or_id),
-                revision=revision,
-                allow_patterns=["*.json", "*.jinja", *(["*.safetensors"] if weights else [])],
-            )
-        )
+        return _download(str(path_or_id), revision, weights=weights)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = f"{error!s:.200}".partition("\n")[0]
         raise CheckpointError(
             f"{name} is neither a local folder nor a hub repository within reach: {reason}"
         ) from None
+
+
+def _download(name: str, revision: str | None, *, weights: bool) -> Path:
+    """The hub's snapshot: the small files, then the single file or the files of the index."""
+    # An adapter would be applied by transformers; it is refused here, but it must be seen.
+    wanted = [*SMALL_FILES, "adapter_config.json"]
+    if weights:
+        wanted += ["model.safetensors", INDEX]
+    folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+    index = folder / INDEX
+    if weights and index.exists() and not (folder / "model.safetensors").exists():
+        listed = read_json(index).get("weight_map")
+        shards = set(listed.values()) if isinstance(listed, dict) else set()
+        # The same commit, should the branch have moved in between.
+        snapshot_download(
+            name,
+            revision=folder.name,
+            allow_patterns=[*wanted, *(one for one in shards if isinstance(one, str))],
+        )
+    return folder
 
 
 def _is_folder(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -9,12 +10,13 @@ import torch
 from gsr_engine.checkpoint.files import find_checkpoint
 from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.checkpoint.model_config import ModelConfig
+from gsr_engine.checkpoint.tensors import open_tensors
 from gsr_engine.checkpoint.tokenizer import Tokenizer
 from gsr_engine.config import EngineConfig
 from gsr_engine.execution.device import check_weights_fit, choose_device
 from gsr_engine.model.decoder import Decoder
 from gsr_engine.model.linear import compute_dtype
-from gsr_engine.model.weights import load_decoder, weight_bytes
+from gsr_engine.model.weights import decoder_of, weight_bytes
 
 
 def load_parts(
@@ -31,10 +33,22 @@ def load_parts(
     tokenizer = Tokenizer.from_folder(folder)
     gsr = GsrConfig.from_folder(folder)
     device = choose_device(config.device)
-    auto = config.dtype == "auto"
-    dtype = getattr(torch, model.dtype if auto else config.dtype)
-    if device.type == "cuda":
-        check_weights_fit(weight_bytes(model, dtype), config)
-    elif auto:
-        dtype = compute_dtype(dtype)
-    return load_decoder(folder, model, dtype, device), tokenizer, gsr
+    with open_tensors(folder, model) as stored:
+        dtype = _dtype(config.dtype, stored.config.dtype, device)
+        notes = [*model.notes, *stored.notes]
+        if dtype == torch.bfloat16 and config.dtype == "auto" and stored.config.dtype == "float16":
+            notes.append("a float16 checkpoint runs in bfloat16; dtype='float32' keeps its digits")
+        for note in notes:
+            warnings.warn(note, stacklevel=4)
+        if device.type == "cuda":
+            check_weights_fit(weight_bytes(stored.config, dtype), config)
+        return decoder_of(stored, dtype, device), tokenizer, gsr
+
+
+def _dtype(asked: str, stored: str | None, device: torch.device) -> torch.dtype:
+    """The dtype to run in; "auto" takes the stored one where the device multiplies it."""
+    if asked != "auto":
+        dtype: torch.dtype = getattr(torch, asked)
+        return dtype
+    own = torch.float32 if stored == "float32" else torch.bfloat16
+    return own if device.type == "cuda" else compute_dtype(own)

@@ -245,9 +245,13 @@ def test_missing_files(file: str, message: str, broken: Path) -> None:
         ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel is not supported; supported are"),
         ({"architectures": None}, "none named"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
-        ({"quantization_config": {"quant_method": "fp8"}}, "quantization_config is set"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "quantization_config {.*fp8"),
         ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}}, "rope type 'longrope'"),
-        ({"use_sliding_window": True, "sliding_window": 128}, "window of 128.*max_model_len=128"),
+        (
+            {"use_sliding_window": True, "sliding_window": 128, "layer_types": None}
+            | {"max_window_layers": 0},
+            "window of 128.*max_model_len=128",
+        ),
     ],
 )
 def test_unsupported_models(changes: dict[str, object], message: str, broken: Path) -> None:

@@ -56,6 +56,8 @@ def test_files_that_are_no_json_object(
     name: str, content: str | bytes, message: str, broken: Path
 ) -> None:
     (broken / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    if "index" in name:  # it is read where there is no single file
+        (broken / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=message) as caught:
         load(broken)
     assert name in str(caught.value)
@@ -86,14 +88,16 @@ def test_what_is_no_ordinary_file_is_not_opened(broken: Path) -> None:
         ({"a": ".."}, "weight_map must give names"),
         ({"a": ""}, "weight_map must give names"),
         ({"a": HUGE}, "weight_map must give names"),
+        ({"a": "link.safetensors"}, "'link.safetensors' is a link that leads out of it"),
         ({str(i): f"part-{i}.safetensors" for i in range(1000)}, "lacks part-0.safetensors"),
         ({}, "lacks weights"),
         (None, "lacks weights"),
     ],
-    ids=range(13),
+    ids=range(14),
 )
 def test_an_index_names_files_of_its_folder(weight_map: Any, message: str, broken: Path) -> None:
-    shutil.copy(broken / "model.safetensors", broken.parent / "outside.safetensors")
+    shutil.move(broken / "model.safetensors", broken.parent / "outside.safetensors")
+    (broken / "link.safetensors").symlink_to(broken.parent / "outside.safetensors")
     index = broken / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": weight_map}))
     with pytest.raises(CheckpointError, match=message) as caught:
@@ -181,14 +185,21 @@ def test_paths_that_no_file_system_has(name: str) -> None:
     assert_short(caught.value, Path("/nowhere"))
 
 
-def test_a_valid_checkpoint_loads_with_an_index_and_through_links(
+def test_an_index_through_links_inside_and_in_the_cache_of_the_hub(
     qwen2: Path, tmp_path: Path
 ) -> None:
-    """The hub's cache is made of links that lead out of the folder."""
-    for name in ("config.json", "generation_config.json"):
-        shutil.copy(qwen2 / name, tmp_path)
-    (tmp_path / "part.safetensors").symlink_to(qwen2 / "model.safetensors")
+    """The hub's snapshots are links to blobs beside them; a folder's own links stay inside."""
+    snapshot, blobs = (
+        tmp_path / "models--a--b" / "snapshots" / "abc",
+        tmp_path / "models--a--b/blobs",
+    )
     names = load_file(qwen2 / "model.safetensors")
     index = {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(names, "part.safetensors")}
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    load(tmp_path)
+    for folder, target in ((snapshot, blobs / "123"), (tmp_path / "own", tmp_path / "own/x.bin")):
+        folder.mkdir(parents=True)
+        target.parent.mkdir(exist_ok=True)
+        shutil.copy(qwen2 / "config.json", folder)
+        shutil.copy(qwen2 / "model.safetensors", target)
+        (folder / "part.safetensors").symlink_to(target)
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+        load(folder)

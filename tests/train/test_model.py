@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from gsr_engine import CheckpointError
+from gsr_engine.errors import UnsupportedModel
 from tests.helpers.tiny import make_examples, plain_losses, tiny_config
+from tests.helpers.variants import change_config, make_variant
 from train.objectives import OBJECTIVES, objective_index
 from train.rows import Row
+from train.trainer.attention import Documents, packed_attention
 from train.trainer.batches import collate, pack
 from train.trainer.model import Trainee, build_model, load_weights, read_model_config
 from train.trainer.world import World, joined
@@ -71,6 +76,65 @@ def test_losses_and_gradients_are_those_of_transformers(
     assert packs == 1
     torch.testing.assert_close(losses, expected, atol=1e-5, rtol=1e-5)
     assert_close(got, gradients)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("tied, own head", "tied, head alone", "names of the base model", "yarn, ramp"),
+        *("rope_scaling beside rope_parameters", "yarn, original length outside"),
+        *("window that no layer uses", "window that the rows fit", "an index beside the file"),
+    ],
+)
+def test_variants_are_those_of_transformers(
+    name: str, checkpoints: dict[str, Path], tmp_path: Path, world: World
+) -> None:
+    """Losses and gradients of every kind of row, as for the families."""
+    folder = make_variant(name, checkpoints, tmp_path / "variant")
+    rows = [example.row for example in make_examples(folder, 1)]
+    expected, gradients = plain_losses(folder, rows)
+    losses, got, _ = packed_losses(make_trainee(folder, world), rows, 100_000)
+    torch.testing.assert_close(losses, expected, atol=1e-5, rtol=1e-5)
+    assert_close(got, gradients)
+
+
+def test_a_window_shorter_than_a_row_is_refused(
+    checkpoints: dict[str, Path], tmp_path: Path, world: World
+) -> None:
+    """By the attention itself, should nobody have looked before."""
+    folder = Path(shutil.copytree(checkpoints["mistral"], tmp_path / "m"))
+    rows = [example.row for example in make_examples(folder, 1)]
+    longest = max(map(len, rows))
+    change_config(folder, sliding_window=longest - 1)
+    with pytest.raises(UnsupportedModel, match=f"window of {longest - 1} tokens"):
+        packed_losses(make_trainee(folder, world), rows, 100_000)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"architectures": ["Gemma2ForCausalLM"], "model_type": "gemma2"}, "Gemma2ForCausalLM"),
+        ({"architectures": ["GraniteForCausalLM"]}, "GraniteForCausalLM"),
+        ({"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
+        ({"attention_dropout": 0.1}, r"attention_dropout 0\.1 is not supported in training"),
+        ({"rms_norm_eps": 1}, "Field 'rms_norm_eps' expected float"),
+    ],
+)
+def test_what_is_not_reproduced_is_refused(
+    changes: dict[str, object], named: str, qwen2: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(qwen2, tmp_path / "m"))
+    change_config(folder, **changes)
+    with pytest.raises(CheckpointError, match=named):
+        read_model_config(folder)
+
+
+def test_attention_refuses_what_it_does_not_know() -> None:
+    query = torch.zeros(1, 2, 3, 4)
+    mask = Documents.of([3], np.zeros(3, np.int64), 3)
+    for asked in ({"softcap": 50.0}, {"s_aux": query}, {"dropout": 0.1}):
+        with pytest.raises(UnsupportedModel, match=f"attention with {next(iter(asked))}"):
+            packed_attention(torch.nn.Identity(), query, query, query, None, packed=mask, **asked)
 
 
 def test_neither_packs_nor_checkpointing_change_anything(qwen2: Path, world: World) -> None:
@@ -162,5 +226,5 @@ def test_lora_begins_at_the_model_and_trains_adapters_only(qwen2: Path, world: W
 def test_weights_of_another_model_are_refused(checkpoints: dict[str, Path], world: World) -> None:
     config = tiny_config(checkpoints["qwen2"], Path("data"), Path("out"))
     trainee = build_model(read_model_config(checkpoints["qwen3"]), config, world.mesh(0))
-    with pytest.raises(CheckpointError, match="does not hold this model"):
+    with pytest.raises(CheckpointError, match=r"has shape|has no tensor"):
         load_weights(trainee, checkpoints["qwen2"])

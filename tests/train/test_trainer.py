@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 from itertools import count
@@ -13,10 +14,19 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed.checkpoint import FileSystemReader
 
-from gsr_engine import CheckpointError, Engine, InvalidRequest, SamplingParams, SelfRefineParams
+from gsr_engine import (
+    CheckpointError,
+    Engine,
+    GsrError,
+    InvalidRequest,
+    SamplingParams,
+    SelfRefineParams,
+)
 from gsr_engine.checkpoint.gsr_config import GsrConfig
 from tests.helpers.tiny import make_examples, plain_losses, tiny_config, write_set
+from tests.helpers.variants import EMBEDDING, change_config, change_tensors
 from train.command import Interrupted
 from train.sft import parse, train
 from train.trainer.batches import Plan
@@ -83,7 +93,9 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     caplog.set_level("INFO", "train")
     if lora:
         pytest.importorskip("peft")
+    dropout = {"lora_dropout": 0.3} if lora else {}
     settings: dict[str, Any] = {"steps": 6, "save_every": 2, "log_every": 1, "lora": lora}
+    settings |= dropout
     train(tiny_config(qwen2, data, tmp_path / "whole", **settings))
     broken = tiny_config(qwen2, data, tmp_path / "broken", **settings)
     steps = count()
@@ -106,7 +118,12 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     one, other = weights(tmp_path / "whole"), weights(tmp_path / "broken")
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
-    assert len(list((broken.out / "checkpoints").iterdir())) <= broken.keep
+    saved = sorted((broken.out / "checkpoints").iterdir())
+    assert len(saved) <= broken.keep
+    held = FileSystemReader(saved[-1]).read_metadata().state_dict_metadata
+    names = [name for name in held if name.startswith("model.")]
+    assert names
+    assert all(".lora_" in name for name in names) == bool(lora)  # not the tied head either
 
 
 def test_a_crash_while_a_checkpoint_is_written_leaves_the_one_before(
@@ -234,7 +251,7 @@ def test_settings_come_from_a_file_and_flags_go_over_it(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text('[sft]\nmodel = "m"\ndata = "d"\nlr = 2e-5\ntrackers = ["tensorboard"]\n')
     config, dry = parse(["--config", str(file), "--out", "o", "--lr", "0.5", "--dry-run"])
-    assert dry == (8, None)
+    assert dry == (None, None, None)
     places = {"model": "m", "data": Path("d"), "out": Path("o")}
     expected = SftConfig(**places, lr=0.5, trackers=("tensorboard",))  # type: ignore[arg-type]
     assert config == expected
@@ -305,3 +322,38 @@ def test_lora_exports_the_model_with_its_adapters_merged(
     assert changed
     assert all("proj" in name for name in changed)
     AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"architectures": ["GraniteForCausalLM"]}, "architecture GraniteForCausalLM"),
+        (
+            {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 0},
+            "window of 16",
+        ),
+        ({"vocab_size": 60}, "data: a row has token id .*, the model's embedding ends at 59"),
+    ],
+)
+def test_what_the_model_does_not_reproduce_is_refused_before_the_run(
+    change: dict[str, Any], message: str, data: Path, qwen2: Path, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(qwen2, tmp_path / "m"))
+    if "vocab_size" in change:
+        change_tensors(model, lambda t: t | {EMBEDDING: t[EMBEDDING][:60].clone()})
+    change_config(model, layer_types=..., **change)
+    with pytest.raises(GsrError, match=message):
+        train(tiny_config(model, data, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_not_read_of_the_checkpoint_is_said(
+    data: Path, qwen2: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "train")
+    model = Path(shutil.copytree(qwen2, tmp_path / "m"))
+    change_config(model, zebra=1)
+    change_tensors(model, lambda t: t | {"zebra.weight": torch.zeros(1)})
+    train(tiny_config(model, data, tmp_path / "out", steps=1))
+    assert "sft: config.json: not read: zebra" in caplog.messages
+    assert "sft: m: tensors not read: zebra.weight" in caplog.messages

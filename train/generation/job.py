@@ -47,6 +47,7 @@ class GenerationJob:
         max_tokens: longest sample.
         seed: of all samples.
         dtype: auto, float32 or bfloat16.
+        max_model_len: longest context in tokens; the checkpoint's if not given.
         streams: samples that the engine decodes at a time.
         base_url: ask this server instead of running the engine.
         prompts: for a server: folder whose gsr.json has the prompts; otherwise the built-in ones.
@@ -76,6 +77,7 @@ class GenerationJob:
     max_tokens: int = 4096
     seed: int = 0
     dtype: str = "auto"
+    max_model_len: int | None = None
     streams: int = 512
     base_url: str | None = None
     prompts: Path | None = None
@@ -130,7 +132,11 @@ def _open_drawer(
 ) -> Drawer:
     if job.base_url is None:
         engine = Engine.from_pretrained(
-            job.model, dtype=job.dtype, max_num_seqs=job.streams, prefix_cache=False
+            job.model,
+            dtype=job.dtype,
+            max_model_len=job.max_model_len,
+            max_num_seqs=job.streams,
+            prefix_cache=False,
         )
         return EngineDrawer(stack.enter_context(engine), config)
     drawer = EndpointDrawer(

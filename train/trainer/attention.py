@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from transformers import AttentionInterface
 
+from gsr_engine.errors import UnsupportedModel
 from train.rows import JOIN
 
 ATTENTION = "gsr_packed"
@@ -89,7 +89,11 @@ def packed_attention(
     *,
     packed: PackedMask,
     scaling: float | None = None,
-    **_: Any,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    position_ids: torch.Tensor | None = None,
+    use_cache: bool = False,
+    **others: object,
 ) -> tuple[torch.Tensor, None]:
     """Attention in the form that transformers calls.
 
@@ -101,14 +105,28 @@ def packed_attention(
         attention_mask: always None here.
         packed: what each token sees.
         scaling: factor of the scores; None means head_dim ** -0.5.
+        dropout: must be 0.
+        sliding_window: no row may be longer; checked here on a CPU, and for all rows before a run.
+        position_ids: not read; queries and keys are rotated already.
+        use_cache: not read; there is no cache.
+        others: must be None: what a family of transformers asks for beside that.
 
     Returns:
         [1, T, heads, head_dim] in the query's dtype, and None in place of attention weights.
+
+    Raises:
+        UnsupportedModel: the model asks for attention that is not computed here.
     """
+    unknown = sorted(name for name, value in others.items() if value is not None)
+    if unknown or dropout:
+        raise UnsupportedModel(
+            f"attention with {', '.join(unknown) or 'dropout'} is not supported in training"
+        )
     if isinstance(packed, BlockMask):
         flex = flex_attention if query.device.type == "cpu" else _compiled_flex
         out = flex(query, key, value, block_mask=packed, scale=scaling, enable_gqa=True)
         return out.transpose(1, 2), None
+    check_window(max(packed.lengths), sliding_window)
     # In fp32, because the backward in bf16 is far slower on a CPU.
     pieces = [part.float().split(packed.lengths, dim=2) for part in (query, key, value)]
     outputs = [
@@ -118,6 +136,15 @@ def packed_attention(
         for q, k, v, mask in zip(*pieces, packed.masks, strict=True)
     ]
     return torch.cat(outputs, dim=2).transpose(1, 2).to(query.dtype), None
+
+
+def check_window(longest: int, window: int | None) -> None:
+    """Raise UnsupportedModel if a row is longer than the model's sliding window."""
+    if window is not None and longest > window:
+        raise UnsupportedModel(
+            f"a sliding window of {window} tokens, shorter than a row of {longest}, is not "
+            "supported in training; shorter rows are"
+        )
 
 
 _compiled_flex = torch.compile(flex_attention, dynamic=False)

@@ -11,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.errors import InvalidRequest
 from train.dataset import RowSet
 from train.objectives import objective_index
 from train.rows import Row
-from train.trainer.attention import Documents, PackedMask, block_mask
+from train.trainer.attention import Documents, PackedMask, block_mask, check_window
 from train.trainer.world import World
 
 Indices = npt.NDArray[np.int64]
@@ -170,6 +171,23 @@ def check_rows(rows: RowSet, max_tokens: int) -> None:
     check_lengths(rows.lengths, max_tokens)
     for name in set(rows.objectives):
         objective_index(name)
+
+
+def check_model(rows: RowSet, model: ModelConfig) -> None:
+    """Check that a model reproduces some rows.
+
+    Raises:
+        InvalidRequest: a row has a token id that the embedding has no row for.
+        UnsupportedModel: a row is longer than the model's sliding window.
+    """
+    check_window(max(rows.lengths), model.sliding_window)
+    largest = rows.largest_id()
+    if largest >= model.vocab_size:
+        raise InvalidRequest(
+            "data",
+            f"a row has token id {largest}, the model's embedding ends at "
+            f"{model.vocab_size - 1} (vocab_size): resize it, or build the rows with its tokenizer",
+        )
 
 
 def check_lengths(lengths: Iterable[int], max_tokens: int) -> None:

@@ -174,8 +174,9 @@ class Checkpoints:
 
     def _state(self, skipped: int) -> dict[str, Any]:
         model, optimizer = get_state_dict(self._trainee, self._optimizer, options=_OPTIONS)
-        # Of a tied head torch leaves out one name only if it is frozen.
-        trained = {name for name, one in self._trainee.named_parameters() if one.requires_grad}
+        # The options leave out a frozen parameter under its first name only; a tied head has two.
+        named = self._trainee.named_parameters(remove_duplicate=False)
+        trained = {name for name, parameter in named if parameter.requires_grad}
         kept = {name: value for name, value in model.items() if name in trained}
         return {"model": kept, "optimizer": optimizer, "skipped": torch.tensor(skipped)}
 

@@ -14,7 +14,7 @@ from gsr_engine.model.linear import has_bf16_products
 
 ObjectiveNorm = Literal["each", "token"]
 Checkpointing = Literal["none", "selective", "full"]
-Dtype = Literal["auto", "float32", "bfloat16"]
+Dtype = Literal["float32", "bfloat16"]
 Tracker = Literal["tensorboard", "wandb"]
 
 _MOST = 2**63 - 1
@@ -49,6 +49,8 @@ class SftConfig:
         compile: compile each layer. This is for a GPU, and the first step takes minutes.
         shard: ranks that share one copy of the state; 0 means all. For HSDP: ranks of a node.
         lora: rank of LoRA adapters on every linear layer; 0 trains all parameters.
+        lora_alpha: adapters are scaled by lora_alpha / lora; 0 takes twice the rank.
+        lora_dropout: share of each adapter's inputs that is dropped in training.
         log_every: steps between lines of the log; 0: at the end only.
         eval_every: steps between losses on the held-out rows; 0: at the end only.
         save_every: steps between checkpoints; 0: by time and at the end only.
@@ -78,11 +80,13 @@ class SftConfig:
     beta2: float = 0.98
     clip: float = 1.0
     objective_norm: ObjectiveNorm = "each"
-    dtype: Dtype = "auto"
+    dtype: Dtype | Literal["auto"] = "auto"
     checkpointing: Checkpointing = "none"
     compile: bool = False
     shard: int = 0
     lora: int = 0
+    lora_alpha: int = 0
+    lora_dropout: float = 0.0
     log_every: int = 10
     eval_every: int = 200
     save_every: int = 200
@@ -99,7 +103,7 @@ class SftConfig:
         """Raise InvalidRequest for a value out of range."""
         for name in ("batch", "pack", "keep", "selfref_k", "selfref_tokens", "max_skipped"):
             check_int(name, getattr(self, name), 1, _MOST)
-        for name in ("steps", "shard", "lora", "log_every", "eval_every", "save_every", "seed"):
+        for name in ("steps", "shard", "log_every", "eval_every", "save_every", "seed"):
             check_int(name, getattr(self, name), 0, _MOST)
         for name in ("lr", "clip", "epochs"):
             check_float(name, getattr(self, name), 0, _MOST)
@@ -116,7 +120,7 @@ class SftConfig:
             _require(not wrong, name, "a path or a name", given)
         choices = {
             "objective_norm": ObjectiveNorm,
-            "dtype": Dtype,
+            "dtype": Literal["auto", Dtype],
             "checkpointing": Checkpointing,
         }
         for name, kind in choices.items():
@@ -128,6 +132,16 @@ class SftConfig:
         for tracker in self.trackers:
             options = get_args(Tracker)
             _require(tracker in options, "trackers", " or ".join(options), tracker)
+        self._check_lora()
+
+    def _check_lora(self) -> None:
+        check_int("lora", self.lora, 0, _MOST)
+        check_int("lora_alpha", self.lora_alpha, 0, _MOST)
+        check_float("lora_dropout", self.lora_dropout, 0, 1)
+        for name in ("lora_alpha", "lora_dropout"):
+            value = getattr(self, name)
+            _require(bool(self.lora or not value), name, "0 where lora is 0", value)
+        _require(self.lora_dropout < 1, "lora_dropout", "below 1", self.lora_dropout)
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> SftConfig:

@@ -1,301 +1,258 @@
-"""What a run would take, before it starts: parameters, memory, steps, hours.
+"""What a run would take, before it starts: parameters, memory, disk, steps, hours.
 
-`python -m train.sft --config FILE.toml --dry-run [GPUS]`. Nothing is loaded: parameters and
-activations are counted on the meta device. If the data are not built yet, the rows that the recipe
-expects (its table [expected]) are used instead.
+`python -m train.sft --config FILE.toml --dry-run [RANKS] [--gpu H100]`. It speaks of this machine,
+or of some GPUs of a kind. No weights are loaded. If the data are not built yet, the rows that the
+recipe expects (its table [expected]) are used instead.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from transformers import (
-    AttentionInterface,
-    AutoConfig,
-    AutoModelForCausalLM,
-    PretrainedConfig,
-    PreTrainedModel,
-    Qwen2Config,
-)
+from transformers import PretrainedConfig, Qwen2Config
 
 from gsr_engine.checkpoint.files import find_checkpoint
 from gsr_engine.errors import CheckpointError, InvalidRequest
+from train.dataset import RowSet
 from train.files import read_toml
-from train.trainer.config import KV_CACHE_GIB, Checkpointing, SftConfig
-from train.trainer.flops import PEAKS, Flops
-from train.trainer.lora import add_adapters
-from train.trainer.loss import CHUNK
+from train.trainer.batches import Plan, check_rows, pack
+from train.trainer.config import Checkpointing, SftConfig
+from train.trainer.flops import Flops
+from train.trainer.machine import MEMORY, Machine, planned_machine, this_machine
+from train.trainer.model import transformers_config
+from train.trainer.model_size import ModelSize
 
 SHAPES = Path(__file__).parent / "shapes.toml"
-GPUS = {"H100": 80e9, "H200": 141e9}
-"""Memory in bytes of the GPUs that the table shows."""
 MFU = 0.4
 """Share of the peak that the hours assume."""
+_PACKED_STEPS = 32
+"""Steps whose rows are packed, to see how full the packs are."""
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
-    """How much there is to learn from.
+class Workload:
+    """How much there is to learn from, and what a rank computes at once.
 
     Attributes:
         count: rows.
-        tokens, target_tokens: of all rows; of those, the tokens that are learnt.
-        known: whether the figures are of data that are built, not of a recipe's expectation.
+        tokens, targets: of all rows; of those, the tokens that are learnt.
+        pairs: pairs of tokens that see one another, as if every row were causal.
+        packs: of a rank in a step, on average.
+        longest: tokens of the largest pack, with padding.
+        longest_targets: most tokens of a pack that are learnt.
+        origin: what the figures are of.
     """
 
     count: int
     tokens: int
-    target_tokens: int
-    known: bool
+    targets: int
+    pairs: float
+    packs: float
+    longest: int
+    longest_targets: int
+    origin: str
 
 
 def dry_run(
-    config: SftConfig, gpus: int, expected: dict[str, Any] | None, console: Console
+    config: SftConfig,
+    ranks: int | None,
+    gpu: str | None,
+    expected: dict[str, Any] | None,
+    console: Console,
 ) -> None:
     """Print what the run would take, as two tables.
 
     Args:
         config: settings of the run.
-        gpus: how many would share the work.
+        ranks: how many processes would share the work; None takes what the machine has.
+        gpu: kind of GPU to plan for; None takes this machine.
         expected: rows, tokens_per_row and targets_per_row, used if the data are not built yet.
         console: where the tables go.
 
     Raises:
-        InvalidRequest: the data are not built, and `expected` is None.
+        InvalidRequest: the data are not built, and `expected` is None; the GPU is not known.
         CheckpointError: the model's shape is not known.
     """
     shape = model_shape(config.model)
-    size = ModelSize.of(shape, config.lora)
-    rows = _rows(config.data, expected)
-    shards = config.shard or gpus
-    console.print(_facts_table(config, gpus, size, rows, shape))
-    console.print(_memory_table(config, size, shards))
+    if gpu is None:
+        cuda = torch.cuda.is_available()
+        config = config.on(torch.device("cuda" if cuda else "cpu"))
+        machine = this_machine(config, ranks)
+    else:
+        config = config.on(torch.device("cuda"))
+        machine = planned_machine(gpu, ranks or 8)
+    size = ModelSize.of(shape, config.lora, getattr(torch, config.dtype))
+    load = _workload(config, machine, expected)
+    console.print(_facts_table(config, machine, size, load, shape))
+    console.print(_memory_table(config, machine, size, load))
 
 
 def model_shape(model: str) -> PretrainedConfig:
     """A model's config: from a folder or the hub, or from the shapes of the recipes' models.
 
     Raises:
-        CheckpointError: the model is in none of them.
+        CheckpointError: the model is in none of them, or its config.json is broken.
+        UnsupportedModel: the trainer does not reproduce the model.
     """
     try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(find_checkpoint(model, weights=False))
-    except (CheckpointError, OSError, ValueError):
+        folder = find_checkpoint(model, weights=False)
+    except CheckpointError:
         shapes = read_toml(SHAPES)
         if model not in shapes:
             raise CheckpointError(
                 f"{model} is no checkpoint within reach, nor in {SHAPES}"
             ) from None
         return Qwen2Config(**shapes[model])
-    return config
+    return transformers_config(folder)[0]
 
 
-def _rows(data: Path, expected: dict[str, Any] | None) -> Rows:
-    card = data / "card.json"
-    if card.exists():
-        split = json.loads(card.read_text(encoding="utf-8"))["splits"]["train"]
-        return Rows(split["rows"], split["tokens"], split["target_tokens"], known=True)
+def _workload(config: SftConfig, machine: Machine, expected: dict[str, Any] | None) -> Workload:
+    if (config.data / "train").exists():
+        return _of_rows(RowSet.load(config.data), config, machine)
     if expected is None:
-        raise InvalidRequest("data", f"{data} is not built, and the file has no [expected]")
+        raise InvalidRequest("data", f"{config.data} is not built, and the file has no [expected]")
     count = expected["rows"]
     tokens, targets = expected["tokens_per_row"], expected["targets_per_row"]
-    return Rows(count, count * tokens, count * targets, known=False)
+    return Workload(
+        count=count,
+        tokens=count * tokens,
+        targets=count * targets,
+        pairs=count * tokens**2 / 2,
+        packs=max(1.0, config.batch * tokens / config.pack / machine.ranks),
+        longest=config.pack,
+        longest_targets=config.pack,
+        origin="as the recipe expects",
+    )
+
+
+def _of_rows(rows: RowSet, config: SftConfig, machine: Machine) -> Workload:
+    """Of rows that are built, packed as the first steps will pack them."""
+    check_rows(rows, config.pack)
+    plan = Plan(rows.objectives, config.batch, config.seed)
+    packs: list[tuple[int, int]] = []
+    steps = min(plan.steps_per_epoch, _PACKED_STEPS)
+    for step in range(steps):
+        chosen = np.asarray(plan.rows(step))
+        lengths, targets = rows.lengths[chosen], rows.num_targets[chosen]
+        for one in pack(lengths.tolist(), config.pack, machine.ranks):
+            packs.append((int(lengths[one].sum()), int(targets[one].sum())))
+    lengths_of, targets_of = zip(*packs, strict=True)
+    return Workload(
+        count=len(rows),
+        tokens=int(rows.lengths.sum()),
+        targets=int(rows.num_targets.sum()),
+        pairs=float((rows.lengths.astype(float) * (rows.lengths + 1) / 2).sum()),
+        packs=len(packs) / steps / machine.ranks,
+        longest=max(lengths_of) if machine.device == "cpu" else config.pack,
+        longest_targets=max(targets_of),
+        origin="of the data",
+    )
 
 
 def _facts_table(
-    config: SftConfig, gpus: int, size: ModelSize, rows: Rows, shape: PretrainedConfig
+    config: SftConfig, machine: Machine, size: ModelSize, load: Workload, shape: PretrainedConfig
 ) -> Table:
-    steps_per_epoch = -(-rows.count // config.batch)
-    steps = config.steps or round(config.epochs * steps_per_epoch)
+    steps_per_epoch = -(-load.count // config.batch)
+    steps = config.steps or max(1, round(config.epochs * steps_per_epoch))
     share = steps / steps_per_epoch
-    tokens = rows.tokens * share
+    mean = load.tokens / load.count
     flops = Flops.of(shape)
-    mean = rows.tokens / rows.count
-    # As if every row were causal and as long as the mean.
-    operations = 6 * (tokens * flops.layers + rows.target_tokens * share * flops.head)
-    operations += 3 * flops.pair * tokens * mean / 2
-    hours = operations / (MFU * PEAKS["H100"] * gpus) / 3600
-    table = Table(title=f"{config.model} on {gpus} GPUs", title_justify="left", show_header=False)
-    origin = "of the data's card" if rows.known else "as the recipe expects"
+    operations = 6.0 * (load.tokens * flops.layers + load.targets * flops.head)
+    operations += 3 * flops.pair * load.pairs
+    seconds = share * operations / (MFU * machine.peak * machine.ranks)
+    fill = min(config.batch, load.count) * mean / (load.packs * machine.ranks * config.pack)
+    rate = f"{machine.peak / 1e12:.3g} TFLOP/s{', measured' if machine.measured else ''}"
     facts = {
         "parameters": f"{size.parameters:,}",
         "of these trained": f"{size.trained:,}",
-        f"rows, {origin}": f"{rows.count:,} of {mean:,.0f} tokens",
-        "steps": f"{steps:,} of {config.batch} rows ({share:.2f} epochs)",
-        "tokens per step": f"{config.batch * mean:,.0f}",
-        "packs per GPU and step": f"{config.batch * mean / config.pack / gpus:.1f}",
-        "tokens": f"{tokens:,.0f}",
-        f"hours at {MFU:.0%} of {PEAKS['H100'] / 1e12:.0f} TFLOP/s": f"{hours:,.1f}",
+        f"rows, {load.origin}": f"{load.count:,} of {mean:,.0f} tokens",
+        "steps": f"{steps:,} of {min(config.batch, load.count)} rows ({share:.2f} epochs)",
+        "tokens per step": f"{min(config.batch, load.count) * mean:,.0f}",
+        "packs per rank and step": f"{load.packs:.1f}, each {fill:.0%} of {config.pack:,} tokens",
+        "tokens": f"{load.tokens * share:,.0f}",
+        f"time at {MFU:.0%} of {rate}": _duration(seconds),
+        **_disk(config, machine, size),
     }
+    table = Table(title=_title(config, machine), title_justify="left", show_header=False)
     for name, value in facts.items():
         table.add_row(name, value)
     return table
 
 
-def _memory_table(config: SftConfig, size: ModelSize, shards: int) -> Table:
+def _title(config: SftConfig, machine: Machine) -> str:
+    ranks = f"{machine.ranks} {'processes' if machine.ranks > 1 else 'process'}"
+    on = (
+        f"this machine, {machine.name}" if machine.here else f"{machine.ranks} GPUs, {machine.name}"
+    )
+    return f"{config.model} on {on}{f', {ranks}' if machine.here else ''}, {config.dtype}"
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("hours", 3600), ("minutes", 60)):
+        if seconds >= length:
+            return f"{seconds / length:,.1f} {unit}"
+    return f"{seconds:.1f} seconds"
+
+
+def _disk(config: SftConfig, machine: Machine, size: ModelSize) -> dict[str, str]:
+    """Room for checkpoints, of which one more than kept is there while it is written."""
+    one = size.checkpoint_bytes
+    exported = size.parameters * getattr(torch, config.dtype).itemsize
+    every = [f"{config.save_every} steps"] if config.save_every else []
+    every += [f"{config.save_minutes:g} minutes"] if config.save_minutes else []
+    kept = f"{_gib(one)} each, {_gib(one * (config.keep + 1))} for {config.keep} and a new one"
+    facts = {
+        f"disk of checkpoints, every {' and every '.join(every) or 'run'}": kept,
+        "disk of the trained model": _gib(exported),
+    }
+    if machine.here:
+        nearest = next(folder for folder in config.out.absolute().parents if folder.exists())
+        facts["free there"] = _gib(shutil.disk_usage(nearest).free)
+    return facts
+
+
+def _gib(num_bytes: float) -> str:
+    return f"{num_bytes / 2**30:,.1f} GiB"
+
+
+def _memory_table(config: SftConfig, machine: Machine, size: ModelSize, load: Workload) -> Table:
     modes: tuple[Checkpointing, ...] = get_args(Checkpointing)
-    table = Table(title=f"GiB on each GPU, packs of {config.pack:,}", title_justify="left")
+    title = f"GiB of each rank, packs of up to {load.longest:,} tokens"
+    table = Table(title=title, title_justify="left")
     table.add_column("")
     for mode in modes:
         table.add_column(
             f"[bold]{mode}[/]" if mode == config.checkpointing else mode, justify="right"
         )
-    held = [size.bytes_per_gpu(replace(config, checkpointing=mode), shards) for mode in modes]
+    shards = config.shard or machine.ranks
+    held = [
+        size.bytes_per_rank(
+            replace(config, checkpointing=mode), shards, load.longest, load.longest_targets
+        )
+        for mode in modes
+    ]
+    if machine.device == "cpu":
+        copy = size.checkpoint_bytes / shards
+        held = [{**one, "a checkpoint's copy while it is written": copy} for one in held]
     for kind in held[0]:
         table.add_row(kind, *(f"{one[kind] / 2**30:.1f}" for one in held))
     totals = [sum(one.values()) for one in held]
     table.add_row("sum", *(f"{total / 2**30:.1f}" for total in totals), style="bold")
-    for name, memory in GPUS.items():
-        # A tenth stays free for the allocator and for NCCL.
+    for name, memory in _memories(machine).items():
+        # A tenth stays free for the allocator and for communication.
         fits = ["fits" if total < 0.9 * memory else "too large" for total in totals]
-        table.add_row(f"{name}, {memory / 1e9:.0f} GB", *fits)
+        table.add_row(f"{name}, {memory / 2**30:,.0f} GiB", *fits)
     return table
 
 
-_COUNTED = "gsr_counted"
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSize:
-    """Parameters, and bytes of activations.
-
-    Attributes:
-        parameters: all parameters.
-        trained: parameters that have gradients.
-        layer: parameters of one layer.
-        root: parameters of embedding, last norm and head.
-        layers: number of layers.
-        saved: bytes per token that the backward of one layer needs, by checkpointing.
-        again: bytes per token that one layer holds while it is recomputed.
-    """
-
-    parameters: int
-    trained: int
-    layer: int
-    root: int
-    layers: int
-    saved: dict[Checkpointing, float]
-    again: float
-
-    @classmethod
-    def of(cls, model_config: PretrainedConfig, lora: int = 0) -> ModelSize:
-        """Count on the real layers of transformers, without any values."""
-        with torch.device("meta"):
-            hf = AutoModelForCausalLM.from_config(
-                model_config, dtype=torch.bfloat16, attn_implementation=_COUNTED
-            )
-        parameters, layer = _count(hf), _count(hf.model.layers[0])
-        layers = len(hf.model.layers)
-        if lora:
-            add_adapters(hf, lora)
-        whole = _saved_bytes(hf)
-        return cls(
-            parameters=parameters,
-            trained=sum(p.numel() for p in hf.parameters() if p.requires_grad),
-            layer=layer,
-            root=parameters - layers * layer,
-            layers=layers,
-            saved={
-                "none": whole,
-                "selective": _products(model_config),
-                "full": 2.0 * model_config.hidden_size,
-            },
-            again=whole,
-        )
-
-    def bytes_per_gpu(self, config: SftConfig, shards: int) -> dict[str, float]:
-        """Bytes held when most is held, at the beginning of the backward, by kind.
-
-        Args:
-            config: settings of the run.
-            shards: GPUs that share one copy of the state.
-        """
-        logits = 10.0 * CHUNK  # bf16, fp32, and their gradients
-        again = self.again if config.checkpointing != "none" else 0.0
-        kept = self.layers * self.saved[config.checkpointing]
-        reduced = 0.0 if config.lora else 6.0  # adapters are too small to count
-        return {
-            "parameters, fp32, sharded": 4 * self.parameters / shards,
-            "gradients, fp32, sharded": 4 * self.trained / shards,
-            "AdamW's two moments, fp32, sharded": 8 * self.trained / shards,
-            "two layers gathered, bf16": 4.0 * self.layer,
-            "a layer's gradients, bf16, and the copy that is reduced, fp32": reduced * self.layer,
-            "embedding and head gathered, bf16": 2.0 * self.root,
-            "theirs, bf16, and the copy that is reduced, fp32": reduced * self.root,
-            "activations kept": config.pack * kept,
-            "one layer computed again": config.pack * again,
-            "a chunk of logits": logits,
-            "the evaluation's engine, first GPU": self._engine_bytes(config),
-        }
-
-    def _engine_bytes(self, config: SftConfig) -> float:
-        """Bytes of weights and KV of the engine that measures selfRef@k between steps."""
-        return 2.0 * self.parameters + KV_CACHE_GIB * 2**30 if config.selfref else 0.0
-
-
-def _count(module: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _products(config: PretrainedConfig) -> float:
-    """Bytes per token of a layer's input, its products and its attention, all in bf16."""
-    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    products: int = 3 * config.hidden_size + 2 * config.intermediate_size
-    attention: int = (2 * heads + 2 * kv_heads) * head_dim
-    log_sum_exp: float = 4.0 * heads  # fp32
-    return 2.0 * (products + attention) + log_sum_exp
-
-
-class _CountedAttention(torch.autograd.Function):
-    """Keeps for the backward what FlexAttention keeps: inputs, output and log-sum-exp."""
-
-    @staticmethod
-    def forward(ctx: Any, query: Any, key: Any, value: Any) -> Any:
-        out = torch.empty_like(query)
-        lse = query.new_empty(query.shape[:-1], dtype=torch.float32)
-        ctx.save_for_backward(query, key, value, out, lse)
-        return out
-
-
-_attend: Callable[..., torch.Tensor] = _CountedAttention.apply
-
-
-def _counted_attention(
-    module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **_: Any
-) -> tuple[Any, None]:
-    return _attend(query, key, value).transpose(1, 2), None
-
-
-AttentionInterface.register(_COUNTED, _counted_attention)
-
-
-def _saved_bytes(hf: PreTrainedModel, tokens: int = 128) -> float:
-    """Bytes per token that autograd keeps of one layer, without parameters."""
-    layer = hf.model.layers[0]
-    kept: dict[int, int] = {}
-    storages = []
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        storages.append(storage)  # a freed storage's id could be reused by another one
-        kept[storage._cdata] = storage.nbytes()
-        return tensor
-
-    with torch.device("meta"):
-        hidden = torch.empty(1, tokens, hf.config.hidden_size, dtype=torch.bfloat16)
-        places = torch.zeros(1, tokens, dtype=torch.int64)
-        rope = type(hf.model.rotary_emb)(hf.config)(hidden, places)
-        hidden.requires_grad_()
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            layer(hidden, position_embeddings=rope, attention_mask=None, use_cache=False)
-    own = {parameter.untyped_storage()._cdata for parameter in layer.parameters()}
-    own |= {part.untyped_storage()._cdata for part in rope}
-    return sum(size for key, size in kept.items() if key not in own) / tokens
+def _memories(machine: Machine) -> dict[str, float]:
+    if machine.here:
+        return {"free here, for each rank" if machine.device == "cpu" else "memory": machine.memory}
+    return MEMORY

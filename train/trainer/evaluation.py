@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from gsr_engine import Engine, SamplingParams, SelfRefineParams
+from gsr_engine.checkpoint.model_config import ModelConfig
+from gsr_engine.errors import GsrError, InvalidRequest
 from gsr_engine.evaluation.evaluator import Evaluator, Exercise, vote
+from train.command import log
 from train.grading import grader_for
 from train.problems import load_problems
 from train.trainer.config import KV_CACHE_GIB, SftConfig
@@ -18,21 +21,41 @@ from train.trainer.model import Trainee
 from train.trainer.world import World
 
 
+def read_exercises(file: Path) -> list[Exercise]:
+    """The problems to measure with.
+
+    Raises:
+        InvalidRequest: there are none, or one has no answer.
+    """
+    exercises = []
+    for problem in load_problems(file):
+        if problem.answer is None:
+            raise InvalidRequest("selfref", f"{file}: problem {problem.id} has no answer")
+        exercises.append(Exercise(problem.text, problem.answer))
+    return exercises
+
+
 class SelfRefEvaluation:
-    """Measures pass@1, maj@k and selfRef@k on the problems of a file.
+    """Measures pass@1, maj@k and selfRef@k on some problems.
 
     The weights go through a folder, `<out>/evaluated`. The engine of the first rank loads them from
-    there each time, while the other ranks wait.
+    there each time, while the other ranks wait. What the engine refuses, e.g. a problem that is too
+    long, is told of, and the training goes on.
     """
 
     def __init__(
-        self, problems: Path, config: SftConfig, source: Path, trainee: Trainee, world: World
+        self,
+        exercises: Sequence[Exercise],
+        config: SftConfig,
+        source: Path,
+        trainee: Trainee,
+        world: World,
     ) -> None:
         self._config = config
         self._source = source
         self._trainee = trainee
         self._world = world
-        self._problems = load_problems(str(problems))
+        self._exercises = exercises
         self._engine: Engine | None = None
 
     def __call__(self, step: int) -> dict[str, Any]:
@@ -50,20 +73,29 @@ class SelfRefEvaluation:
             extra=[self._config.data / "gsr.json"],
             writes=first,
         )
-        fields = {"selfref": self._measure(self._load(folder))} if first else {}
+        fields: dict[str, Any] = {}
+        if first:
+            try:
+                fields = {"selfref": self._measure(self._load(folder))}
+            except GsrError as error:
+                log.warning("sft: selfRef@k is not measured at step %d: %s", step, error)
         self._world.wait()
         return fields
 
     def _load(self, folder: Path) -> Engine:
         if self._engine is None:
-            self._engine = Engine.from_pretrained(folder, kv_cache_gib=KV_CACHE_GIB)
+            model = ModelConfig.from_folder(folder)
+            longest = min(model.max_position, model.sliding_window or model.max_position)
+            self._engine = Engine.from_pretrained(
+                folder, kv_cache_gib=KV_CACHE_GIB, max_model_len=longest
+            )
         else:
             self._engine.reload_weights(folder)
         return self._engine
 
     def _measure(self, engine: Engine) -> dict[str, Any]:
         config, tokens = self._config, self._config.selfref_tokens
-        exercises = [Exercise(problem.text, str(problem.answer)) for problem in self._problems]
+        exercises = self._exercises
         with grader_for(engine.gsr) as grader:
             evaluator = Evaluator(engine, exercises, grader)
             drawn = evaluator.draw(

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch.distributed.tensor import DTensor
 
+from gsr_engine.checkpoint.files import SMALL_FILES, read_json
 from train.files import replace_folder
-from train.trainer.lora import merged
+from train.trainer.config import SftConfig
+from train.trainer.lora import adapter_config, adapter_tensors, merged
 from train.trainer.model import Trainee, stored_tensors
+from train.trainer.sharded import whole
 
 SHARD_BYTES = 4 * 2**30
 """Most bytes of a file, and of tensors that the first rank holds at once."""
@@ -29,10 +31,11 @@ def export_model(
     writes: bool = True,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Write safetensors in `dtype`, with adapters merged; all other files are the source's.
+    """Write safetensors in `dtype`, with adapters merged; the small files are the source's.
 
-    config.json, tokenizer and templates are copied, because transformers 5 would write names that
-    other readers do not know. All ranks must call it, because parameters are gathered one by one.
+    config.json, tokenizer and templates are copied (`SMALL_FILES`), because transformers 5 would
+    write names that other readers do not know. All ranks must call it, because parameters are
+    gathered one by one.
 
     Args:
         trainee: the model.
@@ -43,10 +46,7 @@ def export_model(
         writes: whether this rank writes; exactly one rank does.
         shard_bytes: most bytes of a file.
     """
-    partial = folder.with_name(folder.name + ".partial")
-    if writes:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+    partial = _begin(folder) if writes else folder
     shard: dict[str, torch.Tensor] = {}
     places: dict[str, int] = {}
     filled, number = 0, 1
@@ -64,15 +64,62 @@ def export_model(
         save_file(shard, partial / _file(number), metadata={"format": "pt"})
         _write_index(partial, places, number)
         _copy_rest(source, partial, dtype)
-        for file in extra:
-            shutil.copy(file, partial / file.name)
-        replace_folder(partial, folder)
+        if not trainee.hf.config.tie_word_embeddings:  # the source may say otherwise
+            _change_config(partial, tie_word_embeddings=False)
+        _finish(partial, folder, extra)
+
+
+def export_adapter(
+    trainee: Trainee,
+    folder: Path,
+    config: SftConfig,
+    *,
+    extra: Sequence[Path] = (),
+    writes: bool = True,
+) -> None:
+    """Write the adapters as peft loads them over the base model; all ranks must call it.
+
+    Args:
+        trainee: a model with adapters.
+        folder: where they go; an older folder there is replaced.
+        config: of the run; its model is named as the base.
+        extra: further files.
+        writes: whether this rank writes; exactly one rank does.
+    """
+    tensors = dict(adapter_tensors(trainee.hf))
+    if not writes:
+        return
+    partial = _begin(folder)
+    adapters = adapter_config(config.lora, config.lora_alpha, config.lora_dropout)
+    base = Path(config.model)
+    adapters.base_model_name_or_path = str(base.resolve() if base.is_dir() else config.model)
+    adapters.inference_mode = True
+    adapters.save_pretrained(str(partial))
+    save_file(tensors, partial / "adapter_model.safetensors", metadata={"format": "pt"})
+    _finish(partial, folder, extra)
+
+
+def _begin(folder: Path) -> Path:
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    return partial
+
+
+def _finish(partial: Path, folder: Path, extra: Sequence[Path]) -> None:
+    for file in extra:
+        shutil.copy(file, partial / file.name)
+    # safetensors gives its files to the owner alone, and copies keep the source's mode.
+    mode = partial.stat().st_mode & 0o666
+    for file in partial.rglob("*"):
+        if file.is_file():
+            file.chmod(mode)
+    replace_folder(partial, folder)
 
 
 def _whole_tensors(trainee: Trainee, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
     for name, part in stored_tensors(trainee).items():
-        whole = part.full_tensor() if isinstance(part, DTensor) else part
-        yield name, merged(trainee.hf, name, whole).to("cpu", dtype).contiguous()
+        yield name, merged(trainee.hf, name, whole(part)).to("cpu", dtype).contiguous()
 
 
 def _file(number: int) -> str:
@@ -94,11 +141,20 @@ def _write_index(folder: Path, places: dict[str, int], number: int) -> None:
 
 
 def _copy_rest(source: Path, folder: Path, dtype: torch.dtype) -> None:
-    for file in source.iterdir():
-        kept = file.suffix in (".json", ".jinja", ".txt", ".model")
-        if file.is_file() and kept and file.name != "model.safetensors.index.json":
-            shutil.copy(file, folder / file.name)
-    config = json.loads((folder / "config.json").read_text())
-    config.pop("torch_dtype", None)
-    config["dtype"] = str(dtype).removeprefix("torch.")
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    """Copy what a checkpoint holds beside its weights; anything else in the source is left."""
+    for pattern in SMALL_FILES:
+        for file in source.glob(pattern):
+            target = folder / file.relative_to(source)
+            target.parent.mkdir(exist_ok=True)
+            shutil.copy(file, target)
+    _change_config(folder, torch_dtype=None, dtype=str(dtype).removeprefix("torch."))
+
+
+def _change_config(folder: Path, **changes: object) -> None:
+    """Set fields of config.json; None removes one."""
+    file = folder / "config.json"
+    config = {**read_json(file), **changes}
+    for name, value in changes.items():
+        if value is None:
+            del config[name]
+    file.write_text(json.dumps(config, indent=2) + "\n")

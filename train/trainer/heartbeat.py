@@ -44,18 +44,25 @@ class Heartbeat:
         self._rank = rank
         self._every = every
         self._silence = silence
-        self._end = end or _exit
+        self._end = end or _end_process
         watched = range(1, size) if rank == 0 else range(min(1, size - 1))
         self._heard = {one: (-1, time.monotonic()) for one in watched}
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def _run(self) -> None:
+        unanswered = f"the first rank did not answer for {self._silence:g} s"
         while not self._stopped.wait(self._every):
+            # A host without power does not refuse a connection: the call never returns.
+            alarm = threading.Timer(self._silence, self._end, [unanswered])
+            alarm.daemon = True
+            alarm.start()
             try:
                 gone = self._beat()
             except Exception as error:  # the store is gone, and with it the rank that held it
                 gone = f"the first rank cannot be reached: {str(error).splitlines()[0]:.100}"
+            finally:
+                alarm.cancel()
             if gone and not self._stopped.is_set():
                 self._end(gone)
                 return
@@ -93,6 +100,6 @@ class Heartbeat:
                     self._leave(self._rank)
 
 
-def _exit(gone: str) -> None:
+def _end_process(gone: str) -> None:
     log.error("sft: %s; the same command goes on from the last checkpoint", gone)
     os._exit(1)

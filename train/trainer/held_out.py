@@ -6,21 +6,17 @@ import torch
 
 from train.dataset import RowSet
 from train.objectives import OBJECTIVES
-from train.trainer.batches import check_rows, packs_of_rank
+from train.trainer.batches import packs_of_rank
 from train.trainer.config import SftConfig
+from train.trainer.lora import without_dropout
 from train.trainer.model import Trainee
 from train.trainer.world import World
 
 
 class HeldOutLosses:
-    """Measures each objective's mean loss on the rows of the held-out split.
-
-    Raises:
-        InvalidRequest: a row is longer than a pack, or of an unknown objective.
-    """
+    """Measures each objective's mean loss on the rows of the held-out split."""
 
     def __init__(self, rows: RowSet, config: SftConfig, trainee: Trainee, world: World) -> None:
-        check_rows(rows, config.pack)
         self._rows = rows
         self._config = config
         self._trainee = trainee
@@ -37,7 +33,8 @@ class HeldOutLosses:
             rows = [self._rows[i] for i in range(begin, min(begin + size, len(self._rows)))]
             for pack in packs_of_rank(rows, config.pack, self._world)[0]:
                 batch = pack.to(self._world.device)
-                sums += self._trainee(batch)
+                with without_dropout(self._trainee):
+                    sums += self._trainee(batch)
                 counts += torch.bincount(batch.objectives, minlength=len(OBJECTIVES))
         totals = self._world.sum(torch.stack([sums, counts]))
         means = (totals[0] / totals[1]).tolist()

@@ -14,11 +14,12 @@ from gsr_engine.errors import GsrError
 from train.command import Interrupted, log
 from train.dataset import RowSet
 from train.objectives import OBJECTIVES, objective_index
-from train.trainer.batches import Plan, StepBatches, check_rows, packs_of_rank
+from train.trainer.batches import Plan, StepBatches, packs_of_rank
 from train.trainer.checkpoints import Checkpoints
 from train.trainer.config import SftConfig
 from train.trainer.flops import Flops
 from train.trainer.log import Interval, Progress, RunLog
+from train.trainer.lora import seed_dropout
 from train.trainer.model import Trainee
 from train.trainer.optimizer import clip_gradients, learning_rate, make_optimizer
 from train.trainer.stop_signal import StopSignal
@@ -37,15 +38,12 @@ class Trainer:
 
     Args:
         trainee: the sharded model, with weights.
-        rows: the rows to learn from.
+        rows: the rows to learn from, none longer than a pack.
         config: settings of the run.
         world: the processes of the run.
         run_log: where the lines of the run go.
         evaluations: run every `config.eval_every` steps and at the end.
         claim: called on all ranks after each step that is taken, before anything of it is written.
-
-    Raises:
-        InvalidRequest: a row is longer than a pack, or of an unknown objective.
     """
 
     def __init__(
@@ -58,7 +56,6 @@ class Trainer:
         evaluations: Sequence[Evaluation] = (),
         claim: Callable[[], None] = lambda: None,
     ) -> None:
-        check_rows(rows, config.pack)
         self._trainee = trainee
         self._rows = rows
         self._config = config
@@ -123,7 +120,7 @@ class Trainer:
                 interval = Interval()
             if received or last:
                 return received
-            self._save_and_evaluate(save, interval)
+            self._save_and_evaluate(save, signal, interval)
             if self._evaluates and (received := self._agreed(signal)[0]):
                 return received
         return 0
@@ -147,14 +144,19 @@ class Trainer:
     def _evaluates(self) -> bool:
         return bool(self._config.eval_every) and self.step % self._config.eval_every == 0
 
-    def _save_and_evaluate(self, save: bool, interval: Interval) -> None:
+    def _save_and_evaluate(self, save: bool, signal: StopSignal, interval: Interval) -> None:
         """Save and evaluate if either is due after this step; neither counts as training."""
         began, every = time.perf_counter(), self._config.save_every
-        if save or (every and self.step % every == 0):
+        takes_long = self._evaluates and self._config.selfref is not None
+        if save or takes_long or (every and self.step % every == 0):
             self._checkpoints.save(self.step, self._skipped)
             self._saved_at = time.perf_counter()
+        if takes_long:
+            self._checkpoints.finish()
         if self._evaluates:
+            signal.at_once = takes_long
             self._evaluate()
+            signal.at_once = False
         interval.began += time.perf_counter() - began
 
     @torch.no_grad()
@@ -183,6 +185,7 @@ class Trainer:
         counts = step.counts.to(self._world.device)
         factors = self._factors(counts)
         sums = torch.zeros(len(OBJECTIVES), device=self._world.device)
+        seed_dropout(self._config, self.step, self._world.rank)
         for index, pack in enumerate(step.packs):
             self._reduce_after(index == len(step.packs) - 1)
             losses = self._trainee(pack.to(self._world.device))

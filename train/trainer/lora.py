@@ -3,28 +3,58 @@
 from __future__ import annotations
 
 import math
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
 from gsr_engine.errors import InvalidRequest
+from train.trainer.config import SftConfig
+from train.trainer.sharded import fill, whole
 
-ALPHA = 2
-"""The scale of adapters of every rank: peft's lora_alpha is ALPHA * rank."""
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""Every linear layer of the families but the head."""
 
 
-def add_adapters(hf: PreTrainedModel, rank: int) -> None:
-    """Put adapters beside every linear layer but the head, and freeze all other parameters.
+def adapter_config(rank: int, alpha: int = 0, dropout: float = 0.0) -> LoraConfig:
+    """The adapters in the words of peft.
+
+    Args:
+        rank: of every adapter.
+        alpha: the adapters are scaled by alpha / rank; 0 takes twice the rank.
+        dropout: share of each adapter's inputs that is dropped in training.
 
     Raises:
         InvalidRequest: peft is not installed.
     """
     try:
-        from peft import LoraConfig, inject_adapter_in_model  # noqa: PLC0415  # optional, slow
+        from peft import LoraConfig  # noqa: PLC0415  # optional, slow
     except ImportError:
         raise InvalidRequest("lora", "needs peft: pip install 'gsr-engine[train]'") from None
-    adapters = LoraConfig(r=rank, lora_alpha=ALPHA * rank, target_modules="all-linear")
+    return LoraConfig(
+        r=rank,
+        lora_alpha=alpha or 2 * rank,
+        lora_dropout=dropout,
+        target_modules=list(_TARGETS),
+        task_type="CAUSAL_LM",
+    )
+
+
+def add_adapters(hf: PreTrainedModel, rank: int, alpha: int = 0, dropout: float = 0.0) -> None:
+    """Put adapters beside every linear layer but the head, and freeze all other parameters.
+
+    Raises:
+        InvalidRequest: as `adapter_config`.
+    """
+    adapters = adapter_config(rank, alpha, dropout)
+    from peft import inject_adapter_in_model  # noqa: PLC0415
+
     # Without a wrapper around the model its parameters keep their names.
     inject_adapter_in_model(adapters, hf)
     for name, parameter in hf.named_parameters():
@@ -39,28 +69,49 @@ def reset_adapters(hf: PreTrainedModel) -> None:
             parameter.data.zero_()
         elif ".lora_A." in name:
             bound = 1 / math.sqrt(parameter.shape[1])  # as in torch.nn.Linear
-            whole = torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator)
-            if isinstance(parameter.data, DTensor):
-                mesh, placements = parameter.data.device_mesh, parameter.data.placements
-                whole = distribute_tensor(whole.to(parameter.device), mesh, placements)
-            parameter.data.copy_(whole)
+            values = torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator)
+            fill(parameter.data, values)
 
 
-def merged(hf: PreTrainedModel, name: str, whole: torch.Tensor) -> torch.Tensor:
+def merged(hf: PreTrainedModel, name: str, stored: torch.Tensor) -> torch.Tensor:
     """A stored tensor, with its adapter added if it has one.
 
     Args:
         hf: the model with adapters.
         name: name of the tensor in a checkpoint, e.g. "model.layers.0.mlp.up_proj.weight".
-        whole: the tensor, gathered from all ranks.
+        stored: the tensor, gathered from all ranks.
     """
     path, _, kind = name.rpartition(".")
-    module = hf.get_submodule(path)
+    module: Any = hf.get_submodule(path)
     if kind != "weight" or not hasattr(module, "lora_A"):
-        return whole
-    a, b = (_whole(part["default"].weight.data) for part in (module.lora_A, module.lora_B))
-    return whole + ALPHA * (b @ a)
+        return stored
+    a, b = (whole(part["default"].weight.data) for part in (module.lora_A, module.lora_B))
+    scale: float = module.scaling["default"]
+    return stored + scale * (b @ a)
 
 
-def _whole(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+def adapter_tensors(hf: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
+    """The adapters under peft's names, fp32, gathered one by one; all ranks must iterate."""
+    for name, parameter in hf.named_parameters():
+        if ".lora_" in name:
+            stored = f"base_model.model.{name.replace('.default.', '.')}"
+            yield stored, whole(parameter.data).to("cpu", torch.float32).contiguous()
+
+
+def seed_dropout(config: SftConfig, step: int, rank: int) -> None:
+    """Make what the adapters drop a function of the run's seed, the step and the rank."""
+    if config.lora_dropout:
+        torch.manual_seed(random.Random(f"{config.seed} {step} {rank}").getrandbits(63))
+
+
+@contextmanager
+def without_dropout(model: torch.nn.Module) -> Iterator[None]:
+    """A context in which the adapters drop nothing, for evaluations."""
+    dropping = [module for module in model.modules() if isinstance(module, torch.nn.Dropout)]
+    for module in dropping:
+        module.eval()
+    try:
+        yield
+    finally:
+        for module in dropping:
+            module.train()

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorageReader
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import (
@@ -17,15 +15,24 @@ from torch.utils.checkpoint import (
     checkpoint,
     create_selective_checkpoint_contexts,
 )
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
-from gsr_engine.errors import CheckpointError
+from gsr_engine.checkpoint.files import read_json
+from gsr_engine.checkpoint.model_config import FAMILIES, ModelConfig
+from gsr_engine.checkpoint.tensors import open_tensors
+from gsr_engine.errors import CheckpointError, UnsupportedModel
 from train.objectives import OBJECTIVES
 from train.trainer.attention import ATTENTION
 from train.trainer.batches import PackedBatch
 from train.trainer.config import Checkpointing, SftConfig
 from train.trainer.lora import add_adapters, reset_adapters
 from train.trainer.loss import target_losses
+from train.trainer.sharded import fill
 
 
 class Trainee(torch.nn.Module):
@@ -63,7 +70,7 @@ def build_model(model_config: PretrainedConfig, config: SftConfig, mesh: DeviceM
             model_config, dtype=torch.float32, attn_implementation=ATTENTION
         )
     if config.lora:
-        add_adapters(hf, config.lora)
+        add_adapters(hf, config.lora, config.lora_alpha, config.lora_dropout)
     _checkpoint_activations(hf, config.checkpointing)
     trainee = Trainee(hf).train()
     if config.compile:
@@ -78,18 +85,21 @@ def build_model(model_config: PretrainedConfig, config: SftConfig, mesh: DeviceM
     return trainee
 
 
-def load_weights(trainee: Trainee, folder: Path) -> None:
+def load_weights(trainee: Trainee, folder: Path) -> list[str]:
     """Read this rank's part of the parameters from the safetensors of a checkpoint.
+
+    Returns, in words, what of the checkpoint is not read or read otherwise than it says.
 
     Raises:
         CheckpointError: a tensor is missing or of another shape.
     """
-    try:
-        dcp.load(stored_tensors(trainee), storage_reader=HuggingFaceStorageReader(str(folder)))
-    except CheckpointException as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise CheckpointError(f"{folder} does not hold this model: {reason}") from None
+    model = ModelConfig.from_folder(folder)
+    with open_tensors(folder, model) as stored:
+        for name, parameter in stored_tensors(trainee).items():
+            fill(parameter, stored.read(name, tuple(parameter.shape)))
+        notes = [*model.notes, *stored.notes]
     reset_adapters(trainee.hf)
+    return notes
 
 
 def stored_tensors(trainee: Trainee) -> dict[str, Any]:
@@ -103,9 +113,38 @@ def stored_tensors(trainee: Trainee) -> dict[str, Any]:
 
 
 def read_model_config(folder: Path) -> PretrainedConfig:
-    """The model's shape, from its config.json."""
-    config: PretrainedConfig = AutoConfig.from_pretrained(str(folder))
+    """The model's shape, from its config.json and the names of its weights.
+
+    Raises:
+        CheckpointError: the file is broken, or transformers does not take it.
+        UnsupportedModel: the trainer does not reproduce the model: see `gsr_engine.checkpoint`.
+    """
+    config, model = transformers_config(folder)
+    with open_tensors(folder, model) as stored:
+        config.tie_word_embeddings = stored.config.tie_embeddings
     return config
+
+
+def transformers_config(folder: Path) -> tuple[PretrainedConfig, ModelConfig]:
+    """A config.json as transformers and as the engine read it; weights are not needed.
+
+    Raises:
+        CheckpointError, UnsupportedModel: as `read_model_config`.
+    """
+    raw = read_json(folder / "config.json")
+    model = ModelConfig.from_dict(raw)
+    if model.attention_dropout:
+        raise UnsupportedModel(
+            f"config.json: attention_dropout {model.attention_dropout:g} is not supported in "
+            "training; 0 trains without it"
+        )
+    make = CONFIG_MAPPING[FAMILIES[model.architecture].model_type]
+    shape = {name: raw[name] for name in raw if name not in ("dtype", "torch_dtype")}
+    try:
+        config: PretrainedConfig = make(**shape)
+    except Exception as error:
+        raise CheckpointError(f"{folder}/config.json: {error!s:.300}") from None
+    return config, model
 
 
 def _shard(trainee: Trainee, mesh: DeviceMesh, dtype: torch.dtype) -> None:

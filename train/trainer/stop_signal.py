@@ -26,10 +26,12 @@ class StopSignal:
 
     Attributes:
         received: number of the first signal, 0 until one arrives.
+        at_once: whether already the first signal ends the run, because a checkpoint holds it all.
     """
 
     def __init__(self) -> None:
         self.received = 0
+        self.at_once = False
         self._echo = _ECHO_SECONDS if "TORCHELASTIC_RUN_ID" in os.environ else 0.0
 
     def _note(self, number: int, frame: FrameType | None) -> None:
@@ -40,11 +42,11 @@ class StopSignal:
         while number := reader.recv(1)[0]:
             if number not in SIGNALS:
                 continue
-            if not first:
+            if not first and not self.at_once:
                 first = time.monotonic()
                 name = signal.Signals(number).name
                 log.info("sft: %s: stopping after this step; a second signal ends it now", name)
-            elif time.monotonic() - first > self._echo:
+            elif time.monotonic() > first + self._echo:
                 log.info("sft: ended; what the last checkpoint holds is kept")
                 os._exit(128 + number)
 

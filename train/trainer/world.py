@@ -126,6 +126,14 @@ def joined() -> Iterator[World]:
                 yield world
             except Interrupted as error:  # on all ranks
                 stopped = error
+            except RuntimeError as error:
+                if size == 1 or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+                    raise
+                reason = str(error).splitlines()[0]
+                raise GsrError(
+                    "another rank is gone; the same command goes on from the last checkpoint "
+                    f"({reason:.200})"
+                ) from None
         world.wait()  # the store ends with the first rank
         if stopped is not None:
             raise stopped
