@@ -71,6 +71,6 @@ def stub_engine(
     """Nano's engine with a stub in place of its model; `options` are fields of `EngineConfig`."""
     config = EngineConfig(**options)
     decoder, tokenizer, gsr = load_parts(NANO, config)
-    tokens = [t for t in range(decoder.config.vocab_size) if t not in tokenizer.special_ids]
+    tokens = [t for t in range(decoder.config.vocab_size) if t not in tokenizer.control_ids]
     runner = RandomRunner(num_pages, tokens, min(tokenizer.stop_ids), length, seed)
     return Engine(decoder, tokenizer, gsr, config, runner=runner)

@@ -7,16 +7,18 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import torch
 
+from gsr_engine.checkpoint.chat_template import Message, Variables
 from gsr_engine.checkpoint.files import find_checkpoint
 from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.checkpoint.tensors import open_tensors
-from gsr_engine.checkpoint.tokenizer import Message, Tokenizer
+from gsr_engine.checkpoint.tokenizer import SpecialTokens, Tokenizer
 from gsr_engine.config import EngineConfig
 from gsr_engine.errors import CheckpointError, InvalidRequest
 from gsr_engine.execution.books import Books
@@ -38,6 +40,7 @@ from gsr_engine.schedule.admission import AnyRequest
 from gsr_engine.schedule.memory import Memory
 from gsr_engine.schedule.scheduler import Scheduler
 from gsr_engine.seeds import derive_seed
+from gsr_engine.text.problem_prompts import Problem, ProblemPrompts
 from gsr_engine.text.prompts import Prompts
 
 ResultT = TypeVar("ResultT")
@@ -91,6 +94,7 @@ class Engine:
         self.gsr = gsr or GsrConfig(trained=False)
         self.tokenizer = tokenizer
         self.prompts = Prompts(tokenizer, self.gsr)
+        self._conversations = Prompts(tokenizer, self.gsr, date.today())
         self.limits = Limits(
             length, decoder.config.vocab_size, runner.num_pages, config.max_num_seqs
         )
@@ -147,24 +151,31 @@ class Engine:
         self._books.submit(request)
 
     def new_generate(
-        self, prompt: str | list[int], params: SamplingParams, *, index: int = 0, first: int = 0
+        self,
+        prompt: str | list[int],
+        params: SamplingParams,
+        *,
+        index: int = 0,
+        first: int = 0,
+        special_tokens: SpecialTokens = "parse",
     ) -> GenerateRequest:
         """A request for one prompt: text as it is (no template), or token ids.
 
         `index` is the prompt's index in the caller's list, so that prompts with one seed draw
         different streams. The request draws streams `first` to `first + n - 1` of its seed: the
-        same as these streams of a larger request.
+        same as these streams of a larger request. Special tokens that a text spells are parsed,
+        unless `special_tokens` is "text".
 
         Raises:
             InvalidRequest: the request cannot be served.
         """
-        prompt = self._inputs.prompt(prompt)
+        prompt = self._inputs.prompt(prompt, special_tokens)
         seed = _seed(params.seed, index)
         return GenerateRequest(prompt, params, seed, self.tokenizer, self.limits, first)
 
     def new_self_refine(
         self,
-        problem: str,
+        problem: Problem,
         params: SelfRefineParams,
         *,
         candidates: Sequence[str | list[int]] | None = None,
@@ -172,13 +183,15 @@ class Engine:
     ) -> SelfRefineRequest:
         """A request for selfRef@k of one problem; `index` as in `new_generate`.
 
+        A problem is its text, or messages of which the last is the user's and states it.
+
         With `candidates` (texts or token ids) only the refinement is generated; `params.k` is then
         ignored.
 
         Raises:
             InvalidRequest: the request cannot be served.
         """
-        problem, given = self._inputs.check_problem(problem), None
+        problem, given = self._inputs.problem(problem), None
         if isinstance(candidates, str):
             raise InvalidRequest("candidates", "must be a list for each problem, got one text")
         if candidates is not None:
@@ -194,7 +207,7 @@ class Engine:
 
     @property
     def _inputs(self) -> Inputs:
-        return Inputs(self.tokenizer, self.limits)
+        return Inputs(self.prompts, self.limits)
 
     def step(self) -> list[AnyRequest]:
         """Compute one step; returns the requests that finished, an empty list when idle.
@@ -272,33 +285,53 @@ class Engine:
         self,
         prompts: Sequence[str | list[int]],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        special_tokens: SpecialTokens = "parse",
     ) -> list[GenerateResult]:
         """Complete prompts (text as it is, or token ids): one result each, in order.
+
+        Special tokens that a text spells are parsed, so a conversation that was rendered elsewhere
+        is what it says. Text that is not your own should not be: with `special_tokens="text"` they
+        stay text.
 
         Raises:
             InvalidRequest: a prompt or its parameters are invalid; then no prompt was run.
         """
         every = one_each("prompts", prompts, params, SamplingParams)
         return self.run(
-            [self.new_generate(prompt, mine, index=i) for i, (prompt, mine) in enumerate(every)]
+            [
+                self.new_generate(prompt, mine, index=i, special_tokens=special_tokens)
+                for i, (prompt, mine) in enumerate(every)
+            ]
         )
 
     def chat(
         self,
         conversations: Sequence[Sequence[Message]],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        chat_template_kwargs: Variables | None = None,
     ) -> list[GenerateResult]:
-        """Answer conversations (lists of {"role", "content"}) through the chat template."""
-        return self.generate([self._inputs.chat(messages) for messages in conversations], params)
+        """Answer conversations (lists of {"role", "content"}) through the chat template.
+
+        `chat_template_kwargs` are variables of the template, e.g. `{"enable_thinking": False}`.
+
+        Raises:
+            InvalidRequest: a conversation or its parameters are invalid; then none was answered.
+        """
+        variables = chat_template_kwargs or {}
+        return self.generate([self.chat_prompt(one, variables) for one in conversations], params)
 
     def self_refine(
         self,
-        problems: Sequence[str],
+        problems: Sequence[Problem],
         params: SelfRefineParams | Sequence[SelfRefineParams] | None = None,
         candidates: Sequence[Sequence[str | list[int]]] | None = None,
         refiner: Engine | None = None,
     ) -> list[RefineResult]:
         """selfRef@k of every problem: one result each, in order.
+
+        A problem is its text, or messages of which the last is the user's and states it.
 
         `candidates`, for each problem a list of texts or token ids, are refined instead of
         generated ones. A `refiner` is an engine that refines the candidates of this engine.
@@ -322,10 +355,24 @@ class Engine:
             ]
         )
 
-    def direct_prompt(self, problem: str) -> list[int]:
+    def chat_prompt(
+        self, messages: Sequence[Message], chat_template_kwargs: Variables | None = None
+    ) -> list[int]:
+        """Token ids of a conversation, with the opening of the assistant's turn.
+
+        They are those of transformers' `apply_chat_template`, but for control tokens that contents
+        spell: these stay text. A template that asks for the date gets the day on which this engine
+        was made. Problems get a fixed day, so that a seed gives the same tokens on every day.
+        """
+        inputs = Inputs(self._conversations, self.limits)
+        return inputs.chat(messages, chat_template_kwargs or {})
+
+    def direct_prompt(
+        self, problem: Problem, chat_template_kwargs: Variables | None = None
+    ) -> list[int]:
         """Token ids of the prompt that the candidates of a problem continue."""
-        problem = self._inputs.check_problem(problem)
-        return self.prompts.direct(self.prompts.problem(problem)).token_ids
+        prompts = self.prompts.varied(chat_template_kwargs or {})
+        return ProblemPrompts(prompts, self._inputs.problem(problem)).direct
 
     def solution_text(self, completion: Completion) -> str:
         """The text of a solution without its thinking; empty if the thinking never ended."""

@@ -6,9 +6,9 @@ in `gsr_engine.requests`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from gsr_engine.errors import (
     InvalidRequest,
@@ -186,6 +186,8 @@ class SelfRefineParams:
             None reads all.
         refinements: refinements in the last round; the majority of their answers wins.
         force_layout: use a layout that the checkpoint was not trained for.
+        chat_template_kwargs: variables of the chat template, e.g. `{"enable_thinking": False}`,
+            besides those of `gsr.json`.
         priority, cache_salt: as in `SamplingParams`; those inside `candidate` and `refine` are
             ignored.
     """
@@ -205,6 +207,7 @@ class SelfRefineParams:
     subset: int | None = None
     refinements: int = 1
     force_layout: bool = False
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     priority: int = 0
     cache_salt: str = ""
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from gsr_engine.text.prompts import Prompts
+from gsr_engine.text.problem_prompts import ProblemPrompts
 from train.objectives import DIRECT, REFINE
 
 JOIN = 10_000
@@ -74,28 +74,22 @@ class Row:
         return branches
 
 
-def direct_row(prompts: Prompts, problem: list[int], target: list[int]) -> Row:
+def direct_row(problem: ProblemPrompts, target: list[int]) -> Row:
     """Solve directly. `target` ends with the end token."""
-    prompt = prompts.direct(problem).token_ids
-    return Row(DIRECT.name, prompt + target, len(prompt))
+    return Row(DIRECT.name, problem.direct + target, len(problem.direct))
 
 
-def linear_row(
-    prompts: Prompts, problem: list[int], summaries: list[list[int]], target: list[int]
-) -> Row:
+def linear_row(problem: ProblemPrompts, summaries: list[list[int]], target: list[int]) -> Row:
     """Refine in the linear layout: problem, summaries and instruction in one sequence."""
-    prompt = prompts.linear(problem, summaries)
+    prompt = problem.linear(summaries)
     return Row(REFINE.name, prompt + target, len(prompt))
 
 
-def branched_row(
-    prompts: Prompts, problem: list[int], summaries: list[list[int]], target: list[int]
-) -> Row:
+def branched_row(problem: ProblemPrompts, summaries: list[list[int]], target: list[int]) -> Row:
     """Refine in the branched layout: the summaries side by side, right after the prompt."""
-    prompt = prompts.direct(problem).token_ids
-    glue = prompts.branched_glue(problem)
-    fork = len(prompt)
+    fork = len(problem.direct)
     lengths = [len(summary) for summary in summaries]
-    begin = prompts.branched_position(fork, len(glue), fork + max(lengths))
-    before = [*prompt, *(token for summary in summaries for token in summary), *glue]
+    begin = problem.branched_position(fork, fork + max(lengths))
+    candidates = [token for summary in summaries for token in summary]
+    before = [*problem.direct, *candidates, *problem.branched_glue]
     return Row(REFINE.name, before + target, len(before), fork, lengths, begin)

@@ -10,6 +10,7 @@ from pathlib import Path
 from benchmarks.peers.job import Job, JobResult, do_job
 from gsr_engine import Engine, RefineResult, SamplingParams, SelfRefineParams
 from gsr_engine.params import Layout
+from gsr_engine.text.problem_prompts import ProblemPrompts
 
 _SEED = 1
 
@@ -47,17 +48,17 @@ class RefineWork:
 
     def job(self, engine: Engine, results: Sequence[RefineResult]) -> Job:
         """The same work for a peer, with the candidates of these results to refine."""
-        prompts = engine.prompts
+        problems = [ProblemPrompts(engine.prompts, problem) for problem in self.problems]
         return Job(
             model=str(self.model.absolute()),
             dtype=self.dtype,
             threads=self.threads,
             k=self.k,
-            prompts=[engine.direct_prompt(problem) for problem in self.problems],
+            prompts=[problem.direct for problem in problems],
             candidate_tokens=self.candidate_tokens,
             refine_prompts=[
-                prompts.linear(prompts.problem(p), [c.content_ids for c in result.candidates])
-                for p, result in zip(self.problems, results, strict=True)
+                problem.linear([candidate.content_ids for candidate in result.candidates])
+                for problem, result in zip(problems, results, strict=True)
             ],
             refine_tokens=self.refine_tokens,
             kv_gib=self.kv_gib,

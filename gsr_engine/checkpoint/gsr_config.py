@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -25,14 +27,19 @@ MOST_PATTERN = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Template:
-    """The texts around a problem and its candidates; each is tokenised separately.
+    """The texts around a problem and its candidates, and what the chat template reads besides.
 
     direct   = chat([user: problem + direct])
     linear   = chat([user: problem + preamble + (separator + candidate) * k + linear + again])
     branched = chat([user: problem + direct, assistant: candidate (k in parallel),
                      user: branched + again])
 
-    where again = restate + problem, or nothing if restate is None.
+    where again = restate + problem, or nothing if restate is None. If the problem is a
+    conversation, its last message takes the place of the user's, and those before it come first.
+
+    Attributes:
+        chat_template_kwargs: variables of the chat template, e.g. `{"enable_thinking": false}`.
+        date: the date that the chat template reads, as YYYY-MM-DD; None leaves it to the run.
     """
 
     direct: str
@@ -41,11 +48,20 @@ class Template:
     linear: str
     restate: str | None
     branched: str
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    date: str | None = None
+
+    def __hash__(self) -> int:
+        return hash(self.hash)  # a dict has none
 
     @property
     def hash(self) -> str:
-        """The first 16 hex digits of the SHA-256 of the texts."""
-        text = json.dumps(asdict(self), sort_keys=True)
+        """The first 16 hex digits of the SHA-256 of the texts and of what is set besides."""
+        values = asdict(self)
+        for name in ("chat_template_kwargs", "date"):
+            if not values[name]:
+                del values[name]
+        text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -83,7 +99,8 @@ class GsrConfig:
         candidate_kv: how a branched refinement reads a candidate whose summary is only a part of
             it (it thought, or its summary was cut). "as_generated": it attends to the summary's KV
             as it was generated. "reread": the summary is prefilled again right behind the problem.
-        thinking: the tags around thinking, None if the checkpoint does not think.
+        thinking: the tags around thinking, None if the checkpoint does not think. "auto" asks the
+            tokenizer and the chat template.
         answer_pattern: a regular expression with one group, the final answer; the last match
             counts. None means the last balanced \boxed{}.
         trained: whether it was trained to refine. The file says so by being there, unless it holds
@@ -95,7 +112,7 @@ class GsrConfig:
     num_candidates: tuple[int, int] | None = None
     refine_position: RefinePosition = "after"
     candidate_kv: CandidateKV = "reread"
-    thinking: tuple[str, str] | None = ("<think>", "</think>")
+    thinking: tuple[str, str] | Literal["auto"] | None = "auto"
     answer_pattern: str | None = None
     trained: bool = field(default=True, compare=False)
 
@@ -146,11 +163,12 @@ class GsrConfig:
         if not isinstance(self.trained, bool):
             raise ValueError(f"trained must be true or false, got {shown(self.trained)}")
         thinking = self.thinking
-        if thinking is not None and not (
+        if thinking not in (None, "auto") and not (
             _is_tuple_of(str, thinking) and len(thinking) == 2 and all(map(_is_tag, thinking))
         ):
             raise ValueError(
-                f"thinking must be two tags of at most {MOST_TAG}, got {shown(thinking)}"
+                f"thinking must be auto or two tags of at most {MOST_TAG} characters, "
+                f"got {shown(thinking)}"
             )
         if self.answer_pattern is not None:
             _check_pattern(self.answer_pattern)
@@ -195,10 +213,12 @@ def _template(value: object) -> Template:
         return TEMPLATES[value]
     if not isinstance(value, dict):
         raise ValueError(f"template must be {' or '.join(TEMPLATES)}, or texts, got {shown(value)}")
-    names = [field.name for field in fields(Template)]
-    if set(value) != set(names):
-        raise ValueError(f"template must have {', '.join(names)}, got {shown(sorted(value))}")
-    for name, text in value.items():
+    texts = [one.name for one in fields(Template) if one.default is MISSING is one.default_factory]
+    if set(value) - {"chat_template_kwargs", "date"} != set(texts):
+        raise ValueError(f"template must have {', '.join(texts)}, got {shown(sorted(value))}")
+    _check_variables(value.get("chat_template_kwargs", {}), value.get("date"))
+    for name in texts:
+        text = value[name]
         if text is None and name == "restate":
             continue
         if not isinstance(text, str) or len(text) > MOST_TEMPLATE:
@@ -207,6 +227,17 @@ def _template(value: object) -> Template:
                 f"got {shown(text)}"
             )
     return Template(**value)
+
+
+def _check_variables(variables: object, day: object) -> None:
+    if not isinstance(variables, dict):
+        raise ValueError(f"template.chat_template_kwargs must be a dict, got {shown(variables)}")
+    if day is None:
+        return
+    try:
+        date.fromisoformat(day)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise ValueError(f"template.date must be a date, YYYY-MM-DD, got {shown(day)}") from None
 
 
 def _check_pattern(pattern: object) -> None:

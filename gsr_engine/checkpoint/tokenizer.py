@@ -1,20 +1,36 @@
-"""Text to token ids and back, around the checkpoint's own tokenizer and chat template."""
+"""Text to token ids and back, around the checkpoint's own tokenizer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from datetime import date
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Literal
 
+from tokenizers import AddedToken
 from tokenizers import Tokenizer as RawTokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from gsr_engine.checkpoint.files import read_json
+from gsr_engine.checkpoint.chat_template import (
+    ChatTemplate,
+    Markup,
+    Message,
+    Plain,
+    Slot,
+    Variables,
+)
+from gsr_engine.checkpoint.control_tokens import ControlTokens, Tags, find_stop_ids, find_tags
 from gsr_engine.checkpoint.text_bound import bytes_per_token
 from gsr_engine.errors import CheckpointError, InvalidRequest, shown
 
-Message = dict[str, str]
-_MOST_ID = 2**31 - 1
+SpecialTokens = Literal["parse", "text"]
+"""Whether the special tokens that a raw prompt spells are parsed, or stay text."""
+_ANCHOR = "\U0010fffd"
+"""A character that no tokenizer merges with its neighbours, because no text has it."""
+_LONGEST_KEPT = 4000
+"""Characters of a text whose ids are kept for the next prompt."""
 
 
 class Tokenizer:
@@ -23,33 +39,56 @@ class Tokenizer:
     Any number of threads may use it at the same time, and while one encodes, the others run: no
     call changes the tokenizer, and encoding releases the interpreter's lock.
 
+    Args:
+        tokenizer: the checkpoint's.
+        stop_ids: its end tokens.
+        thinking: the tags around thinking; "auto" asks tokenizer and template for them.
+
     Attributes:
         bytes_per_token: the most UTF-8 bytes that a text may have for each of its tokens; see
             `checkpoint/text_bound.py`.
-        special_ids: ids of special tokens, which `encode_text` never produces.
-        stop_ids: the checkpoint's end tokens, from `generation_config.json` and the tokenizer.
+        control_ids: ids of its control tokens but thinking tags; `encode_text` never produces one.
+        stop_ids: the checkpoint's end tokens.
         end_id: the end token that closes a trained target, None if the tokenizer names none.
+        thinking: the tags around thinking, None if the checkpoint does not think.
+        knows_thinking: whether the tags were given, or tokenizer or template know them.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop_ids: frozenset[int]) -> None:
-        self._tokenizer = tokenizer
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        stop_ids: frozenset[int],
+        thinking: Tags | Literal["auto"] | None = "auto",
+    ) -> None:
+        self.thinking, self.knows_thinking = (
+            find_tags(tokenizer) if thinking == "auto" else (thinking, True)
+        )
+        self._control = ControlTokens.of(tokenizer, stop_ids, self.thinking)
+        self._template = ChatTemplate(tokenizer, self._control, self.thinking)
         # Transformers switches between the two ways to encode inside of one tokenizer. That fails
         # while another thread encodes with it, so each way has a tokenizer that is never changed.
-        self._markup = _fixed(tokenizer.backend_tokenizer, plain=False)
-        self._plain = _fixed(deepcopy(tokenizer.backend_tokenizer), plain=True)
+        self._markup = _fixed(tokenizer.backend_tokenizer)
+        self._plain = _fixed(deepcopy(tokenizer.backend_tokenizer))
+        self._plain.add_special_tokens(
+            [AddedToken(text, special=True, normalized=False) for text in self._control.spellings]
+        )
+        self._plain.encode_special_tokens = True
+        # Only SentencePiece tokenizers put a space before a text; the others need no anchor.
+        first = _encode(self._plain, "x"), _encode(self._plain, "\n")
+        self._inside = "" if _encode(self._plain, "\nx") == first[1] + first[0] else _ANCHOR
+        # Behind a slot comes the checkpoint's own text, the same in every prompt.
+        self._encode_again = lru_cache(256)(partial(self._encode_piece, behind=self._inside))
         self.bytes_per_token = bytes_per_token(self._plain)
-        # all_special_ids lacks special tokens without a role (bos, eos, ...) in the config.
-        added = tokenizer.added_tokens_decoder.items()
-        self.special_ids = frozenset(tokenizer.all_special_ids) | {i for i, t in added if t.special}
-        spelled = set(self._plain.get_vocab().values())
-        added = self._plain.get_added_tokens_decoder().items()
-        self._spelled = frozenset(spelled - {i for i, token in added if token.special})
-        self.stop_ids = stop_ids
+        self.control_ids, self.stop_ids = self._control.ids, stop_ids
+        self._spelled = frozenset(self._plain.get_vocab().values()) - self._control.hidden
         self.end_id: int | None = tokenizer.eos_token_id
+        self._start_id: int | None = tokenizer.bos_token_id
 
     @classmethod
-    def from_folder(cls, folder: Path) -> Tokenizer:
-        """Load from a checkpoint folder, with the end tokens of its `generation_config.json`.
+    def from_folder(
+        cls, folder: Path, thinking: Tags | Literal["auto"] | None = "auto"
+    ) -> Tokenizer:
+        """Load from a checkpoint folder, with the end tokens that its files name.
 
         Raises:
             CheckpointError: the folder has no usable tokenizer.json, or its end tokens are not ids.
@@ -61,58 +100,81 @@ class Tokenizer:
         try:
             tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
         except Exception as error:
-            raise CheckpointError(f"{folder} has no usable tokenizer: {error}") from None
-        generation = folder / "generation_config.json"
-        eos = read_json(generation).get("eos_token_id") if generation.exists() else None
-        ids = [] if eos is None else eos if isinstance(eos, list) else [eos]
-        if not all(type(one) is int and 0 <= one <= _MOST_ID for one in ids):
-            raise CheckpointError(f"{generation}: eos_token_id must be token ids, got {shown(eos)}")
-        if tokenizer.eos_token_id is not None:
-            ids = [*ids, tokenizer.eos_token_id]
-        return cls(tokenizer, frozenset(ids))
+            raise CheckpointError(
+                f"{folder} has no usable tokenizer.json: {error!s:.300}"
+            ) from None
+        return cls(tokenizer, find_stop_ids(folder, tokenizer), thinking)
 
     def encode_text(self, text: str) -> list[int]:
-        """Ids of text from outside; a special token spelled in it stays plain text.
+        """Ids of text from outside; a control token spelled in it stays plain text.
 
         Raises:
             InvalidRequest: the value is not text, or holds a lone surrogate.
         """
-        _check_text(text)
+        _check_text("text", text)
         return _encode(self._plain, text)
 
     def encode_markup(self, text: str) -> list[int]:
-        """Ids of the checkpoint's own text (templates); special tokens in it are recognised."""
+        """Ids of the checkpoint's own text (templates); control tokens in it are recognised."""
         return _encode(self._markup, text)
 
-    def encode_prompt(self, text: str) -> list[int]:
-        """Ids of a raw prompt, with the start token if the tokenizer adds one.
+    def encode_solution(self, text: str, opening: str = "") -> list[int]:
+        """Ids of a solution's text, as the model would have written it after `opening`.
 
-        A special token spelled in the text stays plain text.
+        Thinking tags are recognised, other control tokens stay plain text. `opening` is the
+        checkpoint's own text; some tokenizers write the first token otherwise without it.
 
         Raises:
             InvalidRequest: as `encode_text`.
         """
-        _check_text(text)
-        return _encode(self._plain, text, add_special_tokens=True)
+        _check_text("text", text)
+        token_ids: list[int] = []
+        for piece in self._template.mark(text):
+            token_ids += self._encode_piece(piece, behind=self._inside if token_ids else opening)
+        return token_ids
+
+    def encode_prompt(self, text: str, special_tokens: SpecialTokens = "parse") -> list[int]:
+        """Ids of a raw prompt, with the start token if the tokenizer adds one and it has none.
+
+        Special tokens in the text are parsed, as transformers does, unless `special_tokens` is
+        "text".
+
+        Raises:
+            InvalidRequest: as `encode_text`, or `special_tokens` is something else.
+        """
+        _check_text("prompt", text)
+        if special_tokens not in ("parse", "text"):
+            raise InvalidRequest(
+                "special_tokens", f'must be "parse" or "text", got {shown(special_tokens)}'
+            )
+        raw = self._markup if special_tokens == "parse" else self._plain
+        token_ids = _encode(raw, text, add_special_tokens=True)
+        # A rendered conversation has its start token already; nobody means two of them.
+        doubled = self._start_id is not None and token_ids[:2] == [self._start_id] * 2
+        return token_ids[1:] if doubled else token_ids
 
     def decode(self, token_ids: list[int]) -> str:
-        """Text of generated ids, without special tokens.
+        """Text of generated ids without special tokens; thinking tags are text.
 
         Raises:
             RuntimeError: the tokenizer panicked. Its own exception is no `Exception`, so that it
                 would pass by everybody who lets an error end one request only.
         """
-        # Some checkpoints ask for a clean-up of spaces before punctuation. It changes the text that
-        # the tokens spell, and text already streamed could change with the next token.
+        hidden = self._control.hidden
+        # Some checkpoints ask for a clean-up of spaces before punctuation, which transformers does
+        # in its own `decode`. It changes the text that the tokens spell, and text already streamed
+        # could change with the next token.
         try:
-            text: str = self._tokenizer.decode(
-                token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            return str(
+                self._markup.decode(
+                    [token for token in token_ids if token not in hidden],
+                    skip_special_tokens=False,
+                )
             )
         except (Exception, KeyboardInterrupt, SystemExit):
             raise
         except BaseException as panic:
             raise RuntimeError(f"the tokenizer panicked: {panic}") from panic
-        return text
 
     def spells(self, token: int) -> bool:
         """Whether `decode` reads an id; it skips special tokens, and ids that are no token."""
@@ -120,70 +182,135 @@ class Tokenizer:
 
     def pieces(self, token_ids: list[int]) -> list[str]:
         """The text of each id on its own, special tokens included."""
-        return [str(self._tokenizer.decode([one])) for one in token_ids]
+        return [str(self._markup.decode([one], skip_special_tokens=False)) for one in token_ids]
 
-    def chat_frame(self, roles: list[str]) -> list[list[int]]:
-        """Ids that the chat template writes around the contents of messages with these roles.
-
-        Returns len(roles) + 1 pieces: before the first content, between two contents, and after
-        the last one. The last piece includes the opening of the assistant's turn. Callers splice
-        contents in as ids, so contents can neither close a turn nor open one.
+    def stop_token(self, text: str) -> int | None:
+        """The special token that a stop string names; None if it is text.
 
         Raises:
-            InvalidRequest: the checkpoint has no chat template, or the template refuses, drops or
-                reorders a message.
+            InvalidRequest: a special token is only a part of the string. It is no text, so the
+                string could never be found.
         """
-        if not self._tokenizer.chat_template:
-            raise InvalidRequest("messages", "the checkpoint has no chat template")
-        marks = [f"[content {index} of {len(roles)}]" for index in range(len(roles))]
-        messages = [
-            {"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)
-        ]
-        try:
-            rest: str = self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True
-            )
-        except Exception as error:
-            raise InvalidRequest("messages", f"the chat template refuses them: {error}") from None
-        pieces = []
-        for mark in marks:
-            before, found, rest = rest.partition(mark)
-            if not found:
-                raise InvalidRequest("messages", "the chat template drops or reorders a message")
-            pieces.append(before)
-        return [self.encode_markup(piece) for piece in (*pieces, rest)]
+        hidden = {s: i for s, i in self._control.spellings.items() if i in self._control.hidden}
+        if text in hidden:
+            return hidden[text]
+        for spelling in hidden:
+            if spelling in text:
+                raise InvalidRequest(
+                    "stop",
+                    f"{shown(text)} holds the special token {spelling}, which has no text; "
+                    f"give {spelling} alone, or its id in stop_token_ids",
+                )
+        return None
 
     def chat(
-        self, messages: Sequence[Message], check: Callable[[str], None] = lambda _: None
+        self,
+        messages: Sequence[Message],
+        check: Callable[[str], None] = lambda _: None,
+        variables: Variables | None = None,
+        day: date | None = None,
     ) -> list[int]:
         """Ids of a conversation, with the opening of the assistant's turn.
 
-        `check` is called with all contents, joined, before any of them is tokenised; it may raise.
+        They are those of transformers' `apply_chat_template`, but control tokens that contents
+        spell stay plain text. `check` is called with all contents, joined, before any of them is
+        tokenised; it may raise.
+
+        Args:
+            messages: the conversation; each has `role` and `content` as text.
+            check: raises for contents that are too long.
+            variables: what the template reads besides, e.g. `{"enable_thinking": False}`.
+            day: the date that the template reads; None for today.
 
         Raises:
-            InvalidRequest: as `chat_frame`, or a message lacks role or content.
+            InvalidRequest: the checkpoint has no chat template, or the template refuses; a message
+                lacks role or content; the template does not read a variable.
         """
-        try:
-            roles = [message["role"] for message in messages]
-            texts = [message["content"] for message in messages]
-            for text in texts:
-                _check_text(text)
-        except (KeyError, TypeError, InvalidRequest) as error:
-            raise InvalidRequest("messages", f"need role and content as text: {error}") from None
-        check("".join(texts))
-        contents = [self.encode_text(text) for text in texts]
-        first, *rest = self.chat_frame(roles)
-        token_ids = list(first)
-        for content, markup in zip(contents, rest, strict=True):
-            token_ids += content + markup
+        contents = check_messages("messages", messages)
+        check("".join(contents))
+        variables = variables or {}
+        self.check_variables(variables)
+        (token_ids,), _ = self.chat_parts(messages, variables, day or date.today())
         return token_ids
 
+    def chat_parts(
+        self, messages: Sequence[Message], variables: Variables, day: date
+    ) -> tuple[list[list[int]], list[int]]:
+        """As `chat`, with slots in the contents: the ids around the slots, and the slots in order.
 
-def _fixed(raw: RawTokenizer, plain: bool) -> RawTokenizer:
-    """A tokenizer as it stays; it neither cuts nor pads. `plain`: special tokens are just text."""
+        A slot is an int among the parts of a content. There is one list of ids more than slots.
+        """
+        parts: list[list[int]] = [[]]
+        slots: list[int] = []
+        first = True
+        for piece in self._template.render(messages, variables, day):
+            if isinstance(piece, Slot):
+                slots.append(piece.number)
+                parts.append([])
+            elif slots and len(piece.text) < _LONGEST_KEPT:
+                parts[-1] += self._encode_again(piece)
+            else:
+                parts[-1] += self._encode_piece(piece, behind="" if first else self._inside)
+            first = False
+        return parts, slots
+
+    def check_variables(self, variables: Variables) -> None:
+        """Raise InvalidRequest for a variable that the chat template does not read."""
+        self._template.check_variables(variables)
+
+    def rendered(self, messages: Sequence[Message], variables: Variables, day: date) -> str:
+        """The text that the template writes, up to the first slot in it."""
+        text = ""
+        for piece in self._template.render(messages, variables, day):
+            if isinstance(piece, Slot):
+                break
+            text += piece.text
+        return text
+
+    def _encode_piece(self, piece: Markup | Plain, behind: str) -> list[int]:
+        """Ids of a piece behind some text.
+
+        SentencePiece tokenizers put a space before a text, which must not happen inside of one. So
+        the text before is tokenised along, and its ids are taken away.
+        """
+        raw = self._markup if isinstance(piece, Markup) else self._plain
+        if behind:
+            opening = _encode(self._markup, behind)
+            both = _encode(raw, behind + piece.text)
+            if both[: len(opening)] == opening:
+                return both[len(opening) :]
+        return _encode(raw, piece.text)
+
+
+def check_messages(field: str, messages: object) -> list[str]:
+    """The contents of messages that have a role and a content.
+
+    Raises:
+        InvalidRequest: they have not; the message names which.
+    """
+    if isinstance(messages, str) or not isinstance(messages, Sequence) or not messages:
+        raise InvalidRequest(
+            field, f"must be messages with role and content, got {shown(messages)}"
+        )
+    contents = []
+    for index, message in enumerate(messages):
+        if not isinstance(message, dict):
+            raise InvalidRequest(
+                field, f"message {index} must have role and content, got {shown(message)}"
+            )
+        for name in ("role", "content"):
+            if name not in message:
+                raise InvalidRequest(field, f"message {index} has no {name}")
+            _check_text(field, message[name], f"message {index}: its {name} ")
+        contents.append(message["content"])
+    return contents
+
+
+def _fixed(raw: RawTokenizer) -> RawTokenizer:
+    """A tokenizer as it stays; it neither cuts nor pads, and parses special tokens."""
     raw.no_truncation()
     raw.no_padding()
-    raw.encode_special_tokens = plain
+    raw.encode_special_tokens = False
     return raw
 
 
@@ -194,10 +321,10 @@ def _encode(raw: RawTokenizer, text: str, add_special_tokens: bool = False) -> l
     return ids
 
 
-def _check_text(text: object) -> None:
+def _check_text(field: str, text: object, which: str = "") -> None:
     if not isinstance(text, str):
-        raise InvalidRequest("text", f"must be text, got {type(text).__name__}")
+        raise InvalidRequest(field, f"{which}must be text, got {type(text).__name__}")
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise InvalidRequest("text", f"is no valid Unicode: {error}") from None
+        raise InvalidRequest(field, f"{which}is no valid Unicode: {error}") from None

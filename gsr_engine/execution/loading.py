@@ -30,8 +30,8 @@ def load_parts(
     folder = find_checkpoint(path_or_id, revision)
     model = ModelConfig.from_folder(folder)
     config.model_length(model)
-    tokenizer = Tokenizer.from_folder(folder)
     gsr = GsrConfig.from_folder(folder)
+    tokenizer = Tokenizer.from_folder(folder, gsr.thinking)
     device = choose_device(config.device)
     with open_tensors(folder, model) as stored:
         dtype = _dtype(config.dtype, stored.config.dtype, device)

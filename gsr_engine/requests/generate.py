@@ -36,6 +36,7 @@ class GenerateRequest(Request[GenerateResult]):
     ) -> None:
         limits.check_streams("n", params.n)
         limits.check_prompt("prompt", prompt)
+        self._stop = StopRule.of(params, tokenizer)
         prompt_pages = pages_for(len(prompt))
         free_pages = (limits.num_pages - prompt_pages) // params.n
         self._params = limits.bound(params, len(prompt), free_pages)
@@ -59,7 +60,7 @@ class GenerateRequest(Request[GenerateResult]):
         group = Group(self, prompt, phases, salt=params.cache_salt, continued=True)
         streams = range(self._first, self._first + params.n)
         seeds = [derive_seed(self._seed, stream) for stream in streams]
-        group.fork(params, seeds, StopRule.of(params, self._tokenizer))
+        group.fork(params, seeds, self._stop)
         self.streams = group.streams
         phase = self.usage.phase("candidate_prefill")
         phase.reused_cache = context_length(prompt.context)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
-from gsr_engine.checkpoint.tokenizer import Message, Tokenizer
+from gsr_engine.checkpoint.chat_template import Message, Variables
+from gsr_engine.checkpoint.tokenizer import SpecialTokens, check_messages
 from gsr_engine.errors import InvalidRequest, shown
 from gsr_engine.requests.limits import CANDIDATE_CONTEXTS, Limits
+from gsr_engine.text.problem_prompts import Problem
+from gsr_engine.text.prompts import Prompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,38 +22,44 @@ class Inputs:
     and names the field.
     """
 
-    tokenizer: Tokenizer
+    prompts: Prompts
     limits: Limits
 
     def check_text(self, field: str, text: str, contexts: int = 1) -> None:
         """Refuse a text that is too long for that many contexts, whatever its tokens are."""
-        self.limits.check_text(field, text, self.tokenizer.bytes_per_token, contexts)
+        self.limits.check_text(field, text, self.prompts.tokenizer.bytes_per_token, contexts)
 
-    def prompt(self, prompt: object) -> list[int]:
+    def prompt(self, prompt: object, special_tokens: SpecialTokens = "parse") -> list[int]:
         """The ids of a raw prompt, given as text or as ids."""
         if isinstance(prompt, str):
             self.check_text("prompt", prompt)
-            return self.tokenizer.encode_prompt(prompt)
+            return self.prompts.tokenizer.encode_prompt(prompt, special_tokens)
         if not isinstance(prompt, list):
             raise InvalidRequest("prompt", f"must be text or token ids, got {shown(prompt)}")
         return list(prompt)
 
-    def check_problem(self, problem: object) -> str:
-        """The text of a problem; the white space around it does not count."""
-        if not isinstance(problem, str):
-            raise InvalidRequest("problem", f"must be text, got {type(problem).__name__}")
-        self.check_text("problem", problem.strip())
+    def problem(self, problem: object) -> Problem:
+        """A problem, given as text or as a conversation."""
+        if isinstance(problem, str):
+            self.check_text("problem", problem.strip())
+            return problem
+        if not isinstance(problem, Sequence):
+            raise InvalidRequest(
+                "problem", f"must be text or a list of messages, got {type(problem).__name__}"
+            )
+        self.check_text("problem", "".join(check_messages("problem", problem)))
         return problem
 
-    def chat(self, messages: Sequence[Message]) -> list[int]:
+    def chat(self, messages: Sequence[Message], variables: Variables) -> list[int]:
         """The ids of a conversation through the chat template."""
-        return self.tokenizer.chat(messages, partial(self.check_text, "messages"))
+        self.check_text("messages", "".join(check_messages("messages", messages)))
+        return self.prompts.varied(variables).chat(messages)
 
     def candidate(self, candidate: object) -> list[int]:
         """The ids of a given candidate, given as text or as ids."""
         if isinstance(candidate, str):
             self.check_text("candidates", candidate, CANDIDATE_CONTEXTS)
-            candidate = self.tokenizer.encode_text(candidate)
+            candidate = self.prompts.solution(candidate)
         elif not isinstance(candidate, list):
             raise InvalidRequest("candidates", f"must be text or token ids, got {shown(candidate)}")
         self.limits.check_candidate("candidates", candidate)

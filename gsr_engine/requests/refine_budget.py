@@ -8,7 +8,7 @@ from gsr_engine.errors import InvalidRequest
 from gsr_engine.kv.segments import pages_for
 from gsr_engine.params import SamplingParams, SelfRefineParams
 from gsr_engine.requests.limits import Limits
-from gsr_engine.text.prompts import Prompts
+from gsr_engine.text.problem_prompts import ProblemPrompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +29,8 @@ class RefineBudget:
     most_pages: int
 
 
-def plan_budget(
-    params: SelfRefineParams,
-    problem: list[int],
-    direct: int,
-    prompts: Prompts,
-    limits: Limits,
-) -> RefineBudget:
-    """The bounds of a request for one problem whose direct prompt has `direct` tokens.
+def plan_budget(params: SelfRefineParams, problem: ProblemPrompts, limits: Limits) -> RefineBudget:
+    """The bounds of a request for one problem.
 
     A length that the caller left open takes the room that the context leaves, but at most an even
     share of the pool. The refinement keeps at least a quarter of the context, unless its
@@ -49,21 +43,22 @@ def plan_budget(
     refine_room = max(1, limits.max_model_len // 4)
     if params.refine.max_tokens is not None:
         refine_room = min(refine_room, params.refine.max_tokens)
+    direct = len(problem.direct)
     # Equal shares for k candidates, k summaries, the refinement's prompt and the refinement.
     share = (limits.num_pages - pages_for(direct)) // (2 * params.k + 2)
     shown = params.most_shown
     if params.layout == "linear":
-        fixed = len(prompts.linear(problem, [[]] * shown))
+        fixed = len(problem.linear([[]] * shown))
         summary_room = (limits.max_model_len - refine_room - fixed) // shown
         behind = direct
     else:
-        fixed = len(prompts.branched_glue(problem))
+        fixed = len(problem.branched_glue)
         summary_room = limits.max_model_len - refine_room - fixed - direct
         behind = direct + fixed + refine_room
     if summary_room < 1:
         raise InvalidRequest(
             "k",
-            f"{shown} candidates of a problem of {len(problem)} tokens do not fit into a "
+            f"{shown} candidates of a prompt of {direct} tokens do not fit into a "
             f"context of {limits.max_model_len}",
         )
     candidate = limits.bound(params.candidate, behind, share)

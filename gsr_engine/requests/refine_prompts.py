@@ -10,18 +10,21 @@ attends to the candidates' KV in place. Some solutions cannot be read in place; 
 prefilled again, right behind the problem:
 
 - summaries that are only a part of their candidate, unless `candidate_kv` is "as_generated";
-- summaries from which special tokens were dropped;
+- summaries from which control tokens were dropped;
 - given candidates, and solutions of earlier refinements.
+
+The last token of a candidate that was cut has no KV. It is prefilled behind the candidate.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gsr_engine.kv.segments import Segment, Span, first_tokens
+from gsr_engine.kv.segments import Context, Segment, Span, first_tokens
 from gsr_engine.outputs import Phase
 from gsr_engine.requests.request import Group, Stream
-from gsr_engine.text.prompts import DirectPrompt, Prompts, Summary
+from gsr_engine.text.problem_prompts import ProblemPrompts
+from gsr_engine.text.prompts import Summary
 
 REFINE: tuple[Phase, Phase] = ("refine_prefill", "refine_decode")
 
@@ -45,54 +48,69 @@ class RefinePrompts:
         rereads: groups that prefill summaries again; they must come before their readers.
     """
 
-    def __init__(
-        self, prompts: Prompts, problem: list[int], direct: DirectPrompt, group: Group
-    ) -> None:
-        self._prompts = prompts
+    def __init__(self, problem: ProblemPrompts, group: Group) -> None:
         self._problem = problem
-        self._direct = direct
         self._group = group
-        self._reread: dict[Stream, Span] = {}
+        self._reread: dict[Stream, list[Span]] = {}
         self.rereads: list[Group] = []
 
     def linear(self, shown: list[ShownSolution]) -> Segment:
         """A linear prompt: the problem's span is reused, all tokens after it are new."""
         segment = self.opening()
-        for solution in shown:
-            segment.token_ids += self._prompts.linear_candidate(solution.summary.token_ids)
-        self.close(segment)
+        self.close(segment, shown)
         return segment
 
     def opening(self) -> Segment:
         """The beginning of a linear prompt, up to its first candidate."""
-        shared = self._direct.problem_stop
-        token_ids = self._prompts.linear_opening(self._problem)[shared:]
+        shared = self._problem.problem_stop
         context = first_tokens(self._group.context, shared)
-        return Segment(token_ids, position=shared, context=context)
+        return Segment(self._problem.linear_opening[shared:], position=shared, context=context)
 
-    def close(self, segment: Segment) -> None:
-        """Append the end of a linear prompt: the instruction and the opening of the answer."""
-        segment.token_ids += self._prompts.linear_closing(self._problem)
+    def append(self, segment: Segment, solution: ShownSolution, is_first: bool) -> None:
+        """Append the next candidate to a linear prompt that is open."""
+        between = [] if is_first else self._problem.linear_between
+        segment.token_ids += [*between, *solution.summary.token_ids]
+
+    def close(self, segment: Segment, shown: list[ShownSolution]) -> None:
+        """Append what a linear prompt of these candidates lacks, the opening of the answer last."""
+        whole = self._problem.linear([solution.summary.token_ids for solution in shown])
+        segment.token_ids += whole[segment.position + len(segment.token_ids) :]
 
     def branched(self, shown: list[ShownSolution]) -> Segment:
         """A branched prompt: its context is the direct prompt and a span per solution.
 
         Only the glue (the instruction and the turns around it) is new.
         """
-        spans = [self._span(solution) for solution in shown]
-        glue = self._prompts.branched_glue(self._problem)
+        spans = [span for solution in shown for span in self._spans(solution)]
         longest = max(span.segment.position + span.stop for span in spans)
-        fork = self._group.prompt.end_position
-        position = self._prompts.branched_position(fork, len(glue), longest)
+        position = self._problem.branched_position(self._group.prompt.end_position, longest)
+        glue = list(self._problem.branched_glue)
         return Segment(glue, position, context=(*self._group.context, *spans))
 
-    def _span(self, solution: ShownSolution) -> Span:
-        stream, summary = solution.stream, solution.summary
-        if solution.in_place and summary.verbatim:
-            return Span(stream.segment, summary.start, summary.stop)
-        if stream not in self._reread:  # prefilled once, even if several refinements read it
-            fork, context = self._group.prompt.end_position, self._group.context
-            segment = Segment(summary.token_ids, position=fork, context=context)
-            self.rereads.append(Group(self._group.request, segment, REFINE))
-            self._reread[stream] = Span(segment, 0, len(segment))
+    def _spans(self, solution: ShownSolution) -> list[Span]:
+        """The spans of one solution; what they lack is prefilled once, for all its readers."""
+        stream = solution.stream
+        if stream not in self._reread:
+            in_place = solution.in_place and solution.summary.verbatim
+            find = self._in_place if in_place else self._read_again
+            self._reread[stream] = find(stream, solution.summary)
         return self._reread[stream]
+
+    def _in_place(self, stream: Stream, summary: Summary) -> list[Span]:
+        written = min(summary.stop, stream.span_length)
+        spans = [Span(stream.segment, summary.start, written)] if written > summary.start else []
+        if written < summary.stop:
+            behind = [Span(stream.segment, 0, written)] if written else []
+            position = stream.segment.position + written
+            last = stream.segment.token_ids[written : summary.stop]
+            spans.append(self._prefill(last, position, (*self._group.context, *behind)))
+        return spans
+
+    def _read_again(self, stream: Stream, summary: Summary) -> list[Span]:
+        fork = self._group.prompt.end_position
+        return [self._prefill(summary.token_ids, fork, self._group.context)]
+
+    def _prefill(self, token_ids: list[int], position: int, context: Context) -> Span:
+        segment = Segment(token_ids, position, context)
+        self.rereads.append(Group(self._group.request, segment, REFINE))
+        return Span(segment, 0, len(segment))

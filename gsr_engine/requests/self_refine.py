@@ -18,6 +18,7 @@ from gsr_engine.requests.refine_prompts import REFINE, RefinePrompts, ShownSolut
 from gsr_engine.requests.request import Group, NewPrompt, Request, Stream, completion
 from gsr_engine.seeds import derive_seed
 from gsr_engine.text.answers import majority, normalise
+from gsr_engine.text.problem_prompts import Problem, ProblemPrompts
 from gsr_engine.text.prompts import Prompts
 from gsr_engine.text.stopping import StopRule
 
@@ -33,7 +34,7 @@ class SelfRefineRequest(Request[RefineResult]):
     layout given candidates are prefilled right behind the problem.
 
     Attributes:
-        problem: its token ids.
+        problem: its prompts.
         rounds: the live streams: the candidates, then the refinements of every round that has
             begun. A caller that steps the engine itself can read what they hold so far.
 
@@ -44,7 +45,7 @@ class SelfRefineRequest(Request[RefineResult]):
 
     def __init__(
         self,
-        problem: str,
+        problem: Problem,
         params: SelfRefineParams,
         seed: int,
         prompts: Prompts,
@@ -54,20 +55,20 @@ class SelfRefineRequest(Request[RefineResult]):
     ) -> None:
         _check_layout(params, prompts.gsr)
         _check_streams(params, limits, generates=given is None)
-        self.problem = prompts.problem(problem)
-        if not self.problem:
-            raise InvalidRequest("problem", "is empty")
-        self._direct = prompts.direct(self.problem)
-        limits.check_prompt("problem", self._direct.token_ids)
+        prompts = prompts.varied(params.chat_template_kwargs)
+        self.problem = ProblemPrompts(prompts, problem)
+        limits.check_prompt("problem", self.problem.direct)
+        self._stops = [
+            StopRule.of(sampling, prompts.tokenizer)
+            for sampling in (params.candidate, params.refine)
+        ]
         if given is not None:
             if params.order == "as_finished":
                 raise InvalidRequest("order", "as_finished needs candidates that are generated")
             longest = max(1, *map(len, given))
             drawn = replace(params.candidate, max_tokens=longest, min_tokens=0)
             params = replace(params, candidate=drawn)
-        self._budget = plan_budget(
-            params, self.problem, len(self._direct.token_ids), prompts, limits
-        )
+        self._budget = plan_budget(params, self.problem, limits)
         num_candidates = params.k if given is None else 0  # given ones are not decoded
         most_streams = max(num_candidates, *params.round_widths)
         super().__init__(most_streams, self._budget.most_pages, params.priority)
@@ -79,6 +80,7 @@ class SelfRefineRequest(Request[RefineResult]):
         self._given = given
         self._direct_group = Group(self, Segment([]), _CANDIDATE, salt=params.cache_salt)
         self._filling: Group | None = None  # the linear prompt that grows as candidates finish
+        self._written: list[ShownSolution] = []  # the candidates in it so far
         self._expired = False
         self._unfinished = 0  # unfinished groups of the current round
         # For each prompt of the current round, the indices of the solutions that it shows.
@@ -99,14 +101,14 @@ class SelfRefineRequest(Request[RefineResult]):
     def start(self, new_prompt: NewPrompt) -> list[Group]:
         """One group: the direct prompt and the k candidates, without them if they were given."""
         params, group = self._budget.candidate, self._direct_group
-        group.prompt = new_prompt(self._direct.token_ids, self._params.cache_salt)
+        group.prompt = new_prompt(self.problem.direct, self._params.cache_salt)
         phase = self.usage.phase("candidate_prefill")
         phase.reused_cache = context_length(group.prompt.context)
         if self._given is None:
-            phase.reused_prompt = (self._params.k - 1) * len(self._direct.token_ids)
+            phase.reused_prompt = (self._params.k - 1) * len(self.problem.direct)
             seeds = [derive_seed(self._seed, _CANDIDATE_SEED, i) for i in range(self._params.k)]
             keep = self._params.layout == "branched"
-            group.fork(params, seeds, StopRule.of(params, self._prompts.tokenizer), keep)
+            group.fork(params, seeds, self._stops[0], keep)
             self.rounds.append(group.streams)
         else:
             self.rounds.append([Stream.given(i, params, ids) for i, ids in enumerate(self._given)])
@@ -137,9 +139,9 @@ class SelfRefineRequest(Request[RefineResult]):
             self._filling = Group(self, self._refine_prompts().opening(), REFINE, open=True)
             self._shown = [[]]
             started = [self._filling]
+        self._refine_prompts().append(self._filling.prompt, solution, is_first=bool(started))
+        self._written.append(solution)
         self._shown[0].append(solution.stream.index)
-        piece = self._prompts.linear_candidate(solution.summary.token_ids)
-        self._filling.prompt.token_ids += piece
         return started
 
     def _agreed(self) -> bool:
@@ -185,7 +187,7 @@ class SelfRefineRequest(Request[RefineResult]):
         # An aborted candidate was stopped by agreement and is left out. After the deadline all are
         # aborted, and shown as far as they got.
         dropped = stream.finish_reason == "abort" and not self._expired
-        content = stream.segment.token_ids[: max(0, stream.span_length)]
+        content = stream.segment.token_ids[: stream.content_length]
         whole = self._params.view == "full"
         summary = self._prompts.summary(content, self._budget.summary_tokens, whole)
         if dropped or summary is None:
@@ -198,7 +200,7 @@ class SelfRefineRequest(Request[RefineResult]):
         return ShownSolution(stream, summary, in_place and summary.verbatim)
 
     def _refine_prompts(self) -> RefinePrompts:
-        return RefinePrompts(self._prompts, self.problem, self._direct, self._direct_group)
+        return RefinePrompts(self.problem, self._direct_group)
 
     def _refine(self, solutions: list[ShownSolution]) -> list[Group]:
         """The groups of the next round: one shared prompt, or one per refinement with subsets."""
@@ -252,7 +254,7 @@ class SelfRefineRequest(Request[RefineResult]):
             derive_seed(self._seed, _REFINE_SEED, i, *([round_index] if round_index else []))
             for i in range(begin, begin + count)
         ]
-        group.fork(params, seeds, StopRule.of(params, self._prompts.tokenizer))
+        group.fork(params, seeds, self._stops[1])
 
     def _count_reuse(self, rereads: list[Group], readers: list[Group]) -> None:
         """Count the tokens whose KV the groups of a round share instead of recomputing."""
@@ -270,7 +272,7 @@ class SelfRefineRequest(Request[RefineResult]):
 
     def _close(self, group: Group) -> list[Group]:
         """End the growing prompt after its last candidate, and fork the refinements."""
-        self._refine_prompts().close(group.prompt)
+        self._refine_prompts().close(group.prompt, self._written)
         group.open = False
         self._fork(group, 0, 0, self._params.refinements)
         self._count_reuse([], [group])
@@ -309,7 +311,7 @@ class SelfRefineRequest(Request[RefineResult]):
             # `_shown` has one entry per prompt: a single one if all refinements share a prompt.
             used = self._shown[best if len(self._shown) > 1 else 0]
         generated = self.rounds if self._given is None else self.rounds[1:]
-        self.usage.prompt_tokens = len(self._direct.token_ids)
+        self.usage.prompt_tokens = len(self.problem.direct)
         self.usage.completion_tokens = sum(len(s.segment) for streams in generated for s in streams)
         self.result = RefineResult(
             text=text,

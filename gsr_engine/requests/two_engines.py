@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
+from gsr_engine.checkpoint.chat_template import Variables
 from gsr_engine.errors import InvalidRequest
 from gsr_engine.outputs import Completion, RefineResult, Usage
 from gsr_engine.params import SamplingParams, SelfRefineParams
 from gsr_engine.requests.generate import GenerateRequest
 from gsr_engine.requests.request import Request
 from gsr_engine.requests.self_refine import SelfRefineRequest
+from gsr_engine.text.problem_prompts import Problem
 
 
 class SteppedEngine(Protocol):
@@ -24,7 +26,7 @@ class SteppedEngine(Protocol):
 
     def new_self_refine(
         self,
-        problem: str,
+        problem: Problem,
         params: SelfRefineParams,
         *,
         candidates: Sequence[str | list[int]] | None = None,
@@ -32,7 +34,9 @@ class SteppedEngine(Protocol):
     ) -> SelfRefineRequest:
         """See `Engine.new_self_refine`."""
 
-    def direct_prompt(self, problem: str) -> list[int]:
+    def direct_prompt(
+        self, problem: Problem, chat_template_kwargs: Variables | None = None
+    ) -> list[int]:
         """See `Engine.direct_prompt`."""
 
     def solution_text(self, completion: Completion) -> str:
@@ -63,14 +67,14 @@ class RefineElsewhere:
         self,
         writer: SteppedEngine,
         refiner: SteppedEngine,
-        every: Sequence[tuple[str, SelfRefineParams]],
+        every: Sequence[tuple[Problem, SelfRefineParams]],
     ) -> None:
         self._writer, self._refiner = writer, refiner
         self._every = list(every)
         self._written: list[GenerateRequest] = []
         for index, (problem, params) in enumerate(self._every):
             _check(params)
-            prompt = writer.direct_prompt(problem)
+            prompt = writer.direct_prompt(problem, params.chat_template_kwargs)
             drawn = replace(params.candidate, n=params.k, seed=params.seed)
             self._written.append(writer.new_generate(prompt, drawn, index=index))
             # Made only to be checked: a bad request must fail now, not once its candidates exist.

@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from gsr_engine.checkpoint.chat_template import Message, Variables
+from gsr_engine.checkpoint.tokenizer import SpecialTokens
 from gsr_engine.engine import Engine
 from gsr_engine.errors import EngineClosed, InvalidRequest, shown
 from gsr_engine.outputs import GenerateResult, RefineResult
@@ -19,6 +21,7 @@ from gsr_engine.serving.engine_loop import EngineLoop
 from gsr_engine.serving.events import Event, Final
 from gsr_engine.serving.mailbox import Mailbox
 from gsr_engine.serving.observer import StreamingRequest
+from gsr_engine.text.problem_prompts import Problem
 
 ParamsT = TypeVar("ParamsT")
 ResultT = TypeVar("ResultT")
@@ -34,11 +37,11 @@ class AsyncEngine:
     Requests are made (texts tokenised, lengths checked) in two more threads, one of them for short
     inputs. So a long input delays neither the engine nor short requests.
 
-    `self_refine` and `generate` give the events of one request: `Submitted`, then `PhaseStarted`,
-    tokens and `CandidateDone` as they happen, and `Final` always last. Closing the generator, or
-    cancelling the task that reads it, aborts the request and frees its pages. A `break` out of
-    `async for` closes the generator only once Python collects it; `contextlib.aclosing` closes it
-    at once.
+    `self_refine`, `generate` and `chat` give the events of one request: `Submitted`, then
+    `PhaseStarted`, tokens and `CandidateDone` as they happen, and `Final` always last. Closing the
+    generator, or cancelling the task that reads it, aborts the request and frees its pages. A
+    `break` out of `async for` closes the generator only once Python collects it;
+    `contextlib.aclosing` closes it at once.
 
     Back-pressure works both ways. At most `max_pending` requests are unfinished; further callers
     wait for room, first come, first served, but a long input comes once it is made. A deadline
@@ -72,7 +75,7 @@ class AsyncEngine:
 
     def self_refine(
         self,
-        problem: str,
+        problem: Problem,
         params: SelfRefineParams | None = None,
         *,
         candidates: Sequence[str | list[int]] | None = None,
@@ -85,7 +88,7 @@ class AsyncEngine:
         as if they had been generated.
 
         Args:
-            problem: the text of the problem.
+            problem: its text, or messages of which the last is the user's and states it.
             params: default `SelfRefineParams()`.
             candidates: texts or token ids, to be refined instead of generated candidates.
             request_id: a name for `abort`, unique among unfinished requests. None makes one, which
@@ -113,6 +116,7 @@ class AsyncEngine:
         prompt: str | list[int],
         params: SamplingParams | None = None,
         *,
+        special_tokens: SpecialTokens = "parse",
         request_id: str | None = None,
         wait: bool = True,
     ) -> AsyncGenerator[Event[GenerateResult], None]:
@@ -122,9 +126,30 @@ class AsyncEngine:
         """
 
         def make(_: float) -> StreamingRequest:
-            return self._engine.new_generate(prompt, _params(params, SamplingParams))
+            mine = _params(params, SamplingParams)
+            return self._engine.new_generate(prompt, mine, special_tokens=special_tokens)
 
         return self._events(make, _size(prompt), request_id, wait)
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams | None = None,
+        *,
+        chat_template_kwargs: Variables | None = None,
+        request_id: str | None = None,
+        wait: bool = True,
+    ) -> AsyncGenerator[Event[GenerateResult], None]:
+        """The events of answering one conversation, the same as `Engine.chat([messages])`.
+
+        The n streams are reported as candidates; everything else is as in `self_refine`.
+        """
+
+        def make(_: float) -> StreamingRequest:
+            prompt = self._engine.chat_prompt(messages, chat_template_kwargs)
+            return self._engine.new_generate(prompt, _params(params, SamplingParams))
+
+        return self._events(make, _size(messages), request_id, wait)
 
     async def _events(
         self,
@@ -227,9 +252,10 @@ def _params(params: ParamsT | None, kind: type[ParamsT]) -> ParamsT:
 
 
 def _size(*inputs: object) -> int:
-    """How many characters or token ids the inputs have: texts, ids, or lists of these."""
+    """How many characters or token ids the inputs have: texts, ids, messages, lists of these."""
     size = 0
     for one in inputs:
         parts = one if isinstance(one, list | tuple) else [one]
+        parts = [p.get("content") if isinstance(p, dict) else p for p in parts]
         size += sum(len(part) if isinstance(part, str | list) else 1 for part in parts)
     return size

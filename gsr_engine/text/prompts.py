@@ -1,35 +1,36 @@
-"""Direct and refinement prompts as token ids, and the summaries that enter them.
+"""What a checkpoint's prompts are made of, and how its solutions are read.
 
-Prompts are composed from pieces that are tokenised separately; decoded text is never tokenised
-again. So the ids of header and problem are the same in every layout, and their KV can be shared.
-The trainer builds its rows with the same functions.
+The prompts of one problem are in `problem_prompts.py`. The trainer builds its rows with the same
+functions.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from functools import cached_property
 from itertools import accumulate
 
+from gsr_engine.checkpoint.chat_template import Message, Variables
 from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.checkpoint.tokenizer import Tokenizer
+from gsr_engine.errors import InvalidRequest
 from gsr_engine.outputs import Completion
 from gsr_engine.text.answers import find_answer
 
-
-@dataclass(frozen=True, slots=True)
-class DirectPrompt:
-    """A direct prompt. Its first `problem_stop` tokens (header, problem) also open a linear one."""
-
-    token_ids: list[int]
-    problem_stop: int
+FIXED_DAY = date(2024, 7, 26)
+"""The date in prompts that have to be the same on every day: samples, rows, evaluations."""
+_ASKED: list[Message] = [{"role": "user", "content": "?"}]
+_TOLD: list[Message] = [*_ASKED, {"role": "assistant", "content": [0]}]
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
     """The part of a candidate that is shown to the refiner.
 
-    `token_ids` are the candidate's tokens `[start, stop)` without special tokens.
+    `token_ids` are the candidate's tokens `[start, stop)` without control tokens.
     """
 
     token_ids: list[int]
@@ -38,94 +39,82 @@ class Summary:
 
     @property
     def verbatim(self) -> bool:
-        """Whether `token_ids` are exactly the range, because it holds no special tokens."""
+        """Whether `token_ids` are exactly the range, because it holds no control tokens."""
         return len(self.token_ids) == self.stop - self.start
 
 
 class Prompts:
-    """Composes the prompts of one checkpoint, and reads its solutions.
+    """The prompts of one checkpoint, and its solutions.
 
-    Attributes:
+    Args:
         tokenizer: the checkpoint's tokenizer.
         gsr: its templates, and how its solutions state their answers.
+        day: the date that a chat template reads, unless `gsr` fixes it.
+
+    Attributes:
+        tokenizer, gsr: as given.
 
     Raises:
         InvalidRequest: on first use, if the checkpoint has no chat template.
     """
 
-    def __init__(self, tokenizer: Tokenizer, gsr: GsrConfig) -> None:
+    def __init__(self, tokenizer: Tokenizer, gsr: GsrConfig, day: date = FIXED_DAY) -> None:
         self.tokenizer = tokenizer
         self.gsr = gsr
-        self._markup: dict[str, list[int]] = {}
-        self._frames: dict[tuple[str, ...], list[list[int]]] = {}
-        self._thinking = gsr.thinking
+        fixed = gsr.template.date
+        self._day = date.fromisoformat(fixed) if fixed else day
 
-    def _piece(self, text: str) -> list[int]:
-        if text not in self._markup:
-            self._markup[text] = self.tokenizer.encode_markup(text)
-        return self._markup[text]
+    def varied(self, variables: Variables) -> Prompts:
+        """The same prompts with some more variables for the chat template.
 
-    def _frame(self, *roles: str) -> list[list[int]]:
-        if roles not in self._frames:
-            self._frames[roles] = self.tokenizer.chat_frame(list(roles))
-        return self._frames[roles]
-
-    def problem(self, text: str) -> list[int]:
-        """Ids of a problem's text; a special token spelled in it stays plain text."""
-        return self.tokenizer.encode_text(text.strip())
-
-    def direct(self, problem: list[int]) -> DirectPrompt:
-        """The prompt that candidates continue."""
-        header, footer = self._frame("user")
-        ids = [*header, *problem, *self._piece(self.gsr.template.direct), *footer]
-        return DirectPrompt(ids, len(header) + len(problem))
-
-    def linear(self, problem: list[int], summaries: list[list[int]]) -> list[int]:
-        """The whole refinement prompt of the linear layout."""
-        ids = self.linear_opening(problem)
-        for summary in summaries:
-            ids += self.linear_candidate(summary)
-        return ids + self.linear_closing(problem)
-
-    def linear_opening(self, problem: list[int]) -> list[int]:
-        """The linear prompt up to its first candidate."""
-        header, _ = self._frame("user")
-        return [*header, *problem, *self._piece(self.gsr.template.preamble)]
-
-    def linear_candidate(self, summary: list[int]) -> list[int]:
-        """The tokens that one candidate adds to a linear prompt."""
-        return [*self._piece(self.gsr.template.separator), *summary]
-
-    def linear_closing(self, problem: list[int]) -> list[int]:
-        """The linear prompt from the end of its last candidate on."""
-        _, footer = self._frame("user")
-        return [*self._piece(self.gsr.template.linear), *self._again(problem), *footer]
-
-    def branched_glue(self, problem: list[int]) -> list[int]:
-        """The tokens after the candidates in the branched layout.
-
-        They close the assistant's turn, state the instruction and open the next turn.
+        Raises:
+            InvalidRequest: the template does not read one of them.
         """
-        *_, close, footer = self._frame("user", "assistant", "user")
-        instruction = self._piece(self.gsr.template.branched)
-        return [*close, *instruction, *self._again(problem), *footer]
+        if not variables:
+            return self
+        self.tokenizer.check_variables(variables)
+        every = {**self.gsr.template.chat_template_kwargs, **variables}
+        template = replace(self.gsr.template, chat_template_kwargs=every)
+        return Prompts(self.tokenizer, replace(self.gsr, template=template), self._day)
 
-    def _again(self, problem: list[int]) -> list[int]:
-        restate = self.gsr.template.restate
-        return [] if restate is None else [*self._piece(restate), *problem]
+    def chat_parts(self, messages: Sequence[Message]) -> tuple[list[list[int]], list[int]]:
+        """`Tokenizer.chat_parts` with the date and the variables of these prompts."""
+        return self.tokenizer.chat_parts(
+            messages, self.gsr.template.chat_template_kwargs, self._day
+        )
 
-    def branched_position(self, fork: int, glue: int, longest: int) -> int:
-        """Position of the first glue token.
+    def chat(self, messages: Sequence[Message]) -> list[int]:
+        """Ids of a conversation without slots, with the opening of the assistant's turn."""
+        (token_ids,), _ = self.chat_parts(messages)
+        return token_ids
 
-        With refine_position "fork", a glue longer than the direct prompt begins at 0 and ends
-        behind the fork.
+    def solution(self, text: str) -> list[int]:
+        """Ids of a solution's text, as the model would have written it behind a direct prompt."""
+        opening, space = self._opening
+        return self.tokenizer.encode_solution(space + text, opening)
 
-        Args:
-            fork: position of the candidates' first token, which is the direct prompt's length.
-            glue: number of glue tokens.
-            longest: the position after the last token of the summary that reaches furthest.
-        """
-        return longest if self.gsr.refine_position == "after" else max(fork - glue, 0)
+    @cached_property
+    def _opening(self) -> tuple[str, str]:
+        """The end of a prompt, and the white space that the template writes before a solution."""
+        variables = self.gsr.template.chat_template_kwargs
+        opening = self.tokenizer.rendered(_ASKED, variables, self._day)
+        try:
+            before = self.tokenizer.rendered(_TOLD, variables, self._day)
+        except InvalidRequest:  # a template for one turn only
+            return opening, ""
+        space = before.removeprefix(opening)
+        return opening, space if before.startswith(opening) and space.isspace() else ""
+
+    @cached_property
+    def end_id(self) -> int | None:
+        """The end token that closes a solution: the template's, or else the tokenizer's own."""
+        try:
+            behind = self.chat_parts(_TOLD)[0][1:2]
+        except InvalidRequest:  # a template for one turn only
+            behind = []
+        stops = self.tokenizer.stop_ids
+        ends = (token for part in behind for token in part if token in stops)
+        return next(ends, self.tokenizer.end_id)
 
     def summary(self, token_ids: list[int], limit: int, whole: bool = False) -> Summary | None:
         """The summary of a candidate: the last `limit` tokens after its thinking.
@@ -142,7 +131,7 @@ class Prompts:
         if start is None:
             return None
         start = max(start, len(token_ids) - limit)
-        shown = [t for t in token_ids[start:] if t not in self.tokenizer.special_ids]
+        shown = [t for t in token_ids[start:] if t not in self.tokenizer.control_ids]
         return Summary(shown, start, len(token_ids)) if shown else None
 
     def text_and_answer(self, solution: Completion) -> tuple[str, str | None]:
@@ -156,21 +145,36 @@ class Prompts:
 
     def _thinking_stop(self, token_ids: list[int]) -> int | None:
         """Index of the first token after the thinking; None if the thinking never ended."""
-        if not self._thinking:
+        tags = self.tokenizer.thinking
+        if tags is None:
             return 0
-        begin_tag, end_tag = self._thinking
+        begin_tag, end_tag = tags
+        if not self.tokenizer.knows_thinking and not self._opens(token_ids, begin_tag):
+            return 0  # the model merely wrote about such a tag
         stop = self._last_stop(token_ids, end_tag)
         if stop is not None:
             return stop
-        # The chat template itself may begin the thinking, or begin and end it.
-        opening = self._frame("user")[1]
+        thinks = self.begins_thinking or self._last_stop(token_ids, begin_tag) is not None
+        return None if thinks else 0
+
+    @cached_property
+    def begins_thinking(self) -> bool:
+        """Whether the chat template itself begins the thinking; it may also begin and end it."""
+        if self.tokenizer.thinking is None:
+            return False
+        begin_tag, end_tag = self.tokenizer.thinking
+        opening = self.chat_parts([{"role": "user", "content": [0]}])[0][-1]
         begun = self._last_stop(opening, begin_tag) or 0
-        thinks = begun > (self._last_stop(opening, end_tag) or 0)
-        return None if thinks or self._last_stop(token_ids, begin_tag) is not None else 0
+        return begun > (self._last_stop(opening, end_tag) or 0)
+
+    def _opens(self, token_ids: list[int], tag: str) -> bool:
+        """Whether a text begins with a tag."""
+        # White space before it may be many tokens, each of at least a character.
+        return self.tokenizer.decode(token_ids[: 2 * len(tag)]).lstrip().startswith(tag)
 
     def _last_stop(self, token_ids: list[int], tag: str) -> int | None:
         """Index of the token behind the last occurrence of a tag."""
-        ids = self._piece(tag)
+        ids = self._tag_ids[tag]
         if len(ids) == 1:
             found = [index for index, token in enumerate(token_ids) if token == ids[0]]
             return found[-1] + 1 if found else None
@@ -183,3 +187,7 @@ class Prompts:
             return None
         stops = list(accumulate(map(len, pieces)))
         return bisect_left(stops, begin + len(tag)) + 1
+
+    @cached_property
+    def _tag_ids(self) -> dict[str, list[int]]:
+        return {tag: self.tokenizer.encode_markup(tag) for tag in self.tokenizer.thinking or ()}

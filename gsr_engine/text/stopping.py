@@ -81,9 +81,18 @@ class StopRule:
 
     @classmethod
     def of(cls, params: SamplingParams, tokenizer: Tokenizer) -> StopRule:
-        """The rule of some parameters: their own ids, and the checkpoint's unless `ignore_eos`."""
+        """The rule of some parameters: their own ids, and the checkpoint's unless `ignore_eos`.
+
+        A stop string that names a special token is the id of that token.
+
+        Raises:
+            InvalidRequest: a stop string holds a special token among other text.
+        """
         own = frozenset[int]() if params.ignore_eos else tokenizer.stop_ids
-        return cls(own | frozenset(params.stop_token_ids), tuple(params.stop), tokenizer)
+        named = {text: tokenizer.stop_token(text) for text in params.stop}
+        ids = {token for token in named.values() if token is not None}
+        strings = tuple(text for text, token in named.items() if token is None)
+        return cls(own | ids | frozenset(params.stop_token_ids), strings, tokenizer)
 
     @property
     def hold_back(self) -> int:

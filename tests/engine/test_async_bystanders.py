@@ -52,15 +52,15 @@ class SlowTokenizing:
         self.begun, self.go = threading.Event(), threading.Event()
         self.threads: list[str] = []
         monkeypatch.setattr("gsr_engine.serving.makers.SHORT", SHORT)
-        for name in ("encode_prompt", "encode_text"):
+        for name in ("encode_prompt", "encode_solution"):
             encode = getattr(Tokenizer, name)
 
-            def slow(tokenizer: Tokenizer, text: str, encode: Any = encode) -> Any:
+            def slow(tokenizer: Tokenizer, text: str, *more: Any, encode: Any = encode) -> Any:
                 self.threads.append(threading.current_thread().name)
                 if len(text) > SHORT:
                     self.begun.set()
                     assert self.go.wait(60)
-                return encode(tokenizer, text)
+                return encode(tokenizer, text, *more)
 
             monkeypatch.setattr(Tokenizer, name, slow)
 

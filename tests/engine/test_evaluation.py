@@ -162,7 +162,8 @@ def test_some_at_a_time_are_the_same_as_all_at_once(engine: Engine) -> None:
 def test_an_exercise_that_cannot_be_solved_leaves_the_others_alone(engine: Engine) -> None:
     evaluator = Evaluator(engine, [Exercise(" ", "1"), EXERCISES[0]], ExactGrader())
     drawn = dict(evaluator.draw_each(SHORT, [0, 1]))
-    assert drawn[0].error is None  # an empty problem can be solved, but not refined
+    assert (drawn[0].error, drawn[0].attempts) == ("problem: is empty", [])
+    assert (drawn[1].error, len(drawn[1].attempts)) == (None, 1)
     refined = dict(evaluator.refine_each(SelfRefineParams(k=2, seed=0, candidate=SHORT), [0, 1]))
     assert refined[0].result.error == "problem: is empty"
     assert not refined[0].correct

@@ -143,9 +143,9 @@ def test_as_finished_reads_in_that_order_while_others_decode(engine: Engine) -> 
         # The same as if these candidates had been given in that order.
         prompts = engine.prompts
         streams = [request.candidates[i] for i in result.used]
-        written = [stream.segment.token_ids[: stream.span_length] for stream in streams]
+        written = [stream.segment.token_ids[: stream.content_length] for stream in streams]
         shown = [prompts.summary(token_ids, 1000).token_ids for token_ids in written]  # type: ignore[union-attr]
-        prompt = prompts.linear(request.problem, shown)
+        prompt = request.problem.linear(shown)
         assert result.refinement
         alone = engine.generate([prompt], GREEDY)[0].completions[0]
         assert alone.token_ids == result.refinement.token_ids

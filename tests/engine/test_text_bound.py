@@ -106,13 +106,13 @@ def test_too_long_a_text_is_refused_without_tokenising(
         most = 64 * engine.tokenizer.bytes_per_token
         far = "1" * (most + 1)
         seen: list[int] = []
-        for name in ("encode_text", "encode_prompt"):
+        for name in ("encode_prompt", "encode_solution", "chat_parts"):
             encode = getattr(Tokenizer, name)
 
-            def counting(self: Tokenizer, text: str, encode: Any = encode) -> list[int]:
-                seen.append(len(text))
-                ids: list[int] = encode(self, text)
-                return ids
+            def counting(self: Tokenizer, text: Any, *more: Any, encode: Any = encode) -> Any:
+                messages = [{"content": text}] if isinstance(text, str) else text
+                seen.append(sum(len(message["content"]) for message in messages))
+                return encode(self, text, *more)
 
             monkeypatch.setattr(Tokenizer, name, counting)
         turn = {"role": "user", "content": far[: most // 2 + 1]}

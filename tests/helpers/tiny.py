@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.checkpoint.tokenizer import Tokenizer
+from gsr_engine.text.problem_prompts import ProblemPrompts
 from gsr_engine.text.prompts import Prompts
 from tests.helpers.checkpoints import load_oracle
 from train.dataset import Example, Split, read_parts, write_part, write_split
@@ -37,16 +38,16 @@ def make_examples(folder: Path, problems: int, seed: int = 0) -> list[Example]:
     examples = []
     for index in range(problems):
         one, other = rng.randrange(1000), rng.randrange(10)
-        problem = prompts.problem(f"{one} + {other}")
+        problem = ProblemPrompts(prompts, f"{one} + {other}")
         target = [*tokenizer.encode_text(f"it is {one + other}"), tokenizer.end_id]
         drafts = [f"{one + other + rng.randrange(2)}{'!' * rng.randrange(9)}" for _ in range(3)]
         summaries = [tokenizer.encode_text(draft) for draft in drafts]
         right = sum(draft.rstrip("!") == str(one + other) for draft in drafts)
         name = f"sum-{index}"
-        linear = linear_row(prompts, problem, summaries, target)
-        branched = branched_row(prompts, problem, summaries, target)
+        linear = linear_row(problem, summaries, target)
+        branched = branched_row(problem, summaries, target)
         examples += [
-            Example(direct_row(prompts, problem, target), name, source="solver"),
+            Example(direct_row(problem, target), name, source="solver"),
             Example(linear, name, "linear", 3, right, "solver"),
             Example(branched, name, "branched", 3, right, "solver"),
         ]

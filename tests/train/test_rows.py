@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from gsr_engine import Engine, SamplingParams, SelfRefineParams
+from gsr_engine.text.problem_prompts import ProblemPrompts
 from tests.engine.test_self_refine import with_gsr
 from tests.helpers.recorder import Recorder
 from tests.helpers.tiny import tiny_config
@@ -63,18 +64,18 @@ def test_a_training_forward_equals_the_engines_decode(
         assert request.refinement
         prompts = engine.prompts
         summaries = [
-            prompts.summary(c.segment.token_ids[: c.span_length], 1000).token_ids
+            prompts.summary(c.segment.token_ids[: c.content_length], 1000).token_ids
             for i in request.result.used
             for c in [request.candidates[i]]
         ]
         build = linear_row if layout == "linear" else branched_row
         target = request.refinement.segment.token_ids
-        problem = prompts.problem(QUESTION)
-        row = build(prompts, problem, summaries, target)
+        problem = ProblemPrompts(prompts, QUESTION)
+        row = build(problem, summaries, target)
         assert row.token_ids[row.target_start :] == target
         assert row.positions[row.target_start] == request.refinement.segment.position
         candidate = request.candidates[0]
-        direct = direct_row(prompts, problem, candidate.segment.token_ids)
+        direct = direct_row(problem, candidate.segment.token_ids)
         trained = target_logits(trainee, [direct, row], monkeypatch)
         sampled = torch.cat([recorder.of(candidate), recorder.of(request.refinement)])
         torch.testing.assert_close(trained, sampled, atol=1e-4, rtol=0)

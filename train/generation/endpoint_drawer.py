@@ -7,6 +7,7 @@ import os
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Self
 
+from gsr_engine.checkpoint.control_tokens import KNOWN_TAGS
 from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.errors import GsrError, InvalidRequest
 from gsr_engine.seeds import derive_seed
@@ -68,6 +69,11 @@ class EndpointDrawer:
         self._openai = openai
         self._config = config
         self._gsr = gsr
+        # What the protocol lacks, under the names that vLLM and SGLang gave it.
+        variables = dict(gsr.template.chat_template_kwargs)
+        extra = {"top_k": config.top_k, "chat_template_kwargs": variables}
+        self._extra = {name: value for name, value in extra.items() if value}
+        self._tags = KNOWN_TAGS[0] if gsr.thinking == "auto" else gsr.thinking
         self._base_url = base_url
         self._concurrency = concurrency
         self._client = openai.AsyncOpenAI(
@@ -139,7 +145,7 @@ class EndpointDrawer:
             top_p=config.top_p,
             max_tokens=config.max_tokens,
             seed=seed,
-            extra_body={"top_k": config.top_k} if config.top_k else None,
+            extra_body=self._extra or None,
         )
 
     def _drawn(self, ask: Ask, sample: int, answer: ChatCompletion) -> Sample:
@@ -163,16 +169,16 @@ class EndpointDrawer:
         """The answer with its thinking, which many servers send in a field of its own."""
         content = getattr(message, "content", None) or ""
         apart = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
-        if not apart or self._gsr.thinking is None:
+        if not apart or self._tags is None:
             return content
-        begin, end = self._gsr.thinking
+        begin, end = self._tags
         return f"{begin}\n{apart}\n{end}\n{content}"
 
     def _without_thinking(self, text: str) -> str:
         """The text after the thinking; "" if the thinking has no end."""
-        if self._gsr.thinking is None:
+        if self._tags is None:
             return text
-        begin, end = self._gsr.thinking
+        begin, end = self._tags
         _, ended, rest = text.rpartition(end)
         return rest if ended or begin not in text else ""
 

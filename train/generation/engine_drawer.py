@@ -22,8 +22,8 @@ class EngineDrawer:
     """
 
     def __init__(self, engine: Engine, config: DrawConfig) -> None:
-        engine.direct_prompt("")  # raises before anything is drawn
         self._engine = engine
+        engine.direct_prompt("?")  # raises before anything is drawn
         self._config = config
         self._running: dict[int, tuple[GenerateRequest, Ask, int]] = {}
         self._refused: list[Sample] = []
@@ -53,7 +53,7 @@ class EngineDrawer:
             self._in_flight += count
 
     def _request(self, prompt: Question, first: int, count: int) -> GenerateRequest:
-        token_ids = prompt_ids(prompt, self._engine.tokenizer, self._engine.prompts)
+        token_ids = prompt_ids(prompt, self._engine.prompts)
         params = self._config.sampling(count, self._config.prompt_seed(prompt))
         return self._engine.new_generate(token_ids, params, first=first)
 

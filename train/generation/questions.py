@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gsr_engine.checkpoint.gsr_config import Template
-from gsr_engine.checkpoint.tokenizer import Tokenizer
 from gsr_engine.errors import InvalidRequest
+from gsr_engine.text.problem_prompts import ProblemPrompts
 from gsr_engine.text.prompts import Prompts
 from train.files import read_jsonl
 from train.problems import Problem
@@ -58,12 +58,12 @@ def load_refine_prompts(path: Path) -> list[Question]:
     return prompts
 
 
-def prompt_ids(prompt: Question, tokenizer: Tokenizer, prompts: Prompts) -> list[int]:
+def prompt_ids(prompt: Question, prompts: Prompts) -> list[int]:
     """The question as token ids of a checkpoint."""
-    problem = prompts.problem(prompt.problem)
+    problem = ProblemPrompts(prompts, prompt.problem)
     if prompt.candidates is None:
-        return prompts.direct(problem).token_ids
-    return prompts.linear(problem, [tokenizer.encode_text(one) for one in prompt.candidates])
+        return problem.direct
+    return problem.linear([prompts.solution(one) for one in prompt.candidates])
 
 
 def prompt_text(prompt: Question, template: Template) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.params import Layout
 from gsr_engine.seeds import derive_seed
+from gsr_engine.text.problem_prompts import ProblemPrompts
 from train.dataset import Example, write_part
 from train.hybrid.candidate_sets import CandidateSet
 from train.hybrid.sample_pool import SamplePool
@@ -73,16 +74,16 @@ class Material:
     def examples(self, student: Student) -> Iterator[Example]:
         """Its rows: one, or one in each layout."""
         prompts, name, source = student.prompts, self.problem.id, self.target.source
-        problem, target = prompts.problem(self.problem.text), student.target(self.target.text)
+        problem = ProblemPrompts(prompts, self.problem.text)
+        target = student.target(self.target.text)
         if not self.layouts:
-            yield Example(direct_row(prompts, problem, target), name, source=source)
+            yield Example(direct_row(problem, target), name, source=source)
         summaries = [
-            student.tokenizer.encode_text(one) if isinstance(one, str) else one
-            for one in self.summaries
+            prompts.solution(one) if isinstance(one, str) else one for one in self.summaries
         ]
         for layout in self.layouts:
             build = linear_row if layout == "linear" else branched_row
-            row = build(prompts, problem, summaries, target)
+            row = build(problem, summaries, target)
             yield Example(row, name, layout, len(summaries), self.num_correct, source)
 
 

@@ -33,13 +33,13 @@ class Student:
     def __init__(self, folder: Path, gsr: GsrConfig | None = None) -> None:
         self.folder = folder
         self.gsr = gsr or GsrConfig.from_folder(folder)
-        self.tokenizer = Tokenizer.from_folder(folder)
+        self.tokenizer = Tokenizer.from_folder(folder, self.gsr.thinking)
         self.prompts = Prompts(self.tokenizer, self.gsr)
-        if self.tokenizer.end_id is None:
+        end = self.prompts.end_id
+        if end is None:
             raise InvalidRequest("model", f"the tokenizer of {folder} names no end token")
         self.encoded: Counter[str] = Counter()
-        self._end: int = self.tokenizer.end_id
-        self._opening = "".join(self.tokenizer.pieces(self.prompts.direct([]).token_ids)).rstrip()
+        self._end: int = end
 
     @cached_property
     def tokenizer_hash(self) -> str:
@@ -55,7 +55,7 @@ class Student:
         ids = sample.token_ids
         if ids is None or sample.tokenizer != self.tokenizer_hash:
             self.encoded[_why_encoded(sample)] += 1
-            ids = self.tokenizer.encode_text(sample.text)
+            ids = self.prompts.solution(sample.text)
         elif ids and ids[-1] in self.tokenizer.stop_ids:
             ids = ids[:-1]
         summary = self.prompts.summary(ids, limit)
@@ -67,12 +67,13 @@ class Student:
         Thinking stays. Its opening tag is added or removed, so that it comes once after the
         student's prompt: some templates open the thinking, so some texts lack the tag.
         """
-        if self.gsr.thinking and self.gsr.thinking[1] in text:
-            begin, _ = self.gsr.thinking
+        thinking = self.tokenizer.thinking
+        if thinking and thinking[1] in text:
+            begin, _ = thinking
             text = text.lstrip().removeprefix(begin).lstrip("\n")
-            if not self._opening.endswith(begin):
+            if not self.prompts.begins_thinking:
                 text = f"{begin}\n{text}"
-        return [*self.tokenizer.encode_text(text), self._end]
+        return [*self.prompts.solution(text), self._end]
 
 
 def _why_encoded(sample: Sample) -> str:

@@ -1,0 +1,147 @@
+"""The prompts of one problem as token ids: direct, linear and branched.
+
+Each prompt is a conversation, and the chat template runs over it as a whole. Candidates have a slot
+each in it, into which their own ids go: decoded text is never tokenised again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from itertools import takewhile
+from typing import Any
+
+from gsr_engine.checkpoint.chat_template import Content, Message
+from gsr_engine.checkpoint.tokenizer import check_messages
+from gsr_engine.errors import InvalidRequest, shown
+from gsr_engine.text.prompts import Prompts
+
+Problem = str | Sequence[Message]
+"""A problem: its text, or a conversation whose last message, the user's, states it."""
+
+
+class ProblemPrompts:
+    """The prompts of one problem.
+
+    A prompt is composed when it is first asked for.
+
+    Args:
+        prompts: those of the checkpoint.
+        problem: the problem; white space around a text does not count.
+
+    Attributes:
+        direct: the prompt that candidates continue.
+
+    Raises:
+        InvalidRequest: the problem is empty or no problem, or the chat template refuses it.
+    """
+
+    def __init__(self, prompts: Prompts, problem: Problem) -> None:
+        self._prompts = prompts
+        self._template = prompts.gsr.template
+        if isinstance(problem, str):
+            problem = [{"role": "user", "content": problem.strip()}]
+        contents = check_messages("problem", problem)
+        *self._before, self._last = problem
+        if self._last["role"] != "user":
+            raise InvalidRequest(
+                "problem", f"must end with the user's message, got {shown(self._last['role'])}"
+            )
+        self._text = contents[-1]
+        if not self._text.strip():
+            raise InvalidRequest("problem", "is empty")
+        self.direct = prompts.chat(self._asked(self._text + self._template.direct))
+
+    def _asked(self, content: Content) -> list[Message]:
+        return [*self._before, self._says(content)]
+
+    def _says(self, content: Content) -> Mapping[str, Any]:
+        return {**self._last, "content": content}
+
+    @cached_property
+    def problem_stop(self) -> int:
+        """How many tokens the direct and the linear prompt begin with in common.
+
+        These are header and problem, so they compute them once.
+        """
+        pairs = zip(self.direct, self.linear_opening, strict=False)
+        # The last token of a prompt computes its answer, so it is never shared.
+        most = min(len(self.direct), len(self.linear_opening)) - 1
+        return min(most, len(list(takewhile(lambda pair: pair[0] == pair[1], pairs))))
+
+    def linear(self, summaries: Sequence[list[int]]) -> list[int]:
+        """The whole refinement prompt of the linear layout."""
+        parts, slots = self._two_candidates
+        if slots == [0, 1]:  # nearly always: then the others are like these two
+            opening, between, closing = parts
+            parts = [opening, *[between] * (len(summaries) - 1), closing]
+            slots = list(range(len(summaries)))
+        else:
+            parts, slots = self._linear_parts(len(summaries))
+        token_ids = list(parts[0])
+        for slot, part in zip(slots, parts[1:], strict=True):
+            token_ids += summaries[slot]
+            token_ids += part
+        return token_ids
+
+    @cached_property
+    def linear_opening(self) -> list[int]:
+        """The linear prompt up to its first candidate."""
+        return self._two_candidates[0][0]
+
+    @property
+    def linear_between(self) -> list[int]:
+        """The tokens between a candidate and the next one in a linear prompt."""
+        return self._two_candidates[0][1]
+
+    @cached_property
+    def _two_candidates(self) -> tuple[list[list[int]], list[int]]:
+        return self._linear_parts(2)
+
+    def _linear_parts(self, k: int) -> tuple[list[list[int]], list[int]]:
+        template = self._template
+        content: list[str | int] = [self._text + template.preamble]
+        for slot in range(k):
+            content += [template.separator, slot]
+        parts, slots = self._prompts.chat_parts(
+            self._asked([*content, template.linear + self._again])
+        )
+        # A template may write the whole content again, but not drop a candidate.
+        if slots[:k] != list(range(k)):
+            raise InvalidRequest("problem", "the chat template drops or reorders candidates")
+        return parts, slots
+
+    @property
+    def _again(self) -> str:
+        restate = self._template.restate
+        return "" if restate is None else restate + self._text
+
+    @cached_property
+    def branched_glue(self) -> list[int]:
+        """The tokens after the candidates in the branched layout.
+
+        They close the assistant's turn, state the instruction and open the next turn.
+        """
+        candidate = {"role": "assistant", "content": [0]}
+        instruction = self._says(self._template.branched + self._again)
+        asked = self._asked(self._text + self._template.direct)
+        parts, slots = self._prompts.chat_parts([*asked, candidate, instruction])
+        if slots != [0]:
+            raise InvalidRequest(
+                "layout", "the chat template drops or repeats the candidates of a branched prompt"
+            )
+        return parts[1]
+
+    def branched_position(self, fork: int, longest: int) -> int:
+        """Position of the first glue token.
+
+        With refine_position "fork", a glue longer than the direct prompt begins at 0 and ends
+        behind the fork.
+
+        Args:
+            fork: position of the candidates' first token, which is the direct prompt's length.
+            longest: the position after the last token of the summary that reaches furthest.
+        """
+        if self._prompts.gsr.refine_position == "after":
+            return longest
+        return max(fork - len(self.branched_glue), 0)
