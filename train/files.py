@@ -102,10 +102,15 @@ def parse_object(line: bytes, field: str, where: str) -> dict[str, Any]:
         InvalidRequest: the line is not an object; the message begins with `where`.
     """
     try:
-        row = json.loads(line)
-    except RecursionError:
-        raise InvalidRequest(field, f"{where}: it is nested too deeply") from None
-    except ValueError as error:  # of JSON, or of UTF-8
+        text = line.decode("utf-8-sig")
+        if "\0" in text:
+            raise ValueError("NUL bytes")  # of UTF-16, or zeros after a power cut
+        row = json.loads(text)
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(
+            field, f"{where}: is no UTF-8 text (another encoding, or packed?): {error}"
+        ) from None
+    except (ValueError, RecursionError) as error:
         raise InvalidRequest(field, f"{where}: {error}") from None
     if not isinstance(row, dict):
         text = line.decode(errors="replace").strip()

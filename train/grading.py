@@ -1,4 +1,8 @@
-"""Answers that are mathematics, compared by math-verify where their normalised texts differ.
+"""Answers that are mathematics: math-verify is asked where our own equality cannot decide.
+
+The equality is the one that votes (`gsr_engine.text.answers`). It decides numbers, bases, units,
+brackets, order and every expression that it can evaluate. Of the rest only pairs of expressions are
+left, and these two are asked for, apart from units, names and lists around them.
 
 math-verify may hang in C-level arithmetic on hostile input, where none of its own timeouts reaches
 it. So it runs in a worker process, which is killed when it takes too long.
@@ -6,7 +10,9 @@ it. So it runs in a worker process, which is killed when it takes too long.
 
 from __future__ import annotations
 
+import logging
 import multiprocessing as mp
+import re
 import signal
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
@@ -16,11 +22,12 @@ from typing import Self
 from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.errors import InvalidRequest
 from gsr_engine.evaluation.grader import ExactGrader, Grader
-from gsr_engine.text.answers import normalise
+from gsr_engine.text.answer_forms import same_form
+from gsr_engine.text.answer_parser import LONGEST, parse_answer
 from train.signals import shielded
 
-_LONGEST = 2000
-"""Longer answers than this are not compared: no gold answer is near it."""
+_UNSAFE = re.compile(r"\d\s+\d|\}\s*\d|\d\s*_|'")
+"""Numbers side by side, in a base or with primes: math-verify takes them for one plain number."""
 
 
 def grader_for(gsr: GsrConfig) -> AbstractContextManager[Grader]:
@@ -33,6 +40,7 @@ def grader_for(gsr: GsrConfig) -> AbstractContextManager[Grader]:
 
 
 def _serve(connection: Connection) -> None:
+    logging.disable()  # math-verify warns of the time limits that are this process's task
     from math_verify import parse, verify  # noqa: PLC0415  # seconds to import, workers only
 
     while True:
@@ -46,7 +54,7 @@ def _serve(connection: Connection) -> None:
 
 
 class SymbolicGrader:
-    """Asks math-verify where the exact comparison fails; remembers what it asked.
+    """Asks math-verify where `same_answer` cannot decide; remembers what it asked.
 
     Use it as a context manager, or `close` it, to end its worker.
 
@@ -60,7 +68,6 @@ class SymbolicGrader:
     def __init__(self, timeout: float = 5.0) -> None:
         if find_spec("math_verify") is None:
             raise InvalidRequest("grading", "needs math-verify: pip install 'gsr-engine[train]'")
-        self._exact = ExactGrader()
         self._timeout = timeout
         self._known: dict[tuple[str, str], bool] = {}
         self._worker: mp.process.BaseProcess | None = None
@@ -68,12 +75,17 @@ class SymbolicGrader:
 
     def correct(self, answer: str | None, gold: str) -> bool:
         """Whether an answer is the gold one."""
-        if answer is None or len(answer) > _LONGEST:
+        if answer is None or len(answer) > LONGEST or not answer.strip() or not gold.strip():
             return False
-        if self._exact.correct(answer, gold):
-            return True
-        if _both_numbers(answer, gold):
+        return same_form(parse_answer(answer), parse_answer(gold), self._undecided)
+
+    def _undecided(self, answer: str, gold: str) -> bool:
+        if _UNSAFE.search(answer) or _UNSAFE.search(gold):
             return False
+        return self.asked(answer, gold)
+
+    def asked(self, answer: str, gold: str) -> bool:
+        """What math-verify says of two answers, without our own equality."""
         pair = (gold, answer)
         if pair not in self._known:
             self._known[pair] = self._ask(pair)
@@ -118,8 +130,3 @@ class SymbolicGrader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _both_numbers(left: str, right: str) -> bool:
-    """Two plain numbers that differ need no algebra."""
-    return all(normalise(side).lstrip("-").replace("/", "").isdigit() for side in (left, right))

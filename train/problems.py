@@ -5,19 +5,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass, fields
+from decimal import Decimal
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gsr_engine.errors import InvalidRequest
-from train.command import run_command
+from gsr_engine.text.knights import FORM, parse_roles
+from train.command import log, run_command
 from train.files import read_jsonl, whole_file
+
+if TYPE_CHECKING:
+    import pyarrow
 
 Located = tuple[str, dict[str, Any]]
 """Where a row is, for messages, and the row."""
@@ -28,7 +36,8 @@ class Problem:
     """A problem.
 
     Attributes:
-        text: the problem itself, without any instruction.
+        text: the problem itself, without any instruction. A Knights-and-Knaves puzzle says at its
+            end in which form it is answered.
         answer: the gold answer; None if it is unknown.
         solution: a worked solution that came with the problem.
         source: origin of the problem.
@@ -53,7 +62,7 @@ def parse_columns(text: str) -> dict[str, str]:
     Raises:
         InvalidRequest: the text is not such a list, or names a field that problems do not have.
     """
-    columns = {}
+    columns: dict[str, str] = {}
     for pair in filter(None, text.split(",")):
         name, equals, column = (part.strip() for part in pair.partition("="))
         if not equals or name not in _COLUMNS:
@@ -86,8 +95,10 @@ def iterate_problems(
     Args:
         data: a path that exists, else a hub id.
         columns: column by field, where the names differ. `problem`, `answer` and mapped columns
-            must exist, unless a field is mapped to "". Other columns are optional. A null or empty
-            answer means that it is unknown. The default id is the row's number.
+            must exist and hold text or numbers, unless a field is mapped to "". Other columns are
+            optional, and one of them that holds something else is left out with a warning. Null,
+            NaN and blank text mean that a value is missing. The default id is a digest of the
+            problem's text; rows that repeat a text are numbered.
         split: of a hub data set, e.g. "train[:1000]".
 
     Raises:
@@ -95,38 +106,107 @@ def iterate_problems(
     """
     mapped = {**_COLUMNS, **(columns or {})}
     needed = {"problem", "answer", *(columns or ())}
-    wanted = set(mapped.values())
-    rows = _rows(Path(data)) if Path(data).exists() else _hub_rows(str(data), split, wanted)
-    for number, (where, row) in enumerate(rows, start=1):
+    rows = (
+        _rows(Path(data))
+        if Path(data).exists()
+        else _hub_rows(str(data), split, set(mapped.values()), {mapped[name] for name in needed})
+    )
+    reader = _RowReader(mapped, needed)
+    for where, row in rows:
         try:
-            yield _problem(row, mapped, needed, number)
+            yield reader.problem(row)
         except KeyError as error:
-            raise InvalidRequest("data", f"{where}: there is no {error}") from None
+            raise InvalidRequest(
+                "data",
+                f"{where}: there is no {error}, but {', '.join(map(repr, row)) or 'nothing'}; "
+                "--columns FIELD=COLUMN,... names other columns",
+            ) from None
         except (TypeError, ValueError) as error:
             raise InvalidRequest("data", f"{where}: {error}") from None
 
 
-def _problem(
-    row: Mapping[str, Any], columns: Mapping[str, str], needed: set[str], number: int
-) -> Problem:
-    found: dict[str, str | None] = {}
-    for name, column in columns.items():
-        value = row[column] if column and name in needed else row.get(column)
-        if not isinstance(value, str | int | float | None):
-            raise TypeError(f"{column} must be text, got {type(value).__name__}")
-        found[name] = None if value in (None, "") else str(value)
-        (found[name] or "").encode()  # a lone surrogate cannot be written
-    text = found["problem"]
-    if text is None:
-        raise TypeError(f"{columns['problem']} is empty")
-    return Problem(
-        id=found["id"] or str(number),
-        text=text,
-        answer=found["answer"],
-        solution=found["solution"],
-        source=found["source"] or "",
-        size=found["size"] or "",
-    )
+class _RowReader:
+    """Makes problems of rows; remembers the texts it saw and what it warned of."""
+
+    def __init__(self, columns: Mapping[str, str], needed: AbstractSet[str]) -> None:
+        self._columns, self._needed = columns, needed
+        self._seen: Counter[str] = Counter()
+        self._left_out: set[str] = set()
+
+    def problem(self, row: Mapping[str, Any]) -> Problem:
+        """The problem of a row; KeyError, TypeError or ValueError say what is wrong with it."""
+        found = {name: self._value(row, name, column) for name, column in self._columns.items()}
+        text = found["problem"]
+        if text is None:
+            raise TypeError(f"{self._columns['problem']} is empty")
+        return Problem(
+            id=found["id"] or self._new_id(text),
+            text=with_form(text, found["answer"]),
+            answer=found["answer"],
+            solution=found["solution"],
+            source=found["source"] or "",
+            size=found["size"] or "",
+        )
+
+    def _value(self, row: Mapping[str, Any], name: str, column: str) -> str | None:
+        if not column:
+            return None
+        try:
+            return as_text(row[column] if name in self._needed else row.get(column))
+        except (TypeError, ValueError) as error:
+            if name in self._needed:
+                raise type(error)(f"{column} {error}") from None
+            if name not in self._left_out:
+                self._left_out.add(name)
+                log.warning("the column %s is left out: it %s", column, error)
+            return None
+
+    def _new_id(self, text: str) -> str:
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        self._seen[digest] += 1
+        times = self._seen[digest]
+        return digest if times == 1 else f"{digest}-{times}"
+
+
+def as_text(value: object) -> str | None:
+    """A value of JSON or Arrow as text, as its reader would write it; None if it is missing.
+
+    Whole numbers have no point and no number has an exponent. NaN, and the names that pandas gives
+    to missing values, are missing.
+
+    Raises:
+        TypeError: it is neither text nor a number.
+        ValueError: it is infinite, or text that cannot be written.
+    """
+    if value is None or value != value:  # NaN, NaT
+        return None
+    if isinstance(value, str):
+        text = value
+    elif isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        raise TypeError(f"must be text or a number, got {type(value).__name__}")
+    elif isinstance(value, int):
+        text = str(value)
+    else:
+        number = Decimal(repr(value)) if isinstance(value, float) else value
+        if not number.is_finite():
+            raise ValueError("must be finite, got infinity")
+        whole = number == number.to_integral_value()
+        text = format(number.to_integral_value() if whole else number.normalize(), "f")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("holds surrogates, which cannot be written") from None
+    return None if not text.strip() or text.strip() in _MISSING else text
+
+
+_MISSING = frozenset(("nan", "NaN", "NaT", "<NA>"))
+"""What pandas writes for a missing value that became text."""
+
+
+def with_form(problem: str, answer: str | None) -> str:
+    """The problem; a Knights-and-Knaves puzzle says at its end in which form it is answered."""
+    puzzle = answer is not None and parse_roles(answer) is not None
+    return f"{problem.rstrip()}\n\n{FORM}" if puzzle and FORM not in problem else problem
 
 
 def _rows(path: Path) -> Iterator[Located]:
@@ -148,22 +228,34 @@ def _parquet_rows(path: Path) -> Iterator[Located]:
     try:
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches():
-                for row in batch.to_pylist():
+                for row in _plain(batch).to_pylist():
                     number += 1
                     yield f"{path} row {number}", row
     except pyarrow.ArrowException as error:
         raise InvalidRequest("data", f"{path} after row {number}: {error}") from None
 
 
-def _hub_rows(name: str, split: str, wanted: set[str]) -> Iterator[Located]:
+def _plain(batch: pyarrow.RecordBatch) -> pyarrow.RecordBatch:
+    """The batch with floats of 32 bits as they are written: 0.1, not 0.10000000149011612."""
+    import pyarrow  # noqa: PLC0415
+
+    for index, field in enumerate(batch.schema):
+        if pyarrow.types.is_float32(field.type):
+            column = batch.column(index).cast(pyarrow.string()).cast(pyarrow.float64())
+            batch = batch.set_column(index, field.name, column)
+    return batch
+
+
+def _hub_rows(name: str, split: str, wanted: set[str], needed: set[str]) -> Iterator[Located]:
     import datasets  # noqa: PLC0415
 
     try:
         rows = datasets.load_dataset(name, split=split)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise InvalidRequest("data", f"{name!r} is no path, and as a hub id: {error}") from None
-    # Solutions may be most of the bytes.
-    rows = rows.select_columns([column for column in rows.column_names if column in wanted])
+    # Solutions may be most of the bytes. Where a column is missing the error names all.
+    if needed - {""} <= set(rows.column_names):
+        rows = rows.select_columns([one for one in rows.column_names if one in wanted])
     for number, row in enumerate(rows, start=1):
         yield f"{name} {split} row {number}", row
 

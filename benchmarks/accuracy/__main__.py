@@ -30,6 +30,7 @@ from gsr_engine.evaluation.grader import ExactGrader
 from train.command import run_command
 from train.grading import SymbolicGrader
 from train.options import check_least, parse_options
+from train.problems import parse_columns
 from train.signals import resumable
 
 
@@ -40,6 +41,7 @@ class AccuracyCommand(AccuracyConfig):
     Attributes:
         model: Checkpoint folder or hub id.
         data: JSONL with problem and answer.
+        columns: FIELD=COLUMN,... where names of --data differ, as of train.problems.
         size_field: Field of --data to group by.
         puzzles: Held-out puzzles, when no --data is given.
         limit: Only the first problems of --data.
@@ -51,6 +53,7 @@ class AccuracyCommand(AccuracyConfig):
 
     model: str = str(NANO)
     data: Path | None = None
+    columns: str = ""
     size_field: str | None = None
     puzzles: int = 1000
     limit: int | None = None
@@ -72,7 +75,9 @@ class AccuracyCommand(AccuracyConfig):
         """
         if self.data is None:
             return puzzle_problems("test", self.seed, self.puzzles)[: self.limit]
-        return graded_problems(self.data, self.size_field)[: self.limit]
+        return graded_problems(self.data, self.size_field, parse_columns(self.columns))[
+            : self.limit
+        ]
 
 
 def main(command: AccuracyCommand) -> None:

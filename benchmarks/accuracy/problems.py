@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,16 +31,26 @@ def puzzle_problems(stream: PuzzleStream, seed: int, count: int) -> list[Benchma
     ]
 
 
-def graded_problems(path: Path, size_field: str | None = None) -> list[BenchmarkProblem]:
+def graded_problems(
+    path: Path, size_field: str | None = None, columns: Mapping[str, str] | None = None
+) -> list[BenchmarkProblem]:
     """Problems of a file, grouped by one of its fields.
+
+    Args:
+        path: as of `load_problems`.
+        size_field: column to group by; None groups by what `columns` says, if anything.
+        columns: column by field, where the names differ.
 
     Raises:
         InvalidRequest: as `load_problems`, or a problem has no answer.
     """
     problems = []
-    for problem in load_problems(path, {"size": size_field} if size_field else None):
+    named = dict(columns or {}) | ({"size": size_field} if size_field else {})
+    for number, problem in enumerate(load_problems(path, named), start=1):
         if problem.answer is None:
-            raise InvalidRequest("data", f"{path}: problem {problem.id} has no answer")
+            raise InvalidRequest(
+                "data", f"{path}: problem {number} (id {problem.id}) has no answer"
+            )
         problems.append(
             BenchmarkProblem(
                 id=problem.id, text=problem.text, gold=problem.answer, size=problem.size

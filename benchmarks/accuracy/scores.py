@@ -29,11 +29,14 @@ def oracle(samples: Sequence[ProblemResult], k: int) -> Hits:
 
 
 def majority_at(samples: Sequence[ProblemResult], k: int) -> Hits:
-    """maj@k: the most frequent answer of the first k (the earlier one on a tie)."""
+    """maj@k: the most frequent answer of the first k (the earlier one on a tie).
+
+    Equal answers vote together; right ones do because all equal the gold answer.
+    """
     hits = []
     for sample in samples:
         first = sample.candidates[:k]
-        winner = majority([candidate.answer for candidate in first])
+        winner = majority([one.answer for one in first], [one.correct for one in first])
         hits.append(winner is not None and first[winner].correct)
     return np.array(hits, dtype=float)
 

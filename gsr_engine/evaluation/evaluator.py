@@ -39,7 +39,9 @@ class Attempt:
 
 def vote(attempts: Sequence[Attempt]) -> Attempt | None:
     """The first attempt that states the most frequent answer; None if none states an answer."""
-    winner = majority([attempt.answer for attempt in attempts])
+    winner = majority(
+        [attempt.answer for attempt in attempts], [attempt.correct for attempt in attempts]
+    )
     return None if winner is None else attempts[winner]
 
 

@@ -16,7 +16,7 @@ class Grader(Protocol):
 
 
 class ExactGrader:
-    """An answer is right if it equals the gold one after normalisation (`same_answer`)."""
+    """An answer is right if `same_answer` says that it is the gold one: the equality that votes."""
 
     def correct(self, answer: str | None, gold: str) -> bool:
         """Whether a found answer is the gold one; None is wrong."""

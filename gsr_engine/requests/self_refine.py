@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 from dataclasses import replace
 
 from gsr_engine.checkpoint.gsr_config import GsrConfig
@@ -17,7 +16,7 @@ from gsr_engine.requests.refine_budget import plan_budget
 from gsr_engine.requests.refine_prompts import REFINE, RefinePrompts, ShownSolution
 from gsr_engine.requests.request import Group, NewPrompt, Request, Stream, completion
 from gsr_engine.seeds import derive_seed
-from gsr_engine.text.answers import majority, normalise
+from gsr_engine.text.answers import Votes, majority
 from gsr_engine.text.problem_prompts import Problem, ProblemPrompts
 from gsr_engine.text.prompts import Prompts
 from gsr_engine.text.stopping import StopRule
@@ -148,14 +147,12 @@ class SelfRefineRequest(Request[RefineResult]):
         """Whether enough candidates have ended by themselves with the same answer."""
         if not self._params.agreement:
             return False
-        answers: Counter[str] = Counter()
+        votes = Votes()
         for stream in self.candidates:
             if stream.finish_reason == "stop":
                 solution = completion(stream, self._prompts.tokenizer)
-                answer = self._prompts.text_and_answer(solution)[1]
-                if answer is not None:
-                    answers[normalise(answer)] += 1
-        return max(answers.values(), default=0) >= self._params.agreement
+                votes.add(stream.index, self._prompts.text_and_answer(solution)[1])
+        return len(votes.largest()) >= self._params.agreement
 
     def group_finished(self, group: Group) -> list[Group]:
         """Start the next round after the last group of a round; after the last round, finish."""

@@ -239,7 +239,7 @@ def test_bad_data_names_the_line(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="line 2"):
         graded_problems(file)
     file.write_text('{"problem": "1+1", "answer": null}\n')
-    with pytest.raises(InvalidRequest, match="problem 1 has no answer"):
+    with pytest.raises(InvalidRequest, match=r"problem 1 \(id \w+\) has no answer"):
         graded_problems(file)
     file.write_text("\n")
     with pytest.raises(InvalidRequest, match="no problems"):

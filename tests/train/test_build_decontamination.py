@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gsr_engine import InvalidRequest
+from gsr_engine.text.knights import FORM
 from train.hybrid.decontamination import Decontamination
 from train.hybrid.inputs import HybridFiles
 from train.problems import Problem
@@ -55,16 +56,53 @@ def test_case_and_punctuation_do_not_hide_it() -> None:
     assert findings[0].reason == "ngram"
 
 
-def test_short_problems_are_found_only_whole() -> None:
+def test_short_problems_are_found_whole_between_words_and_not_in_a_formula() -> None:
     check = Decontamination({"e": [Problem("1", "What is $2 + 3$?", "5")]}, 13)
     problems = [
         Problem("same", "what is 2+3", None),
+        Problem("behind", "What is $2 + 3$? And then 4?", None),
+        Problem("before", "Tell me: what is $2+3$", None),
         Problem("other", "What is $2 - 3$?", None),
-        Problem("longer", "What is $2 + 3$? And then 4?", None),
+        Problem("longer number", "What is $2 + 31$?", None),
+        Problem("longer formula", "What is $2 + 3 x$ at $x = 4$?", None),
+        Problem("another formula", "What is $2 + 3 - 4$?", None),
     ]
     kept, findings = check.split(problems)
-    assert [one.id for one in kept] == ["other", "longer"]
-    assert [(one.problem_id, one.reason) for one in findings] == [("same", "exact")]
+    assert [one.id for one in kept] == [
+        "other",
+        "longer number",
+        "longer formula",
+        "another formula",
+    ]
+    found = [(one.problem_id, one.reason, one.found_id) for one in findings]
+    assert found == [(name, "exact", "1") for name in ("same", "behind", "before")]
+
+
+CHINESE = (
+    "某商店以每件40元的价格购进一批商品，按每件60元出售，每天可卖出300件，问降价多少元时利润最大"
+)
+JAPANESE = (
+    "一辺の長さが6の正方形の紙から四隅を切り取って箱を作るとき、体積が最大になる高さを求めなさい"
+)
+
+
+@pytest.mark.parametrize("text", [CHINESE, JAPANESE])
+def test_near_copies_are_found_in_scripts_without_spaces(text: str) -> None:
+    check = Decontamination({"e": [Problem("1", text, "1")]}, 13)
+    half = len(text) // 2
+    copies = [f"题目：{text}？请写出过程", text[:half] + "のと" + text[half:], text[half:] + "。"]
+    other = Problem("other", "求一个三角形的面积，已知三边分别是3、4、5，并写出过程。", "6")
+    problems = [Problem(str(i), copy, "1") for i, copy in enumerate(copies)]
+    kept, findings = check.split([*problems, other])
+    assert kept == [other]
+    assert {one.reason for one in findings} == {"ngram"}
+
+
+def test_the_sentence_that_says_the_form_of_an_answer_is_no_shared_text() -> None:
+    one, other = (f"Who is who on island {name}? {FORM}" for name in ("Rhodes", "Malta"))
+    check = Decontamination({"e": [Problem("1", one, None)]}, 8)
+    kept, _ = check.split([Problem("2", other, None)])
+    assert len(kept) == 1
 
 
 def test_of_problems_that_come_twice_the_first_is_kept() -> None:

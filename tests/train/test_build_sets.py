@@ -52,7 +52,7 @@ def test_a_set_is_a_subset_in_range_and_its_counts_are_right(
         assert one.candidates == [samples[index].text for index in one.indices]
         shown = [samples[index] for index in one.indices]
         assert one.num_correct == sum(sample.correct for sample in shown)
-        vote = majority([sample.answer for sample in shown])
+        vote = majority([sample.answer for sample in shown], [one.correct for one in shown])
         assert one.majority_correct is shown[vote].correct
     again = list(draw_sets([problem], lambda _: samples, student, config, dropped))
     assert again == drawn
@@ -260,6 +260,9 @@ def test_the_command_writes_prompts_for_the_teacher(qwen2: Path, tmp_path: Path)
     assert out.read_bytes() == first
     run_build(*arguments, "--no-balance", "--keep-truncated")
     assert len(SetFile(out)) == 30
+    with out.open("a") as file:
+        file.write("\n \n")  # an editor's blank lines are no sets
+    assert len(list(SetFile(out))) == 30
     assert sorted(file.name for file in out.parent.iterdir()) == [
         "refine.card.json",
         "refine.jsonl",

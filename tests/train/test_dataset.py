@@ -72,3 +72,15 @@ def test_a_part_is_whole_or_not_there(tmp_path: Path) -> None:
 def test_a_missing_split_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="no held_out split"):
         RowSet.load(tmp_path, "held_out")
+
+
+@pytest.mark.parametrize("size", [0, 100, -50])
+def test_a_damaged_split_is_named(tmp_path: Path, size: int) -> None:
+    row = Row("direct", [1, 2, 3], 1)
+    write_part(tmp_path / "0.arrow", [Example(row, "p")])
+    write_split(tmp_path, "train", read_parts([tmp_path / "0.arrow"]))
+    (file,) = (tmp_path / "train").glob("*.arrow")
+    data = file.read_bytes()
+    file.write_bytes(data[:size])
+    with pytest.raises(InvalidRequest, match=r"data: .*train is damaged"):
+        RowSet.load(tmp_path)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.helpers.answer_pairs import DIFFERENT_PAIRS, EQUAL_PAIRS
 from train.grading import SymbolicGrader
 
 pytestmark = pytest.mark.slow
@@ -28,6 +29,9 @@ def grader() -> Iterator[SymbolicGrader]:
         (r"\frac{\sqrt{2}}{2}", r"\frac{1}{\sqrt{2}}", True),
         ("x+2", "x+1", False),
         ("109891", "109890", False),
+        (r"\sum_{k=1}^{n} k", r"\frac{n(n+1)}{2}", True),
+        (r"\sum_{k=1}^{n} k", r"\frac{n(n-1)}{2}", False),
+        (r"(\sum_{k=1}^{3} k, 5 \text{ cm})", "(6, 5)", True),
         (None, "1", False),
         ("1" * 3000, "1", False),
     ],
@@ -36,23 +40,44 @@ def test_answers(grader: SymbolicGrader, answer: str | None, gold: str, right: b
     assert grader.correct(answer, gold) is right
 
 
+def test_the_grader_agrees_with_the_table_that_votes(grader: SymbolicGrader) -> None:
+    assert [pair for pair in EQUAL_PAIRS if not grader.correct(*pair)] == []
+    assert [pair for pair in DIFFERENT_PAIRS if grader.correct(*pair)] == []
+
+
 def test_a_dead_worker_makes_no_answer_wrong() -> None:
     others = set(mp.active_children())
     with SymbolicGrader() as grader:
-        assert grader.correct("1 + x", "x+1")
+        assert grader.correct(r"\sum_{k=1}^{3} k", "6")
         (worker,) = set(mp.active_children()) - others
         assert worker.pid
         os.kill(worker.pid, signal.SIGTERM)  # it is not for the worker
-        assert grader.correct("2 + x", "x+2")
+        assert grader.correct(r"\sum_{k=1}^{4} k", "10")
         assert set(mp.active_children()) - others == {worker}
         worker.kill()
         worker.join()
-        assert grader.correct("3 + x", "x+3")
+        assert grader.correct(r"\sum_{k=1}^{5} k", "15")
 
 
 def test_a_hang_is_a_wrong_answer_and_the_next_one_is_graded() -> None:
     with SymbolicGrader(timeout=1.0) as grader:
-        assert grader.correct("1 + x", "x+1")
+        assert grader.correct(r"\sum_{k=1}^{3} k", "6")
         tower = r"\dfrac{5^{(5^{(5^{(5^5)})}-4)}-5}{16}"
         assert not grader.correct(tower, "1 + x^2")
-        assert grader.correct("2 + x", "x+2")
+        assert grader.correct(r"\sum_{k=1}^{4} k", "10")
+
+
+def test_math_verify_says_nothing_on_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    with SymbolicGrader() as grader:
+        assert grader.correct(r"\sum_{k=1}^{3} k", "6")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"), [("1 2", "12"), ("52_8 + 1", "53"), ("4210_5", "4210"), ("ABC", "CBA")]
+)
+def test_what_math_verify_would_mistake_is_not_asked(
+    grader: SymbolicGrader, answer: str, gold: str
+) -> None:
+    assert not grader.correct(answer, gold)
+    assert not grader.correct(gold, answer)

@@ -143,7 +143,7 @@ def _draw(
     shown = rng.sample(pool, k)  # a random subset in a random order
     right = [one.correct for one, _ in shown]
     checked = None not in right
-    vote = majority([one.answer for one, _ in shown])
+    vote = majority([one.answer for one, _ in shown], right)
     candidates = [student.tokenizer.decode(ids) for _, ids in shown]
     digest = hashlib.sha256(json.dumps([problem.text, candidates]).encode()).hexdigest()[:8]
     return CandidateSet(
@@ -220,14 +220,18 @@ class SetFile(Sequence[CandidateSet]):
         if not path.is_file():
             raise InvalidRequest("refine", f"{path} is no file; `train.build refine` writes it")
         self._path = path
-        self._starts = [0]
+        self._starts: list[int] = []
         with path.open("rb") as file:
-            self._starts += [file.tell() for _ in iter(file.readline, b"")]
+            start = 0
+            for line in iter(file.readline, b""):
+                if line.strip():
+                    self._starts.append(start)
+                start = file.tell()
         if not len(self):
             raise InvalidRequest("refine", f"{path} holds no set")
 
     def __len__(self) -> int:
-        return len(self._starts) - 1
+        return len(self._starts)
 
     def __getitem__(self, index: int) -> CandidateSet:  # type: ignore[override]  # no slices
         with self._path.open("rb") as file:

@@ -1,0 +1,1 @@
+"""How far the graders can be trusted on the golds of a set of problems."""
