@@ -102,8 +102,10 @@ def refused_problems(
     draw = config.draw_params(k, config.temperature)
     refine = [config.refine_params(one, k) for one in config.chosen_layouts(engine.gsr.layouts)]
     evaluator, refused = Evaluator(engine, problems, ExactGrader()), {}
-    for index in range(len(problems)):
-        if (error := evaluator.refusal(index, draw, *refine)) is not None:
+    for index, problem in enumerate(problems):
+        error = InvalidRequest("problem", problem.error) if problem.error else None
+        error = error or evaluator.refusal(index, draw, *refine)
+        if error is not None:
             refused[index] = error
     if len(refused) == len(problems):
         if refused[0].field not in ("problem", "prompt"):  # a setting, and not the problem

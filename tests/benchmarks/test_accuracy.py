@@ -207,7 +207,7 @@ def test_what_can_be_refused_is_before_the_first_token(
         with pytest.raises(InvalidRequest, match=refused):
             run(qwen2, data, out, **changed)
     data.write_text('{"problem": " ", "answer": "1"}\n')
-    with pytest.raises(InvalidRequest, match=r"no problem can be asked; .*: problem: is empty"):
+    with pytest.raises(InvalidRequest, match=r"no problem can be asked; .* line 1: problem"):
         run(qwen2, data, out)
     assert list(tmp_path.iterdir()) == [data]
 
@@ -215,7 +215,7 @@ def test_what_can_be_refused_is_before_the_first_token(
 def test_a_bad_row_is_named_and_left_out(
     qwen2: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bad = [{"id": "blank", "problem": " "}, {"id": "long", "problem": "9" * 900}]
+    bad = [{"problem": " "}, {"id": "long", "problem": "9" * 900}]
     lines = [json.dumps({**row, "answer": "1"}) for row in bad]
     data.write_text("\n".join([lines[0], *data.read_text().splitlines(), lines[1]]))
     show_log()
@@ -223,23 +223,26 @@ def test_a_bad_row_is_named_and_left_out(
     run(qwen2, data, out, limit=5, layouts="branched", force_layout=True)
     facts, samples = read_results(out)
     assert [sample.id for sample in samples] == ["p0", "p1", "p2"]
-    assert facts["left_out"].keys() == {"blank", "long"}
+    assert facts["left_out"].keys() == {f"{data} line 1", "long"}
     printed = capsys.readouterr()
     for shown in (printed.out, printed.err):
         text = " ".join(shown.split())
-        assert "problem blank" in text
-        assert "problem: is empty" in text
+        assert "line 1 is left out" in text or "line 1: problem: problem is empty" in text
         assert "problem long" in text
     assert {"branched@1", "branched@3"} <= samples[0].refinements.keys()
 
 
 def test_bad_data_names_the_line(tmp_path: Path) -> None:
+    """What is wrong with a row is the row's; what is wrong with the first may be the columns'."""
     file = tmp_path / "bad.jsonl"
-    file.write_text('{"problem": "1+1", "answer": "2"}\n{"problem": "no answer"}\n')
-    with pytest.raises(InvalidRequest, match="line 2"):
-        graded_problems(file)
-    file.write_text('{"problem": "1+1", "answer": null}\n')
-    with pytest.raises(InvalidRequest, match=r"problem 1 \(id \w+\) has no answer"):
+    rows = ['{"problem": "1+1", "answer": "2"}', '{"problem": "?"}', '{"problem": " "}', "{}"]
+    file.write_text("\n".join([*rows, '{"problem": "2+2", "answer": null, "id": "x"}']))
+    errors = {one.id.removeprefix(f"{file} "): one.error for one in graded_problems(file)[1:]}
+    assert errors.keys() == {"line 2", "line 3", "line 4", "x"}
+    assert errors["line 2"].startswith("there is no 'answer', but 'problem'; --columns")
+    assert errors["x"] == "it has no answer"
+    file.write_text("\n".join(rows[1:]))
+    with pytest.raises(InvalidRequest, match="line 1: there is no 'answer', but 'problem'"):
         graded_problems(file)
     file.write_text("\n")
     with pytest.raises(InvalidRequest, match="no problems"):
