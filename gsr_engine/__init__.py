@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         OutOfMemory,
         OutOfPages,
         PoolCorrupted,
+        PoolTooSmall,
         QueueFull,
         UnsupportedModel,
     )
@@ -59,6 +60,7 @@ __all__ = [
     "PhaseStarted",
     "PhaseUsage",
     "PoolCorrupted",
+    "PoolTooSmall",
     "QueueFull",
     "RefineResult",
     "RefineToken",
@@ -84,6 +86,7 @@ _MODULES = {
         "OutOfMemory",
         "OutOfPages",
         "PoolCorrupted",
+        "PoolTooSmall",
         "QueueFull",
         "UnsupportedModel",
     ),

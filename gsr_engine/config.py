@@ -33,8 +33,10 @@ class EngineConfig:
         device: "cpu", "cuda" (the current NVIDIA GPU), or "auto": cuda if there is a GPU.
         max_model_len: longest context in tokens; None takes the checkpoint's maximum, which yarn
             stretches to its factor times the original length.
-        kv_cache_gib: memory for KV pages, in GiB. None takes 1 on a CPU. On a GPU it takes the
-            part of `gpu_memory_utilization` that weights and the largest step leave.
+        kv_cache_gib: memory for KV pages, in GiB. None takes half of what is free after the
+            weights on a CPU; a page takes memory once it is written. So give each of several
+            engines on one machine its own. On a GPU None takes the part of
+            `gpu_memory_utilization` that weights and the largest step leave.
         gpu_memory_utilization: share of the GPU's memory that the engine may use.
         max_num_seqs: most streams that decode at the same time.
         max_batch_tokens: most tokens of one step, prompts and streams together. A longer prompt is
@@ -63,10 +65,14 @@ class EngineConfig:
             )
         if self.device not in ("auto", "cpu", "cuda"):
             raise InvalidRequest("device", f"must be auto, cpu or cuda, got {shown(self.device)}")
-        if self.max_model_len is not None:
-            check_int("max_model_len", self.max_model_len, 1, MOST_POSITIONS)
-        check_int("max_num_seqs", self.max_num_seqs, 1, MOST_STREAMS)
-        check_int("max_batch_tokens", self.max_batch_tokens, 1, MOST_BATCH_TOKENS)
+        for name, most in (
+            ("max_model_len", MOST_POSITIONS),
+            ("max_num_seqs", MOST_STREAMS),
+            ("max_batch_tokens", MOST_BATCH_TOKENS),
+        ):
+            value = getattr(self, name)
+            if value is not None or name != "max_model_len":
+                object.__setattr__(self, name, check_int(name, value, 1, most))
         for name in ("prefix_cache", "share_spans", "cuda_graphs"):
             check_bool(name, getattr(self, name))
         self._check_memory()
@@ -82,7 +88,7 @@ class EngineConfig:
             value = getattr(self, name)
             if value is None and name == "kv_cache_gib":
                 continue
-            check_float(name, value, 0.0, most)
+            object.__setattr__(self, name, check_float(name, value, 0.0, most))
             if value == 0:
                 raise InvalidRequest(name, f"must be above 0, at most {most:g}, got 0")
 

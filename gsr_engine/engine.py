@@ -13,6 +13,7 @@ from typing import Any, Self, TypeVar
 
 import torch
 
+from gsr_engine.attention.kv_cache import page_bytes
 from gsr_engine.checkpoint.chat_template import Message, Variables
 from gsr_engine.checkpoint.files import find_checkpoint
 from gsr_engine.checkpoint.gsr_config import GsrConfig
@@ -20,7 +21,7 @@ from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.checkpoint.tensors import open_tensors
 from gsr_engine.checkpoint.tokenizer import SpecialTokens, Tokenizer
 from gsr_engine.config import EngineConfig
-from gsr_engine.errors import CheckpointError, InvalidRequest
+from gsr_engine.errors import CheckpointError, InvalidRequest, shown
 from gsr_engine.execution.books import Books
 from gsr_engine.execution.device import build_runner
 from gsr_engine.execution.loading import load_parts
@@ -29,7 +30,7 @@ from gsr_engine.model.decoder import Decoder
 from gsr_engine.model.weights import decoder_of
 from gsr_engine.outputs import Completion, GenerateResult, RefineResult
 from gsr_engine.params import SamplingParams, SelfRefineParams, one_each
-from gsr_engine.requests.advice import warn_beyond_evidence
+from gsr_engine.requests.advice import warn_beyond_context, warn_beyond_evidence
 from gsr_engine.requests.generate import GenerateRequest
 from gsr_engine.requests.inputs import Inputs
 from gsr_engine.requests.limits import Limits
@@ -96,7 +97,11 @@ class Engine:
         self.prompts = Prompts(tokenizer, self.gsr)
         self._conversations = Prompts(tokenizer, self.gsr, date.today())
         self.limits = Limits(
-            length, decoder.config.vocab_size, runner.num_pages, config.max_num_seqs
+            length,
+            decoder.config.vocab_size,
+            runner.num_pages,
+            config.max_num_seqs,
+            page_bytes(decoder.config, decoder.dtype),
         )
         self.clock = clock
         self._books = Books(config, runner, clock)
@@ -119,13 +124,19 @@ class Engine:
 
     @classmethod
     def from_pretrained(
-        cls, path_or_id: str | Path, *, revision: str | None = None, **options: Any
+        cls,
+        path_or_id: str | Path,
+        *,
+        revision: str | None = None,
+        template: str | Path | None = None,
+        **options: Any,
     ) -> Self:
         """Load a checkpoint from a local folder or the Hugging Face hub.
 
         Args:
             path_or_id: folder with config.json, tokenizer and safetensors, or a hub id.
             revision: branch, tag or commit on the hub.
+            template: other prompts than the checkpoint's: see `GsrConfig.with_prompts_of`.
             options: fields of `EngineConfig`, e.g. `dtype="float32"`.
 
         Raises:
@@ -138,7 +149,7 @@ class Engine:
             config = EngineConfig(**options)
         except TypeError as error:
             raise InvalidRequest("options", str(error)) from None
-        return cls(*load_parts(path_or_id, config, revision), config)
+        return cls(*load_parts(path_or_id, config, revision, template), config)
 
     def submit(self, request: AnyRequest) -> None:
         """Queue a request made by `new_generate` or `new_self_refine`; `step` moves it on.
@@ -171,7 +182,9 @@ class Engine:
         """
         prompt = self._inputs.prompt(prompt, special_tokens)
         seed = _seed(params.seed, index)
-        return GenerateRequest(prompt, params, seed, self.tokenizer, self.limits, first)
+        request = GenerateRequest(prompt, params, seed, self.tokenizer, self.limits, first)
+        warn_beyond_context(params, self.limits.max_model_len)
+        return request
 
     def new_self_refine(
         self,
@@ -200,10 +213,15 @@ class Engine:
                 raise InvalidRequest("candidates", "is empty")
             params = replace(params, k=len(every))
             given = [self._inputs.candidate(candidate) for candidate in every]
-        warn_beyond_evidence(params, self.gsr)
         seed = _seed(params.seed, index)
         deadline = None if params.deadline is None else self.clock() + params.deadline
-        return SelfRefineRequest(problem, params, seed, self.prompts, self.limits, given, deadline)
+        request = SelfRefineRequest(
+            problem, params, seed, self.prompts, self.limits, given, deadline
+        )
+        warn_beyond_evidence(params, self.gsr)
+        for drawn in (params.candidate, params.refine):
+            warn_beyond_context(drawn, self.limits.max_model_len)
+        return request
 
     @property
     def _inputs(self) -> Inputs:
@@ -283,12 +301,14 @@ class Engine:
 
     def generate(
         self,
-        prompts: Sequence[str | list[int]],
+        prompts: Sequence[str | list[int]] | str | list[int],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         special_tokens: SpecialTokens = "parse",
     ) -> list[GenerateResult]:
         """Complete prompts (text as it is, or token ids): one result each, in order.
+
+        A single prompt stands for a list of it; the result is a list all the same.
 
         Special tokens that a text spells are parsed, so a conversation that was rendered elsewhere
         is what it says. Text that is not your own should not be: with `special_tokens="text"` they
@@ -307,47 +327,57 @@ class Engine:
 
     def chat(
         self,
-        conversations: Sequence[Sequence[Message]],
+        conversations: Sequence[Sequence[Message]] | Sequence[Message],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         chat_template_kwargs: Variables | None = None,
     ) -> list[GenerateResult]:
         """Answer conversations (lists of {"role", "content"}) through the chat template.
 
+        A single conversation stands for a list of it; the result is a list all the same.
         `chat_template_kwargs` are variables of the template, e.g. `{"enable_thinking": False}`.
 
         Raises:
             InvalidRequest: a conversation or its parameters are invalid; then none was answered.
         """
-        variables = chat_template_kwargs or {}
-        return self.generate([self.chat_prompt(one, variables) for one in conversations], params)
+        every = one_each("conversations", conversations, params, SamplingParams)
+        prompts = [self.chat_prompt(messages, chat_template_kwargs) for messages, _ in every]
+        return self.generate(prompts, [mine for _, mine in every])
 
     def self_refine(
         self,
-        problems: Sequence[Problem],
+        problems: Sequence[Problem] | Problem,
         params: SelfRefineParams | Sequence[SelfRefineParams] | None = None,
-        candidates: Sequence[Sequence[str | list[int]]] | None = None,
+        candidates: Sequence[Sequence[str | list[int]]] | Sequence[str] | None = None,
         refiner: Engine | None = None,
     ) -> list[RefineResult]:
         """selfRef@k of every problem: one result each, in order.
 
         A problem is its text, or messages of which the last is the user's and states it.
 
-        `candidates`, for each problem a list of texts or token ids, are refined instead of
-        generated ones. A `refiner` is an engine that refines the candidates of this engine.
+        A single problem stands for a list of it (and a list of texts for its `candidates`); the
+        result is a list all the same. `candidates`, for each problem a list of texts or token ids,
+        are refined instead of generated ones. A `refiner` is an engine that refines the candidates
+        of this engine.
 
         Raises:
             InvalidRequest: a problem or its parameters are invalid; then no problem was run.
         """
         every = one_each("problems", problems, params, SelfRefineParams)
         if refiner is not None:
+            if not isinstance(refiner, Engine):
+                raise InvalidRequest("refiner", f"must be an Engine, got {shown(refiner)}")
             if candidates is not None:
                 raise InvalidRequest("refiner", "contradicts candidates: ask the refiner itself")
             with self.owned(), refiner.owned():
                 return RefineElsewhere(self, refiner, every).run()
-        given = candidates if candidates is not None else [None] * len(problems)
-        if len(given) != len(problems):
-            raise InvalidRequest("candidates", f"{len(given)} for {len(problems)} problems")
+        given: Sequence[Any] = [None] * len(every) if candidates is None else candidates
+        if isinstance(given, str) or not isinstance(given, Sequence):
+            raise InvalidRequest("candidates", f"must be a list per problem, got {shown(given)}")
+        if isinstance(problems, str) and given and all(isinstance(one, str) for one in given):
+            given = [given]
+        if len(given) != len(every):
+            raise InvalidRequest("candidates", f"{len(given)} for {len(every)} problems")
         return self.run(
             [
                 self.new_self_refine(text, mine, candidates=own, index=i)

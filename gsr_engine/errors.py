@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from numbers import Real
+from operator import index
 from reprlib import Repr
+from typing import Any, SupportsIndex
 
 _MOST_SHOWN = 80
 _SHORT = Repr()
@@ -25,9 +28,24 @@ class InvalidRequest(GsrError, ValueError):
         self.field = field
         self._message = message
 
-    def __reduce__(self) -> tuple[type[InvalidRequest], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type[InvalidRequest], tuple[Any, ...]]:
         """Both arguments, so that the error can pass from one process to another."""
         return type(self), (self.field, self._message)
+
+
+class PoolTooSmall(InvalidRequest):
+    """A request that could not finish alone in an empty pool of KV pages.
+
+    `kv_cache_gib` is the memory for KV pages with which it could.
+    """
+
+    def __init__(self, field: str, message: str, kv_cache_gib: float) -> None:
+        super().__init__(field, message)
+        self.kv_cache_gib = kv_cache_gib
+
+    def __reduce__(self) -> tuple[type[InvalidRequest], tuple[Any, ...]]:
+        """As that of its base."""
+        return type(self), (self.field, self._message, self.kv_cache_gib)
 
 
 class CheckpointError(GsrError):
@@ -71,17 +89,38 @@ def shown(value: object) -> str:
     return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN - 3]}..."
 
 
-def check_int(name: str, value: object, low: int, high: int) -> None:
-    """Raise InvalidRequest unless a field is an integer within the limits."""
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+def check_int(name: str, value: object, low: int, high: int) -> int:
+    """The integer that a field holds, of whatever type (numpy's, too); True and False are none.
+
+    Raises:
+        InvalidRequest: it is no integer, or outside of the limits.
+    """
+    number = as_int(value)
+    if number is None or not low <= number <= high:
         raise InvalidRequest(name, f"must be an integer from {low} to {high}, got {shown(value)}")
+    return number
 
 
-def check_float(name: str, value: object, low: float, high: float) -> None:
-    """Raise InvalidRequest unless a field is a number within the limits."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+def as_int(value: object) -> int | None:
+    """An integer of any type as an int; None for anything else, also for True and False."""
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        return None
+    try:
+        return index(value)
+    except TypeError:  # e.g. an array of several
+        return None
+
+
+def check_float(name: str, value: object, low: float, high: float) -> float:
+    """The number that a field holds, of whatever type.
+
+    Raises:
+        InvalidRequest: it is no number, or outside of the limits.
+    """
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
     if not is_number or not low <= value <= high:  # type: ignore[operator]  # nan fails too
         raise InvalidRequest(name, f"must be a number from {low:g} to {high:g}, got {shown(value)}")
+    return float(value)  # type: ignore[arg-type]
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

@@ -103,9 +103,9 @@ class Completion:
         token_ids: all drawn tokens, including the end token or the stop string.
         logprobs: log-probability of each token under the model at temperature 1, without
             truncation and penalties.
-        finish_reason: "stop" at an end token or a stop string, "length" at max_tokens. "abort" if
-            the stream was stopped from outside, "error" if its request failed. "given" for a
-            candidate that the caller supplied.
+        finish_reason: "stop" at an end token or a stop string, "length" at max_tokens or where the
+            context ends. "abort" if the stream was stopped from outside, "error" if its request
+            failed. "given" for a candidate that the caller supplied.
         content_length: number of tokens before the end token, or before the first token that
             contains a part of the stop string.
         top_logprobs: for each token the most likely tokens at its position, computed like
@@ -159,6 +159,11 @@ class RefineResult:
         rounds: the streams of every round of refinements; the last round holds `refinement`.
         usage: the cost of the whole request.
         error: the reason if the request failed or was aborted, else None.
+        summary_tokens: the most tokens of a solution that a refinement was shown. Less than
+            `SelfRefineParams.summary_tokens` if the context had no room for more; 0 if the request
+            failed.
+        num_shortened: how many solutions were shown with fewer tokens than asked for, because the
+            context had no room for more.
     """
 
     text: str
@@ -169,6 +174,8 @@ class RefineResult:
     rounds: list[list[Completion]]
     usage: Usage
     error: str | None = None
+    summary_tokens: int = 0
+    num_shortened: int = 0
 
     @classmethod
     def failed(cls, error: str, usage: Usage) -> RefineResult:

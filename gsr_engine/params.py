@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, SupportsIndex, TypeVar, get_args
 
 from gsr_engine.errors import (
     InvalidRequest,
+    as_int,
     check_bool,
     check_choice,
     check_float,
@@ -24,7 +25,6 @@ MAX_CANDIDATES = 256
 
 Layout = Literal["linear", "branched"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
-ItemT = TypeVar("ItemT")
 ParamsT = TypeVar("ParamsT")
 View = Literal["summary", "full"]
 Order = Literal["shuffled", "as_generated", "as_finished"]
@@ -34,10 +34,38 @@ MAX_STOP_LENGTH = 1000
 MAX_TOP_LOGPROBS = 20
 
 
-def _check_queueing(priority: object, cache_salt: object) -> None:
-    check_int("priority", priority, -1000, 1000)
-    if not isinstance(cache_salt, str):
-        raise InvalidRequest("cache_salt", f"must be text, got {shown(cache_salt)}")
+def _keep(params: object, name: str, value: object) -> None:
+    """Set a field of a frozen dataclass, while it is created."""
+    object.__setattr__(params, name, value)
+
+
+def _keep_int(params: object, name: str, low: int, high: int, optional: bool = False) -> None:
+    """Check an integer field, and keep it as an int."""
+    value = getattr(params, name)
+    if value is not None or not optional:
+        _keep(params, name, check_int(name, value, low, high))
+
+
+def _keep_float(params: object, name: str, low: float, high: float, optional: bool = False) -> None:
+    """Check a number, and keep it as a float."""
+    value = getattr(params, name)
+    if value is not None or not optional:
+        _keep(params, name, check_float(name, value, low, high))
+
+
+def _as_tuple(value: object, single: type) -> tuple[Any, ...] | None:
+    """None is nothing, a single one stands for a tuple of it; None for what is no collection."""
+    if value is None:
+        return ()
+    if isinstance(value, single):
+        return (value,)
+    return tuple(value) if isinstance(value, tuple | list | set | frozenset) else None
+
+
+def _check_queueing(params: SamplingParams | SelfRefineParams) -> None:
+    _keep_int(params, "priority", -1000, 1000)
+    if not isinstance(params.cache_salt, str):
+        raise InvalidRequest("cache_salt", f"must be text, got {shown(params.cache_salt)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +79,7 @@ class SamplingParams:
         n: streams per prompt; they share the prompt's KV.
         temperature: 0 takes the most likely token (the lowest id on a tie) and ignores top_k,
             top_p, min_p and seed.
-        top_k: keep the k most likely tokens; 0 keeps all.
+        top_k: keep the k most likely tokens; 0 (or -1) keeps all.
         top_p: keep the smallest set of tokens whose probability reaches top_p; 1 keeps all.
         min_p: drop tokens below min_p times the largest probability; 0 drops none.
         repetition_penalty: applies to every token that the stream drew or that its context
@@ -59,15 +87,17 @@ class SamplingParams:
             1909.05858). 1 is off.
         presence_penalty: subtracted from the logit of every token that the stream drew.
         frequency_penalty: subtracted once for each time that the stream drew the token.
-        max_tokens: most generated tokens per stream. None takes the room that the context leaves,
-            and at most an even share of the KV pool.
+        max_tokens: most generated tokens per stream. None takes all that the context leaves behind
+            the prompt, which may take hours on a CPU. A stream ends where the context ends, also if
+            it is given. A request that the KV pool cannot hold is refused.
         min_tokens: until this many tokens are generated, end tokens cannot be sampled and
             completed stop strings are ignored.
         seed: the same seed gives the same tokens, independent of other requests; None draws a new
             seed.
         stop: strings that end a stream, wherever they begin or end inside tokens. The text ends
-            before the string.
-        stop_token_ids: token ids that end a stream, besides the checkpoint's own end tokens.
+            before the string. A single text and None are taken, too; it is kept as a tuple.
+        stop_token_ids: token ids that end a stream, besides the checkpoint's own end tokens. A
+            single id and None are taken, too; it is kept as a tuple.
         ignore_eos: the checkpoint's own end tokens do not end a stream.
         top_logprobs: report this many of the most likely tokens beside each drawn token.
         priority: a request is queued as if it had arrived 64 places earlier per level.
@@ -94,51 +124,52 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         """Raise InvalidRequest for a value out of range."""
-        check_int("n", self.n, 1, MAX_CANDIDATES)
-        check_float("temperature", self.temperature, 0.0, 100.0)
-        check_int("top_k", self.top_k, 0, 2**31 - 1)
-        check_float("top_p", self.top_p, 0.0, 1.0)
+        _keep_int(self, "n", 1, MAX_CANDIDATES)
+        _keep_float(self, "temperature", 0.0, 100.0)
+        if as_int(self.top_k) == -1:
+            _keep(self, "top_k", 0)
+        _keep_int(self, "top_k", 0, 2**31 - 1)
+        _keep_float(self, "top_p", 0.0, 1.0)
         if self.top_p == 0.0:
             raise InvalidRequest("top_p", "must be above 0, got 0 (for greedy use temperature=0)")
-        check_float("min_p", self.min_p, 0.0, 1.0)
+        _keep_float(self, "min_p", 0.0, 1.0)
         # Beyond these bounds a logit would leave the range of fp32.
-        check_float("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
-        check_float("presence_penalty", self.presence_penalty, -2.0, 2.0)
-        check_float("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
-        if self.seed is not None:
-            check_int("seed", self.seed, 0, 2**63 - 1)
-        check_int("top_logprobs", self.top_logprobs, 0, MAX_TOP_LOGPROBS)
-        _check_queueing(self.priority, self.cache_salt)
+        _keep_float(self, "repetition_penalty", 0.01, 100.0)
+        _keep_float(self, "presence_penalty", -2.0, 2.0)
+        _keep_float(self, "frequency_penalty", -2.0, 2.0)
+        _keep_int(self, "seed", 0, 2**63 - 1, optional=True)
+        _keep_int(self, "top_logprobs", 0, MAX_TOP_LOGPROBS)
+        _check_queueing(self)
         self._check_length()
         self._check_stops()
 
     def _check_length(self) -> None:
-        check_int("min_tokens", self.min_tokens, 0, 2**31 - 1)
-        if self.max_tokens is None:
-            return
-        check_int("max_tokens", self.max_tokens, 1, 2**31 - 1)
-        if self.min_tokens > self.max_tokens:
+        _keep_int(self, "min_tokens", 0, 2**31 - 1)
+        _keep_int(self, "max_tokens", 1, 2**31 - 1, optional=True)
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise InvalidRequest(
                 "min_tokens", f"{self.min_tokens} is above max_tokens {self.max_tokens}"
             )
 
     def _check_stops(self) -> None:
         check_bool("ignore_eos", self.ignore_eos)
-        if not isinstance(self.stop, tuple | list):
-            raise InvalidRequest("stop", f"must be a tuple of texts, got {shown(self.stop)}")
-        if len(self.stop) > MAX_STOP_STRINGS:
-            raise InvalidRequest("stop", f"{len(self.stop)} are more than {MAX_STOP_STRINGS}")
-        for text in self.stop:
+        stop, ids = _as_tuple(self.stop, str), _as_tuple(self.stop_token_ids, SupportsIndex)
+        if stop is None:
+            raise InvalidRequest("stop", f"must be a text or some, got {shown(self.stop)}")
+        if len(stop) > MAX_STOP_STRINGS:
+            raise InvalidRequest("stop", f"{len(stop)} are more than {MAX_STOP_STRINGS}")
+        for text in stop:
             if not isinstance(text, str) or not 0 < len(text) <= MAX_STOP_LENGTH:
                 raise InvalidRequest(
                     "stop", f"must be texts of 1 to {MAX_STOP_LENGTH} characters, got {shown(text)}"
                 )
-        if not isinstance(self.stop_token_ids, tuple | list | set | frozenset):
+        if ids is None:
             raise InvalidRequest(
-                "stop_token_ids", f"must be a tuple of token ids, got {shown(self.stop_token_ids)}"
+                "stop_token_ids", f"must be a token id or some, got {shown(self.stop_token_ids)}"
             )
-        for token in self.stop_token_ids:
-            check_int("stop_token_ids", token, 0, 2**31 - 1)
+        _keep(self, "stop", stop)
+        kept = tuple(check_int("stop_token_ids", token, 0, 2**31 - 1) for token in ids)
+        _keep(self, "stop_token_ids", kept)
 
     @property
     def penalises(self) -> bool:
@@ -172,7 +203,8 @@ class SelfRefineParams:
         view: show a refinement the "summary" of a solution (the text after its thinking) or its
             "full" text.
         summary_tokens: most tokens of a solution that are shown. A longer one keeps its end, where
-            the answer is.
+            the answer is. It is less if the context has no room for so much of each solution;
+            `summary_tokens` and `num_shortened` of the result say so.
         order: in which order a linear refinement reads the candidates: "shuffled" by the seed,
             "as_generated" (by index), or "as_finished". With the last, each candidate is prefilled
             as it finishes, while others still decode; so it is not for given candidates.
@@ -213,20 +245,18 @@ class SelfRefineParams:
 
     def __post_init__(self) -> None:
         """Raise InvalidRequest for a value out of range or a contradiction."""
-        check_int("k", self.k, 1, MAX_CANDIDATES)
+        _keep_int(self, "k", 1, MAX_CANDIDATES)
         check_choice("layout", self.layout, LAYOUTS)
         check_choice("view", self.view, get_args(View))
         check_choice("order", self.order, get_args(Order))
-        if self.seed is not None:
-            check_int("seed", self.seed, 0, 2**63 - 1)
-        check_int("summary_tokens", self.summary_tokens, 1, 2**31 - 1)
-        check_int("min_candidates", self.min_candidates, 1, self.k)
-        if self.deadline is not None:
-            check_float("deadline", self.deadline, 0.0, 1e9)
-        check_int("agreement", self.agreement, 0, self.k)
+        _keep_int(self, "seed", 0, 2**63 - 1, optional=True)
+        _keep_int(self, "summary_tokens", 1, 2**31 - 1)
+        _keep_int(self, "min_candidates", 1, self.k)
+        _keep_float(self, "deadline", 0.0, 1e9, optional=True)
+        _keep_int(self, "agreement", 0, self.k)
         self._check_rounds()
         check_bool("force_layout", self.force_layout)
-        _check_queueing(self.priority, self.cache_salt)
+        _check_queueing(self)
         for name, params in (("candidate", self.candidate), ("refine", self.refine)):
             if not isinstance(params, SamplingParams):
                 raise InvalidRequest(name, f"must be SamplingParams, got {shown(params)}")
@@ -242,11 +272,10 @@ class SelfRefineParams:
     def _check_rounds(self) -> None:
         if not isinstance(self.widths, tuple | list):
             raise InvalidRequest("widths", f"must be a tuple of integers, got {shown(self.widths)}")
-        for width in self.widths:
-            check_int("widths", width, 1, MAX_CANDIDATES)
-        check_int("refinements", self.refinements, 1, MAX_CANDIDATES)
-        if self.subset is not None:
-            check_int("subset", self.subset, 1, MAX_CANDIDATES)
+        widths = tuple(check_int("widths", width, 1, MAX_CANDIDATES) for width in self.widths)
+        _keep(self, "widths", widths)
+        _keep_int(self, "refinements", 1, MAX_CANDIDATES)
+        _keep_int(self, "subset", 1, MAX_CANDIDATES, optional=True)
         if self.order == "as_finished":
             if self.layout != "linear":
                 raise InvalidRequest("order", "as_finished is for the linear layout only")
@@ -265,28 +294,43 @@ class SelfRefineParams:
         return most if self.subset is None else min(most, self.subset)
 
 
-def one_each(
-    field: str,
-    items: Sequence[ItemT],
-    params: ParamsT | Sequence[ParamsT] | None,
-    kind: type[ParamsT],
-) -> list[tuple[ItemT, ParamsT]]:
-    """Pair every item with its parameters: one for all (the default if None), or one for each.
+def as_list(field: str, items: object) -> list[Any]:
+    """Several inputs as they are; a single one as a list of it.
+
+    A single one is a text, a conversation (a list of messages) or a prompt in token ids.
 
     Raises:
-        InvalidRequest: `items` is a single text or no collection, or `params` has another type or
-            length.
+        InvalidRequest: `items` is none of these, and no collection.
     """
     if isinstance(items, str):
-        raise InvalidRequest(field, "must be a list; for a single one pass [text]")
-    if not isinstance(items, Collection):
+        return [items]
+    if not isinstance(items, Collection) or isinstance(items, Mapping | bytes):
         raise InvalidRequest(field, f"must be a list, got {shown(items)}")
+    every = list(items)
+    single = every and all(isinstance(one, Mapping) or as_int(one) is not None for one in every)
+    return [every] if single else every
+
+
+def one_each(
+    field: str,
+    items: object,
+    params: ParamsT | Sequence[ParamsT] | None,
+    kind: type[ParamsT],
+) -> list[tuple[Any, ParamsT]]:
+    """Pair every item with its parameters: one for all (the default if None), or one for each.
+
+    A single item stands for a list of it, as in `as_list`.
+
+    Raises:
+        InvalidRequest: `items` is no collection, or `params` has another type or length.
+    """
+    every = as_list(field, items)
     if params is None or isinstance(params, kind):
-        params = [kind() if params is None else params] * len(items)
+        params = [kind() if params is None else params] * len(every)
     if not isinstance(params, Sequence) or not all(isinstance(one, kind) for one in params):
         raise InvalidRequest(
             "params", f"must be {kind.__name__} or a list of them, got {shown(params)}"
         )
-    if len(params) != len(items):
-        raise InvalidRequest("params", f"{len(params)} of them for {len(items)} {field}")
-    return list(zip(items, params, strict=True))
+    if len(params) != len(every):
+        raise InvalidRequest("params", f"{len(params)} of them for {len(every)} {field}")
+    return list(zip(every, params, strict=True))

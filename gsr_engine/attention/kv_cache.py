@@ -20,12 +20,29 @@ def pages_in(num_bytes: int, config: EngineConfig, model: ModelConfig, dtype: to
 
     More pages than `max_num_seqs` contexts of full length fill are never needed.
     """
-    page_bytes = 2 * model.num_layers * PAGE_SIZE * model.num_kv_heads * model.head_dim
-    page_bytes *= dtype.itemsize
     wanted = config.max_num_seqs * (pages_for(config.model_length(model)) + 1)
-    return max(1, min(num_bytes // page_bytes, wanted))
+    return max(1, min(num_bytes // page_bytes(model, dtype), wanted))
 
 
+def page_bytes(model: ModelConfig, dtype: torch.dtype) -> int:
+    """Bytes of one page: keys and values of all layers."""
+    numbers = 2 * model.num_layers * PAGE_SIZE * model.num_kv_heads * model.head_dim
+    return numbers * dtype.itemsize
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Zeros. On a CPU they take memory once they are written, so an unused page costs nothing."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    # torch.zeros writes every zero; numpy asks the system for pages that are zero already.
+    buffer = np.zeros(math.prod(shape) * dtype.itemsize + _ALIGNMENT, dtype=np.uint8)
+    begin = -buffer.ctypes.data % _ALIGNMENT
+    aligned = buffer[begin : begin + math.prod(shape) * dtype.itemsize]
+    return torch.from_numpy(aligned).view(dtype).view(shape)
+
+
+_ALIGNMENT = 64
+"""Bytes, as torch aligns its own tensors."""
 _AT_ONCE = 1024
 """Tokens that are copied at once."""
 
@@ -48,8 +65,8 @@ class KVCache:
     ) -> None:
         shape = (model.num_layers, 2, num_pages + 1, PAGE_SIZE, model.num_kv_heads, model.head_dim)
         try:
-            self.pages = torch.zeros(shape, dtype=dtype, device=device)
-        except RuntimeError:  # on a GPU it is torch.OutOfMemoryError, a kind of it
+            self.pages = _zeros(shape, dtype, device)
+        except (RuntimeError, MemoryError, ValueError):  # torch.OutOfMemoryError is the first kind
             gib = math.prod(shape) * dtype.itemsize / 2**30
             raise OutOfMemory(
                 f"{num_pages} KV pages take {gib:,.1f} GiB, which {device} cannot give: lower "

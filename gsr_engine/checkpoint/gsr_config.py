@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import regex
 
 from gsr_engine.checkpoint.files import read_json
-from gsr_engine.errors import CheckpointError, shown
+from gsr_engine.errors import CheckpointError, InvalidRequest, shown
 from gsr_engine.params import LAYOUTS, MAX_CANDIDATES, Layout
 
 RefinePosition = Literal["after", "fork"]
@@ -124,12 +124,38 @@ class GsrConfig:
             CheckpointError: the file is unreadable, or a field is unknown or has a bad value.
         """
         path = folder / "gsr.json"
-        if not path.exists():
-            return cls(trained=False)
+        return cls.from_file(path) if path.exists() else cls(trained=False)
+
+    @classmethod
+    def from_file(cls, path: Path) -> GsrConfig:
+        """Read a file in the format of `gsr.json`. Raises CheckpointError as `from_folder`."""
         try:
             return cls._from_dict(read_json(path))
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: {error!s:.300}") from None
+
+    def with_prompts_of(self, template: str | Path) -> GsrConfig:
+        """The same with other prompts; what the checkpoint was trained for stays its own.
+
+        Args:
+            template: the name of a built-in template, or a file in the format of `gsr.json`, of
+                which `template`, `thinking` and `answer_pattern` are taken if it has them.
+
+        Raises:
+            InvalidRequest: it is neither, or has none of these.
+            CheckpointError: the file is unreadable, or a field is unknown or has a bad value.
+        """
+        if isinstance(template, str) and template in TEMPLATES:
+            return replace(self, template=TEMPLATES[template])
+        if not isinstance(template, str | Path) or not Path(template).is_file():
+            raise InvalidRequest(
+                "template", f"must be {', '.join(TEMPLATES)} or a file, got {shown(template)}"
+            )
+        theirs = GsrConfig.from_file(Path(template))
+        taken = {"template", "thinking", "answer_pattern"} & read_json(Path(template)).keys()
+        if not taken:
+            raise InvalidRequest("template", f"{template} has no template")
+        return replace(self, **{name: getattr(theirs, name) for name in taken})
 
     @classmethod
     def _from_dict(cls, raw: dict[str, Any]) -> GsrConfig:

@@ -12,6 +12,7 @@ from gsr_engine.attention.torch_attention import TorchAttention
 from gsr_engine.config import EngineConfig
 from gsr_engine.errors import InvalidRequest, OutOfMemory
 from gsr_engine.execution.graphs import DecodeGraphs
+from gsr_engine.execution.host_memory import free_memory
 from gsr_engine.execution.runner import Runner
 from gsr_engine.execution.sampler import draw_anything
 from gsr_engine.model.decoder import Decoder
@@ -97,7 +98,11 @@ def _gib(num_bytes: int) -> str:
     return f"{num_bytes / 2**30:.1f} GiB"
 
 
-_CPU_BYTES = 1 << 30
+_CPU_SHARE = 0.5
+"""Part of the free memory that KV pages may take on a CPU. Decoding streams have working copies of
+their KV beside the pages."""
+_MOST_CPU_PAGES = 1 << 17
+"""Two million tokens are more than a CPU is asked for; every page takes time of the bookkeeping."""
 
 
 def build_runner(decoder: Decoder, config: EngineConfig) -> Runner:
@@ -150,7 +155,8 @@ def _num_pages(decoder: Decoder, config: EngineConfig) -> int:
     if config.kv_cache_gib is not None:
         num_bytes = int(config.kv_cache_gib * 2**30)
     elif decoder.device.type == "cpu":
-        num_bytes = _CPU_BYTES
+        half = pages_in(int(free_memory() * _CPU_SHARE), config, decoder.config, decoder.dtype)
+        return min(half, _MOST_CPU_PAGES)
     else:
         num_bytes = bytes_for_pages(decoder, config)
     return pages_in(num_bytes, config, decoder.config, decoder.dtype)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import torch
@@ -17,10 +16,14 @@ from gsr_engine.execution.device import check_weights_fit, choose_device
 from gsr_engine.model.decoder import Decoder
 from gsr_engine.model.linear import compute_dtype
 from gsr_engine.model.weights import decoder_of, weight_bytes
+from gsr_engine.requests.advice import advise
 
 
 def load_parts(
-    path_or_id: str | Path, config: EngineConfig, revision: str | None = None
+    path_or_id: str | Path,
+    config: EngineConfig,
+    revision: str | None = None,
+    template: str | Path | None = None,
 ) -> tuple[Decoder, Tokenizer, GsrConfig]:
     """The decoder, tokenizer and `gsr.json` of a local folder or of the Hugging Face hub.
 
@@ -31,6 +34,8 @@ def load_parts(
     model = ModelConfig.from_folder(folder)
     config.model_length(model)
     gsr = GsrConfig.from_folder(folder)
+    if template is not None:
+        gsr = gsr.with_prompts_of(template)
     tokenizer = Tokenizer.from_folder(folder, gsr.thinking)
     device = choose_device(config.device)
     with open_tensors(folder, model) as stored:
@@ -39,7 +44,7 @@ def load_parts(
         if dtype == torch.bfloat16 and config.dtype == "auto" and stored.config.dtype == "float16":
             notes.append("a float16 checkpoint runs in bfloat16; dtype='float32' keeps its digits")
         for note in notes:
-            warnings.warn(note, stacklevel=4)
+            advise(note)
         if device.type == "cuda":
             check_weights_fit(weight_bytes(stored.config, dtype), config)
         return decoder_of(stored, dtype, device), tokenizer, gsr

@@ -22,7 +22,8 @@ class GenerateRequest(Request[GenerateResult]):
             read their tokens so far.
 
     Raises:
-        InvalidRequest: the prompt is empty or too long, or the pool is too small.
+        InvalidRequest: the prompt is empty or too long, or the pool is too small; then the error
+            names the largest `max_tokens` that fits.
     """
 
     def __init__(
@@ -35,15 +36,18 @@ class GenerateRequest(Request[GenerateResult]):
         first: int = 0,
     ) -> None:
         limits.check_streams("n", params.n)
-        limits.check_prompt("prompt", prompt)
+        prompt = limits.check_prompt("prompt", prompt)
         self._stop = StopRule.of(params, tokenizer)
         prompt_pages = pages_for(len(prompt))
-        free_pages = (limits.num_pages - prompt_pages) // params.n
-        self._params = limits.bound(params, len(prompt), free_pages)
-        stream_pages = pages_for(self._params.max_tokens or 1)
-        most_pages = prompt_pages + stream_pages  # alone, its streams may run one after the other
+        self._params = limits.bound(params, len(prompt))
+        stream_tokens = self._params.max_tokens or 1
+        # Alone, its streams may run one after the other.
+        most_pages = prompt_pages + pages_for(stream_tokens)
         limits.check_pages(
-            most_pages, f"{prompt_pages} for the prompt, {stream_pages} for a stream"
+            most_pages,
+            f"{prompt_pages} for the prompt, {pages_for(stream_tokens)} for a stream of "
+            f"{stream_tokens} tokens",
+            lambda most: prompt_pages + pages_for(min(most, stream_tokens)),
         )
         super().__init__(params.n, most_pages, params.priority)
         self._prompt = prompt

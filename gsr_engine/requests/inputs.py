@@ -34,7 +34,7 @@ class Inputs:
         if isinstance(prompt, str):
             self.check_text("prompt", prompt)
             return self.prompts.tokenizer.encode_prompt(prompt, special_tokens)
-        if not isinstance(prompt, list):
+        if not isinstance(prompt, list | tuple):
             raise InvalidRequest("prompt", f"must be text or token ids, got {shown(prompt)}")
         return list(prompt)
 
@@ -60,7 +60,6 @@ class Inputs:
         if isinstance(candidate, str):
             self.check_text("candidates", candidate, CANDIDATE_CONTEXTS)
             candidate = self.prompts.solution(candidate)
-        elif not isinstance(candidate, list):
+        elif not isinstance(candidate, list | tuple):
             raise InvalidRequest("candidates", f"must be text or token ids, got {shown(candidate)}")
-        self.limits.check_candidate("candidates", candidate)
-        return list(candidate)
+        return self.limits.check_candidate("candidates", candidate)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gsr_engine.errors import InvalidRequest
 from gsr_engine.kv.segments import pages_for
@@ -13,46 +13,85 @@ from gsr_engine.text.problem_prompts import ProblemPrompts
 
 @dataclass(frozen=True, slots=True)
 class RefineBudget:
-    """Bounds of one request, fixed at submission.
+    """Bounds of one request, fixed at submission. They do not depend on the pool.
 
     Attributes:
         candidate: sampling of a candidate, with `max_tokens`.
-        refine: sampling of the refinement, with `max_tokens`.
+        refine: sampling of a refinement. Its `max_tokens` may be more than the context leaves, or
+            None: the room is known once its prompt is.
         summary_tokens: longest summary: the requested length, shortened so that all summaries and
             the refinement fit into the context.
         most_pages: the most KV pages that the request needs at a time if it runs alone.
+        parts: of what these pages consist, for an error.
     """
 
     candidate: SamplingParams
     refine: SamplingParams
     summary_tokens: int
     most_pages: int
+    parts: str
 
 
-def plan_budget(params: SelfRefineParams, problem: ProblemPrompts, limits: Limits) -> RefineBudget:
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """Token counts of what is in the prompts besides solutions.
+
+    Attributes:
+        direct: the direct prompt.
+        fixed: a linear refinement's prompt without its summaries, or the branched glue.
+    """
+
+    direct: int
+    fixed: int
+
+
+def plan_budget(
+    params: SelfRefineParams, problem: ProblemPrompts, limits: Limits, *, generates: bool = True
+) -> RefineBudget:
     """The bounds of a request for one problem.
 
-    A length that the caller left open takes the room that the context leaves, but at most an even
-    share of the pool. The refinement keeps at least a quarter of the context, unless its
-    `max_tokens` is lower.
+    If it does not generate its candidates, `params.candidate` has the length of the longest. The
+    refinement keeps at least a quarter of the context, unless its `max_tokens` is lower.
 
     Raises:
         InvalidRequest: the problem and k summaries do not fit the context, or the request does not
-            fit the pool.
+            fit the pool; then the error names the largest `max_tokens` that fits.
     """
+    if params.layout == "linear":
+        fixed = len(problem.linear([[]] * params.most_shown))
+    else:
+        fixed = len(problem.branched_glue)
+    sizes = _Sizes(len(problem.direct), fixed)
+    budget = _budget(params, sizes, limits)
+    limits.check_pages(
+        budget.most_pages,
+        budget.parts,
+        lambda most: _budget(_at_most(most, params, generates), sizes, limits).most_pages,
+    )
+    return budget
+
+
+def _at_most(most: int, params: SelfRefineParams, generates: bool) -> SelfRefineParams:
+    """The same with every `max_tokens` of what is generated at most so much."""
+
+    def bounded(one: SamplingParams) -> SamplingParams:
+        return replace(one, max_tokens=min(most, one.max_tokens or most), min_tokens=0)
+
+    candidate = bounded(params.candidate) if generates else params.candidate
+    return replace(params, candidate=candidate, refine=bounded(params.refine))
+
+
+def _budget(params: SelfRefineParams, sizes: _Sizes, limits: Limits) -> RefineBudget:
+    """The bounds. Raises InvalidRequest if the context is too small."""
     refine_room = max(1, limits.max_model_len // 4)
     if params.refine.max_tokens is not None:
         refine_room = min(refine_room, params.refine.max_tokens)
-    direct = len(problem.direct)
-    # Equal shares for k candidates, k summaries, the refinement's prompt and the refinement.
-    share = (limits.num_pages - pages_for(direct)) // (2 * params.k + 2)
-    shown = params.most_shown
-    if params.layout == "linear":
-        fixed = len(problem.linear([[]] * shown))
+    shown, direct, fixed = params.most_shown, sizes.direct, sizes.fixed
+    linear = params.layout == "linear"
+    if linear:
         summary_room = (limits.max_model_len - refine_room - fixed) // shown
         behind = direct
     else:
-        fixed = len(problem.branched_glue)
         summary_room = limits.max_model_len - refine_room - fixed - direct
         behind = direct + fixed + refine_room
     if summary_room < 1:
@@ -61,15 +100,17 @@ def plan_budget(params: SelfRefineParams, problem: ProblemPrompts, limits: Limit
             f"{shown} candidates of a prompt of {direct} tokens do not fit into a "
             f"context of {limits.max_model_len}",
         )
-    candidate = limits.bound(params.candidate, behind, share)
+    candidate = limits.bound(params.candidate, behind)
     summary_tokens = min(params.summary_tokens, summary_room)
     longest = summary_tokens
     if not params.widths:
         longest = min(summary_tokens, candidate.max_tokens or 1)
-    refine_prompt = fixed + (shown * longest if params.layout == "linear" else 0)
-    refine = limits.bound(params.refine, refine_prompt, share)
-    pages = _most_pages(params, limits, direct, candidate, refine, refine_prompt, longest)
-    return RefineBudget(candidate, refine, summary_tokens, pages)
+    refine_prompt = fixed + (shown * longest if linear else 0)
+    limits.check_room(
+        params.refine, limits.max_model_len - refine_prompt if linear else refine_room
+    )
+    pages, parts = _most_pages(params, limits, direct, candidate, refine_prompt, longest)
+    return RefineBudget(candidate, params.refine, summary_tokens, pages, parts)
 
 
 def _most_pages(
@@ -77,27 +118,30 @@ def _most_pages(
     limits: Limits,
     direct: int,
     candidate: SamplingParams,
-    refine: SamplingParams,
     refine_prompt: int,
     summary: int,
-) -> int:
-    """The most pages at a time. Raises InvalidRequest if they are more than the pool has."""
+) -> tuple[int, str]:
+    """The most pages at a time, and of what they consist."""
     # If the request runs alone, its streams may run one after the other. Kept candidates (branched)
     # and the prompts of a round must hold their pages at the same time.
     at_once = params.k if params.layout == "branched" else 1
     candidate_pages = at_once * pages_for(candidate.max_tokens or 1)
     most = max(params.k, *params.round_widths)
     prompts = 1 if params.subset is None else max(params.round_widths)
-    refine_pages = prompts * pages_for(refine_prompt) + pages_for(refine.max_tokens or 1)
+    # The shorter a prompt turns out, the more room its refinement has: in pages, both together
+    # take at most one more than the context.
+    longest = min(params.refine.max_tokens or limits.max_model_len, limits.max_model_len)
+    together = pages_for(refine_prompt) + pages_for(longest)
+    refine_pages = (prompts - 1) * pages_for(refine_prompt)
+    refine_pages += min(together, pages_for(limits.max_model_len) + 1)
     if params.layout == "branched":  # the candidates stay, and summaries may be prefilled again
         refine_pages += candidate_pages + most * pages_for(summary)
     # As they finish, candidates enter the prompt of the refinement while others still decode.
-    together = params.order == "as_finished"
-    needed = candidate_pages + refine_pages if together else max(candidate_pages, refine_pages)
-    pages = pages_for(direct) + needed
-    limits.check_pages(
-        pages,
-        f"{pages_for(direct)} for the problem, {candidate_pages} for {at_once} candidates of "
-        f"{candidate.max_tokens} tokens, {refine_pages} in the {params.layout} refinement",
+    both = params.order == "as_finished"
+    needed = candidate_pages + refine_pages if both else max(candidate_pages, refine_pages)
+    candidates = "a candidate" if at_once == 1 else f"{at_once} candidates"
+    parts = (
+        f"{pages_for(direct)} for the problem, {candidate_pages} for {candidates} of "
+        f"{candidate.max_tokens} tokens, {refine_pages} in the {params.layout} refinement"
     )
-    return pages
+    return pages_for(direct) + needed, parts

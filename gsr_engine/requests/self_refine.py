@@ -67,7 +67,7 @@ class SelfRefineRequest(Request[RefineResult]):
             longest = max(1, *map(len, given))
             drawn = replace(params.candidate, max_tokens=longest, min_tokens=0)
             params = replace(params, candidate=drawn)
-        self._budget = plan_budget(params, self.problem, limits)
+        self._budget = plan_budget(params, self.problem, limits, generates=given is None)
         num_candidates = params.k if given is None else 0  # given ones are not decoded
         most_streams = max(num_candidates, *params.round_widths)
         super().__init__(most_streams, self._budget.most_pages, params.priority)
@@ -84,6 +84,7 @@ class SelfRefineRequest(Request[RefineResult]):
         self._unfinished = 0  # unfinished groups of the current round
         # For each prompt of the current round, the indices of the solutions that it shows.
         self._shown: list[list[int]] = []
+        self._shortened: set[Stream] = set()  # shown with fewer tokens than asked for
         self.rounds: list[list[Stream]] = []
 
     @property
@@ -189,6 +190,9 @@ class SelfRefineRequest(Request[RefineResult]):
         summary = self._prompts.summary(content, self._budget.summary_tokens, whole)
         if dropped or summary is None:
             return None
+        asked = self._prompts.summary(content, self._params.summary_tokens, whole)
+        if asked is not None and asked.start < summary.start:
+            self._shortened.add(stream)
         # In place: candidates that this request generated, if the checkpoint was trained to see a
         # summary's KV as generated, or if the summary is the whole candidate.
         generated = self._given is None and len(self.rounds) == 1
@@ -319,16 +323,19 @@ class SelfRefineRequest(Request[RefineResult]):
             rounds=rounds,
             usage=self.usage,
             error=error,
+            summary_tokens=self._budget.summary_tokens,
+            num_shortened=len(self._shortened),
         )
 
 
 def _check_layout(params: SelfRefineParams, gsr: GsrConfig) -> None:
     """Raise InvalidRequest for a layout that the checkpoint was not trained for."""
     if params.layout not in gsr.layouts and not params.force_layout:
+        claims = f"its gsr.json claims {', '.join(gsr.layouts)}" if gsr.trained else "no gsr.json"
         raise InvalidRequest(
             "layout",
-            f"the checkpoint was not trained for {params.layout!r} (gsr.json claims "
-            f"{', '.join(gsr.layouts)}); force_layout=True tries it all the same",
+            f"the checkpoint was not trained for {params.layout!r} ({claims}); "
+            "force_layout=True tries it all the same",
         )
 
 

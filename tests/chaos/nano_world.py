@@ -15,12 +15,12 @@ from tests.chaos.saboteur import Saboteur
 
 AnyResult = GenerateResult | RefineResult
 _UNDISTURBED = {"stop", "length", "given"}
-_PAGE_GIB = 2 * 3 * 2 * 32 * 4 * 16 / 2**30  # of nano's keys and values
+PAGE_GIB = 2 * 3 * 2 * 32 * 4 * 16 / 2**30  # of nano's keys and values
 
 
 def new_saboteur(pages: int) -> Saboteur:
     """Nano's own runner with that many pages, to be broken."""
-    config = EngineConfig(max_num_seqs=MAX_STREAMS, kv_cache_gib=(pages + 0.5) * _PAGE_GIB)
+    config = EngineConfig(max_num_seqs=MAX_STREAMS, kv_cache_gib=(pages + 0.5) * PAGE_GIB)
     runner = build_runner(nano()[0], config)
     assert runner.num_pages == pages
     return Saboteur(runner)

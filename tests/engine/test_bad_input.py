@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -36,12 +37,12 @@ pytestmark = pytest.mark.slow
         ({"top_p": 0.0}, "top_p", "above 0"),
         ({"top_p": 1.5}, "top_p", "from 0 to 1, got 1.5"),
         ({"min_p": -0.1}, "min_p", "from 0 to 1"),
-        ({"top_k": -1}, "top_k", "got -1"),
+        ({"top_k": -2}, "top_k", "got -2"),
         ({"max_tokens": 0}, "max_tokens", "got 0"),
         ({"seed": -1}, "seed", "got -1"),
         ({"seed": 2**63}, "seed", "from 0 to"),
         ({"stop_token_ids": (-5,)}, "stop_token_ids", "got -5"),
-        ({"stop_token_ids": 5}, "stop_token_ids", "must be a tuple of token ids, got 5"),
+        ({"stop_token_ids": "5"}, "stop_token_ids", "must be a token id or some, got '5'"),
         ({"temperature": 10**400}, "temperature", "from 0 to 100"),
         ({"ignore_eos": "no"}, "ignore_eos", "must be True or False"),
         ({"repetition_penalty": 0.0}, "repetition_penalty", "from 0.01 to 100, got 0.0"),
@@ -52,7 +53,7 @@ pytestmark = pytest.mark.slow
         ({"min_tokens": -1}, "min_tokens", "got -1"),
         ({"min_tokens": True}, "min_tokens", "got True"),
         ({"min_tokens": 9, "max_tokens": 8}, "min_tokens", "9 is above max_tokens 8"),
-        ({"stop": "END"}, "stop", "must be a tuple of texts, got 'END'"),
+        ({"stop": 5}, "stop", "must be a text or some, got 5"),
         ({"stop": ("",)}, "stop", "texts of 1 to 1000 characters, got ''"),
         ({"stop": ("a", None)}, "stop", "got None"),
         ({"stop": ("x" * 1001,)}, "stop", "texts of 1 to 1000 characters"),
@@ -86,6 +87,12 @@ def test_self_refine_params(arguments: dict[str, Any], field: str, message: str)
     assert caught.value.field == field
 
 
+def largest_max_tokens(error: Exception) -> int:
+    found = re.search(r"the largest max_tokens that fits is (\d+)", str(error))
+    assert found, error
+    return int(found[1])
+
+
 def test_requests_that_cannot_be_served(qwen2: Path) -> None:
     with Engine.from_pretrained(qwen2, max_model_len=64) as engine:
         cases: list[tuple[Any, Any, str, str]] = [
@@ -95,19 +102,28 @@ def test_requests_that_cannot_be_served(qwen2: Path) -> None:
             (engine.generate, [[1] * 100], "prompt", "37 too many"),
             (engine.generate, [[5, 100000]], "prompt", "token id 100000 is outside 0..100"),
             (engine.generate, [[-1]], "prompt", "token id -1"),
-            (engine.generate, "not a list", "prompts", "must be a list"),
+            (engine.generate, {"a": 1}, "prompts", "must be a list"),
+            (engine.generate, [[True]], "prompt", "token id True is no integer"),
             (engine.self_refine, [""], "problem", "is empty"),
             (engine.self_refine, ["   \n"], "problem", "is empty"),
             (engine.self_refine, ["x" * 500], "problem", "too many"),
-            (engine.self_refine, [5], "problem", "must be text or a list of messages, got int"),
+            (engine.self_refine, [5.5], "problem", "text or a list of messages, got float"),
             (engine.chat, [[{"role": "user"}]], "messages", "message 0 has no content"),
             (engine.chat, [[{"role": "user", "content": None}]], "messages", "must be text"),
-            (engine.generate, [[5.7, 6]], "prompt", "token id 5.7"),
+            (engine.generate, [[5.7, 6]], "prompt", "token id 5.7 is no integer"),
             (engine.generate, [None], "prompt", "text or token ids, got None"),
             (engine.generate, ["\ud800"], "prompt", "no valid Unicode"),
             (lambda text: engine.generate(text, []), ["a"], "params", "0 of them for 1"),
             (lambda text: engine.generate(text, {}), ["a"], "params", "must be SamplingParams"),
             (lambda c: engine.self_refine(["1"], candidates=c), ["two"], "candidates", "one text"),
+            (lambda c: engine.self_refine(["1"], candidates=c), 5, "candidates", "per problem"),
+            (lambda r: engine.self_refine(["1"], refiner=r), "other", "refiner", "an Engine"),
+            (
+                lambda m: engine.generate(["1"], SamplingParams(min_tokens=m)),
+                70,
+                "min_tokens",
+                "63",
+            ),
         ]
         for call, argument, field, message in cases:
             with pytest.raises(InvalidRequest, match=message) as caught:
@@ -147,11 +163,15 @@ def test_layout_that_the_checkpoint_was_not_trained_for(qwen2: Path) -> None:
 def test_a_request_that_the_pool_can_never_hold(qwen2: Path) -> None:
     with Engine.from_pretrained(qwen2, kv_cache_gib=0.0004, max_num_seqs=8) as engine:
         pages = engine.limits.num_pages
-        with pytest.raises(InvalidRequest, match=f"pages .* the engine has {pages}") as caught:
-            engine.generate(["hello"], SamplingParams(n=8, max_tokens=1000))
-        assert caught.value.field == "max_tokens"
-        # Without max_tokens, a stream gets what the pool holds.
-        assert engine.generate(["hello"], SamplingParams(n=8))[0].completions
+        for most in (1000, None):  # the pool does not shorten what the context leaves
+            with pytest.raises(InvalidRequest, match=f"pages .* the engine has {pages}") as caught:
+                engine.generate(["hello"], SamplingParams(n=8, max_tokens=most))
+            assert caught.value.field == "max_tokens"
+        fitting = largest_max_tokens(caught.value)
+        assert fitting == (pages - 1) * 16
+        engine.new_generate("hello", SamplingParams(n=8, max_tokens=fitting))
+        with pytest.raises(InvalidRequest, match=f"fits is {fitting}"):
+            engine.new_generate("hello", SamplingParams(n=8, max_tokens=fitting + 1))
 
 
 def test_more_work_than_the_pool_holds_waits_its_turn(qwen2: Path) -> None:

@@ -1,0 +1,325 @@
+"""The commands demo, solve, generate and env."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from gsr_engine import __version__
+from gsr_engine.cli import INTERRUPTED, options
+from gsr_engine.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from gsr_engine.engine import Engine
+    from gsr_engine.requests.generate import GenerateRequest
+    from gsr_engine.requests.request import Request
+    from gsr_engine.requests.self_refine import SelfRefineRequest
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # its tables cut the names of options at 80 columns
+)
+STATUS = (
+    "Exit status: 0 if there is an answer, 1 if not, 2 if the request or the model is refused, "
+    f"{INTERRUPTED} after Ctrl-C, which prints what was written so far."
+)
+RequestT = TypeVar("RequestT")
+ResultT = TypeVar("ResultT")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"gsr-engine {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Parallel refinement: k candidates at once, then a better answer."""
+
+
+# Torch and transformers take seconds to import. Each command imports the engine when it runs, so
+# that --help, --version and a wrong flag do not wait for them.
+
+
+@app.command()
+def demo(
+    puzzles: Annotated[int, typer.Option(min=1, max=10_000, help="Puzzles in the table.")] = 256,
+    k: Annotated[int, typer.Option(min=1, max=16, help="Candidates per puzzle.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Chooses puzzles and streams.")] = 2026,
+    as_json: options.Json = False,
+) -> None:
+    """Watch the model in the box write k candidates at once and refine them."""
+    from rich.console import Console
+
+    from gsr_engine.demo import view
+    from gsr_engine.demo.puzzles import sample_puzzles
+    from gsr_engine.demo.report import NANO
+    from gsr_engine.engine import Engine
+
+    console = Console(quiet=as_json)
+    # Each layout pays for its own prompts.
+    with Engine.from_pretrained(NANO, prefix_cache=False) as engine:
+        chosen = sample_puzzles("test", seed, puzzles)
+        layout = engine.gsr.layouts[-1]
+        try:
+            with _interrupts_raise():
+                view.watch(console, engine, chosen[0], view.demo_params(k, layout, seed))
+                report = view.run_all(console, engine, chosen, k, seed)
+        except KeyboardInterrupt:
+            raise _interrupted() from None
+    if as_json:
+        print(json.dumps(report.as_dict()))
+        return
+    for example in view.pick_examples(report.layouts[layout], 4):
+        view.show_example(console, example)
+    view.show_report(console, report)
+
+
+@app.command(epilog=STATUS)
+def solve(
+    problem: Annotated[str, typer.Argument(help="The problem's text.", show_default=False)],
+    model: options.Model = None,
+    k: options.K = None,
+    layout: options.Layout = None,
+    max_tokens: options.MaxTokens = None,
+    temperature: options.CandidateTemperature = None,
+    top_p: options.TopP = None,
+    seed: options.Seed = None,
+    summary_tokens: options.SummaryTokens = None,
+    force_layout: options.ForceLayout = False,
+    system: options.System = None,
+    template: options.Template = None,
+    chat_template_kwargs: options.ChatTemplateKwargs = None,
+    params: options.Params = None,
+    dtype: options.Dtype = "auto",
+    max_model_len: options.MaxModelLen = None,
+    kv_cache_gib: options.KvCacheGib = None,
+    as_json: options.Json = False,
+) -> None:
+    """Solve one problem by selfRef@k: k candidates in parallel, then one refinement."""
+    wanted = options.self_refine_params(
+        params,
+        {
+            "k": k,
+            "layout": layout,
+            "seed": seed,
+            "summary_tokens": summary_tokens,
+            "force_layout": force_layout or None,
+            "chat_template_kwargs": options.template_variables(chat_template_kwargs),
+        },
+        {"temperature": temperature, "top_p": top_p},
+        max_tokens,
+    )
+
+    def make(engine: Engine) -> SelfRefineRequest:
+        asked = problem if system is None else options.conversation(system, problem)
+        return engine.new_self_refine(
+            asked, options.all_capped(wanted, engine.limits.max_model_len)
+        )
+
+    settings = {"dtype": dtype, "max_model_len": max_model_len, "template": template}
+    with _notes(), _ready(model, kv_cache_gib, settings, make) as (engine, request):
+        from gsr_engine.cli import results
+
+        result, seconds, interrupted = _run(engine, request)
+        capped = options.all_capped(wanted, engine.limits.max_model_len)
+        solved = results.Solved(engine, result, capped)
+        if as_json:
+            results.say(solved.as_json(seconds))
+        else:
+            solved.print()
+        _end(result.usage.completion_tokens, seconds, interrupted, result.answer is not None)
+
+
+@app.command(epilog=STATUS)
+def generate(
+    prompt: Annotated[str, typer.Argument(help="The prompt's text.", show_default=False)],
+    model: options.Model = None,
+    n: options.N = None,
+    max_tokens: options.MaxTokens = None,
+    temperature: options.Temperature = None,
+    top_p: options.TopP = None,
+    stop: options.Stop = None,
+    seed: options.Seed = None,
+    system: options.System = None,
+    chat_template_kwargs: options.ChatTemplateKwargs = None,
+    raw: options.Raw = False,
+    special_tokens: options.SpecialTokens = "parse",
+    params: options.Params = None,
+    dtype: options.Dtype = "auto",
+    max_model_len: options.MaxModelLen = None,
+    kv_cache_gib: options.KvCacheGib = None,
+    as_json: options.Json = False,
+) -> None:
+    """Answer one prompt through the chat template, or complete it as it is."""
+    flags = {
+        "n": n,
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "stop": stop or None,
+        "seed": seed,
+    }
+    wanted = options.sampling_params(params, flags)
+    variables = options.template_variables(chat_template_kwargs)
+    if raw and (system is not None or variables is not None):
+        raise InvalidRequest("raw", "is text without a template: no system, no variables for one")
+    if not raw and special_tokens != "parse":
+        raise InvalidRequest("special_tokens", "is for raw text; messages never spell any")
+
+    def make(engine: Engine) -> GenerateRequest:
+        sampling = options.capped(wanted, engine.limits.max_model_len)
+        if raw:
+            return engine.new_generate(prompt, sampling, special_tokens=special_tokens)
+        ids = engine.chat_prompt(options.conversation(system, prompt), variables)
+        return engine.new_generate(ids, sampling)
+
+    settings = {"dtype": dtype, "max_model_len": max_model_len}
+    with _notes(), _ready(model, kv_cache_gib, settings, make) as (engine, request):
+        from gsr_engine.cli import results
+
+        result, seconds, interrupted = _run(engine, request)
+        if as_json:
+            results.say(results.generated_json(result, seconds))
+        else:
+            capped = options.capped(wanted, engine.limits.max_model_len)
+            results.print_generated(result, capped)
+        _end(result.usage.completion_tokens, seconds, interrupted, result.error is None)
+
+
+@contextmanager
+def _notes() -> Iterator[None]:
+    """Warnings are lines of their own, without the line of code that they come from."""
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        print(f"note: {options.with_flags(str(message))}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
+@contextmanager
+def _interrupts_raise() -> Iterator[None]:
+    """In here Ctrl-C is KeyboardInterrupt; before and after, it ends the process at once."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _interrupted() -> typer.Exit:
+    """The end of the command after Ctrl-C, to be raised."""
+    print("gsr: interrupted", file=sys.stderr)
+    return typer.Exit(INTERRUPTED)
+
+
+@contextmanager
+def _ready(
+    model: str | None,
+    kv_cache_gib: float | None,
+    settings: dict[str, Any],
+    make: Callable[[Engine], RequestT],
+) -> Iterator[tuple[Engine, RequestT]]:
+    """An engine, and a request that it can serve: with more memory than usual if it has to be."""
+    from gsr_engine.errors import PoolTooSmall
+    from gsr_engine.execution.host_memory import free_memory
+
+    with _load(model, kv_cache_gib, settings) as engine:
+        try:
+            request = make(engine)
+        except PoolTooSmall as refusal:
+            needed = refusal.kv_cache_gib
+            if kv_cache_gib is not None or needed * 2**30 > free_memory():
+                raise
+        else:
+            if model is None:
+                note = "no --model: this is nano, which solves the puzzles of `gsr demo` only"
+                print(f"note: {note}", file=sys.stderr)
+            yield engine, request
+            return
+    with _load(model, needed, settings) as engine:
+        yield engine, make(engine)
+
+
+def _load(model: str | None, kv_cache_gib: float | None, settings: dict[str, Any]) -> Engine:
+    _show_on_terminal(f"loading {model or 'nano'} …")
+    try:
+        from gsr_engine import Engine
+        from gsr_engine.demo.report import NANO
+
+        return Engine.from_pretrained(model or NANO, kv_cache_gib=kv_cache_gib, **settings)
+    finally:
+        _show_on_terminal("")
+
+
+def _show_on_terminal(text: str) -> None:
+    """Show a line that the next one replaces; nothing where there is no terminal."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[2K{text}")
+        sys.stderr.flush()
+
+
+def _run(engine: Engine, request: Request[ResultT]) -> tuple[ResultT, float, bool]:
+    """Run a request: its result, the seconds, and whether Ctrl-C ended it."""
+    from gsr_engine.cli.progress import Progress
+
+    progress = Progress(request)
+    try:
+        with _interrupts_raise(), progress:
+            (result,) = engine.run([request], progress.step)
+    except KeyboardInterrupt:
+        request.end("abort", "interrupted")  # the engine may have dropped what was written
+        if request.result is None:
+            raise
+        return request.result, progress.seconds, True
+    return result, progress.seconds, False
+
+
+def _end(tokens: int, seconds: float, interrupted: bool, answered: bool) -> None:
+    """Say what it took, and end the command with its status."""
+    from gsr_engine.cli.progress import speed
+
+    sys.stdout.flush()
+    print(f"{tokens:,} tokens in {seconds:.1f} s, {speed(tokens, seconds)}", file=sys.stderr)
+    if interrupted:
+        raise _interrupted()
+    if not answered:
+        raise typer.Exit(1)
+
+
+@app.command()
+def env(as_json: options.Json = False) -> None:
+    """What this machine and its packages are, to paste into a report."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from gsr_engine.environment import describe_machine
+
+    facts = {**describe_machine(), "location": str(Path(__file__).parent)}
+    if as_json:
+        print(json.dumps(facts))
+        return
+    table = Table(show_header=False)
+    for name, value in facts.items():
+        table.add_row(name, value)
+    Console().print(table)

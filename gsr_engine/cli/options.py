@@ -1,0 +1,188 @@
+"""The options of `gsr solve` and `gsr generate`, and the parameters that they stand for."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import typer
+
+from gsr_engine.errors import InvalidRequest, shown
+from gsr_engine.params import SamplingParams, SelfRefineParams
+
+DEFAULT_MAX_TOKENS = 1024
+"""The cap of the commands where none is given."""
+
+ParamsT = TypeVar("ParamsT", SamplingParams, SelfRefineParams)
+
+
+def _option(text: str, default: str | None = None, *names: str, **more: Any) -> Any:
+    """An option that is None if it is not given, so that it can leave the word to --params."""
+    shown = text if default is None else f"{text} [default: {default}]"
+    return typer.Option(*names, help=shown, show_default=False, **more)
+
+
+# A flag has the name of the field that it sets.
+Model = Annotated[
+    str | None,
+    _option("Checkpoint folder or hub id.", "nano, the model in the box", metavar="PATH"),
+]
+K = Annotated[int | None, _option("Candidates.", "4")]
+Layout = Annotated[str | None, _option("linear or branched.", "linear")]
+N = Annotated[int | None, _option("Streams.", "1")]
+MaxTokens = Annotated[int | None, _option("Most tokens of each stream.", f"{DEFAULT_MAX_TOKENS:,}")]
+Temperature = Annotated[float | None, _option("0 is greedy.", "1.0")]
+CandidateTemperature = Annotated[
+    float | None, _option("Of the candidates; the refinement is greedy.", "1.0")
+]
+TopP = Annotated[float | None, _option("Nucleus; 1 keeps all.", "1.0")]
+Stop = Annotated[list[str] | None, _option("Text that ends a stream; give it again for more.")]
+Seed = Annotated[int | None, _option("Makes the run repeatable.", "a new one")]
+SummaryTokens = Annotated[
+    int | None, _option("Most tokens of a candidate that the refinement reads.", "1000")
+]
+ForceLayout = Annotated[
+    bool, typer.Option("--force-layout", help="Use a layout the model was not trained for.")
+]
+System = Annotated[str | None, _option("System message before the text.", "none")]
+ChatTemplateKwargs = Annotated[
+    str | None,
+    _option("Variables of the chat template, as JSON.", "none", metavar="JSON"),
+]
+SpecialTokens = Annotated[
+    Literal["parse", "text"],
+    typer.Option(help="With --raw: special tokens that the text spells are parsed, or stay text."),
+]
+Template = Annotated[
+    str | None,
+    _option("Prompts: gsr, restated, or a file like gsr.json.", "the checkpoint's", metavar="NAME"),
+]
+Params = Annotated[
+    Path | None,
+    _option(
+        "JSON file of further fields (SelfRefineParams for solve, with SamplingParams in candidate "
+        "and refine; SamplingParams for generate). Flags go before it.",
+        metavar="FILE",
+    ),
+]
+Dtype = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
+MaxModelLen = Annotated[
+    int | None, _option("Longest context in tokens.", "the checkpoint's maximum")
+]
+KvCacheGib = Annotated[
+    float | None, _option("Memory for KV pages.", "half of what is free; more if it has to be")
+]
+Raw = Annotated[bool, typer.Option("--raw", help="Complete the text as it is, no chat template.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+
+_FLAGS = (
+    *("max_tokens", "summary_tokens", "force_layout", "top_p", "max_model_len", "kv_cache_gib"),
+    *("chat_template_kwargs", "special_tokens"),
+)
+
+
+def with_flags(text: str) -> str:
+    """A message of the engine, with the flags of the commands for the fields that it names."""
+    named = rf"(?<![.\w'])({'|'.join(_FLAGS)})(=True)?\b"
+    return re.sub(named, lambda found: "--" + found[1].replace("_", "-"), text)
+
+
+def conversation(system: str | None, text: str) -> list[dict[str, str]]:
+    """The user's text, behind a system message if there is one."""
+    before = [] if system is None else [{"role": "system", "content": system}]
+    return [*before, {"role": "user", "content": text}]
+
+
+def template_variables(text: str | None) -> dict[str, Any] | None:
+    """The variables of a JSON object; None if there is none.
+
+    Raises:
+        InvalidRequest: it is no JSON object.
+    """
+    if text is None:
+        return None
+    try:
+        variables = json.loads(text)
+    except (ValueError, RecursionError):
+        variables = None
+    if not isinstance(variables, dict):
+        raise InvalidRequest("chat_template_kwargs", f"must be a JSON object, got {shown(text)}")
+    return variables
+
+
+def sampling_params(file: Path | None, flags: Mapping[str, Any]) -> SamplingParams:
+    """The parameters of `gsr generate`; flags that are None leave the word to the file.
+
+    Raises:
+        InvalidRequest: a field is unknown or has a bad value.
+        CheckpointError: the file cannot be read.
+    """
+    return _made(SamplingParams, _read(file), _given(flags))
+
+
+def self_refine_params(
+    file: Path | None,
+    flags: Mapping[str, Any],
+    candidate: Mapping[str, Any],
+    max_tokens: int | None,
+) -> SelfRefineParams:
+    """The parameters of `gsr solve`, with flags of the candidates and one for all streams.
+
+    Raises:
+        InvalidRequest, CheckpointError: as `sampling_params`.
+    """
+    values = _read(file)
+    cap = _given({"max_tokens": max_tokens})
+    for name, own in (("candidate", _given(candidate)), ("refine", {})):
+        theirs = values.get(name, {})
+        if not isinstance(theirs, dict):
+            raise InvalidRequest(name, f"must be an object of fields, got {shown(theirs)}")
+        greedy = {"temperature": 0.0} if name == "refine" else {}
+        values[name] = _made(SamplingParams, {**greedy, **theirs}, {**own, **cap}, f"{name}.")
+    return _made(SelfRefineParams, values, _given(flags))
+
+
+def all_capped(params: SelfRefineParams, context: int) -> SelfRefineParams:
+    """The parameters with the default cap where none is given."""
+    return replace(
+        params, candidate=capped(params.candidate, context), refine=capped(params.refine, context)
+    )
+
+
+def capped(params: SamplingParams, context: int) -> SamplingParams:
+    """The parameters with the default cap if none is given."""
+    if params.max_tokens is not None:
+        return params
+    return replace(params, max_tokens=max(params.min_tokens, min(DEFAULT_MAX_TOKENS, context)))
+
+
+def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in flags.items() if value is not None}
+
+
+def _read(file: Path | None) -> dict[str, Any]:
+    if file is None:
+        return {}
+    from gsr_engine.checkpoint.files import read_json
+
+    return read_json(file)
+
+
+def _made(
+    kind: type[ParamsT], values: Mapping[str, Any], flags: Mapping[str, Any], place: str = ""
+) -> ParamsT:
+    """Parameters from the values of a file (at a place in it) and the flags."""
+    known = [field.name for field in fields(kind)]
+    for name in values:
+        if name not in known:
+            raise InvalidRequest(f"{place}{name}", f"is none of {', '.join(map(repr, known))}")
+    try:
+        return kind(**{**values, **flags})
+    except InvalidRequest as error:
+        if error.field in flags or not place:
+            raise
+        raise InvalidRequest(f"{place}{error.field}", str(error).partition(": ")[2]) from None

@@ -1,0 +1,168 @@
+"""Results as text and as JSON. What a model wrote is printed as it is, byte for byte."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from gsr_engine.engine import Engine
+from gsr_engine.outputs import Completion, GenerateResult, RefineResult, Usage
+from gsr_engine.params import SamplingParams, SelfRefineParams
+from gsr_engine.text.answers import majority, same_answer
+
+
+def say(text: str) -> None:
+    """A line of the model's text or around it, on stdout."""
+    sys.stdout.write(text + "\n")
+
+
+def note(text: str) -> None:
+    """A line about the run, on stderr."""
+    print(f"note: {text}", file=sys.stderr)
+
+
+def ending(completion: Completion, params: SamplingParams) -> str:
+    """How a stream ended, and after how many tokens; a cut is named one."""
+    tokens = f"{len(completion.token_ids):,} tokens"
+    if completion.finish_reason != "length":
+        return f"{completion.finish_reason}, {tokens}"
+    return f"length: cut at {tokens}{_cut_by_context(completion, params)}"
+
+
+def _cut_by_context(completion: Completion, params: SamplingParams) -> str:
+    below = params.max_tokens is None or len(completion.token_ids) < params.max_tokens
+    return ", where the context ends" if below else ""
+
+
+def print_generated(result: GenerateResult, params: SamplingParams) -> None:
+    """The streams of `gsr generate`: a single one is printed alone."""
+    several = len(result.completions) > 1
+    for completion in result.completions:
+        if several:
+            say(f"── {completion.index + 1} ({ending(completion, params)})")
+        say(completion.text)
+        if not several and completion.finish_reason != "stop":
+            note(ending(completion, params))
+    if result.error is not None:
+        note(result.error)
+
+
+def generated_json(result: GenerateResult, seconds: float) -> str:
+    """The result of `gsr generate`."""
+    completions = [_completion(one) for one in result.completions]
+    return json.dumps(
+        {"completions": completions, "error": result.error, **_cost(result.usage, seconds)}
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Solved:
+    """The result of `gsr solve`, and with what parameters it was made."""
+
+    engine: Engine
+    result: RefineResult
+    params: SelfRefineParams
+
+    def print(self) -> None:
+        """The candidates, the refinement, and the answers of all."""
+        result = self.result
+        for candidate in result.candidates:
+            answer = self.engine.find_answer(candidate)
+            stated = "no answer" if answer is None else f"answer {answer}"
+            how = ending(candidate, self.params.candidate)
+            say(f"── candidate {candidate.index + 1} ({how}, {stated})")
+            say(candidate.text)
+        if result.refinement is None:
+            say(f"── not refined: {self.why_no_answer}")
+        else:
+            say(f"── refined ({ending(result.refinement, self.params.refine)})")
+            say(result.text or result.refinement.text)
+        if result.num_shortened:
+            note(
+                f"of {result.num_shortened} solutions only the last {result.summary_tokens} tokens "
+                "were shown to the refinement: the context has no room for more"
+            )
+        if result.candidates:
+            winner, votes = self._majority()
+            stated = f"{winner} ({votes} of {len(result.candidates)})" if votes else "none"
+            say(f"majority: {stated}")
+        found = f"none: {self.why_no_answer}" if result.answer is None else result.answer
+        say(f"answer: {found}")
+
+    def as_json(self, seconds: float) -> str:
+        """The same as one JSON object, and what it took."""
+
+        def stream(one: Completion | None) -> dict[str, Any] | None:
+            answer = None if one is None else self.engine.find_answer(one)
+            return None if one is None else {**_completion(one), "answer": answer}
+
+        result = self.result
+        return json.dumps(
+            {
+                "text": result.text,
+                "answer": result.answer,
+                "no_answer": self.why_no_answer,
+                "error": result.error,
+                "used": result.used,
+                "candidates": [stream(one) for one in result.candidates],
+                "refinement": stream(result.refinement),
+                "majority": self._majority()[0],
+                "summary_tokens": result.summary_tokens,
+                "num_shortened": result.num_shortened,
+                **_cost(result.usage, seconds),
+            }
+        )
+
+    @property
+    def why_no_answer(self) -> str | None:
+        """Why there is no answer; None if there is one."""
+        result, refinement = self.result, self.result.refinement
+        if result.answer is not None:
+            return None
+        if result.error is not None:
+            return "; ".join([result.error, *self._hints()])
+        if refinement is None:
+            return "the refinement never began"
+        if refinement.finish_reason == "length":
+            end = _cut_by_context(refinement, self.params.refine) or ": raise --max-tokens"
+            return f"the refinement was cut at {len(refinement.token_ids):,} tokens{end}"
+        if not result.text.strip():
+            return "the refinement has no text after its thinking"
+        if self.engine.gsr.answer_pattern is None:
+            return "the refinement states none in \\boxed{}"
+        return "the refinement states none as the checkpoint's answer_pattern wants it"
+
+    def _hints(self) -> list[str]:
+        """What the candidates lack."""
+        candidates = self.result.candidates
+        cut = sum(one.finish_reason == "length" for one in candidates)
+        empty = sum(not self.engine.solution_text(one).strip() for one in candidates)
+        hints = [f"{cut} were cut: raise --max-tokens"] if cut else []
+        return hints + ([f"{empty} have no text after their thinking"] if empty else [])
+
+    def _majority(self) -> tuple[str | None, int]:
+        """The answer that most candidates state, and how many do."""
+        answers = [self.engine.find_answer(candidate) for candidate in self.result.candidates]
+        best = majority(answers)
+        if best is None:
+            return None, 0
+        return answers[best], sum(same_answer(answer, answers[best]) for answer in answers)
+
+
+def _cost(usage: Usage, seconds: float) -> dict[str, Any]:
+    return {
+        "usage": usage.as_dict(),
+        "seconds": seconds,
+        "tokens_per_second": usage.completion_tokens / seconds if seconds else 0.0,
+    }
+
+
+def _completion(completion: Completion) -> dict[str, Any]:
+    return {
+        "text": completion.text,
+        "finish_reason": completion.finish_reason,
+        "tokens": len(completion.token_ids),
+        "logprob": completion.logprob,
+    }
