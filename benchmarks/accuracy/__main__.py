@@ -46,6 +46,7 @@ class AccuracyCommand(AccuracyConfig):
         puzzles: Held-out puzzles, when no --data is given.
         limit: Only the first problems of --data.
         dtype: auto, float32 or bfloat16.
+        template: Other prompts: a built-in name, or a file in the format of gsr.json.
         max_model_len: Longest context in tokens; the checkpoint's if not given.
         out: Samples file to write.
         samples: Print the table of an earlier samples file, no model.
@@ -58,6 +59,7 @@ class AccuracyCommand(AccuracyConfig):
     puzzles: int = 1000
     limit: int | None = None
     dtype: str = "auto"
+    template: str | None = None
     max_model_len: int | None = None
     out: Path = Path("runs/accuracy.jsonl")
     samples: Path | None = None
@@ -103,6 +105,7 @@ def _measure(command: AccuracyCommand, console: Console) -> None:
         Engine.from_pretrained(
             folder,
             dtype=command.dtype,
+            template=command.template,
             max_model_len=command.max_model_len,
             prefix_cache=False,
         ) as engine,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast
@@ -104,9 +106,15 @@ class AccuracyConfig:
             "headline": self.headline,
             "dtype": engine.dtype,
             "template": gsr.template.hash,
-            "thinking": gsr.thinking and list(gsr.thinking),
+            "chat_template": _digest(engine.direct_prompt("1 + 1")),
+            "thinking": list(engine.tokenizer.thinking or ()),
             "answer_pattern": gsr.answer_pattern,
             "candidate_kv": gsr.candidate_kv,
             "refine_position": gsr.refine_position,
             "max_model_len": engine.limits.max_model_len,
         }
+
+
+def _digest(prompt: list[int]) -> str:
+    """What the chat template and the texts around a problem make of it."""
+    return hashlib.sha256(json.dumps(prompt).encode()).hexdigest()[:16]
