@@ -108,6 +108,11 @@ class Engine:
         self._model, self._dtype = decoder.config, decoder.dtype
 
     @property
+    def dtype(self) -> str:
+        """In which it computes, e.g. "bfloat16"."""
+        return str(self._dtype).removeprefix("torch.")
+
+    @property
     def scheduler(self) -> Scheduler:
         """For instruments and tests; requests go through `submit` and `step`."""
         return self._books.scheduler

@@ -13,7 +13,11 @@ import torch
 
 
 def describe_machine() -> dict[str, str]:
-    """Facts to record with every result: date, CPU, GPU, platform and versions."""
+    """Facts to record with every result: date, CPU, GPU, platform, versions, and the commit.
+
+    "commit" is that of the checkout that this package runs from, "-dirty" if tracked files were
+    changed; an installed package has none.
+    """
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "cpu": _cpu_name(),
@@ -22,6 +26,7 @@ def describe_machine() -> dict[str, str]:
         "platform": platform.platform(),
         "python": platform.python_version(),
         **_versions("gsr-engine", "torch", "triton", "transformers", "safetensors", "numpy"),
+        **_commit(),
     }
 
 
@@ -34,6 +39,21 @@ def _gpu() -> dict[str, str]:
         answer = subprocess.run(query, capture_output=True, text=True, check=True, timeout=10)  # noqa: S603
         facts["driver"] = answer.stdout.split()[0]
     return facts
+
+
+def _commit() -> dict[str, str]:
+    here = Path(__file__)
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(here.parent), *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)  # noqa: S603
+        return done.stdout.strip()
+
+    with suppress(OSError, subprocess.SubprocessError):
+        git("ls-files", "--error-unmatch", here.name)  # an environment may lie in another checkout
+        describe = ("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+        return {"commit": git(*describe)}
+    return {}
 
 
 def _versions(*names: str) -> dict[str, str]:

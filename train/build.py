@@ -11,8 +11,10 @@ result appears when it is whole. An interrupted `hybrid` goes on from the rows t
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,12 +36,14 @@ from train.hybrid.candidate_sets import (
 )
 from train.hybrid.hybrid_set import build_hybrid, work_folder
 from train.hybrid.inputs import HybridConfig, HybridFiles
+from train.hybrid.reasons import in_words
 from train.hybrid.sample_pool import SampleFilter, SamplePool
 from train.hybrid.student import Student
 from train.options import check_least, one_word, parse_subcommand, part_of
 from train.problems import load_problems
 from train.progress import tracked
 from train.samples import read_records, sample_files
+from train.signals import resumable
 
 _SIZES = one_word("LEAST-MOST", uniform_weights, size_range)
 _LAYOUTS = one_word("LAYOUT,...", lambda text: tuple(text.split(",")), ",".join)
@@ -98,6 +102,12 @@ class HybridOptions(HybridConfig, HybridFiles):
         HybridConfig.__post_init__(self)
         HybridFiles.__post_init__(self)
         check_least(self, processes=1)
+        if self.refine is None and self.mix < 1:
+            raise InvalidRequest(
+                "mix",
+                f"is {self.mix:g}, but there are no refinement rows without --refine; "
+                "--mix 1 takes direct rows alone",
+            )
 
 
 def refine(options: RefineOptions) -> None:
@@ -120,16 +130,28 @@ def refine(options: RefineOptions) -> None:
     problems = load_problems(options.problems)
     out.parent.mkdir(parents=True, exist_ok=True)
     keep = SampleFilter(truncated=options.keep_truncated, wrong=True, unchecked=True)
-    pool_file = out.with_suffix(".candidates")
-    pool = SamplePool(pool_file, read_records(options.candidates), keep)
-    dropped = Counter({f"candidate: {reason}": n for reason, n in pool.dropped.items()})
-    sets = draw_sets(tracked(problems, "problems", shown=True), pool.of, student, config, dropped)
-    counts = write_sets(out, sets, config.easy, config.seed)
-    pool.close()
-    pool_file.unlink()
-    facts = {"fingerprint": key, "settings": settings, **counts, "dropped": _counted(dropped)}
+    pool = SamplePool(out.with_suffix(".candidates"), read_records(options.candidates), keep)
+    with closing(pool):
+        dropped = Counter({f"candidate: {reason}": n for reason, n in pool.dropped.items()})
+        dropped["candidate: of another problem"] = len(pool) - pool.count(p.id for p in problems)
+        shown = tracked(problems, "problems", shown=True)
+        sets = draw_sets(shown, pool.of, student, config, dropped)
+        counts = write_sets(out, sets, config.easy, config.seed)
+    if not counts["kept"]:
+        dropped["set: easy"] = counts["drawn"].get("easy", 0)
+        least, _, _ = size_range(config.weights).partition("-")
+        raise InvalidRequest("candidates", f"no set is left: {in_words(dropped, least=least)}")
+    facts = {
+        "fingerprint": key,
+        "settings": settings,
+        **counts,
+        "dropped": _counted(dropped),
+        "encoded_from_text": _counted(student.encoded),
+    }
     with whole_file(card) as file:
         file.write(json.dumps(facts, indent=1) + "\n")
+    for reason, count in _counted(student.encoded).items():
+        log.info("%s candidates were encoded from their text: %s", f"{count:,}", reason)
     log.info("%s: drawn %s, kept %s", out, counts["drawn"], counts["kept"])
 
 
@@ -144,16 +166,21 @@ def hybrid(options: HybridOptions) -> None:
     if is_done(out / "card.json", key):
         log.info("%s is there already", out)
         return
-    build_hybrid(
-        files.ingredients(work_folder(out, key), config.seed),
-        student,
-        config,
-        out,
-        fingerprint=key,
-        settings=settings,
-        processes=options.processes,
-        show_progress=True,
-    )
+    work = work_folder(out, key)
+    try:
+        build_hybrid(
+            files.ingredients(work, config.seed),
+            student,
+            config,
+            out,
+            fingerprint=key,
+            settings=settings,
+            processes=options.processes,
+            show_progress=True,
+        )
+    except InvalidRequest:  # the same inputs would be refused again
+        shutil.rmtree(work, ignore_errors=True)
+        raise
     log.info((out / "card.md").read_text(encoding="utf-8"))
 
 
@@ -161,10 +188,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Build what a student learns from."""
     kinds = {"refine": RefineOptions, "hybrid": HybridOptions}
     options = parse_subcommand("train.build", kinds, f"{main.__doc__}\n\n{__doc__}", arguments)
-    if isinstance(options, RefineOptions):
-        refine(options)
-    else:
-        hybrid(options)
+    with resumable():
+        if isinstance(options, RefineOptions):
+            refine(options)
+        else:
+            hybrid(options)
 
 
 def _prompts_of(folder: Path) -> GsrConfig:

@@ -174,17 +174,25 @@ def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _compare(file: Path, mine: dict[str, Any], holds: str, free: Collection[str]) -> None:
-    theirs = read_json(file)
-    differences = [
+    if found := differences(mine, read_json(file), free):
+        raise CheckpointError(
+            f"{file.parent} holds {holds}, with another {', '.join(found)}; remove it or "
+            "choose another folder"
+        )
+
+
+def differences(
+    mine: Mapping[str, Any], theirs: Mapping[str, Any], free: Collection[str] = ()
+) -> list[str]:
+    """The settings of `mine` that `theirs`, read from JSON, has otherwise, as texts.
+
+    `free` are names of settings that may differ.
+    """
+    return [
         f"{name}={theirs.get(name)!r:.80} not {value!r:.80}"
         for name, value in mine.items()
         if name not in free and theirs.get(name) != value
     ]
-    if differences:
-        raise CheckpointError(
-            f"{file.parent} holds {holds}, with another {', '.join(differences)}; remove it or "
-            "choose another folder"
-        )
 
 
 def fingerprint(settings: dict[str, Any], files: Iterable[Path]) -> str:

@@ -15,13 +15,15 @@ from dataclasses import dataclass
 
 from tyro.conf import Positional
 
+from gsr_engine.errors import GsrError
 from train.command import log, run_command
 from train.generation.job import GenerationJob, Task, open_store, opened
-from train.generation.processes import interrupt_on_sigterm, run_workers
+from train.generation.processes import run_workers
 from train.generation.progress import GenerationProgress
 from train.generation.ray_cluster import run_on_ray
 from train.generation.worker import Tally
 from train.options import check_least, parse_options, part_of
+from train.signals import resumable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,22 +45,26 @@ class GenerateOptions(GenerationJob):
         check_least(self, workers=1)
 
 
+class SamplesFailed(GsrError):
+    """Every sample of a run failed for good."""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Draw n samples of every prompt and grade them, going on where earlier runs stopped."""
     description = f"{main.__doc__}\n\n{__doc__}"
     options = parse_options("train.generate", GenerateOptions, description, arguments)
     job = part_of(GenerationJob, options)
-    interrupt_on_sigterm()
-    try:
+    with resumable():
         if run(job, options.workers, ray=options.ray).out_of_budget:
             raise SystemExit(3)  # samples are missing: what follows must not begin
-    except KeyboardInterrupt:
-        log.info("interrupted; the same command goes on")
-        raise SystemExit(130) from None
 
 
 def run(job: GenerationJob, workers: int, *, ray: bool = False) -> Tally:
-    """Run a job here, in processes of their own where they are several, or on a Ray cluster."""
+    """Run a job here, in processes of their own where they are several, or on a Ray cluster.
+
+    Raises:
+        SamplesFailed: not one sample was drawn.
+    """
     store = open_store(job)
     if job.retry_failed:
         store.reopen_failed()
@@ -73,6 +79,11 @@ def run(job: GenerationJob, workers: int, *, ray: bool = False) -> Tally:
     progress.log(tally)
     if store.complete():
         tally.out_of_budget = 0  # others could pay for the rest
+    if tally.failed == store.num_samples:
+        raise SamplesFailed(
+            f"all {tally.failed:,} samples failed; `error` in the files of {job.out} says why, and "
+            "--retry-failed draws them again"
+        )
     if tally.out_of_budget:
         log.info("the budget is spent; the same command goes on with a new one")
     return tally

@@ -24,6 +24,7 @@ from gsr_engine.errors import InvalidRequest
 from gsr_engine.evaluation.grader import ExactGrader, Grader
 from gsr_engine.text.answer_forms import same_form
 from gsr_engine.text.answer_parser import LONGEST, parse_answer
+from train.signals import shielded
 
 _UNSAFE = re.compile(r"\d\s+\d|\}\s*\d|\d\s*_|'")
 """Numbers side by side, in a base or with primes: math-verify takes them for one plain number."""
@@ -39,9 +40,6 @@ def grader_for(gsr: GsrConfig) -> AbstractContextManager[Grader]:
 
 
 def _serve(connection: Connection) -> None:
-    # A signal to the whole group is for who asks: what is drawn is still to be graded.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
     logging.disable()  # math-verify warns of the time limits that are this process's task
     from math_verify import parse, verify  # noqa: PLC0415  # seconds to import, workers only
 
@@ -108,7 +106,9 @@ class SymbolicGrader:
             context = mp.get_context("spawn")
             self._connection, theirs = context.Pipe()
             worker = context.Process(target=_serve, args=(theirs,), daemon=True)
-            worker.start()
+            # A signal to the whole group is for who asks: what is drawn is still to be graded.
+            with shielded(signal.SIGINT, signal.SIGTERM):
+                worker.start()
             self._worker = worker
             theirs.close()
         self._connection.send(pair)

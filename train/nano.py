@@ -180,9 +180,8 @@ def _build(recipe: Recipe, stage: Stage, index: int, source: Path, data: Path) -
         asked = puzzle_problems(sample_puzzles("train", seed, stage.own_puzzles), stage.name)
         problems = [*asked, *problems]
         with Engine.from_pretrained(source, dtype="float32") as engine:
-            pool = draw_own(
-                engine, asked, stage.candidates, data.parent / "candidates", stage.name, seed
-            )
+            folder, tokenizer = data.parent / "candidates", student.tokenizer_hash
+            pool = draw_own(engine, asked, stage.candidates, folder, stage.name, seed, tokenizer)
     else:
         pool = slipped_samples(synthetic, problems, recipe.slip_rate, recipe.seed)
     drawing = SetConfig(weights=stage.weights, sets=stage.sets, easy=None, seed=seed)

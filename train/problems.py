@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass, fields
 from decimal import Decimal
@@ -88,7 +88,10 @@ def load_problems(
 
 
 def iterate_problems(
-    data: str | Path, columns: Mapping[str, str] | None = None, split: str = "train"
+    data: str | Path,
+    columns: Mapping[str, str] | None = None,
+    split: str = "train",
+    bad_row: Callable[[str, str], object] | None = None,
 ) -> Iterator[Problem]:
     """Problems of a JSONL or Parquet file, of a folder of such files, or of a hub id.
 
@@ -100,6 +103,8 @@ def iterate_problems(
             NaN and blank text mean that a value is missing. The default id is a digest of the
             problem's text; rows that repeat a text are numbered.
         split: of a hub data set, e.g. "train[:1000]".
+        bad_row: called with the place of a row that holds no problem and with the reason; such a
+            row is left out. None raises instead, as a column that the first row lacks always does.
 
     Raises:
         InvalidRequest: a row lacks a column or holds no text; the message names file and row.
@@ -112,17 +117,20 @@ def iterate_problems(
         else _hub_rows(str(data), split, set(mapped.values()), {mapped[name] for name in needed})
     )
     reader = _RowReader(mapped, needed)
-    for where, row in rows:
+    for number, (where, row) in enumerate(rows):
         try:
             yield reader.problem(row)
-        except KeyError as error:
-            raise InvalidRequest(
-                "data",
-                f"{where}: there is no {error}, but {', '.join(map(repr, row)) or 'nothing'}; "
-                "--columns FIELD=COLUMN,... names other columns",
-            ) from None
-        except (TypeError, ValueError) as error:
-            raise InvalidRequest("data", f"{where}: {error}") from None
+        except (KeyError, TypeError, ValueError) as error:
+            reason, lacks = str(error), isinstance(error, KeyError)
+            if lacks:
+                columns_here = ", ".join(map(repr, row)) or "nothing"
+                reason = (
+                    f"there is no {error}, but {columns_here}; "
+                    "--columns FIELD=COLUMN,... names other columns"
+                )
+            if bad_row is None or (lacks and number == 0):
+                raise InvalidRequest("data", f"{where}: {reason}") from None
+            bad_row(where, reason)
 
 
 class _RowReader:

@@ -24,6 +24,7 @@ class Sample:
         index: of the sample among those of its prompt; a line calls it "sample".
         key: hash of what shaped it.
         token_ids: without the end token; None where a server sent text.
+        tokenizer: digest of the tokenizer of `token_ids`; "" where that is not known.
         finish_reason: "stop", "length", or "error" for a sample that failed for good.
         num_tokens: generated tokens.
         logprob: of the whole sample under the model; None where a server sent text.
@@ -38,6 +39,7 @@ class Sample:
     key: str = ""
     text: str = ""
     token_ids: list[int] | None = None
+    tokenizer: str = ""
     finish_reason: str = "stop"
     num_tokens: int = 0
     logprob: float | None = None
@@ -66,6 +68,7 @@ class Sample:
                 key=str(record.get("key", "")),
                 text=_valid(record.get("text")),
                 token_ids=None if ids is None else [int(one) for one in ids],
+                tokenizer=str(record.get("tokenizer", "")),
                 finish_reason=str(record.get("finish_reason", "stop")),
                 num_tokens=int(record.get("num_tokens") or 0),
                 logprob=record.get("logprob"),

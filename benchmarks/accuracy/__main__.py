@@ -4,6 +4,9 @@ One run draws max(k) candidates per problem once; pass@k, maj@k, best-of-k and s
 read the same first k of them, so all comparisons are paired. A separate cost run refines a share of
 the problems end to end in each layout. All results go into one samples file. `--samples FILE`
 prints the table of such a file again, without a model.
+
+Every result is on disk as soon as it is there (OUT.journal). The same command goes on after any
+interruption, to the same samples.
 """
 
 from __future__ import annotations
@@ -14,17 +17,21 @@ from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks.accuracy.config import AccuracyConfig
 from benchmarks.accuracy.problems import BenchmarkProblem, graded_problems, puzzle_problems
-from benchmarks.accuracy.results import read_results, write_results
-from benchmarks.accuracy.run import AccuracyConfig, AccuracyRun, at_least_one
+from benchmarks.accuracy.results import read_results
+from benchmarks.accuracy.run import measure
 from benchmarks.accuracy.table import show_table
 from gsr_engine import Engine
+from gsr_engine.checkpoint.digest import tokenizer_digest, weights_digest
+from gsr_engine.checkpoint.files import find_checkpoint
 from gsr_engine.demo.report import NANO
 from gsr_engine.evaluation.grader import ExactGrader
 from train.command import run_command
 from train.grading import SymbolicGrader
-from train.options import parse_options
+from train.options import check_least, parse_options
 from train.problems import parse_columns
+from train.signals import resumable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +46,7 @@ class AccuracyCommand(AccuracyConfig):
         puzzles: Held-out puzzles, when no --data is given.
         limit: Only the first problems of --data.
         dtype: auto, float32 or bfloat16.
+        template: Other prompts: a built-in name, or a file in the format of gsr.json.
         max_model_len: Longest context in tokens; the checkpoint's if not given.
         out: Samples file to write.
         samples: Print the table of an earlier samples file, no model.
@@ -51,14 +59,15 @@ class AccuracyCommand(AccuracyConfig):
     puzzles: int = 1000
     limit: int | None = None
     dtype: str = "auto"
+    template: str | None = None
     max_model_len: int | None = None
     out: Path = Path("runs/accuracy.jsonl")
     samples: Path | None = None
 
     def __post_init__(self) -> None:
+        """Raise InvalidRequest for values that cannot be."""
         AccuracyConfig.__post_init__(self)  # super() fails in a class with slots
-        at_least_one("puzzles", self.puzzles)
-        at_least_one("limit", self.limit)
+        check_least(self, puzzles=1, limit=1)
 
     def load_problems(self) -> list[BenchmarkProblem]:
         """What is asked.
@@ -79,20 +88,30 @@ def main(command: AccuracyCommand) -> None:
     if command.samples is not None:
         show_table(console, *read_results(command.samples))
         return
+    with resumable():
+        _measure(command, console)
+
+
+def _measure(command: AccuracyCommand, console: Console) -> None:
     problems = command.load_problems()
+    folder = find_checkpoint(command.model)
+    about = {
+        "model": command.model,
+        "weights": weights_digest(folder),
+        "tokenizer": tokenizer_digest(folder),
+        "data": str(command.data or f"{command.puzzles} puzzles of test stream {command.seed}"),
+    }
     with (
         Engine.from_pretrained(
-            command.model,
+            folder,
             dtype=command.dtype,
+            template=command.template,
             max_model_len=command.max_model_len,
             prefix_cache=False,
         ) as engine,
         nullcontext(ExactGrader()) if command.data is None else SymbolicGrader() as grader,
     ):
-        run, rows = AccuracyRun(engine, problems, grader, command).run()
-    data = command.data or f"{command.puzzles} puzzles of test stream {command.seed}"
-    run |= {"model": command.model, "data": str(data)}
-    write_results(command.out, run, rows)
+        run, rows = measure(engine, problems, grader, command, command.out, about)
     show_table(console, run, rows)
     console.print(f"samples: {command.out}")
 

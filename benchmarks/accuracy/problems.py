@@ -9,15 +9,19 @@ from pathlib import Path
 from gsr_engine.demo.puzzles import PuzzleStream, sample_puzzles
 from gsr_engine.errors import InvalidRequest
 from gsr_engine.evaluation.evaluator import Exercise
-from train.problems import load_problems
+from train.problems import iterate_problems
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchmarkProblem(Exercise):
-    """A problem with its gold answer; results are grouped by `size` ("": not grouped)."""
+    """A problem with its gold answer; results are grouped by `size` ("": not grouped).
+
+    `error` says why it cannot be asked; "" if it can.
+    """
 
     id: str
     size: str = ""
+    error: str = ""
 
 
 def puzzle_problems(stream: PuzzleStream, seed: int, count: int) -> list[BenchmarkProblem]:
@@ -37,23 +41,31 @@ def graded_problems(
     """Problems of a file, grouped by one of its fields.
 
     Args:
-        path: as of `load_problems`.
+        path: as of `iterate_problems`.
         size_field: column to group by; None groups by what `columns` says, if anything.
         columns: column by field, where the names differ.
 
     Raises:
-        InvalidRequest: as `load_problems`, or a problem has no answer.
+        InvalidRequest: as `iterate_problems`, or there are none. A row that holds no problem or no
+            answer is a problem with an error.
     """
-    problems = []
+    problems: list[BenchmarkProblem] = []
+
+    def bad_row(where: str, reason: str) -> None:
+        problems.append(BenchmarkProblem(id=where, text="", gold="", error=reason))
+
     named = dict(columns or {}) | ({"size": size_field} if size_field else {})
-    for number, problem in enumerate(load_problems(path, named), start=1):
-        if problem.answer is None:
-            raise InvalidRequest(
-                "data", f"{path}: problem {number} (id {problem.id}) has no answer"
-            )
+    for problem in iterate_problems(path, named, bad_row=bad_row):
+        error = "it has no answer" if problem.answer is None else ""
         problems.append(
             BenchmarkProblem(
-                id=problem.id, text=problem.text, gold=problem.answer, size=problem.size
+                id=problem.id,
+                text=problem.text,
+                gold=problem.answer or "",
+                size=problem.size,
+                error=error,
             )
         )
+    if not problems:
+        raise InvalidRequest("data", f"{path} holds no problems")
     return problems

@@ -1,7 +1,14 @@
 """The samples file of a run: its table is computed from it, without a model.
 
-JSON lines. The first line holds {"run": {...}}: settings, environment, cost. Each other line is one
-problem: its gold answer, every candidate, and the answer of each method.
+JSON lines. The first line holds {"run": {...}}:
+
+    settings    everything that shapes the samples: digests of weights, tokenizer and problems,
+                sampling, dtype, hash of the template
+    left_out    problems that could not be asked, with the reasons
+    machine     hardware, versions and commit of the run that finished it
+    measured    date, seconds and cost: what another run of the same settings measures otherwise
+
+Each other line is one problem: its gold answer, every candidate, and the answer of each method.
 """
 
 from __future__ import annotations
@@ -18,7 +25,13 @@ from train.files import read_jsonl, whole_file
 
 @dataclass(slots=True)
 class Solution:
-    """One generated solution: its answer, and whether that is right."""
+    """One generated solution: its answer, and whether that is right.
+
+    Attributes:
+        tokens: generated, the end token included.
+        token_ids: without the end token.
+        error: why it failed; None if it did not.
+    """
 
     text: str
     answer: str | None
@@ -26,6 +39,8 @@ class Solution:
     tokens: int
     logprob: float = 0.0
     finish_reason: str = "stop"
+    token_ids: list[int] = field(default_factory=list)
+    error: str | None = None
 
 
 @dataclass(slots=True)
@@ -63,17 +78,25 @@ def write_results(path: Path, run: dict[str, Any], samples: Iterable[ProblemResu
             file.write(json.dumps(asdict(sample), ensure_ascii=False) + "\n")
 
 
-def read_results(path: Path) -> tuple[dict[str, Any], list[ProblemResult]]:
-    """The run's settings and its samples.
+def read_results(path: Path, name: str = "samples") -> tuple[dict[str, Any], list[ProblemResult]]:
+    """The run's facts and its samples.
 
     Raises:
-        InvalidRequest: `write_results` did not write this file.
+        InvalidRequest: `write_results` did not write this file; the message begins with `name`.
     """
-    try:
-        first, *rows = [line.row for line in read_jsonl(path, "samples")]
-        return first["run"], [_sample(row) for row in rows]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InvalidRequest("samples", f"{path} is not a samples file: {error!r}") from None
+    lines = list(read_jsonl(path, name))
+    run = lines[0].row.get("run") if lines else None
+    if not isinstance(run, dict) or not run.keys() >= {"settings", "left_out", "measured"}:
+        raise InvalidRequest(name, f"{path} is not a samples file: it does not begin with a run")
+    if len(lines) < 2:  # the run, and at least one problem
+        raise InvalidRequest(name, f"{path} holds no problem")
+    samples = []
+    for where, row, *_ in lines[1:]:
+        try:
+            samples.append(_sample(row))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InvalidRequest(name, f"{where} is not a problem's result: {error!r}") from None
+    return run, samples
 
 
 def _sample(raw: dict[str, Any]) -> ProblemResult:

@@ -9,16 +9,17 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.accuracy import scores
+from benchmarks.accuracy import scores, spent
 from benchmarks.accuracy.results import ProblemResult
 from benchmarks.accuracy.scores import Hits, bootstrap
+from benchmarks.accuracy.spent import Spent
 
 
 def method_scores(run: dict[str, Any], samples: Sequence[ProblemResult]) -> dict[str, Hits]:
     """Hits of every method at every k, in the order of the table; pass@1 over the headline k."""
-    k = run["config"]["headline"]
+    k = run["settings"]["headline"]
     table = {"pass@1": scores.pass_at_1(samples, k), "greedy": scores.greedy(samples)}
-    for n in sorted({k, *run["config"]["ks"]} - {1}):
+    for n in _selections(run):
         table[f"maj@{n}"] = scores.majority_at(samples, n)
         table[f"best-of-{n} (logprob)"] = scores.best_of(samples, n)
         table[f"pass@{n} (oracle)"] = scores.oracle(samples, n)
@@ -27,10 +28,28 @@ def method_scores(run: dict[str, Any], samples: Sequence[ProblemResult]) -> dict
     return table
 
 
+def method_spent(run: dict[str, Any], samples: Sequence[ProblemResult]) -> dict[str, Spent]:
+    """Shares of cut and unanswered and tokens of the same methods, by the same names."""
+    k = run["settings"]["headline"]
+    table = {"pass@1": spent.of_candidates(samples, k), "greedy": spent.of_greedy(samples)}
+    for n in _selections(run):
+        table[f"maj@{n}"] = table[f"pass@{n} (oracle)"] = spent.of_selection(samples, n)
+        table[f"best-of-{n} (logprob)"] = spent.of_best(samples, n)
+    for method in samples[0].refinements:
+        _, _, read = method.removesuffix(" T=1").partition("@")
+        table[f"selfRef {method}"] = spent.of_refinement(samples, method, int(read))
+    return table
+
+
+def _selections(run: dict[str, Any]) -> list[int]:
+    return sorted({run["settings"]["headline"], *run["settings"]["k"]} - {1})
+
+
 def show_table(console: Console, run: dict[str, Any], samples: Sequence[ProblemResult]) -> None:
-    """Accuracy with intervals, paired differences, the k curve, strata, sizes, cost."""
+    """Accuracy with intervals, tokens, paired differences, strata, sizes, cost of the engine."""
     table = method_scores(run, samples)
-    _show_accuracy(console, run, table, len(samples))
+    _show_accuracy(console, run, table, method_spent(run, samples), len(samples))
+    _show_differences(console, run, table)
     _show_strata(console, run, samples)
     if any(sample.size for sample in samples):
         _show_sizes(console, run, samples, table)
@@ -38,30 +57,53 @@ def show_table(console: Console, run: dict[str, Any], samples: Sequence[ProblemR
 
 
 def _layout_rows(run: dict[str, Any]) -> list[str]:
-    k = run["config"]["headline"]
-    return [f"selfRef {layout}@{k}" for layout in run["config"]["layouts"]]
+    k = run["settings"]["headline"]
+    return [f"selfRef {layout}@{k}" for layout in run["settings"]["layouts"]]
 
 
 def _show_accuracy(
-    console: Console, run: dict[str, Any], table: dict[str, Hits], count: int
+    console: Console,
+    run: dict[str, Any],
+    table: dict[str, Hits],
+    spent_of: dict[str, Spent],
+    count: int,
 ) -> None:
-    layouts = _layout_rows(run)
-    out = Table(title=f"{run.get('model', '')}: {count} problems", title_justify="left")
+    settings = run["settings"]
+    out = Table(title=f"{settings['model']}: {count} problems", title_justify="left")
     out.add_column("method")
-    out.add_column("accuracy [95 %]", justify="right")
-    for layout in layouts:
-        out.add_column(f"{layout} minus it [95 %, paired]", justify="right")
+    for column in ("accuracy [95 %]", "cut", "no answer", "tokens"):
+        out.add_column(column, justify="right")
     for name, hits in table.items():
-        interval = bootstrap(hits)
-        cells = [f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"]
-        for layout in layouts:
-            same = name == layout
-            cells.append("" if same else _signed(bootstrap(table[layout] - hits)))
-        out.add_row(name, *cells)
+        interval, spent_by = bootstrap(hits), spent_of[name]
+        out.add_row(
+            name,
+            f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]",
+            f"{spent_by.cut:.1%}",
+            f"{spent_by.unanswered:.1%}",
+            f"{spent_by.tokens:,.0f}",
+        )
     console.print(out)
     console.print(
-        f"candidates at T={run['config']['temperature']:g}; greedy and selfRef at T=0 unless named"
+        f"candidates at T={settings['temperature']:g}; greedy and selfRef at T=0 unless named\n"
+        f"cut at {settings['max_tokens']:,} tokens: of the solutions that the answer is read from\n"
+        "tokens: generated per problem, candidates included"
     )
+    for problem, reason in run["left_out"].items():
+        console.print(f"left out: problem {problem}: {reason}", markup=False, highlight=False)
+
+
+def _show_differences(console: Console, run: dict[str, Any], table: dict[str, Hits]) -> None:
+    layouts = _layout_rows(run)
+    out = Table(title="differences [95 %, paired]", title_justify="left")
+    out.add_column("method")
+    for layout in layouts:
+        out.add_column(f"{layout} minus it", justify="right")
+    for name, hits in table.items():
+        out.add_row(
+            name,
+            *("" if name == one else _signed(bootstrap(table[one] - hits)) for one in layouts),
+        )
+    console.print(out)
 
 
 def _signed(interval: scores.Interval) -> str:
@@ -69,7 +111,7 @@ def _signed(interval: scores.Interval) -> str:
 
 
 def _show_strata(console: Console, run: dict[str, Any], samples: Sequence[ProblemResult]) -> None:
-    k = run["config"]["headline"]
+    k = run["settings"]["headline"]
     right = scores.num_correct(samples, k)
     out = Table(title=f"by number of right candidates of {k}", title_justify="left")
     out.add_column("method")
@@ -78,7 +120,7 @@ def _show_strata(console: Console, run: dict[str, Any], samples: Sequence[Proble
     rows = {f"maj@{k}": scores.majority_at(samples, k)}
     rows |= {
         f"selfRef {layout}@{k}": scores.refined(samples, f"{layout}@{k}")
-        for layout in run["config"]["layouts"]
+        for layout in run["settings"]["layouts"]
     }
     for name, hits in rows.items():
         cells = [hits[right == n] for n in range(k + 1)]
@@ -87,17 +129,17 @@ def _show_strata(console: Console, run: dict[str, Any], samples: Sequence[Proble
     majority = rows.pop(f"maj@{k}")
     for name, hits in rows.items():
         gained, lost = ((hits > majority).sum(), (hits < majority).sum())
-        gap = (hits.mean() - majority.mean()) / majority.mean() if majority.any() else float("nan")
+        gap = f"{hits.mean() / majority.mean() - 1:+.3f}" if majority.any() else "–"
         console.print(
             f"{name}: majority wrong → refined right {gained}, right → wrong {lost}; "
-            f"refinement gap {gap:+.3f}"
+            f"refinement gap {gap}"
         )
 
 
 def _show_sizes(
     console: Console, run: dict[str, Any], samples: Sequence[ProblemResult], table: dict[str, Hits]
 ) -> None:
-    k = run["config"]["headline"]
+    k = run["settings"]["headline"]
     names = ["pass@1", f"maj@{k}", f"pass@{k} (oracle)", *_layout_rows(run)]
     sizes = np.array([sample.size for sample in samples])
     out = Table(title="by size", title_justify="left")
@@ -111,10 +153,10 @@ def _show_sizes(
 
 
 def _show_cost(console: Console, run: dict[str, Any]) -> None:
-    out = Table(title=f"cost of selfRef@{run['config']['headline']}", title_justify="left")
+    out = Table(title=f"cost of selfRef@{run['settings']['headline']}", title_justify="left")
     for column in ("layout", "phase", "tokens computed", "tokens reused", "seconds"):
         out.add_column(column, justify="left" if column in ("layout", "phase") else "right")
-    for layout, cost in run["cost"].items():
+    for layout, cost in run["measured"]["cost"].items():
         for name, phase in cost["phases"].items():
             out.add_row(
                 layout,
@@ -123,8 +165,8 @@ def _show_cost(console: Console, run: dict[str, Any]) -> None:
                 f"{phase['tokens_reused']:,}",
                 f"{phase['seconds']:.2f}",
             )
-        rate = cost["generated_tokens"] / cost["seconds"]
-        answers = cost["problems"] / cost["seconds"]
+        seconds = max(cost["seconds"], 1e-9)
+        rate, answers = cost["generated_tokens"] / seconds, cost["problems"] / seconds
         text = f"{rate:,.0f} generated tokens/s, {answers:.1f} answers/s"
         out.add_row(layout, text, "", "", f"{cost['seconds']:.2f}", end_section=True)
     console.print(out)

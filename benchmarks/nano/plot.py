@@ -28,10 +28,10 @@ def plot_report(run: dict[str, Any], samples: Sequence[ProblemResult], path: Pat
 
 
 def _over_k(axes: Any, run: dict[str, Any], samples: Sequence[ProblemResult]) -> None:
-    ks = run["config"]["ks"]
+    ks = run["settings"]["k"]
     curves = {
         f"selfRef {layout}": [scores.refined(samples, f"{layout}@{k}") for k in ks]
-        for layout in run["config"]["layouts"]
+        for layout in run["settings"]["layouts"]
     }
     curves["pass@k (oracle)"] = [scores.oracle(samples, k) for k in ks]
     curves["best-of-k"] = [scores.best_of(samples, k) for k in ks]
@@ -54,10 +54,10 @@ def _line(axes: Any, ks: Sequence[int], hits: Sequence[Hits], name: str, style: 
 
 
 def _by_right_candidates(axes: Any, run: dict[str, Any], samples: Sequence[ProblemResult]) -> None:
-    k = run["config"]["headline"]
+    k = run["settings"]["headline"]
     right = scores.num_correct(samples, k)
     methods = {f"maj@{k}": scores.majority_at(samples, k)}
-    for layout in run["config"]["layouts"]:
+    for layout in run["settings"]["layouts"]:
         methods[f"selfRef {layout}@{k}"] = scores.refined(samples, f"{layout}@{k}")
     width = 0.8 / len(methods)
     for index, (name, hits) in enumerate(methods.items()):

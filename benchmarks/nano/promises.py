@@ -11,14 +11,17 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.accuracy import scores
+from benchmarks.accuracy.config import AccuracyConfig
 from benchmarks.accuracy.problems import puzzle_problems
-from benchmarks.accuracy.results import ProblemResult, write_results
-from benchmarks.accuracy.run import AccuracyConfig, AccuracyRun
+from benchmarks.accuracy.results import ProblemResult
+from benchmarks.accuracy.run import measure
 from benchmarks.accuracy.scores import Interval, bootstrap
 from benchmarks.accuracy.table import method_scores
 from gsr_engine import Engine
+from gsr_engine.checkpoint.digest import tokenizer_digest, weights_digest
 from gsr_engine.demo.puzzles import PuzzleStream
 from gsr_engine.evaluation.grader import ExactGrader
+from gsr_engine.params import LAYOUTS
 
 K = 4
 MAX_TOKENS = 200
@@ -79,10 +82,16 @@ def evaluate(
 ) -> tuple[dict[str, Any], list[ProblemResult]]:
     """Run every method over the held-out puzzles; the samples file is written to `out`."""
     problems = puzzle_problems(stream, TEST_SEED, count)
+    # Forced, because an ablation that was trained on direct rows alone claims no layout.
+    config = AccuracyConfig(
+        k=k, layouts=",".join(LAYOUTS), force_layout=True, seed=TEST_SEED, max_tokens=MAX_TOKENS
+    )
+    about = {
+        "model": str(model),
+        "weights": weights_digest(model),
+        "tokenizer": tokenizer_digest(model),
+        "data": f"{stream} stream of puzzles, seed {TEST_SEED}",
+    }
     # No prefix cache: each layout pays for its own prompts.
     with Engine.from_pretrained(model, dtype="float32", prefix_cache=False) as engine:
-        config = AccuracyConfig(k=k, seed=TEST_SEED, max_tokens=MAX_TOKENS)
-        run, samples = AccuracyRun(engine, problems, ExactGrader(), config).run()
-    run |= {"model": str(model), "data": f"{stream} stream of puzzles, seed {TEST_SEED}"}
-    write_results(out / "samples.jsonl", run, samples)
-    return run, samples
+        return measure(engine, problems, ExactGrader(), config, out / "samples.jsonl", about)

@@ -23,21 +23,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import torch
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.accuracy import scores
+from benchmarks.accuracy.config import AccuracyConfig
 from benchmarks.accuracy.problems import BenchmarkProblem, puzzle_problems
 from benchmarks.accuracy.results import ProblemResult, read_results
-from benchmarks.accuracy.run import AccuracyConfig, AccuracyRun
 from benchmarks.accuracy.scores import bootstrap
-from benchmarks.nano.promises import TEST_SEED, K, evaluate
+from benchmarks.nano.promises import MAX_TOKENS, TEST_SEED, K, evaluate
 from gsr_engine import Engine, SamplingParams
 from gsr_engine.checkpoint.gsr_config import RefinePosition
 from gsr_engine.environment import describe_machine
 from gsr_engine.errors import InvalidRequest
+from gsr_engine.evaluation.evaluator import Evaluator
 from gsr_engine.evaluation.grader import ExactGrader
 from gsr_engine.params import LAYOUTS
 from train.command import run_command, show_log
@@ -115,8 +117,9 @@ def _held_out(folder: Path, puzzles: int) -> list[ProblemResult]:
     """The first samples of a report, which must hold the test stream."""
     file = folder / "report" / "samples.jsonl"
     run, samples = read_results(file)
-    if not run["data"].startswith("test ") or len(samples) < puzzles:
-        raise InvalidRequest("puzzles", f"{file} holds {len(samples)} of the {run['data']}")
+    data = run["settings"]["data"]
+    if not data.startswith("test ") or len(samples) < puzzles:
+        raise InvalidRequest("puzzles", f"{file} holds {len(samples)} of the {data}")
     return samples[:puzzles]
 
 
@@ -206,14 +209,13 @@ def _controls(nano: Path, puzzles: int) -> list[Row]:
     rows = []
     model = nano / "model"
     with Engine.from_pretrained(model, dtype="float32") as engine:
-        config = AccuracyConfig(seed=TEST_SEED)
-        run = AccuracyRun(engine, problems, ExactGrader(), config)
+        config = AccuracyConfig(seed=TEST_SEED, max_tokens=MAX_TOKENS)
+        evaluator = Evaluator(engine, problems, ExactGrader())
         for name, candidates in given.items():
-            samples = [ProblemResult(p.id, p.text, p.gold, p.size, []) for p in problems]
             row = {"candidates": name}
             for layout in LAYOUTS:
-                run.refine(samples, f"{layout}@{K}", layout, candidates)
-                row[layout] = _cell(scores.refined(samples, f"{layout}@{K}"))
+                refined = evaluator.refine(config.refine_params(layout, K), candidates).refined
+                row[layout] = _cell(np.array([one.correct for one in refined], dtype=float))
             rows.append(row)
     return rows
 

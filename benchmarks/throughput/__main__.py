@@ -5,6 +5,11 @@ are this engine (linear, branched, and with all sharing switched off), transform
 continuous batching, in this process), OpenVINO GenAI and vLLM. The latter two run in environments
 that `python -m benchmarks.peers.install` makes; without one they are skipped. The peers' refinement
 prompts are the linear prompts of the candidates that this engine drew.
+
+Lengths are fixed by `ignore_eos`, which is right with random weights alone: they rarely draw an end
+token. On a real model give `min_tokens` = `max_tokens` instead, so that no end token is drawn. A
+candidate with an end token in its middle is not shown as it is: the branched layout reads it again,
+and loses its advantage.
 """
 
 from __future__ import annotations

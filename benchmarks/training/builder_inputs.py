@@ -18,6 +18,8 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from gsr_engine.checkpoint.digest import tokenizer_digest
+
 MEDIANS = {"problem": 80, "candidate": 600, "direct": 5000, "refine": 2500}
 LONGEST = 15_000
 _SIGMA = 0.5
@@ -69,12 +71,16 @@ def write_student(folder: Path, text: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Cutter:
-    """Cuts pieces of drawn lengths from a text that is tokenised once."""
+    """Cuts pieces of drawn lengths from a text that is tokenised once.
+
+    `tokenizer` is the digest of the tokenizer of `token_ids`.
+    """
 
     text: str
     token_ids: list[int]
     starts: list[int]
     rng: random.Random
+    tokenizer: str = ""
 
     @classmethod
     def of(cls, text: str, student: Path, seed: int = 0) -> Cutter:
@@ -82,7 +88,8 @@ class Cutter:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(str(student))
         encoded = tokenizer(text, return_offsets_mapping=True)
         starts = [start for start, _ in encoded["offset_mapping"]]
-        return cls(text, encoded["input_ids"], starts, random.Random(seed))
+        digest = tokenizer_digest(student)
+        return cls(text, encoded["input_ids"], starts, random.Random(seed), digest)
 
     def piece(self, kind: str) -> tuple[str, list[int]]:
         """Text and ids of a piece of a kind of MEDIANS."""
@@ -143,6 +150,7 @@ def write_inputs(folder: Path, cutter: Cutter, prompts: int, pool: int) -> Input
                 sample=sample,
                 text=text,
                 token_ids=ids,
+                tokenizer=cutter.tokenizer,
                 answer=answer,
                 correct=answer == "1",
                 finish_reason="stop",

@@ -103,7 +103,8 @@ class GsrConfig:
             tokenizer and the chat template.
         answer_pattern: a regular expression with one group, the final answer; the last match
             counts. None means the last balanced \boxed{}.
-        trained: whether the checkpoint has a `gsr.json`; it is not part of the file.
+        trained: whether it was trained to refine. The file says so by being there, unless it holds
+            `"trained": false`, as that of a checkpoint trained on direct rows alone does.
     """
 
     layouts: tuple[Layout, ...] = ("linear",)
@@ -158,7 +159,7 @@ class GsrConfig:
 
     @classmethod
     def _from_dict(cls, raw: dict[str, Any]) -> GsrConfig:
-        known = {field.name for field in fields(cls)} - {"trained"} | {"template_hash"}
+        known = {field.name for field in fields(cls)} | {"template_hash"}
         if unknown := raw.keys() - known:
             raise ValueError(f"unknown fields {shown(sorted(unknown))}")
         values = dict(raw)
@@ -185,6 +186,8 @@ class GsrConfig:
         if self.candidate_kv not in get_args(CandidateKV):
             raise ValueError(f"unknown candidate_kv {shown(self.candidate_kv)}")
         self._check_candidates()
+        if not isinstance(self.trained, bool):
+            raise ValueError(f"trained must be true or false, got {shown(self.trained)}")
         thinking = self.thinking
         if thinking not in (None, "auto") and not (
             _is_tuple_of(str, thinking) and len(thinking) == 2 and all(map(_is_tag, thinking))
@@ -211,7 +214,8 @@ class GsrConfig:
     def save(self, folder: Path) -> None:
         """Write `gsr.json`."""
         values = asdict(self)
-        del values["trained"]
+        if self.trained:
+            del values["trained"]
         values["template_hash"] = self.template.hash
         text = json.dumps(values, indent=2, ensure_ascii=False)
         (folder / "gsr.json").write_text(text + "\n", encoding="utf-8")

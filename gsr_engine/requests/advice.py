@@ -39,7 +39,7 @@ def warn_beyond_evidence(params: SelfRefineParams, gsr: GsrConfig) -> None:
         )
     elif not gsr.trained:
         advise(
-            "the checkpoint has no gsr.json: refinement that was not trained for is about as good "
+            "the checkpoint was not trained to refine (no gsr.json says so): that is about as good "
             "as a majority vote, or worse (GSR, arXiv 2509.00084)"
         )
 

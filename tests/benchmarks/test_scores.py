@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks.accuracy import scores
+from benchmarks.accuracy import scores, spent
 from benchmarks.accuracy.results import (
     ProblemResult,
     Refinement,
@@ -16,7 +16,8 @@ from benchmarks.accuracy.results import (
     read_results,
     write_results,
 )
-from benchmarks.accuracy.table import show_table
+from benchmarks.accuracy.spent import Spent
+from benchmarks.accuracy.table import method_scores, method_spent, show_table
 from benchmarks.nano.promises import check_promises
 
 
@@ -48,14 +49,17 @@ def samples() -> list[ProblemResult]:
 
 
 RUN = {
-    "model": "m",
-    "config": {
-        "ks": [1, 2, 4, 8],
+    "settings": {
+        "model": "m",
+        "k": [1, 2, 4, 8],
         "layouts": ["linear", "branched"],
         "headline": 4,
         "temperature": 1.0,
+        "max_tokens": 64,
     },
-    "cost": {},
+    "left_out": {"p9": "problem: is empty"},
+    "machine": {},
+    "measured": {"cost": {}},
 }
 
 
@@ -70,6 +74,37 @@ def test_by_hand(samples: list[ProblemResult]) -> None:
     assert scores.refined(samples, "linear@4").tolist() == [1, 1, 1, 0]
     assert scores.refined(samples, "no such method").tolist() == [0, 0, 0, 0]
     assert scores.num_correct(samples, 4).tolist() == [2, 1, 0, 4]
+
+
+def test_shares_and_tokens_by_hand() -> None:
+    def cut(answer: str | None, tokens: int, logprob: float) -> Solution:
+        return Solution("", answer, False, tokens, logprob, "length")
+
+    def whole(answer: str | None, tokens: int, logprob: float) -> Solution:
+        return Solution("", answer, False, tokens, logprob)
+
+    one = ProblemResult("a", "", "7", "", [cut(None, 10, -1.0), whole("7", 4, -9.0)])
+    other = ProblemResult("b", "", "7", "", [cut(None, 10, -1.0), cut(None, 10, -2.0)])
+    one.greedy, other.greedy = whole("1", 2, 0.0), cut(None, 10, 0.0)
+    one.refinements["linear@2"] = Refinement("", "7", True, 6)
+    other.refinements["linear@2"] = Refinement("", None, False, 10, 0.0, "length")
+    both = [one, other]
+    assert spent.of_candidates(both, 2) == Spent(cut=0.75, unanswered=0.75, tokens=8.5)
+    assert spent.of_candidates(both, 1) == Spent(cut=1.0, unanswered=1.0, tokens=10)
+    assert spent.of_selection(both, 2) == Spent(cut=0.75, unanswered=0.5, tokens=17)
+    assert spent.of_best(both, 2) == Spent(cut=1.0, unanswered=1.0, tokens=17)
+    assert spent.of_greedy(both) == Spent(cut=0.5, unanswered=0.5, tokens=6)
+    assert spent.of_refinement(both, "linear@2", 2) == Spent(0.5, 0.5, tokens=17 + 8)
+
+
+def test_no_majority_is_right(samples: list[ProblemResult], tmp_path: Path) -> None:
+    console = Console(width=140, record=True, file=(tmp_path / "out").open("w"))
+    show_table(console, RUN, samples[1:3])
+    text = console.export_text()
+    assert "nan" not in text
+    assert "refinement gap –" in text
+    assert "left out: problem p9: problem: is empty" in text
+    assert len(method_spent(RUN, samples)) == len(method_scores(RUN, samples))
 
 
 def test_bootstrap_covers_and_is_paired() -> None:

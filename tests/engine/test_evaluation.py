@@ -139,3 +139,45 @@ def test_an_exercise_that_cannot_be_refined_stops_all(engine: Engine) -> None:
     with pytest.raises(InvalidRequest, match="problem: is empty"):
         evaluator.refine(SelfRefineParams(k=2, seed=0))
     assert not engine.has_work
+
+
+def test_some_at_a_time_are_the_same_as_all_at_once(engine: Engine) -> None:
+    steps: list[int] = []
+    evaluator = Evaluator(engine, EXERCISES[:3], ExactGrader(), lambda: steps.append(1))
+    params = SamplingParams(n=2, max_tokens=100, seed=4)
+    whole = evaluator.draw(params)
+    some = dict(evaluator.draw_each(params, [2, 1])) | dict(evaluator.draw_each(params, [0]))
+    assert [some[index].attempts for index in range(3)] == whole
+    assert not any(drawn.error for drawn in some.values())
+    given = [[one.completion.content_ids for one in attempts] for attempts in whole]
+    refine = SelfRefineParams(layout="linear", seed=4, refine=GREEDY)
+    refined = dict(evaluator.refine_each(refine, [2, 0], given))
+    expected = evaluator.refine(refine, given).refined
+    for index in (2, 0):
+        assert refined[index].result.refinement == expected[index].result.refinement
+        assert refined[index].correct == expected[index].correct
+    assert steps
+
+
+def test_an_exercise_that_cannot_be_solved_leaves_the_others_alone(engine: Engine) -> None:
+    evaluator = Evaluator(engine, [Exercise(" ", "1"), EXERCISES[0]], ExactGrader())
+    drawn = dict(evaluator.draw_each(SHORT, [0, 1]))
+    assert (drawn[0].error, drawn[0].attempts) == ("problem: is empty", [])
+    assert (drawn[1].error, len(drawn[1].attempts)) == (None, 1)
+    refined = dict(evaluator.refine_each(SelfRefineParams(k=2, seed=0, candidate=SHORT), [0, 1]))
+    assert refined[0].result.error == "problem: is empty"
+    assert not refined[0].correct
+    assert refined[1].result.error is None
+    assert str(evaluator.refusal(0, SHORT, SelfRefineParams(k=2))) == "problem: is empty"
+    assert evaluator.refusal(1, SHORT, SelfRefineParams(k=2)) is None
+    long = Evaluator(engine, [Exercise("7" * 3000, "1")], ExactGrader())
+    assert "prompt: has " in str(dict(long.draw_each(SHORT, [0]))[0].error)
+
+
+def test_what_nobody_waits_for_is_aborted(engine: Engine) -> None:
+    evaluator = Evaluator(engine, EXERCISES, ExactGrader())
+    each = evaluator.draw_each(SHORT, range(len(EXERCISES)))
+    next(each)
+    each.close()
+    assert engine.stats()["requests_running"] == engine.stats()["requests_waiting"] == 0
+    assert len(dict(evaluator.draw_each(SHORT, [0, 1]))) == 2

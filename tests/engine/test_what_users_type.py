@@ -126,7 +126,7 @@ def test_a_warning_is_one_line_and_comes_once(
             writer.self_refine("1+1", REFINE)
             writer.self_refine("1+1", REFINE, refiner=refiner)
     shown = capsys.readouterr().err
-    assert shown.startswith("gsr_engine:0: UserWarning: the checkpoint has no gsr.json")
+    assert shown.startswith("gsr_engine:0: UserWarning: the checkpoint was not trained to")
     assert shown.count("\n") == 1
 
 

@@ -44,6 +44,10 @@ class StubDrawer:
     def room(self) -> int:
         return 6 - len(self._asked)
 
+    @property
+    def num_running_tokens(self) -> int:
+        return 0
+
     def submit(self, ask: Ask) -> None:
         self._asked += [(ask, sample) for sample in ask.samples]
         self.submitted += [(ask.prompt.id, sample) for sample in ask.samples]

@@ -196,6 +196,29 @@ def test_bad_options_are_named(bad: str, field: str, arguments: list[str]) -> No
         run_build(*arguments, bad)
 
 
+def test_without_a_row_the_reason_is_told(arguments: list[str], tmp_path: Path) -> None:
+    """No traceback, no set, and no folder of work is left."""
+    plain = [one for one in arguments if "-targets=" not in one]
+    with pytest.raises(
+        InvalidRequest, match=r"38 problems have no target .*38 sets have no target"
+    ):
+        run_build(*plain)
+    cut = [{"id": f"p{i}", "sample": 0, "text": "a", "finish_reason": "length"} for i in range(NUM)]
+    write_jsonl(tmp_path / "cut.jsonl", cut)
+    with pytest.raises(InvalidRequest, match="40 direct targets were cut at max_tokens"):
+        run_build(*plain, f"--direct-targets={tmp_path / 'cut.jsonl'}")
+    problems = tmp_path / "problems.jsonl"
+    with pytest.raises(InvalidRequest, match=r"no row is left .*problems share n-grams"):
+        run_build(*plain, f"--decontaminate={problems}", "--ngram=1")
+    with pytest.raises(
+        InvalidRequest, match=r"mix: is 0\.5, but .*--mix 1 takes direct rows alone"
+    ):
+        run_build("hybrid", f"--problems={problems}", "--model=none", f"--out={tmp_path / 'set'}")
+    with pytest.raises(InvalidRequest, match=r"direct rows, but no refinement row .*--mix 1 takes"):
+        run_build(*arguments, f"--refine-targets={tmp_path / 'cut.jsonl'}")
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
 def test_refinement_targets_answer_sets(arguments: list[str]) -> None:
     with pytest.raises(InvalidRequest, match="refine_targets"):
         run_build(*(one for one in arguments if not one.startswith("--refine=")))

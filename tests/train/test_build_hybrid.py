@@ -118,7 +118,9 @@ def test_the_set_says_what_it_was_made_for(student: Student, tmp_path: Path) -> 
     assert gsr.refine_position == "fork"
     config = HybridConfig(held_out=0, mix=1)
     build_hybrid(ingredients(student), student, config, tmp_path / "set")
-    assert GsrConfig.from_folder(tmp_path / "set") == student.gsr
+    direct = GsrConfig.from_folder(tmp_path / "set")
+    assert (direct.trained, direct.layouts, direct.num_candidates) == (False, ("linear",), None)
+    assert direct.template == student.gsr.template
 
 
 @given(direct=st.integers(0, 5000), refine=st.integers(0, 5000), mix=st.floats(0, 1))
@@ -192,7 +194,7 @@ def test_long_rows_are_dropped_and_counted(student: Student, tmp_path: Path) -> 
     dropped = card["dropped"]
     too_long = dropped.get("direct: too long", 0) + dropped["refine: too long"]
     assert too_long == (lengths > limit).sum() > 0
-    with pytest.raises(InvalidRequest, match="no row is left"):
+    with pytest.raises(InvalidRequest, match=r"no row is left .* 60 direct rows are too long"):
         build_hybrid(made, student, HybridConfig(max_tokens=1), tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
@@ -291,6 +293,9 @@ def test_another_tokenizers_candidates_are_read_as_text(student: Student, tmp_pa
     build_hybrid(made, student, config, tmp_path / "own")
     build_hybrid(replace(made, sets=foreign), student, config, tmp_path / "foreign")
     assert all_rows(tmp_path / "own") == all_rows(tmp_path / "foreign")
+    cards = [json.loads((tmp_path / one / "card.json").read_text()) for one in ("own", "foreign")]
+    assert [one["sets_encoded_from_text"] for one in cards] == [{}, {"another tokenizer": 8}]
+    assert "another tokenizer" in (tmp_path / "foreign" / "card.md").read_text()
 
 
 def test_thinking_begins_where_the_prompt_leaves_off(qwen2: Path, tmp_path: Path) -> None:

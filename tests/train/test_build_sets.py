@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -114,7 +115,12 @@ def test_only_what_a_candidate_shows_enters(student: Student) -> None:
     assert end is not None
     samples = [
         Sample(id="p", index=0, text="<think>hm</think>short"),
-        Sample(id="p", index=1, token_ids=[*encode("<think>a</think>" + "x" * 30 + "yz"), end]),
+        Sample(
+            id="p",
+            index=1,
+            token_ids=[*encode("<think>a</think>" + "x" * 30 + "yz"), end],
+            tokenizer=student.tokenizer_hash,
+        ),
         Sample(id="p", index=2, text="<think>never ends"),
     ]
     dropped: Counter[str] = Counter()
@@ -123,6 +129,71 @@ def test_only_what_a_candidate_shows_enters(student: Student) -> None:
     assert dict(zip(one.indices, one.candidates, strict=True)) == {0: "short", 1: "xxxxxxyz"}
     assert one.candidate_ids == [encode(text) for text in one.candidates]
     assert dropped["candidate without a summary"] == 1
+
+
+def test_ids_of_another_tokenizer_are_not_taken_for_its_own(qwen2: Path) -> None:
+    """What is shown is always the sample's text; why it was encoded is counted."""
+    student = Student(qwen2)
+    own = student.tokenizer_hash
+    ids = student.tokenizer.encode_text("it is 7")
+    samples = [
+        Sample(id="p", index=0, text="it is 7", token_ids=ids, tokenizer=own),
+        Sample(id="p", index=1, text="it is 7", token_ids=[9, 9, 9], tokenizer="0" * 64),
+        Sample(id="p", index=2, text="it is 7", token_ids=[9, 9, 9]),
+        Sample(id="p", index=3, text="it is 7"),
+    ]
+    config = SetConfig(weights=uniform_weights("4"))
+    (one,) = draw_sets([Problem("p", "?", None)], lambda _: samples, student, config, Counter())
+    assert one.candidates == ["it is 7"] * 4
+    assert one.candidate_ids == [ids] * 4
+    reasons = ("another tokenizer", "no tokenizer is named", "it came as text")
+    assert student.encoded == dict.fromkeys(reasons, 1)
+
+
+def one_of(index: int, sample: int, **changed: Any) -> dict[str, Any]:
+    record = {"id": f"p{index}", "sample": sample, "text": "it is 1", "answer": "1"}
+    return {**record, "correct": True, **changed}
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        (
+            {"finish_reason": "length"},
+            r"10 candidates were cut at max_tokens \(--keep-truncated shows them\), "
+            r"5 problems have fewer than 3 candidates \(--k\)",
+        ),
+        ({"finish_reason": "error"}, "10 candidates failed or are empty, 5 problems have"),
+        ({"text": "<think>without end"}, "10 candidates have no text after their thinking"),
+        ({"id": "q"}, "candidates are of none of the problems"),
+        ({}, "5 problems have fewer than 3"),
+    ],
+)
+def test_without_a_set_the_reason_is_told(
+    qwen2: Path, tmp_path: Path, changed: dict[str, Any], reason: str
+) -> None:
+    problems = [{"id": f"p{i}", "problem": f"{i}+1?", "answer": "1"} for i in range(5)]
+    write_jsonl(tmp_path / "problems.jsonl", problems)
+    records = [one_of(i, j, **changed) for i in range(5) for j in range(2)]
+    if "id" in changed:
+        records = [record | {"sample": i} for i, record in enumerate(records)]
+    write_jsonl(tmp_path / "candidates.jsonl", records)
+    files = [f"--{name}={tmp_path / name}.jsonl" for name in ("problems", "candidates")]
+    before = set(tmp_path.iterdir())
+    with pytest.raises(InvalidRequest, match=f"candidates: no set is left: .*{reason}"):
+        run_build("refine", *files, f"--model={qwen2}", f"--out={tmp_path / 's.jsonl'}", "--k=3")
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_easy_sets_alone_are_no_result(qwen2: Path, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "p.jsonl", [{"id": "p0", "problem": "1?", "answer": "1"}])
+    write_jsonl(tmp_path / "c.jsonl", [one_of(0, j) for j in range(4)])
+    arguments = [f"--problems={tmp_path / 'p.jsonl'}", f"--candidates={tmp_path / 'c.jsonl'}"]
+    arguments += [f"--model={qwen2}", f"--out={tmp_path / 's.jsonl'}", "--k=2"]
+    with pytest.raises(InvalidRequest, match=r"1 sets have a right majority .*--no-balance"):
+        run_build("refine", *arguments)
+    run_build("refine", *arguments, "--no-balance")
+    assert len(SetFile(tmp_path / "s.jsonl")) == 1
 
 
 @pytest.mark.parametrize("k", ["", "a", "0-3", "3-2", "4-", "-4", "1-1000", "1.5"])

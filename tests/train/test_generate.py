@@ -17,11 +17,14 @@ from pathlib import Path
 import pytest
 
 from gsr_engine import Engine, InvalidRequest, SamplingParams, SelfRefineParams
+from gsr_engine.checkpoint.digest import tokenizer_digest
 from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.evaluation.grader import ExactGrader
 from tests.helpers.drawers import contents
-from train.generation.drawer import DrawConfig
+from train.generate import SamplesFailed, run
+from train.generation.drawer import Ask, DrawConfig
 from train.generation.engine_drawer import EngineDrawer, runs
+from train.generation.job import GenerationJob
 from train.generation.questions import (
     Question,
     direct_prompts,
@@ -32,7 +35,7 @@ from train.generation.questions import (
 from train.generation.store import Store
 from train.generation.worker import Tally, generate
 from train.problems import Problem
-from train.samples import read_samples
+from train.samples import Sample, read_samples
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +51,8 @@ def engine(qwen2: Path) -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def config(qwen2: Path) -> DrawConfig:
-    return DrawConfig(model=str(qwen2), max_tokens=24, seed=5)
+    tokenizer = tokenizer_digest(qwen2)
+    return DrawConfig(model=str(qwen2), tokenizer=tokenizer, max_tokens=24, seed=5)
 
 
 def fill(
@@ -59,7 +63,7 @@ def fill(
 
 
 def test_a_sample_is_the_engines_own_draw(
-    engine: Engine, config: DrawConfig, tmp_path: Path
+    engine: Engine, config: DrawConfig, qwen2: Path, tmp_path: Path
 ) -> None:
     prompts = direct_prompts(PROBLEMS)
     fill(engine, tmp_path, config, prompts, 2)
@@ -77,6 +81,7 @@ def test_a_sample_is_the_engines_own_draw(
             assert record["finish_reason"] == completion.finish_reason
             assert record["num_tokens"] == len(completion.token_ids)
             assert record["source"] == config.model
+            assert record["tokenizer"] == config.tokenizer == tokenizer_digest(qwen2)
     assert len({one["text"] for one in records.values()}) > len(prompts) * 4
 
 
@@ -86,7 +91,7 @@ def test_refinements_read_what_the_engine_reads(
     fill(engine, tmp_path, config, REFINE, 1)
     texts = [one["text"] for one in read_samples(tmp_path)]
     for prompt, text in zip(REFINE, texts, strict=True):
-        ids = prompt_ids(prompt, engine.tokenizer, engine.prompts)
+        ids = prompt_ids(prompt, engine.prompts)
         refine = SelfRefineParams(
             order="as_generated", refine=SamplingParams(temperature=0.0, max_tokens=24)
         )
@@ -104,7 +109,7 @@ def test_refinements_read_what_the_engine_reads(
 @pytest.mark.parametrize("prompt", [*direct_prompts(PROBLEMS[:1]), *REFINE])
 def test_a_server_is_asked_in_the_same_words(engine: Engine, prompt: Question) -> None:
     text = prompt_text(prompt, GsrConfig().template)
-    mine = prompt_ids(prompt, engine.tokenizer, engine.prompts)
+    mine = prompt_ids(prompt, engine.prompts)
     assert engine.tokenizer.chat([{"role": "user", "content": text}]) == mine
 
 
@@ -117,6 +122,19 @@ def test_what_the_engine_cannot_serve_is_a_failed_sample(
     long, *_, short = read_samples(tmp_path)
     assert "too many" in long["error"]
     assert short["error"] == ""
+
+
+def test_tokens_of_unfinished_samples_are_known(engine: Engine, config: DrawConfig) -> None:
+    drawer = EngineDrawer(engine, config)
+    prompt = direct_prompts(PROBLEMS)[0]
+    drawer.submit(Ask(prompt, "key", range(3)))
+    assert drawer.num_running_tokens == 0
+    running, drawn = [], list[Sample]()
+    while len(drawn) < 3:
+        drawn += drawer.finished()
+        running.append(drawer.num_running_tokens)
+    assert running[:2] == [3, 6]
+    assert running[-1] == 0
 
 
 def test_numbers_are_asked_for_in_runs_of_neighbours() -> None:
@@ -139,6 +157,17 @@ def test_candidate_sets_are_read_and_bad_ones_named(tmp_path: Path) -> None:
         file.write_text(json.dumps(good) + "\n" + json.dumps({**good, **bad}) + "\n")
         with pytest.raises(InvalidRequest, match=f"line 2: .*{says}"):
             load_refine_prompts(file)
+    file.write_text("\n")
+    with pytest.raises(InvalidRequest, match="holds no candidate set"):
+        load_refine_prompts(file)
+
+
+def test_a_run_whose_samples_all_failed_is_no_success(qwen2: Path, tmp_path: Path) -> None:
+    data = tmp_path / "long.jsonl"
+    data.write_text(json.dumps({"id": "long", "problem": "x" * 2000, "answer": "1"}) + "\n")
+    job = GenerationJob(task="direct", data=str(data), model=str(qwen2), out=tmp_path / "out", n=2)
+    with pytest.raises(SamplesFailed, match="all 2 samples failed"):
+        run(job, 1)
 
 
 def work(model: Path, folder: Path, config: DrawConfig, n: int) -> None:
@@ -228,6 +257,6 @@ def test_sigterm_gives_the_shards_back(qwen2: Path, data: Path, tmp_path: Path) 
         process.terminate()
         assert process.stderr is not None
         said = process.stderr.read()
-    assert process.returncode == 130, said
+    assert process.returncode == 143, said
     assert "goes on" in said
     assert not list(out.glob("*.lease"))

@@ -39,7 +39,7 @@ def test_from_nothing_to_a_report(tmp_path: Path, caplog: pytest.LogCaptureFixtu
         run_recipe(tiny(seed=1), tmp_path / "run")
     run, samples = evaluate(model, 4, tmp_path / "report", "validation", k="1,4")
     assert len(samples) == 4
-    assert run["data"].startswith("validation ")
+    assert run["settings"]["data"].startswith("validation ")
     with pytest.raises(typer.Exit):  # it promises nothing that it cannot keep
         judge(model=model, out=tmp_path / "report", samples=tmp_path / "report" / "samples.jsonl")
     assert (tmp_path / "report" / "report.png").stat().st_size > 10_000

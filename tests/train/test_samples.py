@@ -1,4 +1,4 @@
-"""A sample is read back as it was written, and its line is the one that older stores hold."""
+"""A sample is read back as it was written, and older lines are read, too."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ SAMPLE = Sample(
     key="0123456789abcdef",
     text="so 4",
     token_ids=[5, 6],
+    tokenizer="abc",
     finish_reason="length",
     num_tokens=3,
     logprob=-0.5,
@@ -27,6 +28,7 @@ SAMPLE = Sample(
 def test_the_line_of_a_sample() -> None:
     assert SAMPLE.as_line() == (
         b'{"id":"p","sample":2,"key":"0123456789abcdef","text":"so 4","token_ids":[5,6],'
+        b'"tokenizer":"abc",'
         b'"finish_reason":"length","num_tokens":3,"logprob":-0.5,"answer":"4","correct":true,'
         b'"source":"model","error":""}\n'
     )

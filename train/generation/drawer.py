@@ -23,6 +23,7 @@ class DrawConfig:
         model: its name, which stands for its weights: other weights need another name, or another
             store.
         template: hash of the texts around problem and candidates.
+        tokenizer: digest of the engine's tokenizer; "" for a server, which sends text.
         temperature, top_p, top_k, max_tokens: as in `SamplingParams`.
         seed: of all samples.
 
@@ -32,6 +33,7 @@ class DrawConfig:
 
     model: str
     template: str = ""
+    tokenizer: str = ""
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
@@ -99,6 +101,10 @@ class Drawer(Protocol):
     @property
     def room(self) -> int:
         """Number of samples to submit now, so that the drawer is always busy."""
+
+    @property
+    def num_running_tokens(self) -> int:
+        """Tokens so far of samples that are not finished; 0 if that cannot be known."""
 
     def submit(self, ask: Ask) -> None:
         """Begin to draw."""

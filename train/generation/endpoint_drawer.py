@@ -92,6 +92,11 @@ class EndpointDrawer:
         """Twice `concurrency` samples are kept submitted."""
         return 2 * self._concurrency - len(self._tasks)
 
+    @property
+    def num_running_tokens(self) -> int:
+        """0: a server tells the length of an answer at its end."""
+        return 0
+
     def submit(self, ask: Ask) -> None:
         """One request for every sample."""
         for sample in ask.samples:

@@ -34,6 +34,12 @@ class EngineDrawer:
         """Twice as many samples as the engine decodes at a time are kept in flight."""
         return 2 * self._engine.limits.max_num_seqs - self._in_flight
 
+    @property
+    def num_running_tokens(self) -> int:
+        """Tokens so far of samples that are not finished."""
+        requests = [request for request, _, _ in self._running.values()]
+        return sum(len(stream.segment) for request in requests for stream in request.streams)
+
     def submit(self, ask: Ask) -> None:
         """Begin to draw; samples that the engine cannot serve are returned as failed."""
         for first, count in runs(ask.samples, self._engine.limits.max_num_seqs):
@@ -72,6 +78,7 @@ class EngineDrawer:
             key=ask.key,
             text=completion.text,
             token_ids=completion.content_ids,
+            tokenizer=self._config.tokenizer,
             finish_reason=completion.finish_reason,
             num_tokens=len(completion.token_ids),
             logprob=completion.logprob,

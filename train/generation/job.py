@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from gsr_engine import Engine
+from gsr_engine.checkpoint.digest import tokenizer_digest
 from gsr_engine.checkpoint.files import find_checkpoint
 from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.errors import InvalidRequest
@@ -107,7 +108,7 @@ def open_store(job: GenerationJob) -> Store:
     """The store of a job; a process loads the prompts once, here."""
     return Store(
         job.out,
-        part_of(DrawConfig, job, template=_gsr(job).template.hash),
+        part_of(DrawConfig, job, template=_gsr(job).template.hash, tokenizer=_tokenizer(job)),
         _load_prompts(job),
         job.n,
         shard_size=job.shard_size,
@@ -154,6 +155,13 @@ def _gsr(job: GenerationJob) -> GsrConfig:
     if job.base_url is None:
         return GsrConfig.from_folder(find_checkpoint(job.model, weights=False))
     return GsrConfig() if job.prompts is None else GsrConfig.from_folder(job.prompts)
+
+
+def _tokenizer(job: GenerationJob) -> str:
+    """The digest of the engine's tokenizer; "" for a server."""
+    if job.base_url is not None:
+        return ""
+    return tokenizer_digest(find_checkpoint(job.model, weights=False))
 
 
 def _load_prompts(job: GenerationJob) -> list[Question]:

@@ -18,10 +18,15 @@ from train.command import log
 from train.generation.job import GenerationJob, open_store, opened
 from train.generation.store import Store
 from train.generation.worker import Report, Tally
+from train.signals import interrupt_on_sigterm, shielded
 
 _SPAWN = get_context("spawn")  # CUDA does not survive a fork
 RESTARTS = 3
 """Times that each worker is started again after it died."""
+
+
+PATIENCE = 30.0
+"""Seconds that a worker has to end after a signal, before it gets another one."""
 
 
 class WorkersFailed(GsrError):
@@ -87,7 +92,7 @@ class _WorkerProcess:
             spent = sum(tally.tokens for tally in self.tallies)
             job = replace(job, budget_tokens=job.budget_tokens - spent)
         self.process = _SPAWN.Process(target=_serve, args=(job, theirs))
-        with _set(self.environment):
+        with _set(self.environment), shielded(signal.SIGINT):  # the parent passes it on, once
             self.process.start()
         theirs.close()
         self.starts += 1
@@ -117,14 +122,19 @@ class _WorkerProcess:
             self.error = f"{what}, {self.starts} times"
             return
         log.info("%s: started again", what)
-        self.tallies[-1].present = 0  # its successor counts them
+        self.tallies[-1].present = self.tallies[-1].running = 0  # its successor counts them
         self.start()
 
     def stop(self) -> None:
-        """End it; it releases its shards."""
-        if self.process is not None:
-            self.process.terminate()
-            self.process.join()
+        """End it; it grades what it has drawn, and releases its shards."""
+        if self.process is None:
+            return
+        # Python drops an exception that a signal raises in a finalizer: it is told again.
+        for end in (self.process.terminate, self.process.terminate, self.process.kill):
+            end()
+            self.process.join(PATIENCE)
+            if self.process.exitcode is not None:
+                return
 
 
 def _sum(workers: list[_WorkerProcess]) -> Tally:
@@ -148,7 +158,6 @@ def _set(environment: dict[str, str]) -> Iterator[None]:
 
 def _serve(job: GenerationJob, connection: Connection) -> None:
     """The work of a process: it sends its tally, or its error."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent passes it on, once
     interrupt_on_sigterm()
     try:
         with opened(job, open_store(job)) as draw:
@@ -158,12 +167,3 @@ def _serve(job: GenerationJob, connection: Connection) -> None:
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(1) from None
-
-
-def interrupt_on_sigterm() -> None:
-    """Let SIGTERM end this process as Ctrl-C does: leases are released."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)

@@ -31,21 +31,44 @@ class GenerationProgress:
     def log(self, tally: Tally) -> None:
         """Log it now."""
         self._logged = time.monotonic()
-        seconds = max(self._logged - self._begun, 1e-9)
         done, total = self._store.num_finished() + tally.present, self._store.num_samples
         if self._done_before is None:
             self._done_before = done - tally.samples
-        parts = [
-            f"{done:,}/{total:,} samples ({done / total:.1%})",
-            f"{tally.samples / seconds:,.1f} samples/s",
-            f"{tally.tokens / seconds:,.0f} tokens/s",
-        ]
-        if tally.graded:
-            parts.append(f"{tally.correct / tally.graded:.1%} right")
-        if tally.failed:
-            parts.append(f"{tally.failed:,} failed")
-        gained = done - self._done_before
-        if done < total and gained > 0:
-            left = timedelta(seconds=round((total - done) * seconds / gained))
-            parts.append(f"{left} left")
-        log.info(", ".join(parts))
+        others = done - self._done_before - tally.samples
+        seconds = self._logged - self._begun
+        log.info(progress_line(done, total, tally, seconds, self._store.config.max_tokens, others))
+
+
+def progress_line(
+    done: int, total: int, tally: Tally, seconds: float, max_tokens: int, others: int = 0
+) -> str:
+    """Counts, rates, shares, and the time left.
+
+    Args:
+        done: samples that there are.
+        total: samples that are wanted.
+        tally: what was drawn in these `seconds`.
+        seconds: since the beginning.
+        max_tokens: of a sample; the time left is the most that it can be until one is finished.
+        others: samples that others drew in these seconds, who will draw a part of the rest.
+    """
+    seconds = max(seconds, 1e-9)
+    rate = (tally.tokens + tally.running) / seconds
+    parts = [
+        f"{done:,}/{total:,} samples ({done / total:.1%})",
+        f"{tally.samples / seconds:,.1f} samples/s",
+        f"{rate:,.0f} tokens/s",
+    ]
+    if drawn := tally.samples - tally.failed:
+        parts.append(f"{tally.cut / drawn:.1%} cut at max_tokens")
+        parts.append(f"{tally.unanswered / drawn:.1%} without an answer")
+    if tally.graded:
+        parts.append(f"{tally.correct / tally.graded:.1%} right")
+    if tally.failed:
+        parts.append(f"{tally.failed:,} failed")
+    if done < total and rate:
+        each = tally.tokens / drawn if drawn else max_tokens
+        share = tally.samples / (tally.samples + others) if tally.samples else 1.0
+        left = max(0.0, ((total - done) * each - tally.running) * share / rate)
+        parts.append(f"{'' if drawn else 'at most '}{timedelta(seconds=round(left))} left")
+    return ", ".join(parts)

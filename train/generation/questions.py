@@ -39,7 +39,8 @@ def load_refine_prompts(path: Path) -> list[Question]:
     """Ask for refinements of the candidate sets that `train.build refine` wrote.
 
     Raises:
-        InvalidRequest: a line is not such a set; the message names file and line.
+        InvalidRequest: a line is not such a set (the message names file and line), or there is
+            none.
     """
     prompts = []
     for where, row, *_ in read_jsonl(path):
@@ -52,6 +53,8 @@ def load_refine_prompts(path: Path) -> list[Question]:
         if row.get("layout", "linear") != "linear":
             raise InvalidRequest("data", f"{where}: layout must be linear, got {row['layout']!r}")
         prompts.append(Question(row["id"], row["problem"], answer, tuple(candidates)))
+    if not prompts:
+        raise InvalidRequest("data", f"{path} holds no candidate set")
     return prompts
 
 

@@ -24,7 +24,10 @@ class Tally:
         samples, tokens: drawn.
         graded, correct: samples with a gold answer, and samples that match it.
         failed: samples that failed for good.
+        cut: samples that reached the longest length.
+        unanswered: samples without an answer, failed ones not counted.
         present: samples that its unfinished shards have.
+        running: tokens so far of samples that are not finished.
         out_of_budget: workers that stopped because the budget does not pay for one more sample.
     """
 
@@ -33,16 +36,22 @@ class Tally:
     graded: int = 0
     correct: int = 0
     failed: int = 0
+    cut: int = 0
+    unanswered: int = 0
     present: int = 0
+    running: int = 0
     out_of_budget: int = 0
 
     def count(self, sample: Sample) -> None:
         """Add one sample."""
+        failed = sample.finish_reason == "error"
         self.samples += 1
         self.tokens += sample.num_tokens
         self.graded += sample.correct is not None
         self.correct += bool(sample.correct)
-        self.failed += sample.finish_reason == "error"
+        self.failed += failed
+        self.cut += sample.finish_reason == "length"
+        self.unanswered += sample.answer is None and not failed
 
     def add(self, other: Tally) -> None:
         """Add the counts of another worker."""
@@ -283,3 +292,4 @@ class _ShardLoop:
 
     def _count_present(self) -> None:
         self._tally.present = sum(one.num_samples - one.num_missing for one in self._open)
+        self._tally.running = self._drawer.num_running_tokens

@@ -179,19 +179,22 @@ def write_sets(
     """Write those of the sets that the balance keeps, in their order; returns their counts.
 
     All are written aside first, because the number of easy sets to keep is known at the end. See
-    `balanced` for `easy` and `seed`.
+    `balanced` for `easy` and `seed`. If none is kept, no file is written.
     """
     drawn = path.with_name(f"{path.name}.drawn")
     drawn.parent.mkdir(parents=True, exist_ok=True)
     strata: list[tuple[int, int, bool | None]] = []
-    with drawn.open("w", encoding="utf-8") as all_sets:
-        for one in sets:
-            all_sets.write(json.dumps(one.as_dict(), ensure_ascii=False) + "\n")
-            strata.append((len(one.candidates), one.num_correct, one.majority_correct))
-    kept = set(balanced([right for *_, right in strata], easy, seed))
-    with drawn.open("rb") as lines, whole_file(path, "wb") as file:
-        file.writelines(line for index, line in enumerate(lines) if index in kept)
-    drawn.unlink()
+    try:
+        with drawn.open("w", encoding="utf-8") as all_sets:
+            for one in sets:
+                all_sets.write(json.dumps(one.as_dict(), ensure_ascii=False) + "\n")
+                strata.append((len(one.candidates), one.num_correct, one.majority_correct))
+        kept = set(balanced([right for *_, right in strata], easy, seed))
+        if kept:
+            with drawn.open("rb") as lines, whole_file(path, "wb") as file:
+                file.writelines(line for index, line in enumerate(lines) if index in kept)
+    finally:
+        drawn.unlink(missing_ok=True)
     chosen = [stratum for index, stratum in enumerate(strata) if index in kept]
     return {
         "drawn": _by_majority(strata),

@@ -118,6 +118,8 @@ def _markdown(card: dict[str, Any]) -> str:
             header = (f"tokens of a {title}, percentile", *map(str, PERCENTILES))
             lines += _table(header, ((kind, *of.values()) for kind, of in split[key].items()))
     lines += ["## Dropped", "", *_table(("reason", "count"), card["dropped"].items())]
+    encoded = card["sets_encoded_from_text"]
+    lines += ["## Sets encoded from their text", "", *_table(("reason", "count"), encoded.items())]
     known = {name: card[name] for name in ("template_hash", "tokenizer_hash", "fingerprint")}
     for title, values in (
         ("Settings", card["settings"]),

@@ -22,6 +22,7 @@ import datasets
 from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.errors import InvalidRequest
 from gsr_engine.params import LAYOUTS
+from train.command import log
 from train.dataset import read_parts, write_split
 from train.files import replace_folder
 from train.hybrid.data_card import describe, save_card
@@ -32,6 +33,7 @@ from train.hybrid.materials import (
     refine_materials,
     write_parts,
 )
+from train.hybrid.reasons import in_words
 from train.hybrid.splits import choose_rows
 from train.hybrid.student import Student
 from train.progress import tracked
@@ -73,12 +75,16 @@ def build_hybrid(
     work = work_folder(out, fingerprint)
     dropped = Counter(ingredients.dropped)
     dropped.update(f"problem: {one.reason}" for one in ingredients.findings)
-    materials = _materials(ingredients, student, config, dropped, show_progress)
+    encoded: Counter[str] = Counter()
+    materials = _materials(ingredients, student, config, dropped, encoded, show_progress)
     parts = write_parts(materials, student, work / "parts", processes)
     rows = read_parts(parts)
+    objectives = rows.data["objective"].to_pylist()
     indices = choose_rows(rows, config, dropped)
     if not len(indices["train"]):
-        raise InvalidRequest("data", f"no row is left to learn from; dropped: {dict(dropped)}")
+        held = [objectives[index] for index in indices["held_out"]]
+        dropped.update(f"{name}: held out" for name in held)
+        raise InvalidRequest("data", f"no row is left to learn from: {in_words(dropped)}")
     splits = {name: rows.select(chosen) for name, chosen in indices.items() if len(chosen)}
     finished = work / "finished"
     shutil.rmtree(finished, ignore_errors=True)
@@ -98,7 +104,10 @@ def build_hybrid(
         "settings": settings or asdict(config),
         "template_hash": gsr.template.hash,
         "tokenizer_hash": student.tokenizer_hash,
+        "sets_encoded_from_text": dict(encoded),
     }
+    if encoded:
+        log.info("%s sets were encoded from their text: another tokenizer", encoded.total())
     save_card(finished, {**made_with, **description})
     replace_folder(finished, out)
     shutil.rmtree(work)
@@ -121,6 +130,7 @@ def _materials(
     student: Student,
     config: HybridConfig,
     dropped: Counter[str],
+    encoded: Counter[str],
     show_progress: bool,
 ) -> Iterator[Material]:
     yield from direct_materials(
@@ -135,14 +145,18 @@ def _materials(
         student.tokenizer_hash,
         config.turns,
         dropped,
+        encoded,
     )
 
 
 def _trained_for(gsr: GsrConfig, split: dict[str, Any]) -> GsrConfig:
-    """The abilities of a checkpoint trained on the rows; without refinement rows, as before."""
+    """What a checkpoint trained on the rows can claim.
+
+    Direct rows alone teach no refinement, and a checkpoint that could refine forgets it.
+    """
     counts = [int(k) for k in split["by_k"]]
     if not counts:
-        return gsr
+        return replace(gsr, layouts=("linear",), num_candidates=None, trained=False)
     return replace(
         gsr,
         layouts=tuple(one for one in LAYOUTS if one in split["by_kind"]),

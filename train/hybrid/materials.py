@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -21,6 +22,7 @@ from train.hybrid.sample_pool import SamplePool
 from train.hybrid.student import Student, load_student
 from train.problems import Problem
 from train.rows import branched_row, direct_row, linear_row
+from train.signals import shielded
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +106,13 @@ def refine_materials(
     tokenizer_hash: str,
     turns: Sequence[Sequence[Layout]],
     dropped: Counter[str],
+    encoded: Counter[str],
 ) -> Iterator[Material]:
     """One for every set that has a target and whose problem is among `problems`.
 
-    Set i takes the layouts `turns[i % len(turns)]`. `dropped` counts the sets that are left out.
+    Set i takes the layouts `turns[i % len(turns)]`. `dropped` counts the sets that are left out,
+    `encoded` those whose candidates are encoded from their text, because their ids are another
+    tokenizer's.
     """
     for number, shown in enumerate(sets):
         problem = problems.get(shown.problem_id)
@@ -119,6 +124,8 @@ def refine_materials(
             dropped["refine: no target"] += 1
             continue
         known = shown.tokenizer == tokenizer_hash
+        if not known:
+            encoded["another tokenizer"] += 1
         yield Material(
             problem,
             target,
@@ -151,12 +158,17 @@ def write_parts(
     running: deque[Future[None]] = deque()
     # Not forked: the threads of torch and of the tokenizer do not survive it.
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        for file, chunk in missing():
-            if len(running) == 2 * processes:  # more would only wait in memory
-                running.popleft().result()
-            running.append(pool.submit(_write, file, chunk, student.folder, student.gsr))
-        for part in running:
-            part.result()
+        try:
+            for file, chunk in missing():
+                if len(running) == 2 * processes:  # more would only wait in memory
+                    running.popleft().result()
+                with shielded(signal.SIGINT):  # it may start a process
+                    running.append(pool.submit(_write, file, chunk, student.folder, student.gsr))
+            for part in running:
+                part.result()
+        except BaseException:  # those that run are finished, no other one begins
+            pool.shutdown(cancel_futures=True)
+            raise
     return parts
 
 

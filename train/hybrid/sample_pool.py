@@ -12,7 +12,7 @@ from typing import Any
 
 from train.samples import Sample
 
-_COLUMNS = "sample, text, token_ids, finish_reason, answer, correct, source"
+_COLUMNS = "sample, text, token_ids, tokenizer, finish_reason, answer, correct, source"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,7 @@ class SamplePool:
     def __init__(self, file: Path, records: Iterable[dict[str, Any]], keep: SampleFilter) -> None:
         self.dropped: Counter[str] = Counter()
         file.unlink(missing_ok=True)
+        self._file = file
         self._database = sqlite3.connect(file)
         # Every build writes the file again, so it need not survive a crash.
         self._database.executescript(
@@ -61,7 +62,7 @@ class SamplePool:
         )
         with self._database:
             self._database.executemany(
-                "INSERT OR IGNORE INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR IGNORE INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 self._kept(records, keep),
             )
 
@@ -79,6 +80,7 @@ class SamplePool:
                 sample.index,
                 sample.text,
                 ids,
+                sample.tokenizer,
                 sample.finish_reason,
                 sample.answer,
                 sample.correct,
@@ -97,14 +99,25 @@ class SamplePool:
                 index=index,
                 text=text,
                 token_ids=None if ids is None else array("i", ids).tolist(),
+                tokenizer=tokenizer,
                 finish_reason=finish_reason,
                 answer=answer,
                 correct=None if correct is None else bool(correct),
                 source=source,
             )
-            for index, text, ids, finish_reason, answer, correct, source in rows
+            for index, text, ids, tokenizer, finish_reason, answer, correct, source in rows
         ]
 
+    def count(self, prompts: Iterable[str]) -> int:
+        """How many samples these prompts have."""
+        query = "SELECT COUNT(*) FROM samples WHERE prompt = ?"
+        return sum(self._database.execute(query, (one,)).fetchone()[0] for one in prompts)
+
+    def __len__(self) -> int:
+        (count,) = self._database.execute("SELECT COUNT(*) FROM samples").fetchone()
+        return int(count)
+
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, and remove it."""
         self._database.close()
+        self._file.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -20,6 +21,10 @@ class Student:
         folder: the checkpoint's.
         gsr: its prompts; None takes the folder's `gsr.json`.
 
+    Attributes:
+        encoded: candidates whose text was encoded, because they hold no ids of this tokenizer, by
+            the reason.
+
     Raises:
         CheckpointError: there is no usable tokenizer, or `gsr.json` is unreadable.
         InvalidRequest: the tokenizer names no end token, or has no chat template.
@@ -33,6 +38,7 @@ class Student:
         end = self.prompts.end_id
         if end is None:
             raise InvalidRequest("model", f"the tokenizer of {folder} names no end token")
+        self.encoded: Counter[str] = Counter()
         self._end: int = end
 
     @cached_property
@@ -43,10 +49,12 @@ class Student:
     def summary(self, sample: Sample, limit: int) -> list[int] | None:
         """Ids of the part of a candidate that is shown, at most `limit`; None if it is empty.
 
-        Token ids of a candidate must be of this tokenizer.
+        A candidate's own ids are taken if they are of this tokenizer. Otherwise its text is
+        encoded, and `encoded` counts it.
         """
         ids = sample.token_ids
-        if ids is None:
+        if ids is None or sample.tokenizer != self.tokenizer_hash:
+            self.encoded[_why_encoded(sample)] += 1
             ids = self.prompts.solution(sample.text)
         elif ids and ids[-1] in self.tokenizer.stop_ids:
             ids = ids[:-1]
@@ -66,6 +74,12 @@ class Student:
             if not self.prompts.begins_thinking:
                 text = f"{begin}\n{text}"
         return [*self.prompts.solution(text), self._end]
+
+
+def _why_encoded(sample: Sample) -> str:
+    if sample.token_ids is None:
+        return "it came as text"
+    return "another tokenizer" if sample.tokenizer else "no tokenizer is named"
 
 
 load_student = cache(Student)

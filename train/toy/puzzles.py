@@ -66,11 +66,19 @@ def draw_own(
     folder: Path,
     name: str,
     seed: int,
+    tokenizer: str,
 ) -> Callable[[str], list[Sample]]:
-    """Draw the model's own candidates at temperature 1; they are kept in a store at `folder`."""
+    """Draw the model's own candidates at temperature 1; they are kept in a store at `folder`.
+
+    `tokenizer` is the digest of the engine's tokenizer.
+    """
     start = time.perf_counter()
     config = DrawConfig(
-        model=name, template=engine.gsr.template.hash, max_tokens=MAX_TOKENS, seed=seed
+        model=name,
+        template=engine.gsr.template.hash,
+        tokenizer=tokenizer,
+        max_tokens=MAX_TOKENS,
+        seed=seed,
     )
     store = Store(folder, config, direct_prompts(problems), candidates)
     tally = generate(store, EngineDrawer(engine, config), ExactGrader())

@@ -1,0 +1,75 @@
+"""The progress of an accuracy run, as lines of the log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from benchmarks.accuracy.results import Solution
+from gsr_engine import Engine
+from train.command import log
+from train.generation.progress import progress_line
+from train.generation.worker import Tally
+
+
+class AccuracyProgress:
+    """Logs a line every `every` seconds.
+
+    A solution counts as soon as it is finished, its tokens as soon as they are generated.
+
+    Args:
+        engine: generates them.
+        max_tokens: the longest solution.
+        total: solutions of the whole run.
+        done: those of them that earlier runs have drawn.
+        every: seconds between two lines.
+    """
+
+    def __init__(
+        self, engine: Engine, max_tokens: int, total: int, done: int, every: float = 10.0
+    ) -> None:
+        self._engine = engine
+        self._max_tokens = max_tokens
+        self._total = total
+        self._done = done
+        self._every = every
+        self._begun = self._logged = time.monotonic()
+        self._tokens_before = self._generated()
+        self._tally = Tally()
+        self._method = ""
+
+    def begin(self, method: str, problems: int) -> None:
+        """Name what is generated from now on."""
+        self._method = method
+        log.info("%s: %s problems", method, f"{problems:,}")
+
+    def count(self, solutions: Sequence[Solution], expected: int = 1) -> None:
+        """Some solutions are finished; of those that were `expected`, the others failed."""
+        tally = self._tally
+        tally.samples += expected
+        tally.failed += expected - len(solutions)
+        for one in solutions:
+            tally.tokens += one.tokens
+            tally.failed += one.finish_reason == "error"
+            tally.cut += one.finish_reason == "length"
+            tally.unanswered += one.answer is None and one.finish_reason != "error"
+
+    def step(self) -> None:
+        """Log a line, if it is time."""
+        now = time.monotonic()
+        if now - self._logged < self._every:
+            return
+        self._logged, tally = now, self._tally
+        tally.running = max(0, self._generated() - self._tokens_before - tally.tokens)
+        done = self._done + tally.samples
+        line = progress_line(done, self._total, tally, now - self._begun, self._max_tokens)
+        log.info("%s: %s", self._method, line)
+
+    def _generated(self) -> int:
+        """Tokens that the engine has generated, those of unfinished solutions included."""
+        phases = self._engine.stats()["phases"]
+        return sum(
+            int(phases[name]["tokens_computed"])
+            for name in ("candidate_decode", "refine_decode")
+            if name in phases
+        )
