@@ -240,8 +240,11 @@ def _template(value: object) -> Template:
     if not isinstance(value, dict):
         raise ValueError(f"template must be {' or '.join(TEMPLATES)}, or texts, got {shown(value)}")
     texts = [one.name for one in fields(Template) if one.default is MISSING is one.default_factory]
-    if set(value) - {"chat_template_kwargs", "date"} != set(texts):
+    given = set(value) - {"chat_template_kwargs", "date"}
+    if given not in (set(), set(texts)):
         raise ValueError(f"template must have {', '.join(texts)}, got {shown(sorted(value))}")
+    if not given:  # only what the chat template reads besides
+        value = {**{name: getattr(_GSR, name) for name in texts}, **value}
     _check_variables(value.get("chat_template_kwargs", {}), value.get("date"))
     for name in texts:
         text = value[name]

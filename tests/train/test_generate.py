@@ -260,3 +260,16 @@ def test_sigterm_gives_the_shards_back(qwen2: Path, data: Path, tmp_path: Path) 
     assert process.returncode == 143, said
     assert "goes on" in said
     assert not list(out.glob("*.lease"))
+
+
+def test_other_prompts_than_the_checkpoints(qwen2: Path, data: Path, tmp_path: Path) -> None:
+    """A gsr.json may hold variables of the chat template alone; they count for what is drawn."""
+    prompts = tmp_path / "prompts"
+    prompts.mkdir()
+    (prompts / "gsr.json").write_text('{"template": {"chat_template_kwargs": {"m": 1}}}')
+    columns = ("--columns", "problem=question", "--limit", "1")
+    for out, more in (("own", ()), ("other", ("--prompts", str(prompts)))):
+        words = command(qwen2, data, tmp_path / out, *columns, *more)
+        subprocess.run(words, check=True, capture_output=True)
+    keys = [{one["key"] for one in read_samples(tmp_path / out)} for out in ("own", "other")]
+    assert not keys[0] & keys[1]

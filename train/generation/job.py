@@ -13,7 +13,6 @@ from gsr_engine import Engine
 from gsr_engine.checkpoint.digest import tokenizer_digest
 from gsr_engine.checkpoint.files import find_checkpoint
 from gsr_engine.checkpoint.gsr_config import GsrConfig
-from gsr_engine.errors import InvalidRequest
 from train.generation.drawer import DrawConfig, Drawer
 from train.generation.endpoint_drawer import EndpointDrawer
 from train.generation.engine_drawer import EngineDrawer
@@ -50,7 +49,8 @@ class GenerationJob:
         max_model_len: longest context in tokens; the checkpoint's if not given.
         streams: samples that the engine decodes at a time.
         base_url: ask this server instead of running the engine.
-        prompts: for a server: folder whose gsr.json has the prompts; otherwise the built-in ones.
+        prompts: folder whose gsr.json has the prompts; otherwise the checkpoint's own, or for a
+            server the built-in ones.
         concurrency: requests to the server at a time.
         retries: of a request to the server.
         timeout: seconds for a try of a request.
@@ -60,7 +60,7 @@ class GenerationJob:
         lease_seconds: a worker that is silent for this long loses its shards.
 
     Raises:
-        InvalidRequest: a number is below its limit, or `prompts` is given without a server.
+        InvalidRequest: a number is below its limit.
     """
 
     task: Task
@@ -93,8 +93,6 @@ class GenerationJob:
         """Raise InvalidRequest for values that cannot be."""
         check_least(self, n=1, limit=1, seed=0, concurrency=1, retries=0)
         check_least(self, shard_size=1, lease_seconds=1)
-        if self.prompts is not None and self.base_url is None:
-            raise InvalidRequest("prompts", "is for a server; an engine's checkpoint has its own")
 
 
 class Generate(Protocol):
@@ -137,6 +135,7 @@ def _open_drawer(
             max_model_len=job.max_model_len,
             max_num_seqs=job.streams,
             prefix_cache=False,
+            template=_prompts_file(job),
         )
         return EngineDrawer(stack.enter_context(engine), config)
     drawer = EndpointDrawer(
@@ -153,8 +152,14 @@ def _open_drawer(
 def _gsr(job: GenerationJob) -> GsrConfig:
     """The texts around problems, and how answers are found."""
     if job.base_url is None:
-        return GsrConfig.from_folder(find_checkpoint(job.model, weights=False))
+        own = GsrConfig.from_folder(find_checkpoint(job.model, weights=False))
+        file = _prompts_file(job)
+        return own if file is None else own.with_prompts_of(file)
     return GsrConfig() if job.prompts is None else GsrConfig.from_folder(job.prompts)
+
+
+def _prompts_file(job: GenerationJob) -> Path | None:
+    return None if job.prompts is None else job.prompts / "gsr.json"
 
 
 def _tokenizer(job: GenerationJob) -> str:
