@@ -141,14 +141,19 @@ def claim(file: Path, settings: Mapping[str, Any], holds: str, free: Collection[
         free: names of settings that may differ; the file keeps their newest values.
 
     Raises:
-        CheckpointError: the folder belongs to other settings; the message names the differences.
+        CheckpointError: the folder belongs to other settings, and the message names the
+            differences; or the file cannot be written.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     mine = _plain(settings)
     written = file.with_name(f"{file.name}.{secrets.token_hex(8)}")
-    with written.open("w", encoding="utf-8") as text:
-        text.write(json.dumps(mine, indent=1, ensure_ascii=False) + "\n")
-        _to_disk(text)
+    try:
+        with written.open("w", encoding="utf-8") as text:
+            text.write(json.dumps(mine, indent=1, ensure_ascii=False) + "\n")
+            _to_disk(text)
+    except OSError as error:
+        written.unlink(missing_ok=True)
+        raise CheckpointError(f"{file} cannot be written: {error.strerror}") from None
     try:
         os.link(written, file)  # a rename would take the place of another process's settings
     except OSError:  # the file exists, or this file system has no hard links

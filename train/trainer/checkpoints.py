@@ -191,7 +191,7 @@ def _reason(error: BaseException) -> str:
     """What went wrong, in a line; torch gives an error for every rank, with its traceback."""
     errors = error.failures.values() if isinstance(error, CheckpointException) else [error]
     first = next(iter(errors), error)
-    cause: object = first[0] if isinstance(first, tuple) else first
+    cause = first[0] if isinstance(first, tuple) else first
     return (str(cause).strip().splitlines() or [type(cause).__name__])[-1]
 
 

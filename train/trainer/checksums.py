@@ -25,8 +25,18 @@ class ChecksumWriter(FileSystemWriter):
     """
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
-        """Write this rank's files, then their checksums."""
-        written = super().write_data(plan, planner)
+        """Write this rank's files, then their checksums.
+
+        Raises:
+            OSError: e.g. the disk is full.
+        """
+        try:
+            written = super().write_data(plan, planner)
+        except RuntimeError as error:
+            # After a write that failed torch complains of its place in the file.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
         names = {result.storage_data.relative_path for result in written.wait()}
         if names:
             _write(Path(self.path), _part(min(names)), names)

@@ -50,9 +50,10 @@ def export_model(
     shard: dict[str, torch.Tensor] = {}
     places: dict[str, int] = {}
     filled, number = 0, 1
-    for name, tensor in _whole_tensors(trainee, dtype):
-        if not writes:
+    for name, whole_one in _whole_tensors(trainee):
+        if not writes:  # nothing is copied to the host
             continue
+        tensor = whole_one.to("cpu", dtype).contiguous()
         size = tensor.numel() * tensor.itemsize
         if shard and filled + size > shard_bytes:
             save_file(shard, partial / _file(number), metadata={"format": "pt"})
@@ -117,9 +118,9 @@ def _finish(partial: Path, folder: Path, extra: Sequence[Path]) -> None:
     replace_folder(partial, folder)
 
 
-def _whole_tensors(trainee: Trainee, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
+def _whole_tensors(trainee: Trainee) -> Iterator[tuple[str, torch.Tensor]]:
     for name, part in stored_tensors(trainee).items():
-        yield name, merged(trainee.hf, name, whole(part)).to("cpu", dtype).contiguous()
+        yield name, merged(trainee.hf, name, whole(part))
 
 
 def _file(number: int) -> str:

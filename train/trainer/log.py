@@ -29,6 +29,7 @@ from typing import Any, TextIO, TypeVar
 
 import torch
 
+from gsr_engine.errors import CheckpointError
 from train.command import log
 from train.dataset import RowSet
 from train.files import open_appended
@@ -58,15 +59,23 @@ class RunLog:
         self._trackers: list[Tracker] = []
 
     def write(self, entry: dict[str, Any]) -> None:
-        """Append a line; its numbers go to the trackers too, nested ones as "outer/inner"."""
+        """Append a line; its numbers go to the trackers too, nested ones as "outer/inner".
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
         if not self._writes:
             return
-        if self._file is None:  # the first line: until then nothing is touched
-            self._file = open_appended(self._config.out / "log.jsonl")
-            self._trackers = open_trackers(self._config)
-        valid = _finite(entry)
-        self._file.write(json.dumps(valid, allow_nan=False) + "\n")
-        self._file.flush()
+        path, valid = self._config.out / "log.jsonl", _finite(entry)
+        try:
+            if self._file is None:  # the first line: until then nothing is touched
+                self._file = open_appended(path)
+                self._trackers = open_trackers(self._config)
+            self._file.write(json.dumps(valid, allow_nan=False) + "\n")
+            self._file.flush()
+        except OSError as error:  # e.g. the disk is full
+            self._file = None  # closing it would try again
+            raise CheckpointError(f"{path} cannot be written: {error.strerror}") from None
         for tracker in self._trackers:
             tracker.write(entry["step"], dict(_scalars(valid)))
 
