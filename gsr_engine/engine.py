@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -28,45 +26,33 @@ from gsr_engine.execution.loading import load_parts
 from gsr_engine.execution.runner import StepRunner
 from gsr_engine.model.decoder import Decoder
 from gsr_engine.model.weights import decoder_of
-from gsr_engine.outputs import Completion, GenerateResult, RefineResult
+from gsr_engine.outputs import GenerateResult, RefineResult
 from gsr_engine.params import SamplingParams, SelfRefineParams, one_each
-from gsr_engine.requests.advice import warn_beyond_context, warn_beyond_evidence
-from gsr_engine.requests.generate import GenerateRequest
-from gsr_engine.requests.inputs import Inputs
 from gsr_engine.requests.limits import Limits
+from gsr_engine.requests.maker import RequestMaker
 from gsr_engine.requests.request import Request, RequestState
-from gsr_engine.requests.self_refine import SelfRefineRequest
 from gsr_engine.requests.two_engines import RefineElsewhere
 from gsr_engine.schedule.admission import AnyRequest
 from gsr_engine.schedule.memory import Memory
 from gsr_engine.schedule.scheduler import Scheduler
-from gsr_engine.seeds import derive_seed
-from gsr_engine.text.problem_prompts import Problem, ProblemPrompts
-from gsr_engine.text.prompts import Prompts
+from gsr_engine.text.problem_prompts import Problem
 
 ResultT = TypeVar("ResultT")
 
 
-class Engine:
+class Engine(RequestMaker):
     """Generates and refines with one checkpoint, in the caller's process and thread.
 
     Use it as a context manager, or `close` it, to free its memory. Closing it again does nothing.
 
     One thread at a time uses it. While a call of one thread runs, `submit`, `step`, `abort`, `run`
     and all that is built on them, `reload_weights` and `close` raise EngineBusy in other threads,
-    and what runs is not affected. `new_generate` and `new_self_refine` work in any thread. The
-    thread itself may call again from a callback, but not from a signal handler.
+    and what runs is not affected. The methods of `RequestMaker` work in any thread. The thread
+    itself may call again from a callback, but not from a signal handler.
 
     An interrupt (Ctrl-C) at any point leaves an engine that works. If it cuts a step or a
     submission in two, every unfinished request fails with it as the cause, and no KV is kept. An
     error that a step raises does the same.
-
-    Attributes:
-        gsr: the refinement that the checkpoint was trained for.
-        tokenizer: the checkpoint's tokenizer.
-        prompts: composes the checkpoint's prompts and reads its solutions.
-        limits: the limits that every request is checked against.
-        clock: the time of deadlines, in seconds.
     """
 
     def __init__(
@@ -92,18 +78,14 @@ class Engine:
         config = config or EngineConfig()
         length = config.model_length(decoder.config)
         runner = runner or build_runner(decoder, config)
-        self.gsr = gsr or GsrConfig(trained=False)
-        self.tokenizer = tokenizer
-        self.prompts = Prompts(tokenizer, self.gsr)
-        self._conversations = Prompts(tokenizer, self.gsr, date.today())
-        self.limits = Limits(
+        limits = Limits(
             length,
             decoder.config.vocab_size,
             runner.num_pages,
             config.max_num_seqs,
             page_bytes(decoder.config, decoder.dtype),
         )
-        self.clock = clock
+        super().__init__(tokenizer, gsr or GsrConfig(trained=False), limits, clock)
         self._books = Books(config, runner, clock)
         self._model, self._dtype = decoder.config, decoder.dtype
 
@@ -160,72 +142,6 @@ class Engine:
             EngineClosed: it is closed.
         """
         self._books.submit(request)
-
-    def new_generate(
-        self,
-        prompt: str | list[int],
-        params: SamplingParams,
-        *,
-        index: int = 0,
-        first: int = 0,
-        special_tokens: SpecialTokens = "parse",
-    ) -> GenerateRequest:
-        """A request for one prompt: text as it is (no template), or token ids.
-
-        `index` is the prompt's index in the caller's list, so that prompts with one seed draw
-        different streams. The request draws streams `first` to `first + n - 1` of its seed: the
-        same as these streams of a larger request. Special tokens that a text spells are parsed,
-        unless `special_tokens` is "text".
-
-        Raises:
-            InvalidRequest: the request cannot be served.
-        """
-        prompt = self._inputs.prompt(prompt, special_tokens)
-        seed = _seed(params.seed, index)
-        request = GenerateRequest(prompt, params, seed, self.tokenizer, self.limits, first)
-        warn_beyond_context(params, self.limits.max_model_len)
-        return request
-
-    def new_self_refine(
-        self,
-        problem: Problem,
-        params: SelfRefineParams,
-        *,
-        candidates: Sequence[str | list[int]] | None = None,
-        index: int = 0,
-    ) -> SelfRefineRequest:
-        """A request for selfRef@k of one problem; `index` as in `new_generate`.
-
-        A problem is its text, or messages of which the last is the user's and states it.
-
-        With `candidates` (texts or token ids) only the refinement is generated; `params.k` is then
-        ignored.
-
-        Raises:
-            InvalidRequest: the request cannot be served.
-        """
-        problem, given = self._inputs.problem(problem), None
-        if isinstance(candidates, str):
-            raise InvalidRequest("candidates", "must be a list for each problem, got one text")
-        if candidates is not None:
-            every = list(candidates)
-            if not every:
-                raise InvalidRequest("candidates", "is empty")
-            params = replace(params, k=len(every))
-            given = [self._inputs.candidate(candidate) for candidate in every]
-        seed = _seed(params.seed, index)
-        deadline = None if params.deadline is None else self.clock() + params.deadline
-        request = SelfRefineRequest(
-            problem, params, seed, self.prompts, self.limits, given, deadline
-        )
-        warn_beyond_evidence(params, self.gsr)
-        for drawn in (params.candidate, params.refine):
-            warn_beyond_context(drawn, self.limits.max_model_len)
-        return request
-
-    @property
-    def _inputs(self) -> Inputs:
-        return Inputs(self.prompts, self.limits)
 
     def step(self) -> list[AnyRequest]:
         """Compute one step; returns the requests that finished, an empty list when idle.
@@ -385,33 +301,6 @@ class Engine:
             ]
         )
 
-    def chat_prompt(
-        self, messages: Sequence[Message], chat_template_kwargs: Variables | None = None
-    ) -> list[int]:
-        """Token ids of a conversation, with the opening of the assistant's turn.
-
-        They are those of transformers' `apply_chat_template`, but for control tokens that contents
-        spell: these stay text. A template that asks for the date gets the day on which this engine
-        was made. Problems get a fixed day, so that a seed gives the same tokens on every day.
-        """
-        inputs = Inputs(self._conversations, self.limits)
-        return inputs.chat(messages, chat_template_kwargs or {})
-
-    def direct_prompt(
-        self, problem: Problem, chat_template_kwargs: Variables | None = None
-    ) -> list[int]:
-        """Token ids of the prompt that the candidates of a problem continue."""
-        prompts = self.prompts.varied(chat_template_kwargs or {})
-        return ProblemPrompts(prompts, self._inputs.problem(problem)).direct
-
-    def solution_text(self, completion: Completion) -> str:
-        """The text of a solution without its thinking; empty if the thinking never ended."""
-        return self.prompts.text_and_answer(completion)[0]
-
-    def find_answer(self, completion: Completion) -> str | None:
-        """The final answer that a solution states after its thinking; None if it states none."""
-        return self.prompts.text_and_answer(completion)[1]
-
     def check(self) -> None:
         """Prove that no KV page is lost, belongs to two segments, or is used after it was freed.
 
@@ -442,7 +331,3 @@ class Engine:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _seed(seed: int | None, index: int) -> int:
-    return secrets.randbits(63) if seed is None else derive_seed(seed, index)
