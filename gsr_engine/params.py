@@ -256,6 +256,11 @@ class SelfRefineParams:
         _keep_int(self, "agreement", 0, self.k)
         self._check_rounds()
         check_bool("force_layout", self.force_layout)
+        variables = self.chat_template_kwargs
+        if not isinstance(variables, Mapping) or not all(isinstance(k, str) for k in variables):
+            raise InvalidRequest(
+                "chat_template_kwargs", f"must be a dict by name, got {shown(variables)}"
+            )
         _check_queueing(self)
         for name, params in (("candidate", self.candidate), ("refine", self.refine)):
             if not isinstance(params, SamplingParams):

@@ -63,6 +63,7 @@ class Tokenizer:
         self.thinking, self.knows_thinking = (
             find_tags(tokenizer) if thinking == "auto" else (thinking, True)
         )
+        self._tokenizer = tokenizer
         self._control = ControlTokens.of(tokenizer, stop_ids, self.thinking)
         self._template = ChatTemplate(tokenizer, self._control, self.thinking)
         # Transformers switches between the two ways to encode inside of one tokenizer. That fails
@@ -161,20 +162,18 @@ class Tokenizer:
                 would pass by everybody who lets an error end one request only.
         """
         hidden = self._control.hidden
-        # Some checkpoints ask for a clean-up of spaces before punctuation, which transformers does
-        # in its own `decode`. It changes the text that the tokens spell, and text already streamed
-        # could change with the next token.
+        shown = [token for token in token_ids if token not in hidden]
+        # Some checkpoints ask for a clean-up of spaces before punctuation. It changes the text that
+        # the tokens spell, and text already streamed could change with the next token.
         try:
-            return str(
-                self._markup.decode(
-                    [token for token in token_ids if token not in hidden],
-                    skip_special_tokens=False,
-                )
+            text: str = self._tokenizer.decode(
+                shown, skip_special_tokens=False, clean_up_tokenization_spaces=False
             )
         except (Exception, KeyboardInterrupt, SystemExit):
             raise
         except BaseException as panic:
             raise RuntimeError(f"the tokenizer panicked: {panic}") from panic
+        return text
 
     def spells(self, token: int) -> bool:
         """Whether `decode` reads an id; it skips special tokens, and ids that are no token."""

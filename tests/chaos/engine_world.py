@@ -96,7 +96,8 @@ class EngineWorld(ABC):
         given: list[list[int]] | None,
         deadline: bool,
     ) -> None:
-        named = max(params.k, *params.round_widths) if params.layout == "branched" else 0
+        # A candidate that was cut is two: what has KV, and its last token.
+        named = 2 * max(params.k, *params.round_widths) if params.layout == "branched" else 0
         self._submit(
             lambda engine: engine.new_self_refine(problem, params, candidates=given),
             deadline,
@@ -117,7 +118,7 @@ class EngineWorld(ABC):
         self.submit(request, named)
 
     def submit(self, request: Request[Any], named: int = 0) -> None:
-        """`named`: spans that its refinements name themselves, one for each candidate."""
+        """`named`: spans that its refinements name themselves, two for each candidate."""
         self.engine.submit(request)
         self.live.append(request)
         self._named[request] = named

@@ -133,7 +133,7 @@ def test_a_panic_in_a_call_reaches_its_caller_and_nobody_else(
     class Panic(BaseException):
         """As those of a tokenizer in Rust, which are no `Exception`."""
 
-    def encode(self: Tokenizer, text: str) -> list[int]:
+    def encode(self: Tokenizer, text: str, *_: object) -> list[int]:
         raise Panic("index out of bounds")
 
     async def main() -> None:
