@@ -95,7 +95,7 @@ def test_the_flags_of_the_data_stages() -> None:
     kinds = {"refine": RefineOptions, "hybrid": HybridOptions}
     sets = ["refine", "--problems=p", "--candidates=c", "--model=m", "--out=o", "--k=2-3"]
     assert parse_subcommand("train.build", kinds, "", sets).weights == (0, 1, 1)
-    rows = ["hybrid", "--problems=p", "--model=m", "--out=o", "--layouts=linear"]
+    rows = ["hybrid", "--problems=p", "--model=m", "--out=o", "--refine=r", "--layouts=linear"]
     chosen = parse_subcommand("train.build", kinds, "", [*rows, "--decontaminate=a.jsonl,b.jsonl"])
     assert chosen.layouts == ("linear",)
     assert chosen.evaluation == (Path("a.jsonl"), Path("b.jsonl"))
