@@ -154,6 +154,7 @@ def test_a_damaged_journal_loses_only_what_is_damaged(
     lines = file.read_bytes().splitlines(keepends=True)
     lines[1] = lines[1].replace(b"it is 1", b"it is 9")
     lines[3] = b"\0" * 20 + b"\n"
+    lines.append(b"[" * 100_000 + b"\n")
     file.write_bytes(b"".join(lines))
     (folder / "settings.json").write_text('{"se')
     with Journal(folder, settings) as journal:
@@ -162,6 +163,7 @@ def test_a_damaged_journal_loses_only_what_is_damaged(
     said = capsys.readouterr().err
     assert "line 2 is damaged" in said
     assert "line 4 is damaged" in said
+    assert "line 6 is damaged" in said
     assert "settings.json cannot be read" in said
     (folder / "settings.json").unlink()  # then nothing tells that these are results of another run
     with Journal(folder, {"seed": 4}) as other:
