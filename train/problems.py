@@ -52,6 +52,7 @@ class Problem:
     size: str = ""
 
 
+_SUFFIXES = (".jsonl", ".parquet")
 _COLUMNS = {one.name: one.name for one in fields(Problem) if one.name != "text"}
 _COLUMNS["problem"] = "problem"
 
@@ -111,11 +112,14 @@ def iterate_problems(
     """
     mapped = {**_COLUMNS, **(columns or {})}
     needed = {"problem", "answer", *(columns or ())}
-    rows = (
-        _rows(Path(data))
-        if Path(data).exists()
-        else _hub_rows(str(data), split, set(mapped.values()), {mapped[name] for name in needed})
-    )
+    path = Path(data)
+    if path.exists():
+        rows = _rows(path)
+    elif path.is_absolute() or len(path.parts) > 2 or path.suffix in _SUFFIXES:
+        raise InvalidRequest("data", f"there is no {path}")  # the hub would be asked for a minute
+    else:
+        wanted, required = set(mapped.values()), {mapped[name] for name in needed}
+        rows = _hub_rows(str(data), split, wanted, required)
     reader = _RowReader(mapped, needed)
     for number, (where, row) in enumerate(rows):
         try:
@@ -219,7 +223,7 @@ def with_form(problem: str, answer: str | None) -> str:
 
 def _rows(path: Path) -> Iterator[Located]:
     if path.is_dir():
-        files = sorted(one for one in path.rglob("*") if one.suffix in (".jsonl", ".parquet"))
+        files = sorted(one for one in path.rglob("*") if one.suffix in _SUFFIXES)
         for file in files:
             yield from _rows(file)
     elif path.suffix == ".parquet":

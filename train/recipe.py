@@ -9,9 +9,9 @@ recipe can name a `base`, another recipe in the same folder; its values then ove
 table by table. The table [expected] is for `train.sft --dry-run`.
 
 A stage that succeeded leaves a stamp beside its `out`. The stamp is a hash of the options of this
-stage and of all stages before it, so a stage runs again if any of them changed. The generator and
-the trainer then ask for another `out`, because two runs must not be mixed. Stages that two recipes
-share run once.
+stage and of all stages before it, so a stage runs again if any of them changed. The generator,
+the trainer and the accuracy run then ask for another `out`, because two runs must not be mixed.
+Stages that two recipes share run once.
 """
 
 from __future__ import annotations

@@ -39,6 +39,7 @@ from train.command import log, run_command
 from train.dataset import RowSet, Split
 from train.files import check_claim, claim, read_toml
 from train.trainer.batches import check_model, check_rows
+from train.trainer.checkpoints import restore_config
 from train.trainer.config import SftConfig
 from train.trainer.dry_run import dry_run
 from train.trainer.evaluation import SelfRefEvaluation, read_exercises
@@ -124,6 +125,7 @@ def _say_settings(config: SftConfig, world: World) -> None:
 
 def _check_out(out: Path, claimed: tuple[Path, dict[str, Any], str, set[str]]) -> None:
     """Raise what the run would, before hours of work: another run's folder, or none to write to."""
+    restore_config(out)
     check_claim(*claimed)
     if not claimed[0].exists() and any((out / "checkpoints").glob("step-*")):
         raise CheckpointError(f"{out} has checkpoints, but no config.json says of which run")
@@ -141,7 +143,7 @@ def _export(trainee: Trainee, config: SftConfig, source: Path, world: World) -> 
         export_model(trainee, folder, source, dtype=dtype, extra=extra, writes=writes)
         if config.lora:
             export_adapter(trainee, config.out / "adapter", config, extra=extra, writes=writes)
-    except SafetensorError as error:  # e.g. the disk is full
+    except (OSError, SafetensorError) as error:  # e.g. the disk is full
         raise CheckpointError(
             f"{config.out} cannot be written to: {error}; the training is done, and the same "
             "command goes on with its export"

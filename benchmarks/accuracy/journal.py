@@ -49,7 +49,7 @@ class Journal:
                     checksum, method, index, value = json.loads(line)
                     if checksum != self._checksum(method, index, value):
                         raise ValueError
-                except (ValueError, TypeError):  # not JSON, or not such a line
+                except (ValueError, TypeError, RecursionError):  # not JSON, or not such a line
                     log.info("%s line %s is damaged: it is generated again", path, number)
                 else:
                     yield (method, index), value

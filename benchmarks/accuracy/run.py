@@ -200,7 +200,7 @@ class AccuracyRun:
             self._measure_cost(layout)
         machine = describe_machine()
         facts = {
-            "left_out": {self._problems[i].id: why for i, why in sorted(self._left_out.items())},
+            "left_out": [[self._problems[i].id, why] for i, why in sorted(self._left_out.items())],
             "measured": {
                 "date": machine.pop("date"),
                 "seconds": time.perf_counter() - start,

@@ -88,7 +88,7 @@ def _show_accuracy(
         f"cut at {settings['max_tokens']:,} tokens: of the solutions that the answer is read from\n"
         "tokens: generated per problem, candidates included"
     )
-    for problem, reason in run["left_out"].items():
+    for problem, reason in run["left_out"]:
         console.print(f"left out: problem {problem}: {reason}", markup=False, highlight=False)
 
 

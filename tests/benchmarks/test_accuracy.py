@@ -154,6 +154,7 @@ def test_a_damaged_journal_loses_only_what_is_damaged(
     lines = file.read_bytes().splitlines(keepends=True)
     lines[1] = lines[1].replace(b"it is 1", b"it is 9")
     lines[3] = b"\0" * 20 + b"\n"
+    lines.append(b"[" * 100_000 + b"\n")
     file.write_bytes(b"".join(lines))
     (folder / "settings.json").write_text('{"se')
     with Journal(folder, settings) as journal:
@@ -162,6 +163,7 @@ def test_a_damaged_journal_loses_only_what_is_damaged(
     said = capsys.readouterr().err
     assert "line 2 is damaged" in said
     assert "line 4 is damaged" in said
+    assert "line 6 is damaged" in said
     assert "settings.json cannot be read" in said
     (folder / "settings.json").unlink()  # then nothing tells that these are results of another run
     with Journal(folder, {"seed": 4}) as other:
@@ -215,15 +217,15 @@ def test_what_can_be_refused_is_before_the_first_token(
 def test_a_bad_row_is_named_and_left_out(
     qwen2: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bad = [{"problem": " "}, {"id": "long", "problem": "9" * 900}]
+    bad = [{"problem": " "}, *({"id": "long", "problem": digit * 900} for digit in "98")]
     lines = [json.dumps({**row, "answer": "1"}) for row in bad]
-    data.write_text("\n".join([lines[0], *data.read_text().splitlines(), lines[1]]))
+    data.write_text("\n".join([lines[0], *data.read_text().splitlines(), *lines[1:]]))
     show_log()
     out = tmp_path / "samples.jsonl"
-    run(qwen2, data, out, limit=5, layouts="branched", force_layout=True)
+    run(qwen2, data, out, limit=6, layouts="branched", force_layout=True)
     facts, samples = read_results(out)
     assert [sample.id for sample in samples] == ["p0", "p1", "p2"]
-    assert facts["left_out"].keys() == {f"{data} line 1", "long"}
+    assert [name for name, _ in facts["left_out"]] == [f"{data} line 1", "long", "long"]
     printed = capsys.readouterr()
     for shown in (printed.out, printed.err):
         text = " ".join(shown.split())

@@ -57,7 +57,7 @@ RUN = {
         "temperature": 1.0,
         "max_tokens": 64,
     },
-    "left_out": {"p9": "problem: is empty"},
+    "left_out": [["p9", "problem: is empty"]],
     "machine": {},
     "measured": {"cost": {}},
 }

@@ -187,9 +187,18 @@ def test_a_bad_parquet_row_is_named_and_a_broken_file_too(tmp_path: Path) -> Non
         load_problems(file)
 
 
-def test_what_is_no_path_is_looked_for_on_the_hub() -> None:
-    with pytest.raises(InvalidRequest, match="no-such/path"):
+def test_what_is_no_path_is_looked_for_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    unknown = Mock(side_effect=datasets.exceptions.DatasetNotFoundError("unknown"))
+    monkeypatch.setattr(datasets, "load_dataset", unknown)
+    with pytest.raises(InvalidRequest, match="'no-such/path' is no path, and as a hub id: unknown"):
         load_problems("no-such/path")
+
+
+@pytest.mark.parametrize("name", ["problms.jsonl", "sub/a.parquet", "/no/such", "a/b/c"])
+def test_what_can_be_no_hub_id_is_not_asked_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets, "load_dataset", Mock(side_effect=AssertionError))
+    with pytest.raises(InvalidRequest, match=f"there is no {name}"):
+        load_problems(name)
 
 
 def test_a_hub_id_is_read_by_datasets(monkeypatch: pytest.MonkeyPatch) -> None:

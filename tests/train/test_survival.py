@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from gsr_engine import CheckpointError, GsrError, InvalidRequest
 from tests.helpers.tiny import tiny_config, write_set
 from train.sft import train
+from train.trainer.checkpoints import restore_config
 from train.trainer.checksums import find_damage
 from train.trainer.config import SftConfig
 from train.trainer.loop import TrainingDiverged
@@ -84,7 +85,9 @@ def newest(config: SftConfig) -> Path:
 @pytest.mark.parametrize("harm", [cut, empty, zero, flip, Path.unlink])
 def test_damage_of_any_file_is_found(run: SftConfig, harm: Callable[[Path], None]) -> None:
     files = sorted(newest(run).iterdir())
-    assert {file.name for file in files} == {".metadata", "__0_0.distcp", "checksums.json"}
+    assert {file.name for file in files} == {
+        *(".metadata", "__0_0.distcp", "checksums.json", "config.json")
+    }
     for file in files:
         copy = run.out / "copy"
         shutil.copytree(newest(run), copy)
@@ -175,16 +178,39 @@ def test_a_log_that_is_gone_is_no_reason_to_fail_after_the_training(
     assert "no line of a step" in (run.out / "report.md").read_text()
 
 
-@pytest.mark.parametrize("text", [b"", b"[]", b"\xff\xfe", bytes(99), b'{"lr": 0.0', b'{"a": 1}'])
-def test_a_damaged_config_is_refused(run: SftConfig, text: bytes) -> None:
-    (run.out / "config.json").write_bytes(text)
-    with pytest.raises(CheckpointError, match=r"config\.json|another run"):
+@pytest.mark.parametrize("text", [b"", b"[]", b"\xff\xfe", bytes(99), b'{"lr": 0.0', None])
+def test_settings_that_are_damaged_or_gone_are_taken_from_a_checkpoint(
+    run: SftConfig, whole: SftConfig, text: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "train")
+    config = run.out / "config.json"
+    config.unlink() if text is None else config.write_bytes(text)
+    (newest(run) / "config.json").write_bytes(b"{")
+    restore_config(run.out)
+    assert config.read_bytes() == (whole.out / "config.json").read_bytes()
+    assert str(newest(run).with_name("step-00000002")) in caplog.text
+
+
+def test_a_run_goes_on_without_its_config(run: SftConfig, whole: SftConfig) -> None:
+    (run.out / "config.json").write_bytes(b"")
+    train(run)
+    assert same(run, whole)
+    (run.out / "config.json").unlink()
+    with pytest.raises(CheckpointError, match="another run, with another batch"):
+        train(replace(run, batch=3))
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", None])
+def test_checkpoints_of_an_unknown_run_are_refused(run: SftConfig, text: bytes | None) -> None:
+    for config in run.out.rglob("config.json"):
+        config.unlink() if text is None else config.write_bytes(text)
+    with pytest.raises(CheckpointError, match=r"config\.json"):
         train(run)
 
 
-def test_checkpoints_of_an_unknown_run_are_refused(run: SftConfig) -> None:
-    (run.out / "config.json").unlink()
-    with pytest.raises(CheckpointError, match=r"no config\.json says of which run"):
+def test_another_object_in_its_place_is_another_run(run: SftConfig) -> None:
+    (run.out / "config.json").write_bytes(b'{"a": 1}')
+    with pytest.raises(CheckpointError, match="another run"):
         train(run)
 
 

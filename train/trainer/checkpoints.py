@@ -2,7 +2,8 @@
 
 A checkpoint gets its name when it is complete.
 
-OUT/checkpoints/step-00000200/           as torch.distributed.checkpoint writes it, and checksums
+OUT/checkpoints/step-00000200/           as torch.distributed.checkpoint writes it, checksums,
+                                         and a copy of OUT/config.json
 OUT/checkpoints/step-00000400.partial/   being written, or left by a crash
 OUT/checkpoints/step-00000200.damaged/   set aside, because its files are not what was written
 """
@@ -26,10 +27,11 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 
+from gsr_engine.checkpoint.files import read_json
 from gsr_engine.errors import CheckpointError
 from train.command import log
-from train.files import replace_folder
-from train.trainer.checksums import ChecksumWriter, find_damage
+from train.files import replace_folder, whole_file
+from train.trainer.checksums import CONFIG, ChecksumWriter, find_damage
 from train.trainer.model import Trainee
 from train.trainer.world import World
 
@@ -59,6 +61,7 @@ class Checkpoints:
         world: World,
         keep: int,
     ) -> None:
+        self._config = folder / CONFIG
         self._folder = folder / "checkpoints"
         self._trainee = trainee
         self._optimizer = optimizer
@@ -82,7 +85,7 @@ class Checkpoints:
         self._world.wait()
         writing = dcp.async_save(
             self._state(skipped),
-            storage_writer=ChecksumWriter(unfinished),
+            storage_writer=ChecksumWriter(unfinished, self._config),
             process_group=self._world.saving,
         )
         self._last = step
@@ -179,6 +182,27 @@ class Checkpoints:
         trained = {name for name, parameter in named if parameter.requires_grad}
         kept = {name: value for name, value in model.items() if name in trained}
         return {"model": kept, "optimizer": optimizer, "skipped": torch.tensor(skipped)}
+
+
+def restore_config(out: Path) -> None:
+    """Take the settings of a run from its last checkpoint, if config.json is damaged or gone.
+
+    Without them nobody knows which run the checkpoints belong to.
+    """
+    try:
+        read_json(out / CONFIG)
+        return
+    except CheckpointError as error:
+        damage = error
+    for _, folder in reversed(_steps(out / "checkpoints")):
+        try:
+            read_json(folder / CONFIG)
+        except CheckpointError:
+            continue
+        with whole_file(out / CONFIG, "wb") as file:
+            file.write((folder / CONFIG).read_bytes())
+        log.warning("sft: %s: it is taken from %s", damage, folder)
+        return
 
 
 def _set_aside(damaged: Iterable[Path]) -> None:

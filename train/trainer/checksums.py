@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zlib
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,22 @@ from gsr_engine.errors import CheckpointError
 from train.files import whole_file
 
 CHECKSUMS = "checksums.json"
+CONFIG = "config.json"
 _PIECE = 1 << 24
 
 
 class ChecksumWriter(FileSystemWriter):
     """Writes a checkpoint as torch does. Each rank adds the checksums of the files that it wrote,
     and the first rank puts them together in `checksums.json`, the last file.
+
+    Args:
+        folder: of the checkpoint.
+        config: the settings of the run. The checkpoint gets a copy, if the file is there.
     """
+
+    def __init__(self, folder: Path, config: Path) -> None:
+        super().__init__(folder)
+        self._config = config
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         """Write this rank's files, then their checksums.
@@ -51,7 +61,11 @@ class ChecksumWriter(FileSystemWriter):
         for part in [folder / _part(min(one)) for one in names if one]:
             sums |= read_json(part)
             part.unlink()
-        _write(folder, CHECKSUMS, {".metadata"}, sums)
+        own = {".metadata"}
+        if self._config.is_file():
+            shutil.copy(self._config, folder / CONFIG)
+            own.add(CONFIG)
+        _write(folder, CHECKSUMS, own, sums)
 
 
 def _part(first_file: str) -> str:

@@ -194,7 +194,8 @@ class Progress:
         """Report what an evaluation measured; on other ranks than the first that may be nothing."""
         if fields:
             self._log.write({"step": step, **fields})
-            text = "  ".join(f"{name} {value}" for name, value in fields.items())
+            known = {name: "-" if one is None else one for name, one in _finite(fields).items()}
+            text = "  ".join(f"{name} {one}" for name, one in known.items())
             log.info("%s  %s", self._place(step), text)
 
     def _place(self, step: int) -> str:
