@@ -5,7 +5,7 @@ from __future__ import annotations
 from numbers import Real
 from operator import index
 from reprlib import Repr
-from typing import Any, SupportsIndex
+from typing import Any
 
 _MOST_SHOWN = 80
 _SHORT = Repr()
@@ -103,11 +103,11 @@ def check_int(name: str, value: object, low: int, high: int) -> int:
 
 def as_int(value: object) -> int | None:
     """An integer of any type as an int; None for anything else, also for True and False."""
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+    if isinstance(value, bool):
         return None
-    try:
-        return index(value)
-    except TypeError:  # e.g. an array of several
+    try:  # asking for SupportsIndex first would take far longer, and a prompt has many ids
+        return index(value)  # type: ignore[arg-type]
+    except TypeError:
         return None
 
 

@@ -57,9 +57,9 @@ def _as_tuple(value: object, single: type) -> tuple[Any, ...] | None:
     """None is nothing, a single one stands for a tuple of it; None for what is no collection."""
     if value is None:
         return ()
-    if isinstance(value, single):
-        return (value,)
-    return tuple(value) if isinstance(value, tuple | list | set | frozenset) else None
+    if isinstance(value, tuple | list | set | frozenset):
+        return tuple(value)
+    return (value,) if isinstance(value, single) else None
 
 
 def _check_queueing(params: SamplingParams | SelfRefineParams) -> None:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from itertools import islice
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -33,6 +34,7 @@ _RESERVED = frozenset(
     )
 )
 """What `apply_chat_template` itself takes, and what the engine decides."""
+_PRIVATE = re.compile("[\U00100000-\U0010fffd]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,17 +148,22 @@ class _Marks:
 
     @classmethod
     def unused_in(cls, *inputs: object) -> _Marks:
-        texts = list(_texts(inputs))
-        private = map(chr, range(0x100000, 0x10FFFE))
-        unused = (c for c in private if not any(c in text for text in texts))
-        return cls(next(unused), next(unused), next(unused))
+        held = {c for text in _texts(inputs) if not text.isascii() for c in _PRIVATE.findall(text)}
+        unused = (c for c in map(chr, range(0x100000, 0x10FFFE)) if c not in held)
+        marks = list(islice(unused, 3))
+        if len(marks) < 3:
+            raise InvalidRequest("messages", "hold nearly all characters from U+100000 on")
+        return cls(*marks)
 
     def wrap(self, value: Any, spelled: re.Pattern[str]) -> Any:
         """The value with every spelled control token marked, also inside of lists and dicts."""
         if isinstance(value, str):
             return spelled.sub(f"{self.begin}\\g<0>{self.end}", value)
         if isinstance(value, Mapping):
-            return {key: self._field(key, one, spelled) for key, one in value.items()}
+            return {
+                self.wrap(key, spelled): self._field(key, one, spelled)
+                for key, one in value.items()
+            }
         if isinstance(value, list | tuple):
             return [self.wrap(one, spelled) for one in value]
         return value
@@ -187,7 +194,7 @@ def _texts(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
-        yield from _texts(list(value.values()))
+        yield from _texts([*value, *value.values()])
     elif isinstance(value, list | tuple):
         for one in value:
             yield from _texts(one)

@@ -273,12 +273,15 @@ class Tokenizer:
         the text before is tokenised along, and its ids are taken away.
         """
         raw = self._markup if isinstance(piece, Markup) else self._plain
-        if behind:
-            opening = _encode(self._markup, behind)
-            both = _encode(raw, behind + piece.text)
-            if both[: len(opening)] == opening:
-                return both[len(opening) :]
-        return _encode(raw, piece.text)
+        opening = _encode(self._markup, behind) if behind else []
+        ids = _encode(raw, behind + piece.text)
+        begins = ids[: len(opening)] == opening
+        ids = ids[len(opening) :] if begins else _encode(raw, piece.text)
+        # A Unigram model holds its special tokens as words, too: then only letters are plain text.
+        if isinstance(piece, Plain) and len(piece.text) > 1 and self._control.ids & set(ids):
+            letters = [self._encode_piece(Plain(one), behind) for one in piece.text]
+            return [token for one in letters for token in one]
+        return ids
 
 
 def check_messages(field: str, messages: object) -> list[str]:

@@ -15,7 +15,7 @@ INTERRUPTED = 130
 
 
 def main() -> None:
-    """Entry point: errors of ours and interrupts are one line, not a traceback."""
+    """Entry point: errors of ours or of the system, and interrupts are one line, no traceback."""
     signal.signal(signal.SIGINT, leave)
     from gsr_engine.cli.commands import app
     from gsr_engine.cli.options import with_flags
@@ -29,6 +29,9 @@ def main() -> None:
     except GsrError as error:
         print(f"gsr: {with_flags(str(error))}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:  # a full disk behind stdout, say; at exit Python would flush it again
+        print(f"gsr: {error}", file=sys.stderr, flush=True)
+        os._exit(1)
 
 
 def leave(_signal: int, _frame: types.FrameType | None) -> None:

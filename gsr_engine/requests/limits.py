@@ -81,15 +81,17 @@ class Limits:
 
     def check_tokens(self, field: str, token_ids: Sequence[object]) -> list[int]:
         """Token ids of any integer type, as ints. Raises InvalidRequest for anything else."""
-        ids = [as_int(token) for token in token_ids]
-        for token, given in zip(ids, token_ids, strict=True):
+        ids = []
+        for given in token_ids:
+            token = as_int(given)
             if token is None:
                 raise InvalidRequest(field, f"token id {shown(given)} is no integer")
             if not 0 <= token < self.vocab_size:
                 raise InvalidRequest(
                     field, f"token id {shown(token)} is outside 0..{self.vocab_size - 1}"
                 )
-        return [token for token in ids if token is not None]
+            ids.append(token)
+        return ids
 
     def check_streams(self, field: str, count: int) -> None:
         """Raise InvalidRequest for more streams than may decode at the same time."""

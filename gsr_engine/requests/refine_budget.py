@@ -102,9 +102,10 @@ def _budget(params: SelfRefineParams, sizes: _Sizes, limits: Limits) -> RefineBu
         )
     candidate = limits.bound(params.candidate, behind)
     summary_tokens = min(params.summary_tokens, summary_room)
-    longest = summary_tokens
-    if not params.widths:
-        longest = min(summary_tokens, candidate.max_tokens or 1)
+    written = candidate.max_tokens or 1
+    if params.widths:  # later rounds read refinements
+        written = max(written, params.refine.max_tokens or limits.max_model_len)
+    longest = min(summary_tokens, written)
     refine_prompt = fixed + (shown * longest if linear else 0)
     limits.check_room(
         params.refine, limits.max_model_len - refine_prompt if linear else refine_room

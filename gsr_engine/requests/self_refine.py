@@ -80,6 +80,7 @@ class SelfRefineRequest(Request[RefineResult]):
         self._direct_group = Group(self, Segment([]), _CANDIDATE, salt=params.cache_salt)
         self._filling: Group | None = None  # the linear prompt that grows as candidates finish
         self._written: list[ShownSolution] = []  # the candidates in it so far
+        self._votes = Votes()  # of the candidates that have ended by themselves
         self._expired = False
         self._unfinished = 0  # unfinished groups of the current round
         # For each prompt of the current round, the indices of the solutions that it shows.
@@ -122,7 +123,7 @@ class SelfRefineRequest(Request[RefineResult]):
         """
         if group is not self._direct_group:
             return []
-        if self._agreed():
+        if self._agreed(stream):
             for other in group.streams:
                 other.end("abort")
         solution = self._solution(stream)
@@ -144,16 +145,13 @@ class SelfRefineRequest(Request[RefineResult]):
         self._shown[0].append(solution.stream.index)
         return started
 
-    def _agreed(self) -> bool:
-        """Whether enough candidates have ended by themselves with the same answer."""
-        if not self._params.agreement:
+    def _agreed(self, stream: Stream) -> bool:
+        """Whether, with this one, enough candidates ended by themselves with the same answer."""
+        if not self._params.agreement or stream.finish_reason != "stop":
             return False
-        votes = Votes()
-        for stream in self.candidates:
-            if stream.finish_reason == "stop":
-                solution = completion(stream, self._prompts.tokenizer)
-                votes.add(stream.index, self._prompts.text_and_answer(solution)[1])
-        return len(votes.largest()) >= self._params.agreement
+        solution = completion(stream, self._prompts.tokenizer)
+        self._votes.add(stream.index, self._prompts.text_and_answer(solution)[1])
+        return len(self._votes.largest()) >= self._params.agreement
 
     def group_finished(self, group: Group) -> list[Group]:
         """Start the next round after the last group of a round; after the last round, finish."""

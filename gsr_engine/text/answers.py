@@ -26,7 +26,7 @@ _BARE = re.compile(
     r"-?\d[\d,./]*(?=\s+[A-Za-z]{2})|[^\s${}][^\n$]*?(?=\.?\s*(?:\$|\n|\\[)\]]|$)|[.,;]\s)"
 )
 _STATED = re.compile(
-    r"(?:\banswer(?:\s+is|:)\s*:?|^####)\s*(?=(?P<answer>[^\s][^\n]*))",
+    r"(?:\banswer(?:\s+is|:)(?:\s*:)?|^####)\s*(?=(?P<answer>[^\s][^\n]*))",
     re.IGNORECASE | re.MULTILINE,
 )
 _SENTENCE_END = re.compile(r"\.(?:\s|$)")

@@ -14,7 +14,7 @@ Number = Any
 
 _CONTEXT = mpmath.mp.clone()  # digits of our own; other users of mpmath keep theirs
 _CONTEXT.dps = 120
-_CLOSE = _CONTEXT.mpf(10) ** -60
+_CLOSE_BITS = 200
 _MOST_BITS = 50_000
 _MOST = 100_000
 """Largest exponent, and largest argument of a function."""
@@ -44,7 +44,10 @@ def close(left: Number, right: Number) -> bool:
     if isinstance(left, Fraction) and isinstance(right, Fraction):
         return left == right
     one, other = inexact(left), inexact(right)
-    return bool(abs(one - other) <= _CLOSE * max(abs(one), abs(other)) + _CLOSE * _CLOSE)
+    # A vote compares every answer with every group: `mag`, log2 about, takes a quarter of the time
+    # of norms and products. Below the floor all numbers are 0.
+    mag = _CONTEXT.mag
+    return bool(mag(one - other) <= max(mag(one), mag(other), -_CLOSE_BITS) - _CLOSE_BITS)
 
 
 def inexact(value: Number) -> Number:

@@ -102,6 +102,19 @@ sys.meta_path.insert(0, Finder())
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "gsr: interrupted\n")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's full device")
+def test_a_full_disk_is_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", MAIN, "generate", "a", "--max-tokens", "1"],
+            text=True,
+            stdout=full,
+            stderr=subprocess.PIPE,
+        )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "gsr: [Errno 28] No space left on device"
+
+
 @pytest.mark.parametrize(
     "locale", [{"LC_ALL": "C"}, {"PYTHONUTF8": "0", "PYTHONIOENCODING": "latin-1"}]
 )

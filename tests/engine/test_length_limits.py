@@ -105,6 +105,16 @@ def test_what_is_named_runs(layout: str) -> None:
         engine.check()
 
 
+def test_rounds_of_short_solutions_need_no_room_for_long_summaries() -> None:
+    """`summary_tokens` is 1000 by default, but no solution here has more than 24 tokens."""
+    with nano(60, length=1024) as engine:
+        rounds = params(24, layout="branched", k=3, widths=(2,), subset=2)
+        (result,) = engine.self_refine(PROBLEM, rounds)
+        assert result.error is None
+        assert [len(streams) for streams in result.rounds] == [2, 1]
+        engine.check()
+
+
 def test_given_candidates_are_not_shortened_to_fit() -> None:
     with nano(30, length=1024) as engine:
         given = [[[7] * 90, [8] * 60]]
