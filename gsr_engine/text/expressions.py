@@ -45,7 +45,8 @@ _DEEPEST = 40
 _EXPONENT = r"(?:[eE][-+]?\d{1,4}(?![\d.]))?"
 _NUMBER = regex.compile(rf"(?:\d+\.?\d*|\.\d+){_EXPONENT}")
 _COMMAND = regex.compile(r"\\(?:[A-Za-z]+|.)")
-_REPEATING = regex.compile(r"(\d*\.\d*)\\overline\{(\d+)\}")
+_REPEATING = regex.compile(r"(\d*\.\d*)\\(?:overline|bar)\{?(\d+)\}?")
+_DEGREES = regex.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))")
 _DIGITS = r"(?:\{(\d+)\}|(\d))"
 _MIXED = regex.compile(rf"\s*(?:\\frac\s*{_DIGITS}\s*{_DIGITS}|(\d+)\s*/\s*(\d+))(?!\d)")
 _SUBSCRIPT = regex.compile(r"_(?:\{([^{}]*)\}|(\w|\\[A-Za-z]+))")
@@ -174,6 +175,8 @@ class _Reader:
 
     def _power(self) -> Number:
         value = self._postfix(self._factor())
+        if self._match(_DEGREES):  # of an angle inside of a function
+            return times(value, divide(PI, Fraction(180)))
         if self._take("^"):
             value = self._raised(value, self._exponent())
             if self._peek() == "^":

@@ -56,6 +56,8 @@ _AFTER = regex.compile(
     regex.DOTALL,
 )
 
+_OF_AN_ANGLE = regex.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
+
 
 def split_unit(text: str) -> tuple[str, str]:
     """A number without its unit, and the unit's name; "" if it has none."""
@@ -72,6 +74,8 @@ def split_unit(text: str) -> tuple[str, str]:
         return number, _unit(unwrapped(found["text"]), found["power"])
     if found["bare"]:
         return number, _unit(found["bare"], found["bare_power"])
+    if _OF_AN_ANGLE.search(number):
+        return text, ""  # the degrees belong to the angle
     return number, "degree" + (found["scale"] or "").strip()
 
 

@@ -63,6 +63,9 @@ SAME: list[list[str]] = [
     [r"\frac{3a-b}{4}", r"\frac34 a - \frac b4", r"(3a-b)/4"],
     [r"2^{n}-n-1", r"2^n - (n+1)"],
     [r"\left\lfloor \frac{n}{3} \right\rfloor + 1", r"1+\lfloor n/3\rfloor"],
+    [r"\cos 60^\circ", r"\cos(60^{\circ})", r"\sin 30^\circ", r"\frac12"],
+    [r"2\sin 45^\circ", r"\sqrt{2}"],
+    [r"0.\bar{3}", r"0.\overline{3}", r"\frac13"],
     [r"\tan x", r"\frac{\sin x}{\cos x}", r"\tan(x)"],
     [r"x_1 + x_2", r"x_{2}+x_{1}"],
     # names before a value
