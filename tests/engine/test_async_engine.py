@@ -45,6 +45,7 @@ pytestmark = pytest.mark.slow
 def test_many_at_once_equal_the_synchronous_engine(qwen2: Path) -> None:
     sampling = SamplingParams(n=3, seed=2, max_tokens=25)
     given = ["1", [9, 8, 7]]
+    talk = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "6*7"}]
 
     async def main() -> list[Any]:
         async with serving(qwen2) as engine:
@@ -52,6 +53,9 @@ def test_many_at_once_equal_the_synchronous_engine(qwen2: Path) -> None:
                 *(engine.self_refine(f"{i}+1", PARAMS) for i in range(4)),
                 engine.self_refine("7+7", PARAMS, candidates=given),
                 *(engine.generate(prompt, sampling) for prompt in ("hello", [5, 6, 7])),
+                engine.self_refine(talk, PARAMS),
+                engine.chat(talk, sampling),
+                engine.generate("<|im_end|>", sampling, special_tokens="text"),
             ]
             return [verify(events) for events in await asyncio.gather(*map(read, asked))]
 
@@ -60,7 +64,11 @@ def test_many_at_once_equal_the_synchronous_engine(qwen2: Path) -> None:
         expected: list[Any] = [engine.self_refine([f"{i}+1"], PARAMS)[0] for i in range(4)]
         expected += engine.self_refine(["7+7"], PARAMS, [given])
         expected += [engine.generate([prompt], sampling)[0] for prompt in ("hello", [5, 6, 7])]
-    assert len(results) == len(expected) == 7
+        expected += engine.self_refine([talk], PARAMS)
+        expected += engine.chat([talk], sampling)
+        expected += engine.generate(["<|im_end|>"], sampling, special_tokens="text")
+        assert not set(expected[-1].prompt_token_ids) & engine.tokenizer.control_ids
+    assert len(results) == len(expected) == 10
     assert all(same(*pair) for pair in zip(results, expected, strict=True))
     assert {candidate.finish_reason for candidate in results[0].candidates} >= {"stop"}
     assert [candidate.finish_reason for candidate in results[4].candidates] == ["given"] * 2

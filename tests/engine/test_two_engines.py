@@ -56,3 +56,15 @@ def test_candidates_that_never_end_their_thinking_are_absent(
     assert result.error == "0 of 2 candidates are usable, min_candidates is 1"
     assert result.refinement is None
     assert [c.text for c in result.candidates] == ["<think>2"] * 2
+
+
+def test_a_conversation_is_refined_elsewhere(engines: tuple[Engine, Engine]) -> None:
+    """Both engines are told what came before the problem."""
+    writer, refiner = engines
+    user = {"role": "user", "content": PROBLEM}
+    (alone,) = writer.self_refine([[user]], PARAMS, refiner=refiner)
+    (text,) = writer.self_refine([PROBLEM], PARAMS, refiner=refiner)
+    assert [c.token_ids for c in alone.candidates] == [c.token_ids for c in text.candidates]
+    talk = [{"role": "user", "content": "1 * 1"}, {"role": "assistant", "content": "1"}, user]
+    (behind,) = writer.self_refine([talk], PARAMS, refiner=refiner)
+    assert behind.usage.prompt_tokens > text.usage.prompt_tokens
