@@ -60,7 +60,9 @@ class Stage:
         """The command line; with several ranks torchrun starts the trainer once for each."""
         launcher = [sys.executable]
         if self.words[0] == _TRAINER and ranks > 1:
-            run = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}")
+            # Without an address the ranks look for this host's name, which may have none.
+            host = ("--standalone", "--local-addr=127.0.0.1")
+            run = ("-m", "torch.distributed.run", *host, f"--nproc-per-node={ranks}")
             launcher += run
         flags = [flag for name, value in self.options.items() for flag in _flags(name, value)]
         return [*launcher, "-m", *self.words, *flags]

@@ -33,7 +33,9 @@ class Ranks:
             if value not in (None, [], False):
                 flags += [f"--{name.replace('_', '-')}", str(value)]
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-        command = [*torchrun, "--standalone", "-m", "train.sft", *flags]
+        # A bare machine has no address for its own name.
+        host = ["--standalone", "--local-addr", "127.0.0.1"]
+        command = [*torchrun, *host, "-m", "train.sft", *flags]
         self.config = config
         self.process = subprocess.Popen(
             command,
