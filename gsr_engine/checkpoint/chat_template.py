@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -200,6 +201,7 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(one)
 
 
+@lru_cache(8)
 def _fixed_clock(day: date) -> str:
     """A macro that takes the place of the template's clock, so that no prompt depends on the day.
 

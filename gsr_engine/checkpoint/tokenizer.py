@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from datetime import date
 from functools import lru_cache, partial
@@ -65,6 +65,8 @@ class Tokenizer:
         )
         self._tokenizer = tokenizer
         self._control = ControlTokens.of(tokenizer, stop_ids, self.thinking)
+        spellings, hidden = self._control.spellings, self._control.hidden
+        self._unwritten = {text: token for text, token in spellings.items() if token in hidden}
         self._template = ChatTemplate(tokenizer, self._control, self.thinking)
         # Transformers switches between the two ways to encode inside of one tokenizer. That fails
         # while another thread encodes with it, so each way has a tokenizer that is never changed.
@@ -190,10 +192,9 @@ class Tokenizer:
             InvalidRequest: a special token is only a part of the string. It is no text, so the
                 string could never be found.
         """
-        hidden = {s: i for s, i in self._control.spellings.items() if i in self._control.hidden}
-        if text in hidden:
-            return hidden[text]
-        for spelling in hidden:
+        if text in self._unwritten:
+            return self._unwritten[text]
+        for spelling in self._unwritten:
             if spelling in text:
                 raise InvalidRequest(
                     "stop",
@@ -205,19 +206,16 @@ class Tokenizer:
     def chat(
         self,
         messages: Sequence[Message],
-        check: Callable[[str], None] = lambda _: None,
         variables: Variables | None = None,
         day: date | None = None,
     ) -> list[int]:
         """Ids of a conversation, with the opening of the assistant's turn.
 
         They are those of transformers' `apply_chat_template`, but control tokens that contents
-        spell stay plain text. `check` is called with all contents, joined, before any of them is
-        tokenised; it may raise.
+        spell stay plain text.
 
         Args:
             messages: the conversation; each has `role` and `content` as text.
-            check: raises for contents that are too long.
             variables: what the template reads besides, e.g. `{"enable_thinking": False}`.
             day: the date that the template reads; None for today.
 
@@ -225,8 +223,7 @@ class Tokenizer:
             InvalidRequest: the checkpoint has no chat template, or the template refuses; a message
                 lacks role or content; the template does not read a variable.
         """
-        contents = check_messages("messages", messages)
-        check("".join(contents))
+        check_messages("messages", messages)
         variables = variables or {}
         self.check_variables(variables)
         (token_ids,), _ = self.chat_parts(messages, variables, day or date.today())

@@ -188,9 +188,10 @@ class SelfRefineRequest(Request[RefineResult]):
         summary = self._prompts.summary(content, self._budget.summary_tokens, whole)
         if dropped or summary is None:
             return None
-        asked = self._prompts.summary(content, self._params.summary_tokens, whole)
-        if asked is not None and asked.start < summary.start:
-            self._shortened.add(stream)
+        if self._budget.summary_tokens < self._params.summary_tokens:
+            asked = self._prompts.summary(content, self._params.summary_tokens, whole)
+            if asked is not None and asked.start < summary.start:
+                self._shortened.add(stream)
         # In place: candidates that this request generated, if the checkpoint was trained to see a
         # summary's KV as generated, or if the summary is the whole candidate.
         generated = self._given is None and len(self.rounds) == 1

@@ -55,12 +55,14 @@ class Prompts:
         tokenizer, gsr: as given.
 
     Raises:
-        InvalidRequest: on first use, if the checkpoint has no chat template.
+        InvalidRequest: the chat template does not read a variable of `gsr`; on first use, if the
+            checkpoint has no chat template.
     """
 
     def __init__(self, tokenizer: Tokenizer, gsr: GsrConfig, day: date = FIXED_DAY) -> None:
         self.tokenizer = tokenizer
         self.gsr = gsr
+        tokenizer.check_variables(gsr.template.chat_template_kwargs)
         fixed = gsr.template.date
         self._day = date.fromisoformat(fixed) if fixed else day
 
@@ -72,7 +74,6 @@ class Prompts:
         """
         if not variables:
             return self
-        self.tokenizer.check_variables(variables)
         every = {**self.gsr.template.chat_template_kwargs, **variables}
         template = replace(self.gsr.template, chat_template_kwargs=every)
         return Prompts(self.tokenizer, replace(self.gsr, template=template), self._day)
@@ -85,8 +86,7 @@ class Prompts:
 
     def chat(self, messages: Sequence[Message]) -> list[int]:
         """Ids of a conversation without slots, with the opening of the assistant's turn."""
-        (token_ids,), _ = self.chat_parts(messages)
-        return token_ids
+        return self.tokenizer.chat(messages, self.gsr.template.chat_template_kwargs, self._day)
 
     def solution(self, text: str) -> list[int]:
         """Ids of a solution's text, as the model would have written it behind a direct prompt."""

@@ -174,3 +174,11 @@ def test_a_cut_candidate_is_shown_whole(layout: Any, qwen2: Path) -> None:
             k=1, seed=4, layout=layout, force_layout=True, candidate=SamplingParams(max_tokens=1)
         )
         assert engine.self_refine(["1+1"], one)[0].error is None
+
+
+def test_variables_of_gsr_json_are_checked_at_the_start(qwen2: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(qwen2, tmp_path / "c")
+    gsr = {"template": {"chat_template_kwargs": {"enable_thinkin": False}}}
+    (folder / "gsr.json").write_text(json.dumps(gsr))
+    with pytest.raises(InvalidRequest, match="does not read 'enable_thinkin'"):
+        Engine.from_pretrained(folder, **OPTIONS)
