@@ -28,6 +28,30 @@ def check_heads(q: Tensor, k_cache: Tensor, v_cache: Tensor) -> None:
     require(
         fits, "q {}, k_cache {} and v_cache {} do not fit", q.shape, k_cache.shape, v_cache.shape
     )
+
+
+def check_norms(head_dim: int, q_norm: Tensor | None, k_norm: Tensor | None) -> None:
+    """Check the weights of the qk-norm: both [D], or neither."""
+    require((q_norm is None) == (k_norm is None), "q_norm and k_norm belong together")
+    for weight in (q_norm, k_norm):
+        fits = weight is None or weight.shape == (head_dim,)
+        require(fits, "q_norm and k_norm must be [{}]", head_dim)
+
+
+def check_window(window: int | None) -> None:
+    """Check that a window, where there is one, holds at least the row itself."""
+    require(window is None or window > 0, "window must be at least 1, got {}", window)
+
+
+def check_sinks(sinks: Tensor | None, num_q_heads: int) -> None:
+    """Check that sinks, where there are any, are fp32 [Hq]."""
+    if sinks is not None:
+        fits = sinks.shape == (num_q_heads,) and sinks.dtype == torch.float32
+        require(fits, "sinks must be fp32 [{}], got {} {}", num_q_heads, sinks.dtype, sinks.shape)
+
+
+def check_contiguous(k_cache: Tensor, v_cache: Tensor) -> None:
+    """Check the layout of the caches that the Triton kernels read."""
     require(k_cache.is_contiguous() and v_cache.is_contiguous(), "caches must be contiguous")
 
 
@@ -44,6 +68,7 @@ def check_kernel_inputs(head_dim: int, *tensors: Tensor) -> None:
 def check_attention_inputs(q: Tensor, k_cache: Tensor, v_cache: Tensor, scale: float) -> None:
     """Check head dim, dtypes, strides, scale and page size, as the attention kernels need them."""
     check_kernel_inputs(q.shape[2], q, k_cache, v_cache)
+    check_contiguous(k_cache, v_cache)
     require(scale > 0, "scale must be positive, got {}", scale)
     page_size = k_cache.shape[1]
     require(16 % page_size == 0, "page size {} does not divide 16, as tiles do", page_size)

@@ -22,15 +22,18 @@ def rms_norm(
     x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None
 ) -> Tensor | tuple[Tensor, Tensor]:
     """The product x / sqrt(mean(x²) + eps) * weight, rounded where Qwen2RMSNorm rounds."""
-    if residual is not None:
-        x = x + residual
+    if residual is None:
+        return _normed(x, weight, eps)
+    x = x + residual
+    return _normed(x, weight, eps), x
+
+
+def _normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     if x.dtype == torch.float32:  # no intermediate is rounded, so the fused function is the same
-        y = F.rms_norm(x, weight.shape, weight, eps)
-    else:
-        wide = x.float()
-        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-        y = weight * wide.to(x.dtype)
-    return y if residual is None else (y, x)
+        return F.rms_norm(x, weight.shape, weight, eps)
+    wide = x.float()
+    wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    return weight * wide.to(x.dtype)
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
@@ -48,8 +51,13 @@ def rope_and_cache(
     k_cache: Tensor,
     v_cache: Tensor,
     slot_mapping: Tensor,
+    q_norm: Tensor | None = None,
+    k_norm: Tensor | None = None,
+    eps: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Half rotation of GPT-NeoX: (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin); then the store."""
+    q = q if q_norm is None else _normed(q, q_norm, eps)
+    k = k if k_norm is None else _normed(k, k_norm, eps)
     cos, sin = cos_sin[positions].unsqueeze(1).chunk(2, dim=-1)
     cos, sin = torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
     q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
@@ -57,8 +65,8 @@ def rope_and_cache(
     stored = slots >= 0
     if not bool(stored.all()):
         slots, keys, values = slots[stored], k[stored], v[stored]
-    k_cache.view(-1, *k.shape[1:]).index_copy_(0, slots, keys)
-    v_cache.view(-1, *v.shape[1:]).index_copy_(0, slots, values)
+    place = slots // k_cache.shape[1], slots % k_cache.shape[1]
+    k_cache[place], v_cache[place] = keys, values
     return q, k
 
 
@@ -95,27 +103,42 @@ def merge_states(
 
 
 def decode_attention_partials(
-    q: Tensor, k_cache: Tensor, v_cache: Tensor, work: WorkList, scale: float
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    work: WorkList,
+    scale: float,
+    window: int | None = None,
+    positions: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Softmax attention of each item's rows over its tokens, and the log of its denominator."""
     entries = work.row_ids.shape[0]
     out = q.new_zeros((entries, *q.shape[1:]), dtype=torch.float32)
     lse = q.new_full((entries, q.shape[1]), -math.inf, dtype=torch.float32)
-    for begin, end, page_begin, kv_begin, kv_end in work.items[: int(work.num_items)].tolist():
+    for begin, end, *span, position in work.items[: int(work.num_items)].tolist():
         rows = work.row_ids[begin:end]
-        slots = _slots(work.page_table, page_begin, kv_begin, kv_end, k_cache.shape[1])
-        out[begin:end], lse[begin:end] = _attend(q[rows], k_cache, v_cache, slots, scale)
+        hidden = None
+        if positions is not None and window is not None:
+            hidden = _outside(window, positions[rows], position, *span[1:])
+        tokens = _gather(k_cache, v_cache, work.page_table, *span)
+        out[begin:end], lse[begin:end] = _attend(q[rows], *tokens, scale, hidden)
     return out, lse
 
 
 def reduce_partials(
-    partial_out: Tensor, partial_lse: Tensor, work: WorkList, dtype: torch.dtype
+    partial_out: Tensor,
+    partial_lse: Tensor,
+    work: WorkList,
+    dtype: torch.dtype,
+    sinks: Tensor | None = None,
 ) -> Tensor:
     """Fold `merge_states` over each row's partials in their order, all rows side by side."""
     # Round i merges the i-th partial of every row that has one; other rows merge an empty one.
     begins, counts = work.partial_offsets[:-1], work.partial_offsets.diff()
     out = partial_out.new_zeros((work.num_rows, *partial_out.shape[1:]))
     lse = partial_lse.new_full((work.num_rows, *partial_lse.shape[1:]), -math.inf)
+    if sinks is not None:
+        lse[:] = sinks
     for i in range(max(counts.tolist(), default=0)):
         has_more = i < counts
         entry = work.partial_ids[torch.where(has_more, begins + i, 0)]
@@ -125,53 +148,88 @@ def reduce_partials(
 
 
 def prefill_attention(
-    q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: PrefillPlan, scale: float
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    plan: PrefillPlan,
+    scale: float,
+    window: int | None = None,
+    sinks: Tensor | None = None,
 ) -> Tensor:
-    """Per segment: itself under the causal mask, then its context's spans, merged one by one."""
+    """Per segment: itself under the causal mask, then its context's spans, then the sinks."""
     out = torch.empty_like(q)
     q_offsets, span_offsets = plan.cu_seqlens_q.tolist(), plan.span_offsets.tolist()
-    page_size = k_cache.shape[1]
-    for s, (page_begin, computed) in enumerate(plan.own.tolist()):
+    cache = k_cache, v_cache, plan.page_table
+    for s, (page_begin, computed, position) in enumerate(plan.own.tolist()):
         begin, end = q_offsets[s : s + 2]
-        total = computed + end - begin
-        slots = _slots(plan.page_table, page_begin, 0, total, page_size)
+        rows, total = q[begin:end], computed + end - begin
         tokens = torch.arange(total, device=q.device)
+        positions = position + tokens[computed:]
         hidden = tokens > tokens[computed:].unsqueeze(-1)
-        state = _attend(q[begin:end], k_cache, v_cache, slots, scale, hidden)
-        context = plan.spans[span_offsets[s] : span_offsets[s + 1]]
-        for span_pages, start, stop in context.tolist():
-            slots = _slots(plan.page_table, span_pages, start, stop, page_size)
-            state = merge_states(*state, *_attend(q[begin:end], k_cache, v_cache, slots, scale))
+        if window is not None:
+            hidden |= _outside(window, positions, position, 0, total)
+        state = _attend(rows, *_gather(*cache, page_begin, 0, total), scale, hidden)
+        for *span, position in plan.spans[span_offsets[s] : span_offsets[s + 1]].tolist():
+            unseen = None
+            if window is not None:
+                unseen = _outside(window, positions, position, *span[1:])
+            state = merge_states(*state, *_attend(rows, *_gather(*cache, *span), scale, unseen))
+        if sinks is not None:
+            sink = sinks.expand(len(rows), -1)
+            state = merge_states(*state, torch.zeros_like(state[0]), sink)
         out[begin:end] = state[0].to(q.dtype)
     return out
 
 
-def _slots(page_table: Tensor, page_begin: int, start: int, stop: int, page_size: int) -> Tensor:
-    """Flat cache slots page * page_size + offset of tokens start <= t < stop."""
+def _gather(
+    k_cache: Tensor, v_cache: Tensor, page_table: Tensor, page_begin: int, start: int, stop: int
+) -> tuple[Tensor, Tensor]:
+    """Keys and values [tokens, Hkv, D] of tokens start <= t < stop of a page list, in fp32."""
+    page_size = k_cache.shape[1]
     tokens = torch.arange(start, stop, device=page_table.device)
-    pages = page_table[page_begin + tokens // page_size].long()
-    return pages * page_size + tokens % page_size
+    place = page_table[page_begin + tokens // page_size].long(), tokens % page_size
+    return k_cache[place].float(), v_cache[place].float()
+
+
+def _outside(window: int, rows: Tensor, position: int, start: int, stop: int) -> Tensor:
+    """[n, tokens]: whether rows at these positions do not see tokens start <= t < stop."""
+    tokens = torch.arange(position + start, position + stop, device=rows.device)
+    return rows.unsqueeze(-1) - tokens >= window
 
 
 def _attend(
-    q: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
-    slots: Tensor,
-    scale: float,
-    hidden: Tensor | None = None,
+    q: Tensor, k: Tensor, v: Tensor, scale: float, hidden: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Rows q [n, Hq, D] over the tokens at `slots`, except where `hidden` [n, tokens]; fp32."""
+    """Rows q [n, Hq, D] over the tokens k, v [tokens, Hkv, D], except where `hidden`; fp32.
+
+    A row from which all of [n, tokens] is hidden is 0 and -inf.
+    """
     rows, num_q_heads, head_dim = q.shape
-    k = k_cache.view(-1, *k_cache.shape[2:])[slots].float()
-    v = v_cache.view(-1, *v_cache.shape[2:])[slots].float()
     grouped = q.float().view(rows, k.shape[1], -1, head_dim)
     scores = torch.einsum("nhgd,thd->nhgt", grouped, k) * scale
     if hidden is not None:
         scores = scores.masked_fill(hidden[:, None, None], -math.inf)
-    out = torch.einsum("nhgt,thd->nhgd", scores.softmax(-1), v)
     lse = scores.logsumexp(-1)
+    weights = scores.softmax(-1)
+    if hidden is None:
+        out = torch.einsum("nhgt,thd->nhgd", weights, v)
+    else:
+        weights = weights.masked_fill(hidden[:, None, None], 0.0)  # NaN where nothing is seen
+        out = _weighted_around_nan(weights, v, ~hidden)
     return out.reshape(rows, num_q_heads, head_dim), lse.reshape(rows, num_q_heads)
+
+
+def _weighted_around_nan(weights: Tensor, v: Tensor, seen: Tensor) -> Tensor:
+    """Sums of weighted values; values that are not finite count only where they are `seen`.
+
+    A hidden one has a weight of 0, but 0 * NaN is NaN.
+    """
+    finite = v.isfinite()
+    out = torch.einsum("nhgt,thd->nhgd", weights, v.masked_fill(~finite, 0.0))
+    if not bool(finite.all()):
+        spoilt = torch.einsum("nt,thd->nhd", seen.float(), (~finite).float()) > 0
+        out = out.masked_fill(spoilt.unsqueeze(2), math.nan)
+    return out
 
 
 # The constants of splitmix64. It is computed in numpy, whose 64-bit words are unsigned.

@@ -7,6 +7,8 @@ The vocabulary, shared by decode and prefill:
   segment lives in page `page_table[page_begin + t // page_size]`, at offset `t % page_size`.
 - A **span** is a page list and a token range `[start, stop)` in it. It may start and end anywhere
   inside a page.
+- A page list has a **position**: that of its token 0. Token t is at position + t. Only a window
+  reads positions; see `decode_attention` and `prefill_attention` in `csrc_triton`.
 - A **row** is a query token. Row r has `num_q_heads` query heads; the G = num_q_heads /
   num_kv_heads heads of one kv head always attend together.
 
@@ -25,11 +27,15 @@ from torch import Tensor
 
 
 class PagedSpan(NamedTuple):
-    """Tokens start <= t < stop of a segment; `pages` are its pages from its token 0 on."""
+    """Tokens start <= t < stop of a segment; `pages` are its pages from its token 0 on.
+
+    `position` is that of the segment's token 0, not that of the span's first token.
+    """
 
     pages: Sequence[int]
     start: int
     stop: int
+    position: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +52,10 @@ class WorkList:
     over its item.
 
     Attributes:
-        items: [max_items, 5], each `(entry_begin, entry_end, page_begin, kv_begin, kv_end)`.
-            The token offsets kv_begin <= t < kv_end count from the page list's first token.
-            kv_begin = kv_end is allowed and contributes nothing.
+        items: [max_items, 6], each
+            `(entry_begin, entry_end, page_begin, kv_begin, kv_end, position)`.
+            The token offsets kv_begin <= t < kv_end count from the page list's first token, which
+            is at `position`. kv_begin = kv_end is allowed and contributes nothing.
         num_items: [1], the number of items; the rest of `items` is not read.
         row_ids: [max_entries], the row of each entry.
         page_table: [max_pages], all page lists.
@@ -92,7 +99,7 @@ class WorkList:
         """
         if split < 1:
             raise ValueError(f"split must be at least 1, got {split}")
-        items: list[tuple[int, int, int, int, int]] = []
+        items: list[tuple[int, int, int, int, int, int]] = []
         row_ids: list[int] = []
         page_table: list[int] = []
         row_partials: list[list[int]] = [[] for _ in range(num_rows)]
@@ -104,12 +111,12 @@ class WorkList:
             for begin in range(span.start, span.stop, split):
                 entry = len(row_ids)
                 end = min(begin + split, span.stop)
-                items.append((entry, entry + len(rows), page_begin, begin, end))
+                items.append((entry, entry + len(rows), page_begin, begin, end, span.position))
                 row_ids.extend(rows)
                 for partial, row in enumerate(rows, start=entry):
                     row_partials[row].append(partial)
         return cls(
-            items=_int32(items, device).view(-1, 5),
+            items=_int32(items, device).view(-1, 6),
             num_items=_int32([len(items)], device),
             row_ids=_int32(row_ids, device),
             page_table=_int32(page_table, device),
@@ -126,12 +133,14 @@ class PrefillPlan:
     Attributes:
         cu_seqlens_q: [num_segments + 1], segment s has the rows
             `q[cu_seqlens_q[s] : cu_seqlens_q[s + 1]]`, at least one; together they are all of q.
-        own: [num_segments, 2], each `(page_begin, computed)`: the segment's own page list, and the
-            number of its tokens before this chunk. Row i of the chunk is the segment's token
-            computed + i and sees the segment's tokens 0 .. computed + i.
+        own: [num_segments, 3], each `(page_begin, computed, position)`: the segment's own page
+            list, the number of its tokens before this chunk, and the position of its token 0.
+            Row i of the chunk is the segment's token computed + i, at position + computed + i, and
+            sees the segment's tokens 0 .. computed + i.
         span_offsets: [num_segments + 1], the context of segment s is
             `spans[span_offsets[s] : span_offsets[s + 1]]`; its rows see all of it.
-        spans: [num_spans, 3], each `(page_begin, start, stop)`.
+        spans: [num_spans, 4], each `(page_begin, start, stop, position)`; the position is that of
+            the page list's token 0.
         page_table: [max_pages], all page lists.
         max_seqlen_q: the longest chunk's number of rows.
     """
@@ -158,22 +167,22 @@ class PrefillPlan:
             ValueError: a chunk without a token (it would be an empty step) or a negative start.
         """
         page_table: list[int] = []
-        own: list[tuple[int, int]] = []
-        spans: list[tuple[int, int, int]] = []
+        own: list[tuple[int, int, int]] = []
+        spans: list[tuple[int, int, int, int]] = []
         for chunk, context in segments:
             if not 0 <= chunk.start < chunk.stop:
                 raise ValueError(f"a chunk needs tokens, got [{chunk.start}, {chunk.stop})")
-            own.append((len(page_table), chunk.start))
+            own.append((len(page_table), chunk.start, chunk.position))
             page_table.extend(chunk.pages)
             for span in context:
-                spans.append((len(page_table), span.start, span.stop))
+                spans.append((len(page_table), span.start, span.stop, span.position))
                 page_table.extend(span.pages)
         lengths = [chunk.stop - chunk.start for chunk, _ in segments]
         return cls(
             cu_seqlens_q=_int32(_offsets(lengths), device),
-            own=_int32(own, device).view(-1, 2),
+            own=_int32(own, device).view(-1, 3),
             span_offsets=_int32(_offsets([len(context) for _, context in segments]), device),
-            spans=_int32(spans, device).view(-1, 3),
+            spans=_int32(spans, device).view(-1, 4),
             page_table=_int32(page_table, device),
             max_seqlen_q=max(lengths, default=0),
         )

@@ -22,10 +22,17 @@ from gsr_engine.step.plan import Chunk
 from gsr_engine.step.transfer import to_device
 
 IntArray = npt.NDArray[np.integer[Any]]
+# Numbers of an item; see `csrc_triton.WorkList`.
+ITEM_SIZE = 6
 # A row merges its partials in the order of their ranks: span index in the context * _SPAN_RANK +
 # piece. The row's own tokens rank as index _OWN, behind all spans of its context.
 _SPAN_RANK = 1 << 32
 _OWN = 1 << 24
+
+
+def packed_size(num_rows: int, num_entries: int) -> int:
+    """Length of a packed list without its page table; see `HostWork.packed`."""
+    return 1 + (ITEM_SIZE + 2) * num_entries + num_rows + 1
 
 
 def room_to_grow(num_rows: int) -> int:
@@ -51,7 +58,7 @@ class HostWork:
 
     def packed(self, num_rows: int, num_entries: int) -> IntArray:
         """All arrays as one vector, padded to these sizes; `unpacked` is the inverse."""
-        items = np.zeros(5 * num_entries, dtype=np.int32)
+        items = np.zeros(ITEM_SIZE * num_entries, dtype=np.int32)
         items[: self.items.size] = self.items.reshape(-1)
         entries = np.zeros((2, num_entries), dtype=np.int32)
         entries[0, : len(self.row_ids)] = self.row_ids
@@ -75,12 +82,12 @@ def unpacked(
 
     The page table comes last and takes the rest of the vector, so its length may vary.
     """
-    sizes = [1, 5 * num_entries, num_entries, num_entries, num_rows + 1]
+    sizes = [1, ITEM_SIZE * num_entries, num_entries, num_entries, num_rows + 1]
     count, items, row_ids, partial_ids, offsets, page_table = vector.split(
         [*sizes, len(vector) - sum(sizes)]
     )
     return WorkList(
-        items=items.view(-1, 5),
+        items=items.view(-1, ITEM_SIZE),
         num_items=count,
         row_ids=row_ids,
         page_table=page_table,
@@ -170,17 +177,25 @@ class _Layout:
                 self._pages += segment.pages
             # Different streams may have the same span at different indices of their contexts.
             span_indices = np.concatenate([np.full(len(one), span_index) for span_index, one in by])
-            self._add_span(mine, span_indices, (first_page[segment], start, stop), together)
+            span = first_page[segment], start, stop, segment.position
+            self._add_span(mine, span_indices, span, together)
             saved += together * (stop - start) * (len(mine) - 1)
         several = sum(count > 1 for count in counts)
         self.counts = sum(choice), several - sum(choice), saved
         return max((n for n, together in zip(counts, choice, strict=True) if together), default=1)
 
     def _add_span(
-        self, rows: IntArray, span_indices: IntArray, span: tuple[int, int, int], together: bool
+        self,
+        rows: IntArray,
+        span_indices: IntArray,
+        span: tuple[int, int, int, int],
+        together: bool,
     ) -> None:
-        """Add the items of one span (first page, start, stop): of all rows, or of one row each."""
-        first_page, start, stop = span
+        """Add the items of one span: of all rows, or of one row each.
+
+        The span is (first page, start, stop, position of the segment).
+        """
+        first_page, start, stop, position = span
         begins = np.arange(start, stop, SPLIT)
         # `count` items of `size` rows each. Pieces vary slowest, rows fastest, in both cases.
         count, size = (len(begins), len(rows)) if together else (len(begins) * len(rows), 1)
@@ -188,8 +203,8 @@ class _Layout:
         per_piece = count // max(1, len(begins))
         begin = np.repeat(begins, per_piece)
         end = np.minimum(begin + SPLIT, stop)
-        table = np.full(count, first_page)
-        self._items.append(np.stack([entry, entry + size, table, begin, end], axis=1))
+        table, places = np.full(count, first_page), np.full(count, position)
+        self._items.append(np.stack([entry, entry + size, table, begin, end, places], axis=1))
         piece = np.repeat(np.arange(len(begins)), len(rows))
         ranks = np.tile(span_indices, len(begins)) * _SPAN_RANK + piece
         self._entries.append(np.stack([np.tile(rows, len(begins)), ranks]))
@@ -214,7 +229,8 @@ class _Layout:
         end[done] += SPLIT
         entry = self._num_entries + np.arange(count)
         table = self._first_page[rows]
-        self._items.append(np.stack([entry, entry + 1, table, begin, end], axis=1))
+        places = np.array([segment.position for segment in segments])[rows]
+        self._items.append(np.stack([entry, entry + 1, table, begin, end, places], axis=1))
         self._entries.append(np.stack([rows, _OWN * _SPAN_RANK + piece]))
         self._num_entries += count
 

@@ -61,12 +61,20 @@ class PagedAttention:
         self._positions, self._slots = positions, slots
         self._work, self._prefill = work, prefill
 
-    def forward(self, layer: int, qkv: torch.Tensor) -> torch.Tensor:
-        """Rotate, write and attend; see `LayerAttention.forward`."""
+    def forward(
+        self,
+        layer: int,
+        qkv: torch.Tensor,
+        q_norm: torch.Tensor | None,
+        k_norm: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Normalise, rotate, write and attend; see `LayerAttention.forward`."""
         heads, kv_heads = self._model.num_heads, self._model.num_kv_heads
         q, k, v = qkv.split([heads, kv_heads, kv_heads], dim=1)
         keys, values = self._cache.pages[layer]
-        q, _ = rope_and_cache(q, k, v, self._cos_sin, self._positions, keys, values, self._slots)
+        where = self._cos_sin, self._positions, keys, values, self._slots
+        eps = self._model.rms_norm_eps
+        q, _ = rope_and_cache(q, k, v, *where, q_norm=q_norm, k_norm=k_norm, eps=eps)
         parts = []
         if self._work is not None:
             rows = self._work.num_rows
@@ -95,5 +103,7 @@ def _prefill_plan(chunks: list[Chunk], device: torch.device) -> PrefillPlan:
 
 def _paged(chunk: Chunk) -> tuple[PagedSpan, list[PagedSpan]]:
     segment = chunk.segment
-    context = [PagedSpan(s.segment.pages, s.start, s.stop) for s in segment.context]
-    return PagedSpan(segment.pages, chunk.start, chunk.stop), context
+    context = [
+        PagedSpan(s.segment.pages, s.start, s.stop, s.segment.position) for s in segment.context
+    ]
+    return PagedSpan(segment.pages, chunk.start, chunk.stop, segment.position), context

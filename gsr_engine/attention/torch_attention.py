@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from csrc_triton import rms_norm
 from gsr_engine.attention.decode_blocks import VECTOR, DecodeBlocks, multiple
 from gsr_engine.attention.kv_cache import KVCache
 from gsr_engine.checkpoint.model_config import ModelConfig
@@ -73,9 +74,19 @@ class TorchAttention:
         padding = self._cache.padding_slot
         self._prefills = [_prefill_bucket(m, shape[1], padding) for shape, m in buckets.items()]
 
-    def forward(self, layer: int, qkv: torch.Tensor) -> torch.Tensor:
-        """Rotate, write and attend; see `AttentionBackend.forward`."""
+    def forward(
+        self,
+        layer: int,
+        qkv: torch.Tensor,
+        q_norm: torch.Tensor | None,
+        k_norm: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Normalise, rotate, write and attend; see `AttentionBackend.forward`."""
         heads, kv_heads = self._model.num_heads, self._model.num_kv_heads
+        if q_norm is not None and k_norm is not None:
+            q, k, v = qkv.split([heads, kv_heads, kv_heads], dim=1)
+            eps = self._model.rms_norm_eps
+            qkv = torch.cat([rms_norm(q, q_norm, eps), rms_norm(k, k_norm, eps), v], dim=1)
         self._rotate(qkv[:, : heads + kv_heads])
         q, kv = qkv[:, :heads], qkv[:, heads:].reshape(-1, kv_heads, self._model.head_dim)
         out = torch.empty_like(q)

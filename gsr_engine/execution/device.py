@@ -89,7 +89,7 @@ class _NoAttention:
     def __init__(self, decoder: Decoder) -> None:
         self._num_heads = decoder.config.num_heads
 
-    def forward(self, layer: int, qkv: torch.Tensor) -> torch.Tensor:
+    def forward(self, layer: int, qkv: torch.Tensor, *norms: torch.Tensor | None) -> torch.Tensor:
         """Values of the right shape without meaning: the queries."""
         return qkv[:, : self._num_heads].contiguous()
 

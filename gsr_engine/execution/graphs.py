@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from gsr_engine.attention.decode_work import HostWork, unpacked
+from gsr_engine.attention.decode_work import HostWork, packed_size, unpacked
 from gsr_engine.attention.paged_attention import PagedAttention
 from gsr_engine.attention.sharing import NARROW_LANES
 from gsr_engine.model.decoder import Decoder
@@ -95,7 +95,7 @@ class _StaticStep:
         self._num_rows, self._num_entries = rows, entries
         self._inputs = torch.zeros((4, rows), dtype=torch.int64, device=device)
         _, self.positions, self.slots, _ = self._inputs
-        length = 1 + 7 * entries + rows + 1 + page_room
+        length = packed_size(rows, entries) + page_room
         self._vector = torch.zeros(length, dtype=torch.int32, device=device)
         self.work = unpacked(self._vector, rows, entries, self._rows_per_item)
         self.graph: torch.cuda.CUDAGraph | None = None

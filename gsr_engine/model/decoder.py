@@ -15,7 +15,13 @@ from gsr_engine.model.linear import Linear
 class LayerAttention(Protocol):
     """What the layers need of attention; the step must be laid out before (`begin`)."""
 
-    def forward(self, layer: int, qkv: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self,
+        layer: int,
+        qkv: torch.Tensor,
+        q_norm: torch.Tensor | None,
+        k_norm: torch.Tensor | None,
+    ) -> torch.Tensor:
         """Rotate q and k, write k and v to their slots, attend; returns [N, num_heads, head_dim].
 
         Every row attends to all of its segment's context and causally to its own segment. All KV
@@ -25,6 +31,8 @@ class LayerAttention(Protocol):
             layer: index of the layer, whose KV is written and read.
             qkv: [N, num_heads + 2 num_kv_heads, head_dim]: queries, keys and values, before
                 rotation, of the rows of the batch given to `begin`. It may be overwritten.
+            q_norm: [head_dim], the weight of the norm of every query before its rotation, or None.
+            k_norm: likewise for keys; None exactly if `q_norm` is None.
         """
 
 
@@ -83,7 +91,8 @@ class Decoder:
         for index, layer in enumerate(self.layers):
             if index:
                 hidden, residual = rms_norm(hidden, layer.input_norm, eps, residual)
-            attended = attention.forward(index, self._project(layer, hidden))
+            qkv = layer.qkv(hidden).view(hidden.shape[0], -1, self.config.head_dim)
+            attended = attention.forward(index, qkv, layer.q_norm, layer.k_norm)
             hidden = layer.output(attended.flatten(1))
             hidden, residual = rms_norm(hidden, layer.post_norm, eps, residual)
             hidden = layer.down(swiglu(layer.gate_up(hidden)))
@@ -96,14 +105,3 @@ class Decoder:
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits [M, vocab_size], in the model's dtype, of hidden states [M, hidden_size]."""
         return self.head(hidden)
-
-    def _project(self, layer: Layer, hidden: torch.Tensor) -> torch.Tensor:
-        config = self.config
-        qkv = layer.qkv(hidden).view(hidden.shape[0], -1, config.head_dim)
-        if layer.q_norm is not None and layer.k_norm is not None:
-            bounds = [config.num_heads, config.num_heads + config.num_kv_heads]
-            q, k, v = qkv.tensor_split(bounds, dim=1)
-            q = rms_norm(q, layer.q_norm, config.rms_norm_eps)
-            k = rms_norm(k, layer.k_norm, config.rms_norm_eps)
-            qkv = torch.cat([q, k, v], dim=1)
-        return qkv

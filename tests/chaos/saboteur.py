@@ -67,14 +67,14 @@ class BrokenAttention:
     def begin(self, batch: Batch) -> None:
         self._attention.begin(batch)
 
-    def forward(self, layer: int, qkv: torch.Tensor) -> torch.Tensor:
+    def forward(self, layer: int, qkv: torch.Tensor, *norms: torch.Tensor | None) -> torch.Tensor:
         if layer == 1 and self.fault == "attention":
             raise RuntimeError("a kernel failed")
         if layer == 1 and self.fault == "interrupt":
             raise KeyboardInterrupt
         if layer == 1 and self.fault == "nan":
             qkv[self.row] = float("nan")
-        return self._attention.forward(layer, qkv)
+        return self._attention.forward(layer, qkv, *norms)
 
     def reset(self) -> None:
         self._attention.reset()

@@ -13,27 +13,32 @@ from gsr_engine.kv.page_pool import PagePool
 from gsr_engine.kv.segments import PAGE_SIZE, Segment, Span
 from gsr_engine.step.plan import Chunk
 
-Places = list[tuple[int, int]]
-"""(page, offset) of some tokens."""
+Places = list[tuple[int, int, int]]
+"""(page, offset, position) of some tokens."""
 
 
 def places(segment: Segment, start: int, stop: int) -> Places:
-    return [(segment.pages[t // PAGE_SIZE], t % PAGE_SIZE) for t in range(start, stop)]
+    return [
+        (segment.pages[t // PAGE_SIZE], t % PAGE_SIZE, segment.position + t)
+        for t in range(start, stop)
+    ]
 
 
 def seen(work: HostWork, row: int) -> Places:
     """The tokens that a row's items read, in the order in which they are merged."""
     owner = {}
-    for entry_begin, entry_end, page_begin, begin, end in work.items.tolist():
+    for entry_begin, entry_end, page_begin, begin, end, position in work.items.tolist():
         for entry in range(entry_begin, entry_end):
-            owner[entry] = (page_begin, begin, end)
+            owner[entry] = (page_begin, begin, end, position)
     shown: Places = []
     for entry in work.partial_ids[work.partial_offsets[row] : work.partial_offsets[row + 1]]:
         assert work.row_ids[entry] == row
-        page_begin, begin, end = owner[int(entry)]
+        page_begin, begin, end, position = owner[int(entry)]
         assert end - begin <= SPLIT
         table = work.page_table[page_begin:]
-        shown += [(int(table[t // PAGE_SIZE]), t % PAGE_SIZE) for t in range(begin, end)]
+        shown += [
+            (int(table[t // PAGE_SIZE]), t % PAGE_SIZE, position + t) for t in range(begin, end)
+        ]
     return shown
 
 
@@ -46,7 +51,7 @@ def families(draw: st.DrawFn) -> tuple[PagePool, list[Segment]]:
     beginning = Segment([0] * draw(lengths))
     pool.grow(beginning, len(beginning))
     for _ in range(draw(st.integers(1, 3))):
-        problem = Segment([0] * draw(lengths))
+        problem = Segment([0] * draw(lengths), position=draw(st.integers(0, 99)))
         pool.grow(problem, len(problem))
         first = draw(st.integers(0, len(problem)))
         context = (Span(beginning, 0, draw(st.integers(0, len(beginning)))),) * draw(
@@ -54,7 +59,8 @@ def families(draw: st.DrawFn) -> tuple[PagePool, list[Segment]]:
         )
         context += (Span(problem, first, len(problem)),)
         for _ in range(draw(st.integers(1, 4))):
-            segments.append(Segment([0] * draw(lengths), context=context))
+            position = draw(st.integers(0, 99))
+            segments.append(Segment([0] * draw(lengths), position, context))
     return pool, segments
 
 
@@ -99,7 +105,7 @@ def test_every_row_sees_its_context(
 
 def test_packing_pads_with_nothing() -> None:
     work = HostWork(
-        items=np.array([[0, 2, 0, 3, 9], [2, 3, 1, 0, 5]]),
+        items=np.array([[0, 2, 0, 3, 9, 40], [2, 3, 1, 0, 5, 12]]),
         row_ids=np.array([0, 1, 1]),
         partial_offsets=np.array([0, 1, 3]),
         partial_ids=np.array([0, 1, 2]),
