@@ -21,7 +21,6 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from csrc_triton import reference
 from csrc_triton.checks import check_heads, check_norms, check_sinks, check_window, require
 from csrc_triton.pages import cache_views as cache_views
 from csrc_triton.reference import merge_states as merge_states
@@ -335,5 +334,5 @@ def token_logprobs(logits: Tensor, token_ids: Tensor) -> Tensor:
 
 
 def implementation(tensor: Tensor, module: str) -> Any:
-    """The module with the kernel if the tensor is on a GPU, else the reference."""
-    return import_module(f"{__name__}.{module}") if tensor.is_cuda else reference
+    """The module that computes on a tensor's device: Triton on a GPU, C on a CPU."""
+    return import_module(f"{__name__}.{module}" if tensor.is_cuda else f"{__name__}.cpu.{module}")

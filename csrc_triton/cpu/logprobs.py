@@ -1,0 +1,2 @@
+"""Log-probabilities."""
+from csrc_triton.reference import token_logprobs as token_logprobs

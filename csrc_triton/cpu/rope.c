@@ -1,0 +1,83 @@
+// Rotation of queries and keys, after their optional norm, and the store of keys and values.
+
+#include "pages.h"
+#include "parallel.h"
+
+#define ROWS_PER_TASK 8
+
+typedef struct {
+  element *q_out, *k_out, *keys, *values;
+  const element *q, *k, *v, *q_norm, *k_norm;
+  const float *cos_sin;
+  const long long *positions, *slots;
+  long rows, q_stride, k_stride, v_stride, q_heads, kv_heads, head_dim;
+  float eps;
+} Work;
+
+// Write the rotated head to `out`: (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin).
+static void rotate(const element *x, const element *norm, float eps, const float *cos_sin,
+                   long head_dim, element *out) {
+  long half = head_dim / 2;
+  float y[MOST_DIMS], squares = 0.0f;
+  for (long d = 0; d < head_dim; d++) y[d] = to_float(x[d]);
+  if (norm) {
+    v16 sums = {0};
+    for (long d = 0; d < head_dim; d++) sums[d % LANES] += y[d] * y[d];
+    squares = sum_lanes(sums);
+    float scale = 1.0f / __builtin_sqrtf(squares / (float)head_dim + eps);
+    for (long d = 0; d < head_dim; d++)
+      y[d] = rounded(rounded(all_lanes(y[d] * scale)) * to_float(norm[d]))[0];
+  }
+  const float *cosine = cos_sin, *sine = cos_sin + half;
+  long d = 0;
+  for (; d + LANES <= half; d += LANES) {
+    v16 first = load_floats(y + d), second = load_floats(y + half + d);
+    v16 c = load_floats(cosine + d), s = load_floats(sine + d);
+    store(out + d, first * c - second * s);
+    store(out + half + d, second * c + first * s);
+  }
+  for (; d < half; d++) {
+    v16 pair = {y[d] * cosine[d] - y[half + d] * sine[d], y[half + d] * cosine[d] + y[d] * sine[d]};
+    element both[LANES];
+    store(both, pair);
+    out[d] = both[0];
+    out[half + d] = both[1];
+  }
+}
+
+static void store_row(const Work *w, long row) {
+  long page = w->slots[row] / PAGE, offset = w->slots[row] % PAGE;
+  for (long head = 0; head < w->kv_heads; head++) {
+    long place = (page * w->kv_heads + head) * PAGE * w->head_dim;
+    const element *k = w->k_out + (row * w->kv_heads + head) * w->head_dim;
+    const element *v = w->v + row * w->v_stride + head * w->head_dim;
+    element *keys = w->keys + place + offset, *values = w->values + place + offset * w->head_dim;
+    for (long d = 0; d < w->head_dim; d++) keys[d * PAGE] = k[d];
+    __builtin_memcpy(values, v, (unsigned long)w->head_dim * sizeof(element));
+  }
+}
+
+static void rope_task(const void *work, long task) {
+  const Work *w = work;
+  long begin = task * ROWS_PER_TASK, end = begin + ROWS_PER_TASK;
+  for (long row = begin; row < end && row < w->rows; row++) {
+    const float *cos_sin = w->cos_sin + w->positions[row] * w->head_dim;
+    for (long head = 0; head < w->q_heads; head++)
+      rotate(w->q + row * w->q_stride + head * w->head_dim, w->q_norm, w->eps, cos_sin, w->head_dim,
+             w->q_out + (row * w->q_heads + head) * w->head_dim);
+    for (long head = 0; head < w->kv_heads; head++)
+      rotate(w->k + row * w->k_stride + head * w->head_dim, w->k_norm, w->eps, cos_sin, w->head_dim,
+             w->k_out + (row * w->kv_heads + head) * w->head_dim);
+    if (w->slots[row] >= 0) store_row(w, row);
+  }
+}
+
+void rope_and_cache(element *q_out, element *k_out, element *keys, element *values, const element *q,
+                    const element *k, const element *v, const element *q_norm, const element *k_norm,
+                    const float *cos_sin, const long long *positions, const long long *slots, long rows,
+                    long q_stride, long k_stride, long v_stride, long q_heads, long kv_heads,
+                    long head_dim, float eps, long threads) {
+  Work work = {q_out, k_out,   keys,      values, q,        k,        v,        q_norm,  k_norm,  cos_sin,
+               positions, slots, rows, q_stride, k_stride, v_stride, q_heads, kv_heads, head_dim, eps};
+  parallel_for((rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK, threads, rope_task, &work);
+}

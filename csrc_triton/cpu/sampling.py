@@ -1,0 +1,2 @@
+"""Draws."""
+from csrc_triton.reference import sample as sample
