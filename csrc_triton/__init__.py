@@ -21,6 +21,8 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
+from csrc_triton.cpu import linear
+from csrc_triton.cpu.library import library
 from csrc_triton.checks import check_heads, check_norms, check_sinks, check_window, require
 from csrc_triton.pages import cache_views as cache_views
 from csrc_triton.reference import merge_states as merge_states
@@ -34,7 +36,10 @@ __all__ = [
     "cache_views",
     "decode_attention",
     "decode_attention_partials",
+    "has_cpu_kernels",
     "merge_states",
+    "pack_weight",
+    "packed_linear",
     "prefill_attention",
     "reduce_partials",
     "rms_norm",
@@ -272,6 +277,49 @@ def prefill_attention(
         q, k_cache, v_cache, plan, scale, window, sinks
     )
     return out
+
+
+def has_cpu_kernels(dtype: torch.dtype) -> bool:
+    """Whether CPU tensors of a dtype go to compiled kernels; the first call compiles them (seconds).
+
+    They are there for fp32 and bf16, unless they cannot be compiled: then one warning says why.
+    """
+    return library(dtype) is not None
+
+
+def pack_weight(weight: Tensor, *, gated: bool = False) -> Tensor:
+    """A weight [out, in] on a CPU as `packed_linear` reads it: [blocks, in, 16].
+
+    A gated one has gates in its first half: [2 F, in].
+    """
+    return linear.pack_weight(weight, gated)
+
+
+def packed_linear(
+    x: Tensor, packed: Tensor, bias: Tensor | None, outputs: int, *, gated: bool = False
+) -> Tensor:
+    """x Wᵀ + b with a packed weight, on a CPU; if it is gated, silu(x Gᵀ) * (x Uᵀ).
+
+    The bits of a row depend neither on the other rows nor on their number.
+
+    Args:
+        x: [..., in].
+        packed: what `pack_weight` made, with the same `gated`, of x's dtype.
+        bias: [outputs] or None; a gated weight has none.
+        outputs: the last dim of the result: out, or F of a gated weight.
+        gated: apply SwiGLU behind the product.
+
+    Returns:
+        [..., outputs] like x.
+
+    Raises:
+        ValueError: shapes disagree, or there are no CPU kernels for x's dtype.
+    """
+    require(packed.dim() == 3 and x.shape[-1] == packed.shape[1], "x {}, packed {}", x, packed)
+    size = -(-outputs // packed.shape[2]) * (2 if gated else 1)
+    require(size == packed.shape[0], "{} outputs of {} blocks", outputs, packed.shape[0])
+    require(bias is None or not gated, "a gated weight has no bias")
+    return linear.linear(x, packed, bias, outputs, gated)
 
 
 def sample(

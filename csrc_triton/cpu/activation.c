@@ -1,17 +1,13 @@
 // SwiGLU: silu(gate) * up.
 
+#include "gate.h"
 #include "parallel.h"
-#include "vector.h"
 
 typedef struct {
   element *out;
   const element *gate_up;
   long rows, size, rows_per_task;
 } Work;
-
-INLINE v16 gated(v16 gate, v16 up) {
-  return rounded(gate / (1.0f + exponential(-gate))) * up;
-}
 
 static void swiglu_task(const void *work, long task) {
   const Work *w = work;

@@ -8,26 +8,13 @@
 #pragma once
 
 #include "pages.h"
+#include "tile.h"
 
 // Tokens that a softmax sees at once; their scores take one page more if they begin inside of one.
 #define RUN 256
 #define SCORES (RUN + PAGE)
 // Padding keeps the rows of a tile out of each other's cache sets.
 #define DIMS (MOST_DIMS + PAGE)
-
-// Lanes of a tile: as many accumulators as the chip has registers for.
-#if defined(__AVX512F__)
-#define TILE 12
-#else
-#define TILE 6
-#endif
-#define ACCUMULATORS 12
-
-#if defined(__clang__)
-#define UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
 
 typedef struct {
   const element *keys, *values;  // of one kv head, in page 0
@@ -125,16 +112,6 @@ INLINE void weigh_lanes(int lanes, int at_once, const float (*weights)[SCORES], 
     weigh_vectors(lanes, 1, cache->head_dim - d, weights, cache, page_ids, begin, end,
                   cache->values + d, (float(*)[DIMS]) & totals[0][d]);
 }
-
-// The compiler makes one copy for each number of lanes; `CALL` takes that number, and how many
-// vectors it takes at once.
-#if TILE == 12
-#define FOR_EACH_WIDTH(CALL)                                                                    \
-  CALL(1, 4) CALL(2, 4) CALL(3, 4) CALL(4, 3) CALL(5, 2) CALL(6, 2) CALL(7, 1) CALL(8, 1)       \
-  CALL(9, 1) CALL(10, 1) CALL(11, 1) CALL(12, 1)
-#else
-#define FOR_EACH_WIDTH(CALL) CALL(1, 4) CALL(2, 2) CALL(3, 2) CALL(4, 1) CALL(5, 1) CALL(6, 1)
-#endif
 
 static void score(int lanes, const float (*queries)[DIMS], const Cache *cache, const int *page_ids,
                   long pages, float (*scores)[SCORES]) {

@@ -23,6 +23,7 @@ _SIGNATURES = {
     "decode_partials": "pp" + "ppp" + "ppp" + "p" + "lllllllfl",
     "merge_partials": "ppppppllll",
     "prefill": "pppp" + "ppppp" + "p" + "lllllllfl",
+    "linear": "ppppplllll",
 }
 _TYPES = {"p": ctypes.c_void_p, "l": ctypes.c_long, "f": ctypes.c_float}
 
@@ -36,6 +37,7 @@ class Library:
     decode_partials: Function
     merge_partials: Function
     prefill: Function
+    linear: Function
 
     def __init__(self, file: Path) -> None:
         library = ctypes.CDLL(str(file))

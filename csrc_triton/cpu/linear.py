@@ -1,0 +1,55 @@
+"""Products with weights that are packed once, with or without SwiGLU behind them."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from csrc_triton.checks import require
+from csrc_triton.cpu.library import address, library
+
+_LANES = 16
+_MOST_ROWS = 128  # that the kernel packs at once, at most
+
+
+def pack_weight(weight: Tensor, gated: bool = False) -> Tensor:
+    """A weight [out, in] as `linear` reads it: [blocks, in, 16], 16 outputs side by side.
+
+    If it is gated, its first half are gates: blocks of gates and of the other half take turns.
+    """
+    halves = weight.chunk(2) if gated else (weight,)
+    blocks = torch.stack([_blocks(half) for half in halves], dim=1)
+    return blocks.flatten(0, 1).contiguous()
+
+
+def _blocks(weight: Tensor) -> Tensor:
+    outputs, inputs = weight.shape
+    padded = F.pad(weight, (0, 0, 0, -outputs % _LANES))
+    return padded.view(-1, _LANES, inputs).transpose(1, 2)
+
+
+def linear(
+    x: Tensor, packed: Tensor, bias: Tensor | None, outputs: int, gated: bool = False
+) -> Tensor:
+    """See `csrc_triton.packed_linear`."""
+    kernels = library(x.dtype)
+    require(kernels is not None, "there are no CPU kernels for {}", x.dtype)
+    assert kernels is not None
+    x, inputs = x.contiguous(), packed.shape[1]
+    rows = x.numel() // inputs
+    out = x.new_empty((*x.shape[:-1], outputs))
+    scratch = x.new_empty(min(rows, _MOST_ROWS) * inputs, dtype=torch.float32)
+    kernels.linear(
+        out.data_ptr(),
+        x.data_ptr(),
+        packed.data_ptr(),
+        address(bias),
+        scratch.data_ptr(),
+        rows,
+        inputs,
+        outputs,
+        gated,
+        torch.get_num_threads(),
+    )
+    return out
