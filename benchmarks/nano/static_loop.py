@@ -92,8 +92,7 @@ class StaticLoop:
         hidden = hidden + layer.output(mixed.transpose(1, 2).flatten(2))
         eps = self._decoder.config.rms_norm_eps
         normed = F.rms_norm(hidden, hidden.shape[-1:], layer.post_norm, eps)
-        gate, up = layer.gate_up(normed).chunk(2, dim=-1)
-        return hidden + layer.down(F.silu(gate) * up)
+        return hidden + layer.down(layer.gate_up(normed))
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         decoder = self._decoder

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from csrc_triton import cache_views
 from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.config import EngineConfig
 from gsr_engine.errors import OutOfMemory
@@ -51,10 +52,9 @@ class KVCache:
     """Keys and values of all layers. A *slot* is `page * PAGE_SIZE + offset`.
 
     Attributes:
-        pages: `[num_layers, 2, num_pages + 1, PAGE_SIZE, num_kv_heads, head_dim]`, rotated keys
-            at 0, values at 1.
+        keys: rotated, `[num_layers, num_pages, PAGE_SIZE, num_kv_heads, head_dim]`.
+        values: like keys. The strides of both are those that the device's kernels read.
         num_pages: pages that the pool may use.
-        padding_slot: a slot of the extra page, to which padding rows write.
 
     Raises:
         OutOfMemory: the device cannot hold the pages.
@@ -63,25 +63,28 @@ class KVCache:
     def __init__(
         self, model: ModelConfig, num_pages: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        shape = (model.num_layers, 2, num_pages + 1, PAGE_SIZE, model.num_kv_heads, model.head_dim)
+        page = PAGE_SIZE * model.num_kv_heads * model.head_dim
+        shape = (2, model.num_layers, num_pages, page)
         try:
-            self.pages = _zeros(shape, dtype, device)
+            memory = _zeros(shape, dtype, device)
         except (RuntimeError, MemoryError, ValueError):  # torch.OutOfMemoryError is the first kind
             gib = math.prod(shape) * dtype.itemsize / 2**30
             raise OutOfMemory(
                 f"{num_pages} KV pages take {gib:,.1f} GiB, which {device} cannot give: lower "
                 "kv_cache_gib"
             ) from None
+        self.keys, self.values = cache_views(*memory, PAGE_SIZE, model.num_kv_heads, model.head_dim)
         self.num_pages = num_pages
-        self.padding_slot = num_pages * PAGE_SIZE
 
     def copy(self, source: npt.NDArray[np.int64], target: npt.NDArray[np.int64]) -> None:
         """Copy keys and values of all layers from slots to other slots; the host does not wait.
 
         No slot may be among both. What is in between takes the memory of 1,024 tokens.
         """
-        device = self.pages.device
-        slots = self.pages.flatten(0, 1).flatten(1, 2)
+        device = self.keys.device
         read, written = to_device(source, device), to_device(target, device)
         for some, others in zip(read.split(_AT_ONCE), written.split(_AT_ONCE), strict=True):
-            slots[:, others] = slots[:, some]
+            from_page, from_offset = some // PAGE_SIZE, some % PAGE_SIZE
+            to_page, to_offset = others // PAGE_SIZE, others % PAGE_SIZE
+            for cache in (self.keys, self.values):
+                cache[:, to_page, to_offset] = cache[:, from_page, from_offset]

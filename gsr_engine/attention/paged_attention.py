@@ -1,4 +1,4 @@
-"""Attention directly over the pages, with the kernels of `csrc_triton`: the backend of a GPU."""
+"""Attention directly over the pages, with the kernels of `csrc_triton`, on every device."""
 
 from __future__ import annotations
 
@@ -25,8 +25,6 @@ from gsr_engine.step.transfer import to_device
 class PagedAttention:
     """Decoding rows use one work list, prefilling rows one prefill plan; no KV is ever copied.
 
-    On CPU tensors the plain references of the kernels compute the same.
-
     Attributes:
         lists: makes the work lists of decoding rows.
     """
@@ -35,7 +33,7 @@ class PagedAttention:
         self._model = model
         self._cache = cache
         self._scale = model.head_dim**-0.5
-        self._cos_sin = rope_table(model.rope, model.head_dim, length).to(cache.pages.device)
+        self._cos_sin = rope_table(model.rope, model.head_dim, length).to(cache.keys.device)
         self._sharing = sharing
         self.lists = DecodeWork(sharing)
         self._positions = self._slots = torch.empty(0, dtype=torch.int64)
@@ -44,7 +42,7 @@ class PagedAttention:
 
     def begin(self, batch: Batch) -> None:
         """Make the work list and the prefill plan of a step."""
-        device, decodes = self._cache.pages.device, batch.num_decodes
+        device, decodes = self._cache.keys.device, batch.num_decodes
         work = self.lists.build(batch.chunks[:decodes]).on(device) if decodes else None
         prefills = batch.chunks[decodes:]
         plan = _prefill_plan(prefills, device) if prefills else None
@@ -71,7 +69,7 @@ class PagedAttention:
         """Normalise, rotate, write and attend; see `LayerAttention.forward`."""
         heads, kv_heads = self._model.num_heads, self._model.num_kv_heads
         q, k, v = qkv.split([heads, kv_heads, kv_heads], dim=1)
-        keys, values = self._cache.pages[layer]
+        keys, values = self._cache.keys[layer], self._cache.values[layer]
         where = self._cos_sin, self._positions, keys, values, self._slots
         eps = self._model.rms_norm_eps
         q, _ = rope_and_cache(q, k, v, *where, q_norm=q_norm, k_norm=k_norm, eps=eps)

@@ -8,7 +8,6 @@ from gsr_engine.attention.decode_work import room_to_grow
 from gsr_engine.attention.kv_cache import KVCache, pages_in
 from gsr_engine.attention.paged_attention import PagedAttention
 from gsr_engine.attention.sharing import Sharing, measure_costs
-from gsr_engine.attention.torch_attention import TorchAttention
 from gsr_engine.config import EngineConfig
 from gsr_engine.errors import InvalidRequest, OutOfMemory
 from gsr_engine.execution.graphs import DecodeGraphs
@@ -99,8 +98,7 @@ def _gib(num_bytes: int) -> str:
 
 
 _CPU_SHARE = 0.5
-"""Part of the free memory that KV pages may take on a CPU. Decoding streams have working copies of
-their KV beside the pages."""
+"""Part of the free memory that KV pages may take on a CPU: others live there, too."""
 _MOST_CPU_PAGES = 1 << 17
 """Two million tokens are more than a CPU is asked for; every page takes time of the bookkeeping."""
 
@@ -108,40 +106,27 @@ _MOST_CPU_PAGES = 1 << 17
 def build_runner(decoder: Decoder, config: EngineConfig) -> Runner:
     """The runner for a decoder, on its device, with its KV pages.
 
+    A GPU computes one step while the host plans the next, and replays decode steps as graphs. On a
+    CPU a launched step is a computed one.
+
     Raises:
-        OutOfMemory: the GPU has no room for pages.
+        OutOfMemory: there is no room for pages.
     """
-    if decoder.device.type != "cpu":
-        return paged_runner(decoder, config)
-    cache = _new_cache(decoder, config)
-    attention = TorchAttention(decoder.config, cache, config.model_length(decoder.config))
-    # The bits of a row must not depend on the other rows. Plain fp32 products guarantee this only
-    # if every thread has at least 4 rows; prepacked and bf16 products always do (measured, on 1
-    # and 2 threads).
-    plain = decoder.dtype == torch.float32 and not decoder.head.is_prepacked
-    # Measured: 4 rows per thread suffice without AVX-512, 16 rows with it.
-    multiple = max(16, 4 * torch.get_num_threads()) if plain else 1
-    return Runner(
-        decoder,
-        attention,
-        cache,
-        config.max_num_seqs,
-        padding_slot=cache.padding_slot,
-        row_multiple=multiple,
-    )
+    on_gpu = decoder.device.type != "cpu"
+    return paged_runner(decoder, config, int(on_gpu), on_gpu and config.cuda_graphs)
 
 
-def paged_runner(decoder: Decoder, config: EngineConfig, lag: int = 1) -> Runner:
-    """The runner of a GPU; on CPU tensors it uses the plain references of the kernels."""
+def paged_runner(decoder: Decoder, config: EngineConfig, lag: int, use_graphs: bool) -> Runner:
+    """As `build_runner`, with a lag (see `StepRunner`), with or without graphs, on any device."""
     cache, model = _new_cache(decoder, config), decoder.config
     costs = measure_costs(model, cache) if config.share_spans else None
     sharing = Sharing(costs, model.num_heads, model.num_kv_heads)
     attention = PagedAttention(model, cache, config.model_length(model), sharing)
     graphs = None
-    if config.cuda_graphs:
+    if use_graphs:
         room = cache.num_pages + room_to_grow(config.max_num_seqs)
         graphs = DecodeGraphs(decoder, attention, room)
-    # Without a padding slot the kernels store nothing for padding rows.
+    # The kernels store nothing for padding rows, so no page is kept for them.
     return Runner(
         decoder, attention, cache, config.max_num_seqs, lag=lag, graphs=graphs, sharing=sharing
     )

@@ -6,8 +6,8 @@ from typing import Protocol
 
 import torch
 
-from gsr_engine.attention.interface import AttentionBackend
 from gsr_engine.attention.kv_cache import KVCache
+from gsr_engine.attention.paged_attention import PagedAttention
 from gsr_engine.attention.sharing import Sharing
 from gsr_engine.execution.graphs import DecodeGraphs
 from gsr_engine.execution.sampler import Draws, PendingDraws, Sampler
@@ -54,19 +54,17 @@ class Runner:
 
     Attributes:
         decoder: the model.
-        attention: the device's attention backend.
+        attention: attention over the KV pages.
         sampler: draws the tokens.
     """
 
     def __init__(
         self,
         decoder: Decoder,
-        attention: AttentionBackend,
+        attention: PagedAttention,
         cache: KVCache,
         max_draws: int,
         *,
-        padding_slot: int = -1,
-        row_multiple: int = 1,
         lag: int = 0,
         graphs: DecodeGraphs | None = None,
         sharing: Sharing | None = None,
@@ -77,8 +75,6 @@ class Runner:
         self.num_pages = cache.num_pages
         self.attention = attention
         self._cache = cache
-        self._padding_slot = padding_slot
-        self._row_multiple = row_multiple
         self.sampler = Sampler()
         self._graphs = graphs
         self._drawn = torch.zeros(max_draws, dtype=torch.int64, device=decoder.device)
@@ -89,7 +85,7 @@ class Runner:
         """Compute the plan's chunks and draw its tokens; on a GPU this does not wait for them."""
         if plan.copies:
             self._cache.copy(*copied_slots(plan))
-        batch = build_batch(plan, self._row_multiple, self._padding_slot, self._drawn_at)
+        batch = build_batch(plan, self._drawn_at)
         hidden = self._hidden(batch)
         streams = [stream for _, stream in plan.draws]
         logits = self.decoder.logits(hidden) if streams else hidden

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-from csrc_triton import rms_norm, swiglu
+from csrc_triton import rms_norm
 from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.model.linear import Linear
 
@@ -38,7 +38,7 @@ class LayerAttention(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """Weights of one layer; q, k, v are stacked into one product, gate and up into another."""
+    """Weights of one layer; q, k, v are one product, and gate and up another, with SwiGLU behind it."""
 
     input_norm: torch.Tensor
     qkv: Linear
@@ -95,7 +95,7 @@ class Decoder:
             attended = attention.forward(index, qkv, layer.q_norm, layer.k_norm)
             hidden = layer.output(attended.flatten(1))
             hidden, residual = rms_norm(hidden, layer.post_norm, eps, residual)
-            hidden = layer.down(swiglu(layer.gate_up(hidden)))
+            hidden = layer.down(layer.gate_up(hidden))
         if rows is not None:  # before the norm: only rows with logits need it
             hidden, residual = hidden[rows], residual[rows]
         hidden, _ = rms_norm(hidden, self.final_norm, eps, residual)

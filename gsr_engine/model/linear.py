@@ -1,24 +1,22 @@
-"""Linear layers, and what makes them fast on a CPU: dtype and oneDNN's weight layout."""
+"""Linear layers, and the layouts of weights that make them fast on a CPU."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
+from csrc_triton import has_cpu_kernels, pack_weight, packed_linear, swiglu
 from gsr_engine.checkpoint.model_config import ModelConfig
 
-# Below this many weights a call of oneDNN's operator costs more than its layout saves.
 LEAST_WEIGHTS = 1 << 18
+"""Below this many weights a call of oneDNN's operator costs more than its layout saves."""
 
 
 def has_bf16_products() -> bool:
-    """Whether oneDNN multiplies bf16 on this machine (x86: AVX-512 or AVX-NE-CONVERT).
-
-    Otherwise torch falls back to loops that take the time of fp32 times the number of rows. In
-    batched products they take up to 25 times as long as fp32.
-    """
+    """Whether oneDNN multiplies bf16 on this machine (x86: AVX-512 or AVX-NE-CONVERT)."""
     supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
     return supported is not None and bool(supported())
 
@@ -28,45 +26,100 @@ def compute_dtype(stored: torch.dtype) -> torch.dtype:
     return torch.float32 if stored == torch.bfloat16 and not has_bf16_products() else stored
 
 
-def prepacks(config: ModelConfig, dtype: torch.dtype) -> bool:
-    """Whether to prepack the linears of a decoder: all of them or none.
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """y = x Wᵀ + b with weight [out, in] and bias [out] or None.
 
-    They are prepacked if the installed torch has the operators, the dtype is multiplied, and the
-    smallest linear is large enough.
+    Attributes:
+        weight: [out, in]; subclasses hold it in another layout.
+        bias: [out] or None.
+        gated: the first half of the outputs are gates, and y is silu(gates) * the other half.
     """
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None = None
+    gated: bool = False
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply to [..., in]."""
+        product = self._product(x)
+        return swiglu(product) if self.gated else product
+
+    def _product(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+    def dense(self) -> torch.Tensor:
+        """The weight as [out, in]."""
+        return self.weight
+
+
+@dataclass(frozen=True, slots=True)
+class OnednnLinear(Linear):
+    """A linear whose weight is in oneDNN's own layout; plain products reorder it every time."""
+
+    def _product(self, x: torch.Tensor) -> torch.Tensor:
+        product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
+            x, self.weight, self.bias, "none", [], ""
+        )
+        return product
+
+    def dense(self) -> torch.Tensor:
+        """The weight as [out, in]."""
+        return self.weight.to_dense()
+
+
+@dataclass(frozen=True, slots=True)
+class PackedLinear(Linear):
+    """A linear for the kernels of a CPU: a row's bits do not depend on the other rows.
+
+    Attributes:
+        weight: what `csrc_triton.pack_weight` made, [blocks, in, 16].
+        num_outputs: the last dim of y.
+    """
+
+    num_outputs: int = 0
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply to [..., in]."""
+        return packed_linear(x, self.weight, self.bias, self.num_outputs, gated=self.gated)
+
+    def dense(self) -> torch.Tensor:
+        """The weight as [out, in]."""
+        parts = 2 if self.gated else 1
+        rows = self.weight.transpose(1, 2).unflatten(0, (-1, parts)).transpose(0, 1)
+        return rows.flatten(1, 2)[:, : self.num_outputs].flatten(0, 1)
+
+
+MakeLinear = Callable[..., Linear]
+"""Makes a linear of a plain weight, a bias or None, and whether it is gated."""
+
+
+def linear_maker(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> MakeLinear:
+    """How to lay out the weights of a decoder on its device.
+
+    On a CPU the kernels take them. Large bf16 weights go to oneDNN where it multiplies bf16: it takes
+    two products at once. Without kernels they stay plain.
+    """
+    if device.type != "cpu":
+        return Linear
+    if dtype == torch.bfloat16 and _onednn_pays(config):
+        return _onednn
+    return _packed if has_cpu_kernels(dtype) else Linear
+
+
+def _onednn_pays(config: ModelConfig) -> bool:
+    """Whether oneDNN's operators are there, and the smallest linear is large enough for them."""
     rows = min(config.num_heads * config.head_dim, config.intermediate_size, config.vocab_size)
     known = all(
         hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise")
     )
-    multiplied = dtype == torch.float32 or (dtype == torch.bfloat16 and has_bf16_products())
-    return known and multiplied and rows * config.hidden_size >= LEAST_WEIGHTS
+    return known and has_bf16_products() and rows * config.hidden_size >= LEAST_WEIGHTS
 
 
-def prepacked(weight: torch.Tensor, bias: torch.Tensor | None = None) -> Linear:
-    """A linear with its weight in oneDNN's own layout; plain products reorder it every time.
-
-    In fp32 the bits of a row then depend neither on the other rows nor on their number.
-    """
-    return Linear(torch.ops.mkldnn._reorder_linear_weight(weight), bias)
+def _onednn(weight: torch.Tensor, bias: torch.Tensor | None = None, gated: bool = False) -> Linear:
+    return OnednnLinear(torch.ops.mkldnn._reorder_linear_weight(weight), bias, gated)
 
 
-@dataclass(frozen=True, slots=True)
-class Linear:
-    """y = x Wᵀ + b with weight [out, in], plain or prepacked, and bias [out] or None."""
-
-    weight: torch.Tensor
-    bias: torch.Tensor | None = None
-
-    @property
-    def is_prepacked(self) -> bool:
-        """Whether the weight is in oneDNN's own layout."""
-        return self.weight.is_mkldnn
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Apply to [..., in]."""
-        if self.is_prepacked:
-            product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
-                x, self.weight, self.bias, "none", [], ""
-            )
-            return product
-        return F.linear(x, self.weight, self.bias)
+def _packed(weight: torch.Tensor, bias: torch.Tensor | None = None, gated: bool = False) -> Linear:
+    outputs = weight.shape[0] // 2 if gated else weight.shape[0]
+    return PackedLinear(pack_weight(weight, gated=gated), bias, gated, outputs)

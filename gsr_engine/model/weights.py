@@ -18,13 +18,12 @@ from gsr_engine.checkpoint.tensors import (
     tensor_shapes,
 )
 from gsr_engine.model.decoder import Decoder, Layer
-from gsr_engine.model.linear import Linear, prepacked, prepacks
+from gsr_engine.model.linear import Linear, MakeLinear, linear_maker
 
 _CPU = torch.device("cpu")
 
 GetTensor = Callable[[str, tuple[int, ...]], torch.Tensor]
 """A tensor by its name; it has the given shape."""
-MakeLinear = Callable[..., Linear]
 
 
 def load_decoder(
@@ -92,8 +91,7 @@ def _assemble(
     def tensor(name: str) -> torch.Tensor:
         return get(name, shapes[name])
 
-    on_cpu = device.type == "cpu"
-    linear: MakeLinear = prepacked if on_cpu and prepacks(config, dtype) else Linear
+    linear = linear_maker(config, dtype, device)
     embedding = tensor(EMBEDDING)
     head = embedding if config.tie_embeddings else tensor(HEAD)
     return Decoder(
@@ -121,6 +119,6 @@ def _layer(
         k_norm=tensor(prefix + "self_attn.k_norm.weight") if config.qk_norm else None,
         output=linear(tensor(prefix + "self_attn.o_proj.weight")),
         post_norm=tensor(prefix + "post_attention_layernorm.weight"),
-        gate_up=linear(stacked("mlp.gate mlp.up", "weight")),
+        gate_up=linear(stacked("mlp.gate mlp.up", "weight"), gated=True),
         down=linear(tensor(prefix + "mlp.down_proj.weight")),
     )

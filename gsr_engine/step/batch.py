@@ -25,8 +25,8 @@ class Batch:
         chunks: the plan's chunks, decoding streams first.
         rows: first row of each chunk.
         num_decodes: how many chunks, and so rows, decode.
-        inputs: int64 [4, N], N padded to the engine's row multiple. For each row: the token id,
-            the position, the slot of its KV, and the source.
+        inputs: int64 [4, N]. For each row: the token id, the position, the slot of its KV, and the
+            source.
         has_sources: whether any row has a source.
         logit_rows: int64 [M], rows that need logits: the last row of each chunk that draws. None
             if every row needs them.
@@ -74,22 +74,17 @@ def known_tokens(inputs: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
     return torch.where(sources < 0, token_ids, drawn[sources.clamp_min(0)])
 
 
-def build_batch(
-    plan: StepPlan, row_multiple: int, padding_slot: int, drawn: Mapping[Segment, int] | None = None
-) -> Batch:
+def build_batch(plan: StepPlan, drawn: Mapping[Segment, int] | None = None) -> Batch:
     """The tensors of a plan, on the host.
 
     Args:
         plan: the chunks and draws of the step.
-        row_multiple: rows and logit rows are padded to a multiple of it. Some matrix products need
-            it, so that the bits of a row do not depend on the other rows.
-        padding_slot: the KV slot of padding rows.
         drawn: for a segment whose next token is not known on the host, the index of its draw in
             the step before.
     """
     count, chunks = plan.num_tokens, plan.chunks
-    inputs = np.zeros((4, count + (-count % row_multiple)), dtype=np.int64)
-    inputs[2, count:], inputs[3] = padding_slot, -1
+    inputs = np.zeros((4, count), dtype=np.int64)
+    inputs[3] = -1
     has_sources = _put_decodes(chunks[: plan.num_decodes], inputs, drawn or {})
     rows = list(range(plan.num_decodes))
     row = plan.num_decodes
@@ -108,7 +103,7 @@ def build_batch(
         num_decodes=plan.num_decodes,
         inputs=torch.from_numpy(inputs),
         has_sources=has_sources,
-        logit_rows=None if len(logit_rows) == count else _padded(logit_rows, row_multiple),
+        logit_rows=None if len(logit_rows) == count else torch.tensor(logit_rows, dtype=torch.int64),
         draw_rows=draw_rows,
     )
 
@@ -150,10 +145,6 @@ def _logit_rows(plan: StepPlan, rows: list[int]) -> tuple[list[int], list[int]]:
             previous = index
         draw_rows.append(len(logit_rows) - 1)
     return logit_rows, draw_rows
-
-
-def _padded(rows: list[int], multiple: int) -> torch.Tensor:
-    return torch.from_numpy(np.array(rows + [0] * (-len(rows) % multiple), dtype=np.int64))
 
 
 def copied_slots(plan: StepPlan) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from gsr_engine.attention.interface import AttentionBackend
+from gsr_engine.attention.paged_attention import PagedAttention
 from gsr_engine.execution.runner import Launched, Runner
 from gsr_engine.execution.sampler import Draws
 from gsr_engine.model.decoder import Decoder
@@ -21,7 +21,7 @@ class Saboteur:
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
         self._attention = BrokenAttention(runner.attention)
-        runner.attention = self._attention
+        runner.attention = self._attention  # type: ignore
         self._draw, runner.sampler.draw = runner.sampler.draw, self._sample  # type: ignore
         self.num_pages, self.lag, self.sharing = runner.num_pages, runner.lag, runner.sharing
         self.fault: Fault | None = None
@@ -57,9 +57,9 @@ class Lost:
 
 
 class BrokenAttention:
-    """An `AttentionBackend` that may fail in the middle of the model."""
+    """A `PagedAttention` that may fail in the middle of the model."""
 
-    def __init__(self, attention: AttentionBackend) -> None:
+    def __init__(self, attention: PagedAttention) -> None:
         self._attention = attention
         self.fault: Fault | None = None
         self.row = 0

@@ -80,13 +80,15 @@ def test_copied_kv_has_the_bits_that_were_computed() -> None:
         again = engine.generate([prompt], greedy(1))[0]
         assert again.usage.phases["candidate_prefill"].reused_cache == len(prompt) - 1
     cache = KVCache(ModelConfig.from_folder(NANO), 8, torch.float32, torch.device("cpu"))
-    cache.pages.normal_()
-    before = cache.pages.clone().flatten(2, 3)
+    for pages in (cache.keys, cache.values):
+        pages.normal_()
+    befores = [pages.flatten(1, 2).clone() for pages in (cache.keys, cache.values)]
     cache.copy(np.array([3, 40, 41]), np.array([100, 90, 17]))
-    after = cache.pages.flatten(2, 3)
-    assert torch.equal(after[:, :, [100, 90, 17]], before[:, :, [3, 40, 41]])
-    others = [slot for slot in range(before.shape[2]) if slot not in (100, 90, 17)]
-    assert torch.equal(after[:, :, others], before[:, :, others])
+    for before, pages in zip(befores, (cache.keys, cache.values), strict=True):
+        after = pages.flatten(1, 2)
+        assert torch.equal(after[:, [100, 90, 17]], before[:, [3, 40, 41]])
+        others = [slot for slot in range(before.shape[1]) if slot not in (100, 90, 17)]
+        assert torch.equal(after[:, others], before[:, others])
     assert first.token_ids == again.completions[0].token_ids
 
 

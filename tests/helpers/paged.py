@@ -1,4 +1,4 @@
-"""Puts a GPU's runner into an engine on the CPU: the same lists, with the kernels' references."""
+"""Puts a runner that works as on a GPU into an engine on the CPU: graph shapes, steps ahead."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ def paged_engine(folder: Path, lag: int = 1, **options: Any) -> Engine:
     """An engine over paged attention, `lag` steps ahead of its tokens."""
     config = EngineConfig(**options)
     decoder, tokenizer, gsr = load_parts(folder, config)
-    runner = paged_runner(decoder, config, lag)
+    runner = paged_runner(decoder, config, lag, config.cuda_graphs)
     return Engine(decoder, tokenizer, gsr, config, runner=runner)
