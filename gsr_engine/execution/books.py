@@ -97,7 +97,7 @@ class Books:
 
     def close(self) -> None:
         """Forget the runner, and with it the model and the KV; from now on `EngineClosed`."""
-        if self.ownership.home.is_present:  # a fork drops nothing of the GPU's by its own
+        if self.ownership.home.is_present:  # model and KV are not a fork's to drop
             self._change(self._close)
 
     def _close(self) -> None:

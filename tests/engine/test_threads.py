@@ -21,7 +21,7 @@ from gsr_engine.execution import threads
 from gsr_engine.execution.threads import available_threads, cpu_quota
 
 PROBLEMS = [puzzle.problem for puzzle in sample_puzzles("validation", 5, 2)]
-SAMPLING = SamplingParams(n=4, seed=3, max_tokens=16, ignore_eos=True)
+SAMPLING = SamplingParams(n=4, seed=3, max_tokens=8, ignore_eos=True)
 PARAMS = SelfRefineParams(
     k=2,
     seed=3,
