@@ -38,7 +38,7 @@ def bench(
     k: Annotated[str, typer.Option(help="Candidates, with commas.")] = "1,2,4,8",
     tokens: Annotated[
         str, typer.Option(help="Tokens of problem, candidate and refinement.")
-    ] = "256/512/512",
+    ] = "128/128/128",
     problems: Annotated[int, typer.Option(help="Problems side by side.")] = 1,
     dtype: options.Dtype = "auto",
     kv_cache_gib: Annotated[

@@ -31,10 +31,14 @@ def loading(model: str) -> Iterator[None]:
 
 
 def _show_status(text: str) -> None:
-    """Show a line that the next one replaces; nothing where there is no terminal."""
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r\x1b[2K{text}")
-        sys.stderr.flush()
+    """Show a line that the next one replaces; nothing where there is no terminal.
+
+    While rich draws a line of its own, it stands behind `sys.stderr` and clears that line itself.
+    """
+    terminal = sys.__stderr__
+    if terminal is not None and terminal is sys.stderr and terminal.isatty():
+        terminal.write(f"\r\x1b[2K{text}")
+        terminal.flush()
 
 
 class _NoteHandler(logging.Handler):
