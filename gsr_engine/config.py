@@ -20,6 +20,8 @@ MOST_STREAMS = 1 << 16
 MOST_BATCH_TOKENS = 1 << 24
 """Upper limit of `max_batch_tokens`, because a step may be as large as that."""
 MOST_KV_GIB = 1e6
+MOST_THREADS = 1024
+"""Upper limit of `threads`; OpenMP ends the process if the system refuses it one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +43,11 @@ class EngineConfig:
         max_num_seqs: most streams that decode at the same time.
         max_batch_tokens: most tokens of one step, prompts and streams together. A longer prompt is
             computed in chunks.
+        threads: torch's number of CPU threads while the engine loads and steps. None takes the
+            smallest of torch's own number, the cores of the process's affinity, and the control
+            group's CPU quota, rounded up. A given number is taken as it is, also above these.
+            Torch's number is set in the thread that loads or steps, and put back afterwards. Only
+            a thread that first uses torch meanwhile begins with the engine's number.
         prefix_cache: keep the KV of prompts for later prompts with the same beginning.
         share_spans: on a GPU, read a span once for all streams that see it, if that is faster.
         cuda_graphs: on a GPU, replay decode steps as graphs.
@@ -53,6 +60,7 @@ class EngineConfig:
     gpu_memory_utilization: float = 0.9
     max_num_seqs: int = 512
     max_batch_tokens: int = 8192
+    threads: int | None = None
     prefix_cache: bool = True
     share_spans: bool = True
     cuda_graphs: bool = True
@@ -69,9 +77,10 @@ class EngineConfig:
             ("max_model_len", MOST_POSITIONS),
             ("max_num_seqs", MOST_STREAMS),
             ("max_batch_tokens", MOST_BATCH_TOKENS),
+            ("threads", MOST_THREADS),
         ):
             value = getattr(self, name)
-            if value is not None or name != "max_model_len":
+            if value is not None or name not in ("max_model_len", "threads"):
                 object.__setattr__(self, name, check_int(name, value, 1, most))
         for name in ("prefix_cache", "share_spans", "cuda_graphs"):
             check_bool(name, getattr(self, name))

@@ -26,6 +26,7 @@ from gsr_engine.execution.device import build_runner
 from gsr_engine.execution.footprint import Footprint
 from gsr_engine.execution.loading import load_parts
 from gsr_engine.execution.runner import StepRunner
+from gsr_engine.execution.threads import Threads
 from gsr_engine.model.decoder import Decoder
 from gsr_engine.model.weights import decoder_of
 from gsr_engine.outputs import GenerateResult, RefineResult
@@ -52,6 +53,11 @@ class Engine(RequestMaker):
     and all that is built on them, `reload_weights` and `close` raise EngineBusy in other threads,
     and what runs is not affected. The methods of `RequestMaker` work in any thread. The thread
     itself may call again from a callback, but not from a signal handler.
+
+    A fork of its process gets EngineForked from these calls; `close` does nothing there. A fork may
+    make an engine of its own. But if the thread that forked had computed with an engine, it gets
+    EngineForked from that one, too, unless it has `threads=1`: use a new thread, or spawn. If other
+    code had computed with torch in that thread, nothing tells, and torch waits forever.
 
     An interrupt (Ctrl-C) at any point leaves an engine that works. If it cuts a step or a
     submission in two, every unfinished request fails with it as the cause, and no KV is kept. An
@@ -84,7 +90,9 @@ class Engine(RequestMaker):
         """
         config = config or EngineConfig()
         length = config.model_length(decoder.config)
-        runner = runner or build_runner(decoder, config)
+        self._threads = Threads(config.threads)
+        with self._threads.held():
+            runner = runner or build_runner(decoder, config)
         limits = Limits(
             length,
             decoder.config.vocab_size,
@@ -102,6 +110,11 @@ class Engine(RequestMaker):
     def dtype(self) -> str:
         """In which it computes, e.g. "bfloat16"."""
         return str(self._dtype).removeprefix("torch.")
+
+    @property
+    def threads(self) -> int:
+        """How many threads its steps run with: `EngineConfig.threads`, or what None stood for."""
+        return self._threads.count
 
     @property
     def scheduler(self) -> Scheduler:
@@ -135,12 +148,14 @@ class Engine(RequestMaker):
                 engine does not run such a model.
             InvalidRequest: an option is out of range.
             OutOfMemory: the device does not hold the model and a single KV page.
+            EngineForked: this thread cannot compute, because its process was forked.
         """
         try:
             config = EngineConfig(**options)
         except TypeError as error:
             raise InvalidRequest("options", str(error)) from None
-        return cls(*load_parts(path_or_id, config, revision, template), config)
+        with Threads(config.threads).held():
+            return cls(*load_parts(path_or_id, config, revision, template), config)
 
     def submit(self, request: AnyRequest) -> None:
         """Queue a request made by `new_generate` or `new_self_refine`; `step` moves it on.
@@ -159,7 +174,8 @@ class Engine(RequestMaker):
             EngineBusy: another thread uses the engine.
             EngineClosed: it is closed.
         """
-        return self._books.step()
+        with self._threads.held():
+            return self._books.step()
 
     def abort(self, request: AnyRequest) -> None:
         """End a request at once, in any state; its result holds the tokens so far.
@@ -189,7 +205,8 @@ class Engine(RequestMaker):
         with open_tensors(folder, ModelConfig.from_folder(folder)) as stored:
             if replace(stored.config, dtype=self._model.dtype) != self._model:
                 raise CheckpointError(f"{folder} holds another model than the one that is loaded")
-            self._books.use(decoder_of(stored, self._dtype))
+            with self._threads.held():
+                self._books.use(decoder_of(stored, self._dtype))
 
     @property
     def has_work(self) -> bool:

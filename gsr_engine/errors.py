@@ -76,6 +76,14 @@ class EngineBusy(GsrError):
     """Another thread is using the engine; nothing was changed, and what it runs goes on."""
 
 
+class EngineForked(GsrError):
+    """A forked process may not compute here: see `Engine` for what it may do; nothing was changed.
+
+    Threads do not survive a fork: neither those of OpenMP, which multiply matrices, nor that of an
+    `AsyncEngine`. Without this error the child would wait for them forever.
+    """
+
+
 class QueueFull(GsrError):
     """An `AsyncEngine` has `max_pending` unfinished requests, and the caller chose not to wait."""
 

@@ -47,23 +47,29 @@ def bench(
             help="Memory for KV pages. [default: half of what is free]", show_default=False
         ),
     ] = None,
+    threads: options.Threads = None,
     as_json: options.Json = False,
 ) -> None:
     """Measure selfRef@k of a model: both layouts, every phase, and the machine's limits."""
     counts, lengths = _counts("k", k, ","), _counts("tokens", tokens, "/")
     if len(lengths) != 3:
-        raise InvalidRequest("tokens", f"must be three counts like 256/512/512, got {tokens}")
+        raise InvalidRequest(
+            "tokens", f"must be three counts like 256/512/512, got {shown(tokens)}"
+        )
 
     from rich.console import Console
 
     from gsr_engine.config import EngineConfig
     from gsr_engine.engine import Engine
     from gsr_engine.execution.loading import load_parts
+    from gsr_engine.execution.threads import Threads
     from gsr_engine.speed.refine_speed import Lengths, RefineSpeed, Work
 
     work = Work(ks=counts, tokens=Lengths(*lengths), problems=problems)
-    config = EngineConfig(dtype=dtype, kv_cache_gib=kv_cache_gib, prefix_cache=False)
-    with terminal.notes():
+    config = EngineConfig(
+        dtype=dtype, kv_cache_gib=kv_cache_gib, prefix_cache=False, threads=threads
+    )
+    with terminal.notes(), Threads(threads).held():  # for the machine's limits, too
         with terminal.loading(model):
             decoder, tokenizer, gsr = load_parts(model, config)
             engine = Engine(decoder, tokenizer, gsr, config)

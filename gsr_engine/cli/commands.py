@@ -64,6 +64,7 @@ def demo(
     puzzles: Annotated[int, typer.Option(min=1, max=10_000, help="Puzzles in the table.")] = 256,
     k: Annotated[int, typer.Option(min=1, max=16, help="Candidates per puzzle.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Chooses puzzles and streams.")] = 2026,
+    threads: options.Threads = None,
     as_json: options.Json = False,
 ) -> None:
     """Watch the model in the box write k candidates at once and refine them."""
@@ -76,7 +77,10 @@ def demo(
 
     console = Console(quiet=as_json)
     # Each layout pays for its own prompts.
-    with terminal.notes(), Engine.from_pretrained(NANO, prefix_cache=False) as engine:
+    with (
+        terminal.notes(),
+        Engine.from_pretrained(NANO, prefix_cache=False, threads=threads) as engine,
+    ):
         chosen = sample_puzzles("test", seed, puzzles)
         layout = engine.gsr.layouts[-1]
         try:
@@ -112,6 +116,7 @@ def solve(
     dtype: options.Dtype = "auto",
     max_model_len: options.MaxModelLen = None,
     kv_cache_gib: options.KvCacheGib = None,
+    threads: options.Threads = None,
     as_json: options.Json = False,
 ) -> None:
     """Solve one problem by selfRef@k: k candidates in parallel, then one refinement."""
@@ -135,7 +140,12 @@ def solve(
             asked, options.all_capped(wanted, engine.limits.max_model_len)
         )
 
-    settings = {"dtype": dtype, "max_model_len": max_model_len, "template": template}
+    settings = {
+        "dtype": dtype,
+        "max_model_len": max_model_len,
+        "threads": threads,
+        "template": template,
+    }
     with terminal.notes(), _ready(model, kv_cache_gib, settings, make) as (engine, request):
         from gsr_engine.cli import results
 
@@ -167,6 +177,7 @@ def generate(
     dtype: options.Dtype = "auto",
     max_model_len: options.MaxModelLen = None,
     kv_cache_gib: options.KvCacheGib = None,
+    threads: options.Threads = None,
     as_json: options.Json = False,
 ) -> None:
     """Answer one prompt through the chat template, or complete it as it is."""
@@ -192,7 +203,7 @@ def generate(
         ids = engine.chat_prompt(options.conversation(system, prompt), variables)
         return engine.new_generate(ids, sampling)
 
-    settings = {"dtype": dtype, "max_model_len": max_model_len}
+    settings = {"dtype": dtype, "max_model_len": max_model_len, "threads": threads}
     with terminal.notes(), _ready(model, kv_cache_gib, settings, make) as (engine, request):
         from gsr_engine.cli import results
 
@@ -277,8 +288,9 @@ def env(as_json: options.Json = False) -> None:
     from rich.table import Table
 
     from gsr_engine.environment import describe_machine
+    from gsr_engine.execution.threads import describe_threads
 
-    facts = {**describe_machine(), "location": str(Path(__file__).parent)}
+    facts = {**describe_machine(), **describe_threads(), "location": str(Path(__file__).parent)}
     if as_json:
         print(json.dumps(facts))
         return

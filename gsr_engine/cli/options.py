@@ -76,12 +76,17 @@ MaxModelLen = Annotated[
 KvCacheGib = Annotated[
     float | None, _option("Memory for KV pages.", "half of what is free; more if it has to be")
 ]
+Threads = Annotated[
+    int | None,
+    _option("Of the CPU.", "torch's, the affinity or the CPU quota, the smallest: see gsr env"),
+]
 Raw = Annotated[bool, typer.Option("--raw", help="Complete the text as it is, no chat template.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
 _FLAGS = (
     *("max_tokens", "summary_tokens", "force_layout", "top_p", "max_model_len", "kv_cache_gib"),
     *("chat_template_kwargs", "special_tokens"),
+    "threads(?=[:=])",  # elsewhere it is a common word
 )
 
 

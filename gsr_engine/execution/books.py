@@ -97,7 +97,8 @@ class Books:
 
     def close(self) -> None:
         """Forget the runner, and with it the model and the KV; from now on `EngineClosed`."""
-        self._change(self._close)
+        if self.ownership.home.is_present:  # model and KV are not a fork's to drop
+            self._change(self._close)
 
     def _close(self) -> None:
         self._pipeline = None

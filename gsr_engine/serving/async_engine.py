@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar
 from gsr_engine.checkpoint.chat_template import Message, Variables
 from gsr_engine.checkpoint.tokenizer import SpecialTokens
 from gsr_engine.engine import Engine
-from gsr_engine.errors import EngineClosed, InvalidRequest, shown
+from gsr_engine.errors import EngineClosed, EngineForked, InvalidRequest, shown
 from gsr_engine.outputs import GenerateResult, RefineResult
 from gsr_engine.params import SamplingParams, SelfRefineParams
 from gsr_engine.serving.engine_loop import EngineLoop
@@ -32,7 +32,8 @@ class AsyncEngine:
 
     Once constructed, only this object may use the engine. It installs no signal handler, sets up no
     logging and holds no global state. So it can live inside another server, and several can live
-    in one process. Use it as an async context manager, or `close` it.
+    in one process. Use it as an async context manager, or `close` it. A fork of the process has no
+    engine thread: everything but `close` raises EngineForked there.
 
     Requests are made (texts tokenised, lengths checked) in two more threads, one of them for short
     inputs. So a long input delays neither the engine nor short requests.
@@ -177,7 +178,7 @@ class AsyncEngine:
                 yield event
         finally:
             mailbox.left = True  # it may still be made
-            with suppress(EngineClosed):
+            with suppress(EngineClosed, EngineForked):
                 self.loop.call(partial(self.loop.discard, name, mailbox))
 
     async def abort(self, request_id: str) -> bool:
@@ -218,8 +219,10 @@ class AsyncEngine:
         Readers still get their unread events and `Final`; a `drain` that waits returns. Any number
         of tasks may close it, also at the same time and after its thread died: each returns once it
         is closed. A process that ends without closing it keeps its exit status; it waits for the
-        step that runs.
+        step that runs. In a fork of its process it does nothing.
         """
+        if not self.loop.home.is_present:
+            return
         self.loop.close()
         await asyncio.wrap_future(self.loop.ended)
         self.loop.join()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import logging
-import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import Any, TypeVar
 
 from gsr_engine.engine import Engine
 from gsr_engine.errors import EngineClosed, InvalidRequest, QueueFull, shown
+from gsr_engine.execution.ownership import HomeProcess
 from gsr_engine.serving.mailbox import Mailbox
 from gsr_engine.serving.makers import Makers
 from gsr_engine.serving.observer import RequestObserver, StreamingRequest
@@ -28,12 +28,13 @@ EXIT_SECONDS = 60.0
 class EngineLoop:
     """Runs one engine in one thread; other threads only make requests.
 
-    Other threads use `make`, `call`, `close`, `join` and `ended` only. All other methods must run
-    in the loop's own thread, that is, through `call`. The thread sleeps when there is no work.
+    Other threads use `make`, `call`, `close`, `join`, `home` and `ended` only. All other methods
+    must run in the loop's own thread, that is, through `call`. It sleeps when there is no work.
     Between two steps it does nothing that grows with the input of one request, with the number of
     requests that wait for room, or with the time for which a reader read nothing.
 
     Attributes:
+        home: the process that has the thread.
         ended: done when the thread is about to return, for any reason.
         tickets: the unfinished requests by their ids; for the loop's thread only.
         waiting: those that wait for room; for the loop's thread only.
@@ -59,7 +60,7 @@ class EngineLoop:
         # is a daemon; but one that computes while the interpreter is taken down would crash the
         # process, so it is stopped before.
         self._thread = threading.Thread(target=self._run, name="gsr-engine", daemon=True)
-        self._process = os.getpid()
+        self.home = HomeProcess()
         atexit.register(self._stop_at_exit)
         self._thread.start()
 
@@ -68,7 +69,9 @@ class EngineLoop:
 
         Raises:
             EngineClosed: the thread ended, or is about to end.
+            EngineForked: this process is a fork of the one that has the thread.
         """
+        self.home.check()  # first: a lock that was taken when the process was forked stays taken
         future: Future[T] = Future()
         with self._condition:
             if self._closed is not None:
@@ -81,8 +84,9 @@ class EngineLoop:
         """Run `work`, which makes a request of an input of that size, outside the loop's thread.
 
         Raises:
-            EngineClosed: as `call`.
+            EngineClosed, EngineForked: as `call`.
         """
+        self.home.check()
         with self._condition:
             if self._closed is not None:
                 raise self._refusal()
@@ -102,7 +106,7 @@ class EngineLoop:
                 self._condition.notify()
 
     def _stop_at_exit(self) -> None:
-        if os.getpid() == self._process:  # a forked child has no such thread
+        if self.home.is_present:  # a forked child has no such thread
             self.close()
             self._thread.join(EXIT_SECONDS)
 

@@ -20,7 +20,10 @@ from gsr_engine.kv.segments import PAGE_SIZE
 
 pytestmark = pytest.mark.slow
 
-SMALL = ("--k", "1,2", "--tokens", "16/8/6", "--problems", "2", "--kv-cache-gib", "0.01")
+SMALL = (
+    *("--k", "1,2", "--tokens", "16/8/6", "--problems", "2"),
+    *("--kv-cache-gib", "0.01", "--threads", "1"),
+)
 CASES = [(1, "linear"), (1, "branched"), (2, "linear"), (2, "branched")]
 
 
@@ -72,7 +75,7 @@ def test_limits_stand_beside(run: dict[str, Any]) -> None:
         expected = 14 * weights / (1e9 * run["copy_gb"])
         assert row["weights_seconds"] == pytest.approx(expected)
         assert row["products_seconds"] > 0
-    assert run["machine"]["cpu"]
+    assert run["machine"]["threads"] == "1"
 
 
 def test_memory_is_that_of_each_row(run: dict[str, Any]) -> None:
@@ -131,6 +134,7 @@ def test_ctrl_c_prints_the_rows_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
         ("--tokens", "16/8/1", "tokens: must be an integer from 2 to"),
         ("--tokens", "16/4000/8", "tokens: k 1, linear: min_tokens: 4000 is more than"),
         ("--problems", "0", "problems: must be an integer from 1 to"),
+        ("--threads", "0", "threads: must be an integer from 1 to"),
         ("--dtype", "int8", "dtype: must be auto, float32 or bfloat16"),
         ("--kv-cache-gib", "1e-5", "tokens: k 1, linear: max_tokens: the request may need"),
     ],

@@ -105,12 +105,16 @@ def test_version() -> None:
 def test_env() -> None:
     facts = json.loads(gsr("env", "--json").stdout)
     assert {"python", "torch", "gpu", "gsr-engine"} <= set(facts)
+    taken = int(facts["engine_threads"])
+    assert 1 <= taken <= min(int(facts["threads"]), int(facts["affinity"]))
+    assert facts["cpu_quota"] == "none" or taken <= float(facts["cpu_quota"]) + 1
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("solve", "x", "--k", "0"), "gsr: k: must be an integer from 1 to 256, got 0"),
+        (("solve", "x", "--threads", "0"), "gsr: --threads: must be an integer from 1 to 1024"),
         (("solve", "x", "--layout", "spiral"), "gsr: layout: must be one of linear, branched"),
         (("solve", " "), "gsr: problem: is empty"),
         (("solve", "x", "--model", "/nowhere"), "gsr: /nowhere is not a folder"),

@@ -64,6 +64,8 @@ def test_what_is_no_list_of_prompts(items: Any) -> None:
             "max_num_seqs: must be an integer from 1 to 65536, got 10000000",
         ),
         ({"max_batch_tokens": 10**12}, "max_batch_tokens: must be an integer from 1 to 16777216"),
+        ({"threads": 0}, "threads: must be an integer from 1 to 1024, got 0"),
+        ({"threads": 2.0}, "threads: must be an integer from 1 to 1024, got 2.0"),
         ({"max_model_len": 10**400}, "max_model_len: must be an integer from 1 to 16777216"),
         ({"max_num_seqs": True}, "max_num_seqs: must be an integer from 1 to 65536, got True"),
         ({"kv_cache_gib": 10**5000}, "kv_cache_gib: must be a number from 0 to 1e\\+06"),
