@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -22,6 +23,7 @@ from gsr_engine.config import EngineConfig
 from gsr_engine.errors import CheckpointError, InvalidRequest, shown
 from gsr_engine.execution.books import Books
 from gsr_engine.execution.device import build_runner
+from gsr_engine.execution.footprint import Footprint
 from gsr_engine.execution.loading import load_parts
 from gsr_engine.execution.runner import StepRunner
 from gsr_engine.execution.threads import Threads
@@ -39,6 +41,7 @@ from gsr_engine.schedule.scheduler import Scheduler
 from gsr_engine.text.problem_prompts import Problem
 
 ResultT = TypeVar("ResultT")
+_log = logging.getLogger(__name__)
 
 
 class Engine(RequestMaker):
@@ -59,6 +62,10 @@ class Engine(RequestMaker):
     An interrupt (Ctrl-C) at any point leaves an engine that works. If it cuts a step or a
     submission in two, every unfinished request fails with it as the cause, and no KV is kept. An
     error that a step raises does the same.
+
+    Attributes:
+        footprint: what the model takes of the memory, and how much runs in it at once. It is also
+            logged (INFO) when the engine is made.
     """
 
     def __init__(
@@ -96,6 +103,8 @@ class Engine(RequestMaker):
         super().__init__(tokenizer, gsr or GsrConfig(trained=False), limits, clock)
         self._books = Books(config, runner, clock)
         self._model, self._dtype = decoder.config, decoder.dtype
+        self.footprint = Footprint.of(decoder, limits)
+        _log.info("%s", self.footprint)
 
     @property
     def dtype(self) -> str:

@@ -25,13 +25,13 @@ from rich.console import Console
 
 from benchmarks.peers.run import PEERS, PeerSkipped, run_peer
 from benchmarks.random_weights import SHAPES, random_problems, write_checkpoint
-from benchmarks.throughput.machine_limits import copy_bandwidth, measure_products
 from benchmarks.throughput.ours import RefineWork, run_ours
 from benchmarks.throughput.table import show
 from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.environment import describe_machine
 from gsr_engine.model.linear import compute_dtype
 from gsr_engine.model.weights import load_decoder
+from gsr_engine.speed.machine_limits import copy_bandwidth, measure_products
 from train.command import run_command
 
 

@@ -1,11 +1,9 @@
-"""The commands demo, solve, generate and env."""
+"""The commands demo, solve, generate and env; `bench.py` holds bench."""
 
 from __future__ import annotations
 
 import json
-import signal
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from gsr_engine import __version__
-from gsr_engine.cli import INTERRUPTED, options
+from gsr_engine.cli import INTERRUPTED, options, terminal
+from gsr_engine.cli.bench import STATUS as BENCH_STATUS
+from gsr_engine.cli.bench import bench
 from gsr_engine.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -77,15 +77,18 @@ def demo(
 
     console = Console(quiet=as_json)
     # Each layout pays for its own prompts.
-    with Engine.from_pretrained(NANO, prefix_cache=False, threads=threads) as engine:
+    with (
+        terminal.notes(),
+        Engine.from_pretrained(NANO, prefix_cache=False, threads=threads) as engine,
+    ):
         chosen = sample_puzzles("test", seed, puzzles)
         layout = engine.gsr.layouts[-1]
         try:
-            with _interrupts_raise():
+            with terminal.interrupts_raise():
                 view.watch(console, engine, chosen[0], view.demo_params(k, layout, seed))
                 report = view.run_all(console, engine, chosen, k, seed)
         except KeyboardInterrupt:
-            raise _interrupted() from None
+            raise terminal.interrupted() from None
     if as_json:
         print(json.dumps(report.as_dict()))
         return
@@ -143,7 +146,7 @@ def solve(
         "threads": threads,
         "template": template,
     }
-    with _notes(), _ready(model, kv_cache_gib, settings, make) as (engine, request):
+    with terminal.notes(), _ready(model, kv_cache_gib, settings, make) as (engine, request):
         from gsr_engine.cli import results
 
         result, seconds, interrupted = _run(engine, request)
@@ -201,7 +204,7 @@ def generate(
         return engine.new_generate(ids, sampling)
 
     settings = {"dtype": dtype, "max_model_len": max_model_len, "threads": threads}
-    with _notes(), _ready(model, kv_cache_gib, settings, make) as (engine, request):
+    with terminal.notes(), _ready(model, kv_cache_gib, settings, make) as (engine, request):
         from gsr_engine.cli import results
 
         result, seconds, interrupted = _run(engine, request)
@@ -211,34 +214,6 @@ def generate(
             capped = options.capped(wanted, engine.limits.max_model_len)
             results.print_generated(result, capped)
         _end(result.usage.completion_tokens, seconds, interrupted, result.error is None)
-
-
-@contextmanager
-def _notes() -> Iterator[None]:
-    """Warnings are lines of their own, without the line of code that they come from."""
-
-    def show(message: Warning | str, *_: object, **__: object) -> None:
-        print(f"note: {options.with_flags(str(message))}", file=sys.stderr)
-
-    with warnings.catch_warnings():
-        warnings.showwarning = show
-        yield
-
-
-@contextmanager
-def _interrupts_raise() -> Iterator[None]:
-    """In here Ctrl-C is KeyboardInterrupt; before and after, it ends the process at once."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _interrupted() -> typer.Exit:
-    """The end of the command after Ctrl-C, to be raised."""
-    print("gsr: interrupted", file=sys.stderr)
-    return typer.Exit(INTERRUPTED)
 
 
 @contextmanager
@@ -261,8 +236,9 @@ def _ready(
                 raise
         else:
             if model is None:
-                note = "no --model: this is nano, which solves the puzzles of `gsr demo` only"
-                print(f"note: {note}", file=sys.stderr)
+                terminal.note(
+                    "no --model: this is nano, which solves the puzzles of `gsr demo` only"
+                )
             yield engine, request
             return
     with _load(model, needed, settings) as engine:
@@ -270,21 +246,11 @@ def _ready(
 
 
 def _load(model: str | None, kv_cache_gib: float | None, settings: dict[str, Any]) -> Engine:
-    _show_on_terminal(f"loading {model or 'nano'} …")
-    try:
+    with terminal.loading(model or "nano"):
         from gsr_engine import Engine
         from gsr_engine.demo.report import NANO
 
         return Engine.from_pretrained(model or NANO, kv_cache_gib=kv_cache_gib, **settings)
-    finally:
-        _show_on_terminal("")
-
-
-def _show_on_terminal(text: str) -> None:
-    """Show a line that the next one replaces; nothing where there is no terminal."""
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r\x1b[2K{text}")
-        sys.stderr.flush()
 
 
 def _run(engine: Engine, request: Request[ResultT]) -> tuple[ResultT, float, bool]:
@@ -293,7 +259,7 @@ def _run(engine: Engine, request: Request[ResultT]) -> tuple[ResultT, float, boo
 
     progress = Progress(request)
     try:
-        with _interrupts_raise(), progress:
+        with terminal.interrupts_raise(), progress:
             (result,) = engine.run([request], progress.step)
     except KeyboardInterrupt:
         request.end("abort", "interrupted")  # the engine may have dropped what was written
@@ -310,7 +276,7 @@ def _end(tokens: int, seconds: float, interrupted: bool, answered: bool) -> None
     sys.stdout.flush()
     print(f"{tokens:,} tokens in {seconds:.1f} s, {speed(tokens, seconds)}", file=sys.stderr)
     if interrupted:
-        raise _interrupted()
+        raise terminal.interrupted()
     if not answered:
         raise typer.Exit(1)
 
@@ -332,3 +298,6 @@ def env(as_json: options.Json = False) -> None:
     for name, value in facts.items():
         table.add_row(name, value)
     Console().print(table)
+
+
+app.command(epilog=BENCH_STATUS)(bench)

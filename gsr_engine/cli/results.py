@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from gsr_engine.cli.terminal import note
 from gsr_engine.engine import Engine
 from gsr_engine.outputs import Completion, GenerateResult, RefineResult, Usage
 from gsr_engine.params import SamplingParams, SelfRefineParams
@@ -16,11 +17,6 @@ from gsr_engine.text.answers import majority, same_answer
 def say(text: str) -> None:
     """A line of the model's text or around it, on stdout."""
     sys.stdout.write(text + "\n")
-
-
-def note(text: str) -> None:
-    """A line about the run, on stderr."""
-    print(f"note: {text}", file=sys.stderr)
 
 
 def ending(completion: Completion, params: SamplingParams) -> str:

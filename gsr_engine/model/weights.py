@@ -68,6 +68,15 @@ def weight_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
     return dtype.itemsize * sum(math.prod(shape) for _, shape in tensor_shapes(config))
 
 
+def bytes_held(decoder: Decoder) -> int:
+    """Memory, in bytes, that a decoder's weights take as they are.
+
+    A tied head that is prepacked is a second copy of the embedding.
+    """
+    tensors = {id(tensor): tensor for tensor in _tensors(decoder)}
+    return sum(tensor.numel() * tensor.dtype.itemsize for tensor in tensors.values())
+
+
 def copy_weights(source: Decoder, target: Decoder) -> None:
     """Copy the weights of `source` into the tensors of `target`; both must have one shape."""
     for new, old in zip(_tensors(source), _tensors(target), strict=True):

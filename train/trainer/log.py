@@ -19,17 +19,16 @@ from __future__ import annotations
 import json
 import math
 import statistics
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from resource import RUSAGE_SELF, getrusage
 from typing import Any, TextIO, TypeVar
 
 import torch
 
 from gsr_engine.errors import CheckpointError
+from gsr_engine.speed.peak_memory import peak_memory
 from train.command import log
 from train.dataset import RowSet
 from train.files import open_appended
@@ -211,7 +210,7 @@ class Progress:
             "tflops": round(seen / 1e12, 3),
             "mfu": peak and round(seen / peak, 4),
             "mfu_full": peak and round(full / peak, 4),
-            "memory_gib": round(_peak_bytes(self._world.device) / 2**30, 2),
+            "memory_gib": round(peak_memory(self._world.device) / 2**30, 2),
         }
 
     def _counts(self, indices: Sequence[int]) -> dict[str, Any]:
@@ -235,11 +234,3 @@ def _rounded(loss: float | None) -> float | None:
 
 def _shown(loss: float | None) -> str:
     return "-" if loss is None else f"{loss:.4f}"
-
-
-def _peak_bytes(device: torch.device) -> int:
-    """The most memory that this process held: of the GPU, or of the host if it trains there."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    peak = getrusage(RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak

@@ -1,0 +1,131 @@
+"""What the machine can do: how fast it copies, and how long a model's products alone take.
+
+No engine that computes in this dtype can be faster than the products of its steps. The difference
+to a measured run is attention, sampling and the engine itself.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from gsr_engine.model.decoder import Decoder
+from gsr_engine.model.linear import Linear
+
+_SECONDS = 1.0
+_SECONDS_OF_A_STEP = 0.3
+"""`StepProducts` has many sizes to measure while a user waits."""
+_MOST_ROWS = 256
+"""Products of more rows are limited by arithmetic alone, so their time grows with the rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Products:
+    """All matrix products of one step, output head included.
+
+    Attributes:
+        rows: tokens of the step.
+        seconds: with the weights as the engine holds them.
+        plain_seconds: with `F.linear` and plain weights.
+        gflops: arithmetic per second within `seconds`, in units of 1e9.
+        weight_gb: bytes of weights read per second within `seconds`, in units of 1e9.
+    """
+
+    rows: int
+    seconds: float
+    plain_seconds: float
+    gflops: float
+    weight_gb: float
+
+
+class StepProducts:
+    """How long the matrix products of a decoder's steps take; each size is measured once.
+
+    Attributes:
+        weight_bytes: what one step reads of the weights.
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._layers, self._head = _layers(decoder), [decoder.head]
+        self._decoder = decoder
+        self._measured: dict[tuple[bool, int], float] = {}
+        weights = sum(one.weight.numel() for one in (*self._layers, decoder.head))
+        self.weight_bytes = weights * decoder.dtype.itemsize
+
+    def seconds(self, rows: int, draws: int) -> float:
+        """Of a step of so many tokens, of which `draws` go through the output head."""
+        return self._seconds(False, rows) + self._seconds(True, draws)
+
+    def _seconds(self, head: bool, rows: int) -> float:
+        measured = min(rows, _MOST_ROWS)
+        if (head, measured) not in self._measured:
+            self._measured[head, measured] = self._measure(head, measured)
+        return self._measured[head, measured] * rows / measured
+
+    @torch.inference_mode()
+    def _measure(self, head: bool, rows: int) -> float:
+        linears = self._head if head else self._layers
+        dtype, device = self._decoder.dtype, self._decoder.device
+        widths = {one.weight.shape[1] for one in linears}
+        inputs = {width: torch.randn(rows, width).to(device, dtype) for width in widths}
+
+        def run() -> None:
+            for one in linears:
+                one(inputs[one.weight.shape[1]])
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+
+        return _best(run, _SECONDS_OF_A_STEP)
+
+
+def copy_bandwidth(mib: int = 256, device: str | torch.device = "cpu") -> float:
+    """Bytes read and written per second by a plain copy, in units of 1e9."""
+    source = torch.ones(mib << 20, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+
+    def run() -> None:
+        target.copy_(source)
+        if source.is_cuda:
+            torch.cuda.synchronize(source.device)
+
+    return 2 * source.numel() / _best(run) / 1e9
+
+
+def _layers(decoder: Decoder) -> list[Linear]:
+    return [
+        linear
+        for layer in decoder.layers
+        for linear in (layer.qkv, layer.output, layer.gate_up, layer.down)
+    ]
+
+
+@torch.inference_mode()
+def measure_products(decoder: Decoder, sizes: Sequence[int]) -> list[Products]:
+    """The products of steps of several sizes; the best repetition of about a second counts."""
+    own = [*_layers(decoder), decoder.head]
+    plain = [Linear(one.weight.to_dense(), one.bias) if one.is_prepacked else one for one in own]
+    weights = sum(one.weight.numel() for one in plain)
+    bytes_read = weights * decoder.dtype.itemsize
+    found = []
+    for rows in sizes:
+        inputs = [torch.randn(rows, one.weight.shape[1]).to(decoder.dtype) for one in plain]
+        seconds, plain_seconds = (
+            _best(lambda s=side, x=inputs: [f(row) for f, row in zip(s, x, strict=True)])  # type: ignore[misc]
+            for side in (own, plain)
+        )
+        rates = (2e-9 * rows * weights / seconds, 1e-9 * bytes_read / seconds)
+        found.append(Products(rows, seconds, plain_seconds, *rates))
+    return found
+
+
+def _best(run: Callable[[], object], seconds: float = _SECONDS) -> float:
+    best, stop, count = float("inf"), time.perf_counter() + seconds, 0
+    while count < 3 or time.perf_counter() < stop:
+        start = time.perf_counter()
+        run()
+        best = min(best, time.perf_counter() - start)
+        count += 1
+    return best

@@ -1,0 +1,64 @@
+"""What a loaded model says that it takes, against first principles."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+
+from gsr_engine import Engine, EngineConfig
+from gsr_engine.checkpoint.model_config import ModelConfig
+from gsr_engine.demo.report import NANO
+from gsr_engine.execution.footprint import Footprint
+from gsr_engine.execution.loading import load_parts
+from gsr_engine.model import linear
+
+# nano: vocabulary 441, width 128, 3 layers with 4 heads and 2 heads of KV of 32, 352 inside.
+HEAD = 441 * 128
+LAYER = 128 * (4 + 2 * 2) * 32 + 4 * 32 * 128 + 3 * 128 * 352 + 2 * 128
+WEIGHTS = HEAD + 3 * LAYER + 128
+TOKEN = 3 * 2 * 2 * 32  # keys and values of every layer
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("float32", 4), ("bfloat16", 2)])
+def test_the_line_is_the_models_arithmetic(
+    dtype: str, size: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    gib = 1000 * 16 * TOKEN * size / 2**30
+    with (
+        caplog.at_level(logging.INFO, logger="gsr_engine"),
+        Engine.from_pretrained(NANO, dtype=dtype, kv_cache_gib=gib) as engine,
+    ):
+        found = engine.footprint
+    assert found.weight_bytes == size * WEIGHTS  # the head is the embedding
+    assert found.kv_bytes_per_token == size * TOKEN
+    assert found.pool_tokens == 1000 * 16
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert line.startswith(f"{size * WEIGHTS / 2**30:.3g} GiB of weights ({dtype}), ")
+    assert f"{size * TOKEN / 1024:g} KiB of KV per token, 16,000 tokens in the pool" in line
+
+
+def test_a_head_that_is_prepacked_is_another_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "LEAST_WEIGHTS", 0)
+    if not linear.prepacks(ModelConfig.from_folder(NANO), torch.float32):
+        pytest.skip("torch has no oneDNN here")
+    with Engine.from_pretrained(NANO, kv_cache_gib=0.01) as engine:
+        packed = engine.footprint.weight_bytes
+    assert packed == 4 * (WEIGHTS + HEAD)
+
+
+def test_requests_at_once_are_those_whose_pages_the_pool_holds() -> None:
+    config = EngineConfig(kv_cache_gib=0.01)
+    decoder, *parts = load_parts(NANO, config)
+    with Engine(decoder, *parts, config) as engine:
+        limits = engine.limits
+    assert engine.footprint.refines_at_once is None  # nano's context is 2,048
+    needed = (256 + 4 * 1024 + 512) // 16
+    for pages, count in ((needed - 1, 0), (needed, 1), (7 * needed - 1, 6), (7 * needed, 7)):
+        roomy = replace(limits, max_model_len=4864, num_pages=pages)
+        found = Footprint.of(decoder, roomy)
+        assert found.refines_at_once == count
+        assert str(found).endswith(f": {count} selfRef@4 of 256/1,024/512 tokens fit at once")
+    assert Footprint.of(decoder, replace(limits, max_model_len=4863)).refines_at_once is None
