@@ -71,7 +71,7 @@ def weight_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
 def bytes_held(decoder: Decoder) -> int:
     """Memory, in bytes, that a decoder's weights take as they are.
 
-    A tied head that is prepacked is a second copy of the embedding.
+    A tied head that is packed is a second copy of the embedding.
     """
     tensors = {id(tensor): tensor for tensor in _tensors(decoder)}
     return sum(tensor.numel() * tensor.dtype.itemsize for tensor in tensors.values())

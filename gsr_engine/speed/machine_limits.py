@@ -106,7 +106,7 @@ def _layers(decoder: Decoder) -> list[Linear]:
 def measure_products(decoder: Decoder, sizes: Sequence[int]) -> list[Products]:
     """The products of steps of several sizes; the best repetition of about a second counts."""
     own = [*_layers(decoder), decoder.head]
-    plain = [Linear(one.weight.to_dense(), one.bias) if one.is_prepacked else one for one in own]
+    plain = [Linear(one.dense(), one.bias, one.gated) for one in own]
     weights = sum(one.weight.numel() for one in plain)
     bytes_read = weights * decoder.dtype.itemsize
     found = []
