@@ -78,4 +78,5 @@ $(INSTALLED): requirements/lock.txt pyproject.toml
 	$(PIP) $(TORCH) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 	$(PIP) -r requirements/lock.txt
 	$(PIP) --no-deps --no-build-isolation -e .
+	$(BIN)/python -m csrc_triton.cpu >/dev/null
 	@touch $@

@@ -15,15 +15,16 @@ flat slot of a token is `page * page_size + offset`; kernels need page sizes tha
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import import_module
 from typing import Any, overload
 
 import torch
 from torch import Tensor
 
+from csrc_triton.checks import check_heads, check_norms, check_sinks, check_window, require
 from csrc_triton.cpu import linear
 from csrc_triton.cpu.library import library
-from csrc_triton.checks import check_heads, check_norms, check_sinks, check_window, require
 from csrc_triton.pages import cache_views as cache_views
 from csrc_triton.reference import merge_states as merge_states
 from csrc_triton.reference import uniform as uniform
@@ -280,7 +281,7 @@ def prefill_attention(
 
 
 def has_cpu_kernels(dtype: torch.dtype) -> bool:
-    """Whether CPU tensors of a dtype go to compiled kernels; the first call compiles them (seconds).
+    """Whether CPU tensors of a dtype go to compiled kernels; the first call compiles them.
 
     They are there for fp32 and bf16, unless they cannot be compiled: then one warning says why.
     """
@@ -298,7 +299,7 @@ def pack_weight(weight: Tensor, *, gated: bool = False) -> Tensor:
 def packed_linear(
     x: Tensor, packed: Tensor, bias: Tensor | None, outputs: int, *, gated: bool = False
 ) -> Tensor:
-    """x Wᵀ + b with a packed weight, on a CPU; if it is gated, silu(x Gᵀ) * (x Uᵀ).
+    """The product x Wᵀ + b with a packed weight, on a CPU; if gated, silu(x Gᵀ) * (x Uᵀ).
 
     The bits of a row depend neither on the other rows nor on their number.
 
@@ -383,4 +384,9 @@ def token_logprobs(logits: Tensor, token_ids: Tensor) -> Tensor:
 
 def implementation(tensor: Tensor, module: str) -> Any:
     """The module that computes on a tensor's device: Triton on a GPU, C on a CPU."""
-    return import_module(f"{__name__}.{module}" if tensor.is_cuda else f"{__name__}.cpu.{module}")
+    return _module(module if tensor.is_cuda else f"cpu.{module}")
+
+
+@cache
+def _module(name: str) -> Any:
+    return import_module(f"{__name__}.{name}")

@@ -1,8 +1,8 @@
-"""Compiles the C sources of this folder for this machine, and keeps the result in a folder of the user.
+"""Compiles the C sources of this folder for this machine, and keeps the result.
 
-The compiler is clang out of the package `ziglang`, or else the system's `cc`. The result's name holds a
-hash of everything that it depends on, so nothing old is ever loaded and several versions lie side by
-side. A folder that cannot be written to is replaced by a temporary one.
+The compiler is clang out of the package `ziglang`, or else the system's `cc`. The result's name
+holds a hash of everything that it depends on, so nothing old is ever loaded, and several versions
+lie side by side. A folder that cannot be written to is replaced by a temporary one.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
+import logging
 import os
 import platform
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
+
+_log = logging.getLogger(__name__)
 
 SOURCES = Path(__file__).parent
 DTYPES = {"float32": (), "bfloat16": ("-DBFLOAT16",)}
@@ -38,7 +40,7 @@ def cache_folder() -> Path:
 
 
 def library_file(dtype: str) -> Path:
-    """The file that `compiled` returns for a dtype if its folder can be written to."""
+    """Where the shared library for a dtype is kept, if the folder can be written to."""
     return cache_folder() / f"kernels-{dtype}-{_digest(dtype)}.so"
 
 
@@ -51,6 +53,7 @@ def compiled(dtype: str) -> Path:
     file = library_file(dtype)
     if file.exists():
         return file
+    _log.info("compiling the CPU kernels for %s, once on this machine (seconds)", dtype)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         folder = tempfile.mkdtemp(dir=file.parent)
@@ -73,8 +76,9 @@ def compiler() -> tuple[str, ...]:
     Raises:
         CannotCompile: there is none.
     """
-    if importlib.util.find_spec("ziglang"):
-        return sys.executable, "-m", "ziglang", "cc", "-mcpu=native"
+    packaged = importlib.util.find_spec("ziglang")
+    if packaged is not None and packaged.origin is not None:
+        return str(Path(packaged.origin).with_name("zig")), "cc", "-mcpu=native"
     system = shutil.which(os.environ.get("CC") or "cc")
     if system is None:
         raise CannotCompile("no C compiler: `pip install ziglang`, or install clang or gcc")
@@ -99,7 +103,7 @@ def _compile(dtype: str, target: Path) -> None:
     except (OSError, subprocess.SubprocessError) as error:
         raise CannotCompile(f"{command[0]}: {error}") from None
     if done.returncode:
-        raise CannotCompile(f"{' '.join(command[:4])} failed: {done.stderr.strip()[-500:]}")
+        raise CannotCompile(f"{command[0]} failed: {done.stderr.strip()[-500:]}")
 
 
 _ZIG_FOLDERS = ("ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR")

@@ -68,8 +68,8 @@ _lock = threading.Lock()
 def library(dtype: torch.dtype) -> Library | None:
     """The kernels for tensors of a dtype; None if there are none, or they cannot be compiled.
 
-    The first call for a dtype compiles them if no earlier process did (seconds). A failure is said in
-    one warning.
+    The first call for a dtype compiles them if no earlier process did (seconds). A failure is said
+    in one warning.
     """
     if dtype not in _libraries:
         with _lock:

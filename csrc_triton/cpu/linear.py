@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from csrc_triton.checks import require
 from csrc_triton.cpu.library import address, library
 
 _LANES = 16
@@ -34,8 +33,8 @@ def linear(
 ) -> Tensor:
     """See `csrc_triton.packed_linear`."""
     kernels = library(x.dtype)
-    require(kernels is not None, "there are no CPU kernels for {}", x.dtype)
-    assert kernels is not None
+    if kernels is None:
+        raise ValueError(f"there are no CPU kernels for {x.dtype}")
     x, inputs = x.contiguous(), packed.shape[1]
     rows = x.numel() // inputs
     out = x.new_empty((*x.shape[:-1], outputs))

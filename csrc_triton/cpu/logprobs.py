@@ -1,2 +1,3 @@
 """Log-probabilities."""
+
 from csrc_triton.reference import token_logprobs as token_logprobs

@@ -11,9 +11,10 @@ _MOST_DIMS = 256
 
 
 def kernels_for(k_cache: Tensor, v_cache: Tensor, *heads: Tensor) -> Library | None:
-    """The kernels for a cache and tensors [N, heads, D] of its dtype; None if they cannot read them.
+    """The kernels for a cache and tensors [N, heads, D]; None if they cannot read them.
 
-    They read caches that `csrc_triton.cache_views` made, and heads that lie side by side in each row.
+    They read caches that `csrc_triton.cache_views` made, and tensors of the same dtype whose heads
+    lie side by side in each row.
     """
     _, page_size, num_kv_heads, head_dim = k_cache.shape
     if page_size != PAGE or head_dim > _MOST_DIMS or head_dim % 2:

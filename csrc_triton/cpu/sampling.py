@@ -1,2 +1,3 @@
 """Draws."""
+
 from csrc_triton.reference import sample as sample

@@ -48,22 +48,24 @@ class _NoteHandler(logging.Handler):
 
 @contextmanager
 def notes() -> Iterator[None]:
-    """In here warnings, and what the engine logs when it is made, are notes: a line each."""
+    """In here warnings, and what is logged while an engine is made, are notes: a line each."""
 
     def show(message: Warning | str, *_: object, **__: object) -> None:
         note(str(message))
 
-    log, handler = logging.getLogger("gsr_engine.engine"), _NoteHandler()
-    level = log.level
-    log.setLevel(logging.INFO)
-    log.addHandler(handler)
+    logs = [logging.getLogger(name) for name in ("gsr_engine.engine", "csrc_triton")]
+    handler, levels = _NoteHandler(), [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.INFO)
+        log.addHandler(handler)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = show
             yield
     finally:
-        log.removeHandler(handler)
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.removeHandler(handler)
+            log.setLevel(level)
 
 
 @contextmanager

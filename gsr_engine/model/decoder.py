@@ -38,7 +38,7 @@ class LayerAttention(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """Weights of one layer; q, k, v are one product, and gate and up another, with SwiGLU behind it."""
+    """Weights of one layer; q, k, v are one product, gate, up and SwiGLU another."""
 
     input_norm: torch.Tensor
     qkv: Linear

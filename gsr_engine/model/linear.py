@@ -65,7 +65,8 @@ class OnednnLinear(Linear):
 
     def dense(self) -> torch.Tensor:
         """The weight as [out, in]."""
-        return self.weight.to_dense()
+        dense: torch.Tensor = self.weight.to_dense()
+        return dense
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +98,8 @@ MakeLinear = Callable[..., Linear]
 def linear_maker(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> MakeLinear:
     """How to lay out the weights of a decoder on its device.
 
-    On a CPU the kernels take them. Large bf16 weights go to oneDNN where it multiplies bf16: it takes
-    two products at once. Without kernels they stay plain.
+    On a CPU the kernels take them. Large bf16 weights go to oneDNN where the chip multiplies bf16:
+    it adds two products at once. Without kernels they stay plain.
     """
     if device.type != "cpu":
         return Linear

@@ -103,7 +103,9 @@ def build_batch(plan: StepPlan, drawn: Mapping[Segment, int] | None = None) -> B
         num_decodes=plan.num_decodes,
         inputs=torch.from_numpy(inputs),
         has_sources=has_sources,
-        logit_rows=None if len(logit_rows) == count else torch.tensor(logit_rows, dtype=torch.int64),
+        logit_rows=None
+        if len(logit_rows) == count
+        else torch.tensor(logit_rows, dtype=torch.int64),
         draw_rows=draw_rows,
     )
 
