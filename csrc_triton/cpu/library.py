@@ -23,6 +23,8 @@ _SIGNATURES = {
     "decode_partials": "pp" + "ppp" + "ppp" + "p" + "lllllllfl",
     "merge_partials": "ppppppllll",
     "prefill": "pppp" + "ppppp" + "p" + "lllllllfl",
+    "sample": "ppp" + "p" + "pppppp" + "llllll",
+    "token_logprobs": "pppplllll",
 }
 _TYPES = {"p": ctypes.c_void_p, "l": ctypes.c_long, "f": ctypes.c_float}
 
@@ -36,6 +38,8 @@ class Library:
     decode_partials: Function
     merge_partials: Function
     prefill: Function
+    sample: Function
+    token_logprobs: Function
 
     def __init__(self, file: Path) -> None:
         library = ctypes.CDLL(str(file))
