@@ -24,6 +24,8 @@ _SIGNATURES = {
     "merge_partials": "ppppppllll",
     "prefill": "pppp" + "ppppp" + "p" + "lllllllfl",
     "linear": "ppppplllll",
+    "sample": "ppp" + "p" + "pppppp" + "llllll",
+    "token_logprobs": "pppplllll",
 }
 _TYPES = {"p": ctypes.c_void_p, "l": ctypes.c_long, "f": ctypes.c_float}
 
@@ -38,6 +40,8 @@ class Library:
     merge_partials: Function
     prefill: Function
     linear: Function
+    sample: Function
+    token_logprobs: Function
 
     def __init__(self, file: Path) -> None:
         library = ctypes.CDLL(str(file))

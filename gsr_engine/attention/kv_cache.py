@@ -73,7 +73,9 @@ class KVCache:
                 f"{num_pages} KV pages take {gib:,.1f} GiB, which {device} cannot give: lower "
                 "kv_cache_gib"
             ) from None
-        self.keys, self.values = cache_views(*memory, PAGE_SIZE, model.num_kv_heads, model.head_dim)
+        self.keys, self.values = cache_views(
+            memory[0], memory[1], PAGE_SIZE, model.num_kv_heads, model.head_dim
+        )
         self.num_pages = num_pages
 
     def copy(self, source: npt.NDArray[np.int64], target: npt.NDArray[np.int64]) -> None:

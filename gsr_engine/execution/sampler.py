@@ -5,7 +5,6 @@ A draw depends only on the logits, parameters and seed of its stream, and on its
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -17,10 +16,6 @@ from gsr_engine.execution.logits import LogitEdits, listed_tops, top_logprobs
 from gsr_engine.outputs import TopLogprobs
 from gsr_engine.requests.request import Stream
 from gsr_engine.step.transfer import Fetched, to_device
-
-# A CPU draws from this many logits at a time. Every pass over a larger batch would read it from
-# memory again and write to fresh pages, which takes longer than the arithmetic.
-_CHUNK = 1 << 21
 
 _Params = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -97,11 +92,11 @@ class Sampler:
         mine = logits[: len(draw_rows)]
         if draw_rows != list(range(len(draw_rows))):
             mine = logits[to_device(np.array(draw_rows, dtype=np.int64), device)]
-        if self._edits or not mine.is_cuda:
-            mine = mine.float()
+        if self._edits:
+            mine = mine.float()  # an edited logit is not rounded to the dtype of the logits
         with self._edits.applied(mine) if self._edits else nullcontext():
-            tokens = _in_chunks(sample, mine, *self._params, indices)
-        logprobs = _in_chunks(token_logprobs, mine, tokens)
+            tokens = sample(mine, *self._params, indices)
+        logprobs = token_logprobs(mine, tokens)
         tops = top_logprobs(mine, self._wanted) if any(self._wanted) else []
         return PendingDraws(tokens, logprobs, tops, self._wanted)
 
@@ -121,17 +116,6 @@ def draw_anything(logits: torch.Tensor) -> None:
     zeros = torch.zeros(rows, dtype=torch.int64, device=device)
     tokens = sample(logits, ones, zeros, ones, torch.zeros_like(ones), zeros, zeros)
     token_logprobs(logits, tokens)
-
-
-def _in_chunks(
-    function: Callable[..., torch.Tensor], logits: torch.Tensor, *per_row: torch.Tensor
-) -> torch.Tensor:
-    """Apply a function to all rows; on a CPU, to a limited number of rows at a time."""
-    rows = max(1, _CHUNK // logits.shape[1])
-    if logits.is_cuda or len(logits) <= rows:
-        return function(logits, *per_row)
-    chunks = zip(*(torch.split(x, rows) for x in (logits, *per_row)), strict=True)
-    return torch.cat([function(*chunk) for chunk in chunks])
 
 
 def _tensors(streams: list[Stream], device: torch.device) -> _Params:

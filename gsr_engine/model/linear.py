@@ -87,7 +87,7 @@ class PackedLinear(Linear):
     def dense(self) -> torch.Tensor:
         """The weight as [out, in]."""
         parts = 2 if self.gated else 1
-        rows = self.weight.transpose(1, 2).unflatten(0, (-1, parts)).transpose(0, 1)
+        rows: torch.Tensor = self.weight.transpose(1, 2).unflatten(0, (-1, parts)).transpose(0, 1)
         return rows.flatten(1, 2)[:, : self.num_outputs].flatten(0, 1)
 
 

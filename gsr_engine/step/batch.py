@@ -97,15 +97,14 @@ def build_batch(plan: StepPlan, drawn: Mapping[Segment, int] | None = None) -> B
         inputs[2, row:end] = slots(segment, start, stop)
         row = end
     logit_rows, draw_rows = _logit_rows(plan, rows)
+    some = len(logit_rows) < count
     return Batch(
         chunks=chunks,
         rows=rows,
         num_decodes=plan.num_decodes,
         inputs=torch.from_numpy(inputs),
         has_sources=has_sources,
-        logit_rows=None
-        if len(logit_rows) == count
-        else torch.tensor(logit_rows, dtype=torch.int64),
+        logit_rows=torch.from_numpy(np.array(logit_rows, dtype=np.int64)) if some else None,
         draw_rows=draw_rows,
     )
 

@@ -4,14 +4,19 @@ Kernel and reference round their sums differently, so a draw next to a boundary 
 side of it. These tests avoid such draws in two ways. Either all sums are exact, because the
 weights are 1 and 0; or logits lie on a grid, and parameters are chosen, in float64, to stay clear
 of boundaries.
+
+Every test takes the kernels from a fixture. Here they are those of Triton; test_cpu_sampling.py
+runs the same tests with those of a CPU.
 """
+
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from csrc_triton import logprobs, reference, sampling
+from csrc_triton import reference
 
 MARGIN = 1e-4
 
@@ -23,8 +28,14 @@ prove = settings(
 )
 
 
-def kernel(device, *args):
-    return sampling.sample(*(x.to(device) for x in args)).cpu()
+@pytest.fixture
+def kernels(device):
+    from csrc_triton import logprobs, sampling  # needs triton
+
+    return SimpleNamespace(
+        sample=lambda *args: sampling.sample(*(x.to(device) for x in args)).cpu(),
+        token_logprobs=lambda *args: logprobs.token_logprobs(*(x.to(device) for x in args)).cpu(),
+    )
 
 
 def plain(rows, **columns):
@@ -84,9 +95,9 @@ def seed_near_one():
     return reference.uniform(torch.arange(4096), torch.zeros(4096).long()).argmax()[None]
 
 
-def check_clear_rows(logits, device):
+def check_clear_rows(logits, kernels):
     args = [torch.tensor(column) for column in zip(*map(clear_rules, logits), strict=True)]
-    assert torch.equal(kernel(device, logits, *args), reference.sample(logits, *args))
+    assert torch.equal(kernels.sample(logits, *args), reference.sample(logits, *args))
 
 
 @prove
@@ -95,17 +106,17 @@ def check_clear_rows(logits, device):
     vocab=st.sampled_from([2, 100, 511, 512, 513, 1024, 1700]),
     seed=st.integers(0, 2**32),
 )
-def test_kernel_equals_reference(rows, vocab, seed, dtype, device):
+def test_kernel_equals_reference(rows, vocab, seed, dtype, kernels):
     torch.manual_seed(seed)
-    check_clear_rows(on_a_grid(rows, vocab).to(dtype), device)
+    check_clear_rows(on_a_grid(rows, vocab).to(dtype), kernels)
 
 
-def test_more_blocks_than_tokens_to_keep(device):
+def test_more_blocks_than_tokens_to_keep(kernels):
     torch.manual_seed(1)
-    check_clear_rows(on_a_grid(5, 20 * 512 + 37), device)
+    check_clear_rows(on_a_grid(5, 20 * 512 + 37), kernels)
 
 
-def test_the_last_token_kept(device):
+def test_the_last_token_kept(kernels):
     """Weights fall with the id, each by a factor of exp(-1/64); a number near 1 draws the last."""
     keeps = torch.tensor([1, 2, 3, 5, 9, 20, 33, 47, 60, 90, 140])
     n, none = len(keeps), torch.zeros(len(keeps))
@@ -119,12 +130,12 @@ def test_the_last_token_kept(device):
         min_p=torch.cat((none, none, weights[keeps - 1].mul(weights[keeps]).sqrt().float())),
         seeds=seed_near_one().expand(3 * n).contiguous(),
     )
-    ids = kernel(device, logits.expand(3 * n, -1), *args)
+    ids = kernels.sample(logits.expand(3 * n, -1), *args)
     assert torch.equal(ids, keeps.sub(1).repeat(3))
 
 
 @pytest.mark.parametrize(("top_k", "last"), [(300, 3), (5, 1)])
-def test_top_p_counts_what_top_k_keeps(top_k, last, device):
+def test_top_p_counts_what_top_k_keeps(top_k, last, kernels):
     """Top-p takes its share of the mass that top-k keeps, even if the first block alone has enough.
 
     The eight highest tokens weigh 6.5 together, 500 others 1.8. With top-k 300, top-p 0.36 of all
@@ -136,36 +147,36 @@ def test_top_p_counts_what_top_k_keeps(top_k, last, device):
     logits[0, :8] = torch.arange(8) / -16
     logits[0, 512:1012] = -5.6
     rules = {"top_k": torch.tensor([top_k]), "top_p": torch.tensor([0.36])}
-    assert kernel(device, logits, *plain(1, **rules, seeds=seed_near_one())).tolist() == [last]
+    assert kernels.sample(logits, *plain(1, **rules, seeds=seed_near_one())).tolist() == [last]
 
 
-def test_top_k_may_keep_one_token_of_each_block(device):
+def test_top_k_may_keep_one_token_of_each_block(kernels):
     logits = torch.full((1, 1536), -torch.inf)
     logits[0, [5, 600, 1100, 1200]] = torch.tensor([0.0, 0.0, -4.0, -9.0])
     args = plain(1, top_k=torch.tensor([3]), seeds=seed_near_one())
-    assert kernel(device, logits, *args).tolist() == [1100]
+    assert kernels.sample(logits, *args).tolist() == [1100]
 
 
-def test_full_blocks_of_a_large_vocabulary(device):
+def test_full_blocks_of_a_large_vocabulary(kernels):
     """Three blocks of 2048 are packed whole; a token of their second halves weighs e times more."""
     logits = torch.full((1, 128 * 1024 + 1), -torch.inf)
     logits[0, : 3 * 2048] = torch.tensor([-1.0, 0.0]).repeat_interleave(1024).repeat(3)
     args = plain(1, top_p=torch.tensor([0.7]))
     kept = (logits[0] == 0).nonzero().squeeze(1)
     expected = kept[int(reference.uniform(*args[-2:]) * len(kept))]
-    assert kernel(device, logits, *args).tolist() == [int(expected)]
+    assert kernels.sample(logits, *args).tolist() == [int(expected)]
 
 
-def test_the_hash_is_the_references(device):
+def test_the_hash_is_the_references(kernels):
     """With 2048 equal weights all sums are exact, and the token must be floor(2048 u)."""
     rows = 32
     seeds, indices = torch.randint(-(2**62), 2**62, (rows,)), torch.randint(0, 2**40, (rows,))
-    ids = kernel(device, torch.zeros(rows, 2048), *plain(rows, seeds=seeds, indices=indices))
+    ids = kernels.sample(torch.zeros(rows, 2048), *plain(rows, seeds=seeds, indices=indices))
     assert torch.equal(ids, (reference.uniform(seeds, indices) * 2048).long())
 
 
 @pytest.mark.parametrize("temperature", [1e-30, 0.01, 1.0, 1e4, 1e30])
-def test_every_rule_keeps_all_of_equals(temperature, device):
+def test_every_rule_keeps_all_of_equals(temperature, kernels):
     """Weights are 1 and 0; the token must be the one of rank floor(u * number of ones)."""
     vocab, rules = (
         1900,
@@ -188,55 +199,55 @@ def test_every_rule_keeps_all_of_equals(temperature, device):
     highest = [(row == 7).nonzero().squeeze(1) for row in logits]
     u = reference.uniform(seeds, torch.zeros_like(seeds))
     expected = [int(ids[int(x * len(ids))]) for ids, x in zip(highest, u, strict=True)]
-    assert kernel(device, logits, *args).tolist() == expected
+    assert kernels.sample(logits, *args).tolist() == expected
 
 
-def test_a_temperature_without_end_makes_all_weights_one(device):
+def test_a_temperature_without_end_makes_all_weights_one(kernels):
     logits = torch.randn(3, 1024)
     hot = plain(3, temperature=torch.full((3,), 1e30), top_p=torch.tensor([1.0, 0.4, 1.0]))
     u = reference.uniform(*hot[-2:])
-    assert torch.equal(kernel(device, logits, *hot), (u * 1024).long())
+    assert torch.equal(kernels.sample(logits, *hot), (u * 1024).long())
 
 
-def test_there_is_a_least_temperature(device):
+def test_there_is_a_least_temperature(kernels):
     logits = torch.full((1, 100), -torch.inf)
     logits[0, :2] = torch.tensor([0.0, -1e-6])  # a weight of 1 / e
     args = plain(1, temperature=torch.tensor([1e-30]), seeds=seed_near_one())
-    assert kernel(device, logits, *args).tolist() == [1]
+    assert kernels.sample(logits, *args).tolist() == [1]
 
 
-def test_greedy_takes_the_lowest_of_equals_in_any_block(dtype, device):
+def test_greedy_takes_the_lowest_of_equals_in_any_block(dtype, kernels):
     logits = torch.randn(3, 1700).to(dtype)
     logits[1, [600, 700, 1699]] = 9.0
     logits[2, :] = -torch.inf
     logits[2, [1030, 1031]] = -3.0
     greedy = plain(3, temperature=torch.zeros(3), top_k=torch.tensor([0, 5, 0]))
-    assert kernel(device, logits, *greedy).tolist() == [int(logits[0].argmax()), 600, 1030]
+    assert kernels.sample(logits, *greedy).tolist() == [int(logits[0].argmax()), 600, 1030]
 
 
-def test_rows_that_are_not_contiguous(device):
+def test_rows_that_are_not_contiguous(kernels):
     torch.manual_seed(0)
     logits = on_a_grid(3, 1300)
     strided, wider = logits.t().contiguous().t(), torch.cat((logits, logits), 1)[:, :1300]
     args = plain(3, top_k=torch.tensor([0, 9, 0]), top_p=torch.tensor([1.0, 1.0, 0.8]))
-    expected = kernel(device, logits, *args)
-    assert torch.equal(kernel(device, strided, *args), expected)
-    assert torch.equal(kernel(device, wider, *args), expected)
+    expected = kernels.sample(logits, *args)
+    assert torch.equal(kernels.sample(strided, *args), expected)
+    assert torch.equal(kernels.sample(wider, *args), expected)
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.999999])
-def test_the_ends_of_the_cdf_fall_on_possible_tokens(top_p, device):
+def test_the_ends_of_the_cdf_fall_on_possible_tokens(top_p, kernels):
     seeds = torch.arange(1 << 18)
     u = reference.uniform(seeds, torch.zeros_like(seeds))
     extremes = torch.cat((u.topk(4).indices, u.topk(4, largest=False).indices))
     logits = torch.full((8, 1100), -torch.inf)
     logits[:, 20:1050] = torch.randn(8, 1030) * 9
-    ids = kernel(device, logits, *plain(8, seeds=extremes, top_p=torch.full((8,), top_p)))
+    ids = kernels.sample(logits, *plain(8, seeds=extremes, top_p=torch.full((8,), top_p)))
     assert bool(logits.gather(1, ids[:, None]).isfinite().all())
 
 
 @pytest.mark.parametrize("columns", [slice(None), slice(3, 4), slice(530, None)], ids=str)
-def test_a_row_that_is_not_finite_disturbs_nobody(columns, device):
+def test_a_row_that_is_not_finite_disturbs_nobody(columns, kernels):
     vocab = 600
     logits = torch.randn(3, vocab, generator=torch.Generator().manual_seed(0)) * 9
     args = plain(
@@ -249,17 +260,13 @@ def test_a_row_that_is_not_finite_disturbs_nobody(columns, device):
     rows = logits.repeat_interleave(4, 0)
     for kind, bad in enumerate((torch.nan, torch.inf, -torch.inf), start=1):
         rows[kind::4, columns] = bad
-    ids = kernel(device, rows, *(x.repeat_interleave(4) for x in args))
-    assert torch.equal(ids[::4], kernel(device, logits, *args))
+    ids = kernels.sample(rows, *(x.repeat_interleave(4) for x in args))
+    assert torch.equal(ids[::4], kernels.sample(logits, *args))
     assert bool(((ids >= 0) & (ids < vocab)).all())
 
 
-def logprobs_of(device, logits, token_ids):
-    return logprobs.token_logprobs(logits.to(device), token_ids.to(device)).cpu()
-
-
 @pytest.mark.parametrize("vocab", [1, 300, 1025])
-def test_logprobs_equal_the_references(vocab, dtype, device):
+def test_logprobs_equal_the_references(vocab, dtype, kernels):
     torch.manual_seed(vocab)
     logits = (torch.randn(4, vocab) * 5).to(dtype)
     logits[1, : vocab - 1] = -torch.inf
@@ -267,12 +274,12 @@ def test_logprobs_equal_the_references(vocab, dtype, device):
     token_ids = torch.tensor([0, vocab - 1, vocab // 2, vocab - 1])
     expected = reference.token_logprobs(logits, token_ids)
     assert expected.isfinite().all()
-    torch.testing.assert_close(logprobs_of(device, logits, token_ids), expected)
+    torch.testing.assert_close(kernels.token_logprobs(logits, token_ids), expected)
     strided = logits.t().contiguous().t()
-    torch.testing.assert_close(logprobs_of(device, strided, token_ids), expected)
+    torch.testing.assert_close(kernels.token_logprobs(strided, token_ids), expected)
 
 
-def test_logprobs_of_a_row_that_is_not_finite(device):
+def test_logprobs_of_a_row_that_is_not_finite(kernels):
     logits = torch.randn(7, 1100)
     logits[0, 1050] = float("nan")
     logits[1, 5] = float("inf")
@@ -281,6 +288,6 @@ def test_logprobs_of_a_row_that_is_not_finite(device):
     logits[4, 3] = -torch.inf
     logits[5, 512:1024] = -torch.inf
     logits[0, 512:] -= 500  # the other weights of the NaN's block are negligible
-    logprob = logprobs_of(device, logits, torch.full((7,), 3))
+    logprob = kernels.token_logprobs(logits, torch.full((7,), 3))
     assert logprob.isfinite().tolist() == [False] * 5 + [True] * 2
     torch.testing.assert_close(logprob[5:], logits[5:].log_softmax(-1)[:, 3])
