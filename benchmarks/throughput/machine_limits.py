@@ -9,18 +9,37 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
+from gsr_engine.environment import describe_machine
 from gsr_engine.model.decoder import Decoder
 from gsr_engine.model.linear import Linear
 
-_SECONDS = 1.0
+REPEAT_SECONDS = 1.0
+_PREFILL_ROWS = 256
+# The instructions that decide how fast products are, as Linux names them on x86.
+_FLAGS = {
+    "avx2": "avx2",
+    "avx512f": "avx512",
+    "avx512_vnni": "vnni",
+    "avx512_bf16": "bf16",
+    "amx_bf16": "amx",
+}
+
+
+def chip(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The CPU's name and the instructions that products use; the name alone says little."""
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    words = [word for flag, word in _FLAGS.items() if flag in flags]
+    return " ".join([describe_machine()["cpu"], *words])
 
 
 @dataclass(frozen=True, slots=True)
 class Products:
-    """All matrix products of one step, output head included.
+    """All matrix products of one step.
 
     Attributes:
         rows: tokens of the step.
@@ -37,6 +56,37 @@ class Products:
     weight_gb: float
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The machine's limits for one model.
+
+    Attributes:
+        copy_gb: bytes read and written per second by a plain copy, in units of 1e9.
+        products: of steps of several sizes.
+        prefill: of many rows without the output head, which a prompt needs for its last row only.
+    """
+
+    copy_gb: float
+    products: list[Products]
+    prefill: Products
+
+    def or_better(self, other: Limits) -> Limits:
+        """The best of two measurements of the same; a busy machine makes nothing faster."""
+        pairs = zip(self.products, other.products, strict=True)
+        return Limits(
+            max(self.copy_gb, other.copy_gb),
+            [min(pair, key=lambda one: one.seconds) for pair in pairs],
+            min(self.prefill, other.prefill, key=lambda one: one.seconds),
+        )
+
+
+def measure_limits(decoder: Decoder, sizes: Sequence[int]) -> Limits:
+    """The limits now, with steps of these sizes."""
+    products = measure_products([*_layers(decoder), decoder.head], sizes)
+    (prefill,) = measure_products(_layers(decoder), [_PREFILL_ROWS])
+    return Limits(copy_bandwidth(), products, prefill)
+
+
 def copy_bandwidth(mib: int = 256) -> float:
     """Bytes read and written per second by a plain copy, in units of 1e9."""
     source = torch.ones(mib << 20, dtype=torch.uint8)
@@ -44,21 +94,24 @@ def copy_bandwidth(mib: int = 256) -> float:
     return 2 * source.numel() / _best(lambda: target.copy_(source)) / 1e9
 
 
-@torch.inference_mode()
-def measure_products(decoder: Decoder, sizes: Sequence[int]) -> list[Products]:
-    """The products of steps of several sizes; the best repetition of about a second counts."""
-    own = [
+def _layers(decoder: Decoder) -> list[Linear]:
+    return [
         linear
         for layer in decoder.layers
         for linear in (layer.qkv, layer.output, layer.gate_up, layer.down)
     ]
-    own.append(decoder.head)
+
+
+@torch.inference_mode()
+def measure_products(own: Sequence[Linear], sizes: Sequence[int]) -> list[Products]:
+    """The products of steps of several sizes; the best repetition of about a second counts."""
     plain = [Linear(one.weight.to_dense(), one.bias) if one.is_prepacked else one for one in own]
     weights = sum(one.weight.numel() for one in plain)
-    bytes_read = weights * decoder.dtype.itemsize
+    dtype = plain[0].weight.dtype
+    bytes_read = weights * dtype.itemsize
     found = []
     for rows in sizes:
-        inputs = [torch.randn(rows, one.weight.shape[1]).to(decoder.dtype) for one in plain]
+        inputs = [torch.randn(rows, one.weight.shape[1]).to(dtype) for one in plain]
         seconds, plain_seconds = (
             _best(lambda s=side, x=inputs: [f(row) for f, row in zip(s, x, strict=True)])  # type: ignore[misc]
             for side in (own, plain)
@@ -69,7 +122,7 @@ def measure_products(decoder: Decoder, sizes: Sequence[int]) -> list[Products]:
 
 
 def _best(run: Callable[[], object]) -> float:
-    best, stop, count = float("inf"), time.perf_counter() + _SECONDS, 0
+    best, stop, count = float("inf"), time.perf_counter() + REPEAT_SECONDS, 0
     while count < 3 or time.perf_counter() < stop:
         start = time.perf_counter()
         run()

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import functools
 import sys
-import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,17 +25,22 @@ from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function
 
 import csrc_triton
-from benchmarks.random_weights import SHAPES, random_problems, write_checkpoint
-from benchmarks.throughput.ours import RefineWork
+from benchmarks.random_weights import SHAPES
+from benchmarks.throughput.machine_limits import chip
+from benchmarks.throughput.ours import OurEngines
+from benchmarks.throughput.table import WIDTH
+from benchmarks.throughput.works import WorkSize, subjects
+from gsr_engine import Engine
 from gsr_engine.environment import describe_machine
 from gsr_engine.execution.runner import Runner
 from gsr_engine.execution.sampler import Sampler
-from gsr_engine.model.linear import Linear, compute_dtype
-from gsr_engine.params import Layout
+from gsr_engine.model.linear import Linear
+from gsr_engine.params import LAYOUTS
 from train.command import run_command
 
-_STEP, _PART = "step: ", "part: "
-_TOP_OPERATORS = 12
+_WORK, _STEP, _PART = "work", "step: ", "part: "
+_NATIVE = "native code and Python"
+_TOP_OPERATORS = 16
 
 
 def _ranged(function: Callable[..., Any], name: Callable[..., str]) -> Callable[..., Any]:
@@ -58,6 +63,7 @@ def ranges() -> Iterator[None]:
     """Put ranges around the steps and their parts, for as long as the context is open."""
     engine_modules = [m for n, m in sys.modules.items() if n.partition(".")[0] == "gsr_engine"]
     targets: list[tuple[Any, str, Callable[..., str]]] = [
+        (Engine, "self_refine", lambda *_: _WORK),
         (Runner, "launch", _step_kind),
         (Linear, "__call__", lambda *_: _PART + "products"),
         (Sampler, "draw", lambda *_: _PART + "draw"),
@@ -94,72 +100,82 @@ def _attention_classes() -> list[type]:
     return [one for one in found if {"begin", "forward"} <= vars(one).keys()]
 
 
-def _enclosing(event: FunctionEvent, prefix: str) -> str | None:
+def _enclosing(event: FunctionEvent, prefix: str) -> FunctionEvent | None:
     at: FunctionEvent | None = event
     while at is not None and not at.name.startswith(prefix):
         at = at.cpu_parent
-    return None if at is None else at.name.removeprefix(prefix)
+    return at
 
 
-def seconds_by_part(
-    events: list[FunctionEvent],
-) -> tuple[dict[str, Counter[str]], dict[str, Counter[str]]]:
-    """({step kind: {part: seconds}}, {part: {operator: seconds}}); seconds are exclusive."""
-    steps: dict[str, Counter[str]] = defaultdict(Counter)
-    operators: dict[str, Counter[str]] = defaultdict(Counter)
+@dataclass(slots=True)
+class Profile:
+    """Seconds of one work, all exclusive.
+
+    Attributes:
+        total: of the whole work.
+        steps: by kind of step and by part.
+        operators: by part and by operator of torch.
+    """
+
+    total: float
+    steps: dict[str, Counter[str]]
+    operators: dict[str, Counter[str]]
+
+    @property
+    def parts(self) -> Counter[str]:
+        """By part, over all steps."""
+        return sum(self.steps.values(), Counter())
+
+
+def seconds_by_part(events: list[FunctionEvent]) -> Profile:
+    """The profile of the last work among the events; those before it warm up."""
+    work = max((one for one in events if one.name == _WORK), key=lambda one: one.time_range.start)
+    found = Profile(work.cpu_time_total / 1e6, defaultdict(Counter), defaultdict(Counter))
     for event in events:
+        step, part = _enclosing(event, _STEP), _enclosing(event, _PART)
+        if step is None or _enclosing(event, _WORK) is not work:
+            continue  # between steps
+        name = part.name.removeprefix(_PART) if part else "the rest of the model"
         seconds = event.self_cpu_time_total / 1e6
-        part = _enclosing(event, _PART) or "the rest of the model"
-        kind = _enclosing(event, _STEP)
-        if kind is None:
-            continue  # between steps; the caller knows the whole time
-        steps[kind][part] += seconds
-        name = "native code and Python" if event.name.startswith((_PART, _STEP)) else event.name
-        operators[part][name] += seconds
-    return steps, operators
+        found.steps[step.name.removeprefix(_STEP)][name] += seconds
+        operator = _NATIVE if event.name.startswith((_PART, _STEP)) else event.name
+        found.operators[name][operator] += seconds
+    return found
 
 
-def show(
-    console: Console,
-    title: str,
-    total: float,
-    steps: dict[str, Counter[str]],
-    operators: dict[str, Counter[str]],
-) -> None:
+def show(console: Console, title: str, found: Profile) -> None:
     """Print the parts by kind of step, then the operators within the parts."""
-    by_part: Counter[str] = Counter()
-    for parts in steps.values():
-        by_part.update(parts)
-    kinds = sorted(steps, key=lambda kind: -steps[kind].total())
-    table = Table(title=title, title_justify="left")
+    total, parts = found.total, found.parts
+    kinds = sorted(found.steps, key=lambda kind: -found.steps[kind].total())
+    console.print(title)
+    table = Table()
     table.add_column("seconds", no_wrap=True)
     for column in ("all", "%", *kinds):
         table.add_column(column, justify="right")
-    for part, seconds in by_part.most_common():
-        cells = [f"{steps[kind][part]:.2f}" for kind in kinds]
-        table.add_row(part, f"{seconds:.2f}", f"{100 * seconds / total:.0f}", *cells)
-    between = total - by_part.total()
-    table.add_row("between steps", f"{between:.2f}", f"{100 * between / total:.0f}")
-    sums = [f"{steps[kind].total():.2f}" for kind in kinds]
+    for part, seconds in parts.most_common():
+        cells = [f"{found.steps[kind][part]:.2f}" for kind in kinds]
+        table.add_row(part, f"{seconds:.2f}", f"{100 * seconds / total:.1f}", *cells)
+    between = total - parts.total()
+    table.add_row("between steps", f"{between:.2f}", f"{100 * between / total:.1f}")
+    sums = [f"{found.steps[kind].total():.2f}" for kind in kinds]
     table.add_row("sum", f"{total:.2f}", "100", *sums)
     console.print(table)
-    rows = [(s, part, name) for part, found in operators.items() for name, s in found.items()]
     inner = Table(title="operators within the parts", title_justify="left")
     for column in ("part", "operator", "seconds", "%"):
         inner.add_column(column, justify="right" if column in ("seconds", "%") else "left")
+    rows = [(s, part, name) for part, by in found.operators.items() for name, s in by.items()]
     for seconds, part, name in sorted(rows, reverse=True)[:_TOP_OPERATORS]:
-        inner.add_row(part, name, f"{seconds:.2f}", f"{100 * seconds / total:.0f}")
+        inner.add_row(part, name, f"{seconds:.2f}", f"{100 * seconds / total:.1f}")
     console.print(inner)
 
 
 def main(
     shape: Annotated[str, typer.Option(help=f"One of {', '.join(SHAPES)}.")] = "26m",
-    layout: Annotated[str, typer.Option(help="linear or branched.")] = "linear",
-    problems: Annotated[int, typer.Option(min=1, help="Problems.")] = 8,
-    k: Annotated[int, typer.Option(min=2, help="Candidates per problem.")] = 8,
-    prompt: Annotated[int, typer.Option(min=1, help="Tokens of a problem.")] = 128,
-    candidate: Annotated[int, typer.Option(min=2, help="Tokens of a candidate.")] = 128,
-    refine: Annotated[int, typer.Option(min=2, help="Tokens of a refinement.")] = 128,
+    model: Annotated[Path | None, typer.Option(help="A checkpoint folder instead.")] = None,
+    layout: Annotated[str, typer.Option(help=f"One of {', '.join(LAYOUTS)}.")] = "linear",
+    work: Annotated[
+        str, typer.Option(help="Problems x candidates : tokens of a problem/candidate/refinement.")
+    ] = "8x8:128/128/128",
     dtype: Annotated[str, typer.Option(help="bfloat16, float32 or auto.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Default: torch's.")] = None,
     kv_gib: Annotated[float, typer.Option(help="Memory for keys and values.")] = 4.0,
@@ -168,33 +184,26 @@ def main(
     """Profile selfRef@k of one layout."""
     if threads:
         torch.set_num_threads(threads)
-    chosen: Layout = "branched" if layout == "branched" else "linear"
-    auto = str(compute_dtype(torch.bfloat16)).removeprefix("torch.")
-    work = RefineWork(
-        model=write_checkpoint(shape),
-        problems=random_problems(problems, prompt),
-        k=k,
-        candidate_tokens=candidate,
-        refine_tokens=refine,
-        dtype=auto if dtype == "auto" else dtype,
-        threads=torch.get_num_threads(),
-        kv_gib=kv_gib,
-    )
-    with work.engine() as engine, ranges():
-        engine.self_refine([p[::-1] for p in work.problems], work.params(chosen, tokens=2))
-        with profile(activities=[ProfilerActivity.CPU]) as recorded:
-            start = time.perf_counter()
-            results = engine.self_refine(work.problems, work.params(chosen))
-            total = time.perf_counter() - start
-    tokens = sum(result.usage.completion_tokens for result in results)
+    chosen = next((one for one in LAYOUTS if one == layout), None)
+    if chosen is None:
+        raise typer.BadParameter(f"layout: {layout!r} is none of {', '.join(LAYOUTS)}")
+    size = WorkSize.parsed(work)
+    (subject,) = subjects("" if model else shape, model)
+    task = subject.work(size, dtype, kv_gib)
+    with (
+        OurEngines(task) as ours,
+        ranges(),
+        profile(activities=[ProfilerActivity.CPU]) as recorded,
+    ):
+        result = ours.refine(chosen)
     title = (
-        f"selfRef@{k} {chosen}, {shape} in {work.dtype}, {problems} problems of {prompt}, "
-        f"candidates {candidate}, refinements {refine}: {tokens / total:.1f} tokens/s "
-        "under the profiler"
+        f"{subject.name} in {task.dtype}, {chosen}: {size.words}; "
+        f"{result.tokens_per_second:.1f} tokens/s under the profiler"
     )
-    console = Console(record=True, width=110)
-    show(console, title, total, *seconds_by_part(list(recorded.events())))
-    console.print(", ".join(f"{name} {value}" for name, value in describe_machine().items()))
+    console = Console(record=True, width=WIDTH)
+    show(console, title, seconds_by_part(list(recorded.events())))
+    facts = {"chip": chip(), **describe_machine()}
+    console.print(", ".join(f"{name} {value}" for name, value in facts.items()))
     if out:
         out.write_text(console.export_text(), encoding="utf-8")
 
