@@ -111,8 +111,10 @@ class Rounds:
             one = Run(run(), before, self.time_product())
             self.fastest = min(self.fastest, one.before, one.after)
             slowdown = one.slowdown(self.fastest)
+            took = one.result
             progress(
-                f"  {one.result.seconds:.1f} s, the machine took {slowdown:.2f} times its best"
+                f"  {took.seconds_candidates:.2f} + {took.seconds_refine:.2f} s, "
+                f"the machine took {slowdown:.2f} times its best"
             )
             yield one
             if slowdown <= TOLERANCE:
