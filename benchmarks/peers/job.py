@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
+
+_FIRST_MARK = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """selfRef@k of several problems at fixed lengths; end tokens are ignored.
+    """selfRef@k of several problems at fixed lengths.
 
     Attributes:
         model: checkpoint folder.
@@ -25,6 +27,7 @@ class Job:
         refine_prompts: token ids of each problem's linear refinement prompt, continued greedily.
         refine_tokens: tokens of a refinement.
         kv_gib: memory for keys and values.
+        ignore_eos: how lengths are fixed: end tokens are ignored, or they are never drawn.
     """
 
     model: str
@@ -36,6 +39,7 @@ class Job:
     refine_prompts: list[list[int]]
     refine_tokens: int
     kv_gib: float = 4.0
+    ignore_eos: bool = True
 
     @property
     def num_streams(self) -> int:
@@ -56,6 +60,19 @@ class Job:
             max(map(len, self.refine_prompts)) + self.refine_tokens,
         )
 
+    def marked(self, run: int) -> Job:
+        """The same job with another first token in every prompt, by the number of the run.
+
+        A prefix cache then finds what an earlier phase of this run computed, and nothing of
+        earlier runs.
+        """
+        mark = _FIRST_MARK + run
+        return replace(
+            self,
+            prompts=[[mark, *prompt[1:]] for prompt in self.prompts],
+            refine_prompts=[[mark, *prompt[1:]] for prompt in self.refine_prompts],
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobResult:
@@ -67,9 +84,14 @@ class JobResult:
     facts: dict[str, str] = field(default_factory=dict)
 
     @property
+    def seconds(self) -> float:
+        """Of both phases: until the answers are there."""
+        return self.seconds_candidates + self.seconds_refine
+
+    @property
     def tokens_per_second(self) -> float:
         """Over both phases."""
-        return self.tokens / (self.seconds_candidates + self.seconds_refine)
+        return self.tokens / self.seconds
 
 
 Generate = Callable[[list[list[int]], int, int], int]
@@ -77,6 +99,9 @@ Generate = Callable[[list[list[int]], int, int], int]
 
 One stream per prompt is greedy; several are sampled at temperature 1.
 """
+
+Loaded = tuple[Generate, dict[str, str]]
+"""An engine that is ready, and facts about it."""
 
 
 def do_job(job: Job, generate: Generate, facts: dict[str, str]) -> JobResult:
@@ -103,22 +128,30 @@ def do_job(job: Job, generate: Generate, facts: dict[str, str]) -> JobResult:
     )
 
 
-def read_job(file: Path) -> Job:
-    """A job from its JSON."""
-    return Job(**json.loads(file.read_text(encoding="utf-8")))
+def answer_lines(answer: Callable[[dict[str, Any]], Any]) -> None:
+    """The main function of a peer: each line of stdin is an order, each line written a result.
+
+    Both are JSON: the order the fields of a job, the result those of a dataclass. Results go to the
+    descriptor whose number is the command's argument, because libraries print to stdout.
+    """
+    descriptor = int(sys.argv[1])
+    os.set_inheritable(descriptor, False)  # the caller waits until it is closed
+    answers = os.fdopen(descriptor, "w", encoding="utf-8")
+    for line in sys.stdin:
+        print(json.dumps(asdict(answer(json.loads(line)))), file=answers, flush=True)
 
 
-def write_json(file: Path, value: Any) -> None:
-    """Write a job or a result as JSON."""
-    file.write_text(json.dumps(asdict(value)), encoding="utf-8")
+def serve(load: Callable[[Job], Loaded]) -> None:
+    """The main function of an engine that does jobs: the first one loads it.
 
+    Later jobs differ from the first in their token ids alone.
+    """
+    loaded: list[Loaded] = []
 
-def read_result(file: Path) -> JobResult:
-    """A result from its JSON."""
-    return JobResult(**json.loads(file.read_text(encoding="utf-8")))
+    def answer(order: dict[str, Any]) -> JobResult:
+        job = Job(**order)
+        if not loaded:
+            loaded.append(load(job))
+        return do_job(job, *loaded[0])
 
-
-def serve(run: Callable[[Job], JobResult]) -> None:
-    """The main function of a peer: `python -m <peer> job.json result.json`."""
-    job, result = map(Path, sys.argv[1:3])
-    write_json(result, run(read_job(job)))
+    answer_lines(answer)

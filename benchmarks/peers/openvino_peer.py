@@ -15,7 +15,7 @@ import numpy as np
 import openvino as ov
 import openvino_genai as genai
 
-from benchmarks.peers.job import Job, JobResult, do_job, serve
+from benchmarks.peers.job import Job, Loaded, serve
 
 _PRECISIONS = {"bfloat16": "bf16", "float32": "f32"}
 
@@ -43,20 +43,18 @@ def settings(job: Job) -> dict[str, object]:
     }
 
 
-def sampling(n: int, tokens: int) -> genai.GenerationConfig:
+def fix(config: genai.GenerationConfig, n: int, tokens: int, ignore_eos: bool) -> None:
     """Fixed length; greedy for one stream, temperature 1 for several."""
-    config = genai.GenerationConfig()
     config.max_new_tokens = config.min_new_tokens = tokens
-    config.ignore_eos = True
+    config.ignore_eos = ignore_eos
     config.num_return_sequences = n
     config.do_sample = n > 1
     if n > 1:
         config.temperature, config.top_p, config.top_k = 1.0, 1.0, sys.maxsize
-    return config
 
 
-def run(job: Job) -> JobResult:
-    """Do a job in this process."""
+def load(job: Job) -> Loaded:
+    """The pipeline for such jobs."""
     scheduler = genai.SchedulerConfig()
     scheduler.enable_prefix_caching = True
     scheduler.max_num_batched_tokens = 8192
@@ -67,11 +65,13 @@ def run(job: Job) -> JobResult:
 
     def generate(prompts: list[list[int]], n: int, tokens: int) -> int:
         tensors = [ov.Tensor(np.array([prompt], dtype=np.int64)) for prompt in prompts]
-        results = pipeline.generate(tensors, [sampling(n, tokens) for _ in prompts])
+        config = pipeline.get_config()  # it knows the model's end tokens
+        fix(config, n, tokens, job.ignore_eos)
+        results = pipeline.generate(tensors, [config] * len(prompts))
         return sum(len(ids) for result in results for ids in result.m_generation_ids)
 
-    return do_job(job, generate, {"openvino-genai": version("openvino-genai")})
+    return generate, {"openvino-genai": version("openvino-genai")}
 
 
 if __name__ == "__main__":
-    serve(run)
+    serve(load)

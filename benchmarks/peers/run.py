@@ -1,67 +1,113 @@
-"""Runs a job on a peer: in this process, or in the peer's own environment."""
+"""Runs jobs on peers, each in a process and, where it needs one, in an environment of its own."""
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
-from collections.abc import Callable
+import sys
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any, Self
 
-from benchmarks.peers import transformers_batching, transformers_generate
 from benchmarks.peers.install import ROOT, python_of
-from benchmarks.peers.job import Job, JobResult, read_result, write_json
+from benchmarks.peers.job import Job
 from benchmarks.peers.training_job import TrainingJob
 
-IN_PROCESS: dict[str, Callable[[Job], JobResult]] = {
-    "transformers": transformers_generate.run,
-    "transformers-batching": transformers_batching.run,
+# Those that need no environment of their own, and their modules.
+_HERE = ("transformers", "transformers-batching")
+_MODULES = {
+    "transformers": "transformers_generate",
+    "transformers-batching": "transformers_batching",
+    "openvino": "openvino_peer",
+    "llama-cpp": "llama_cpp_peer",
+    "vllm": "vllm_peer",
+    "trl": "trl_peer",
 }
-SEPARATE = ("openvino", "vllm")
-PEERS = (*IN_PROCESS, *SEPARATE)
+PEERS = tuple(name for name in _MODULES if name != "trl")
+"""The engines that do a `Job`."""
 _CHECKOUT = Path(__file__).parents[2]
+_CLOSING_SECONDS = 10
 
 
 class PeerSkipped(Exception):
     """A peer gave no figures; the message says why."""
 
 
-def run_peer(name: str, job: Job, out: Path, root: Path = ROOT) -> JobResult:
-    """A peer's figures for a job; what it prints goes to `out`.
+class PeerProcess:
+    """The process of a peer: it loads its model for the first job, and is stopped between jobs.
+
+    A stopped process takes no time from the others, whatever its threads do while they wait.
+
+    Args:
+        name: of the peer.
+        threads: for OpenMP.
+        out: folder for its log, which holds all that it prints.
+        root: folder of the peers' environments.
 
     Raises:
-        PeerSkipped: it is not installed, or failed.
+        PeerSkipped: it is not installed.
     """
-    if name in IN_PROCESS:
-        try:
-            return IN_PROCESS[name](job)
-        except Exception as error:  # one broken peer must not lose the figures of the others
-            raise PeerSkipped(f"failed: {type(error).__name__}: {error}") from error
-    return read_result(call_peer(name, job, out, root))
 
+    def __init__(self, name: str, threads: int, out: Path, root: Path = ROOT) -> None:
+        python = Path(sys.executable) if name in _HERE else python_of(name, root)
+        if not python.exists():
+            raise PeerSkipped(f"not installed: python -m benchmarks.peers.install {name}")
+        self._log = out / f"{name}.log"
+        reads, writes = os.pipe()
+        self._answers = os.fdopen(reads, encoding="utf-8")
+        with self._log.open("w", encoding="utf-8") as log:
+            self._process = subprocess.Popen(  # noqa: S603
+                [python, "-m", f"benchmarks.peers.{_MODULES[name]}", str(writes)],
+                cwd=_CHECKOUT,
+                env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                pass_fds=(writes,),
+                text=True,
+                # A group of its own, so that its children are stopped with it. If this process
+                # dies, the kernel hangs the group up and continues it.
+                process_group=0,
+            )
+        os.close(writes)
 
-def call_peer(name: str, job: Job | TrainingJob, out: Path, root: Path = ROOT) -> Path:
-    """Run a job in a peer's own environment; returns the file with its result.
+    def ask(self, job: Job | TrainingJob) -> dict[str, Any]:
+        """The fields of the result.
 
-    Raises:
-        PeerSkipped: it is not installed, or failed.
-    """
-    python = python_of(name, root)
-    if not python.exists():
-        raise PeerSkipped(f"not installed: python -m benchmarks.peers.install {name}")
-    order, answer, log = (out / f"{name}.{kind}" for kind in ("job.json", "result.json", "log"))
-    write_json(order, job)
-    answer.unlink(missing_ok=True)
-    module = f"benchmarks.peers.{name}_peer"
-    command: list[str | Path] = [python, "-m", module, order.absolute(), answer.absolute()]
-    with log.open("w", encoding="utf-8") as file:
-        done = subprocess.run(  # noqa: S603
-            command,
-            cwd=_CHECKOUT,
-            env={**os.environ, "OMP_NUM_THREADS": str(job.threads)},
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-    if done.returncode or not answer.exists():
-        raise PeerSkipped(f"failed with status {done.returncode}, see {log}")
-    return answer
+        Raises:
+            PeerSkipped: it failed.
+        """
+        stdin = self._process.stdin
+        assert stdin is not None  # noqa: S101  # it is a pipe
+        self._signal(signal.SIGCONT)
+        with suppress(BrokenPipeError):  # then it gives no answer
+            stdin.write(json.dumps(asdict(job)) + "\n")
+            stdin.flush()
+        line = self._answers.readline()
+        if not line:
+            raise PeerSkipped(f"failed with status {self._process.wait()}, see {self._log}")
+        self._signal(signal.SIGSTOP)
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def close(self) -> None:
+        """End the process."""
+        self._signal(signal.SIGCONT)
+        with suppress(subprocess.TimeoutExpired, BrokenPipeError):
+            self._process.communicate(timeout=_CLOSING_SECONDS)  # closes its stdin
+        self._signal(signal.SIGKILL)  # what is left of its group
+        self._process.wait()
+        self._answers.close()
+
+    def _signal(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

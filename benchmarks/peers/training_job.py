@@ -1,4 +1,4 @@
-"""The job of a trainer and its result, as files. Peers run in environments without this project."""
+"""The job of a trainer and its result. Peers run in environments without this project."""
 
 from __future__ import annotations
 

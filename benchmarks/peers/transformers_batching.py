@@ -11,14 +11,14 @@ from importlib.metadata import version
 import torch
 from transformers import AutoModelForCausalLM, ContinuousBatchingConfig
 
-from benchmarks.peers.job import Job, JobResult, do_job, serve
+from benchmarks.peers.job import Job, Loaded, serve
 from benchmarks.peers.transformers_generate import sampling
 
 _PAGE = 16
 
 
-def run(job: Job) -> JobResult:
-    """Do a job in this process."""
+def load(job: Job) -> Loaded:
+    """The model for such jobs."""
     torch.set_num_threads(job.threads)
     model = AutoModelForCausalLM.from_pretrained(
         job.model, dtype=getattr(torch, job.dtype), attn_implementation="sdpa"
@@ -41,8 +41,8 @@ def run(job: Job) -> JobResult:
         )
         return sum(len(output.generated_tokens) for output in outputs.values())
 
-    return do_job(job, generate, {"transformers": version("transformers")})
+    return generate, {"transformers": version("transformers")}
 
 
 if __name__ == "__main__":
-    serve(run)
+    serve(load)

@@ -7,7 +7,7 @@ from importlib.metadata import version
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
-from benchmarks.peers.job import Job, JobResult, do_job, serve
+from benchmarks.peers.job import Generate, Job, JobResult, Loaded, do_job, serve
 
 
 def sampling(n: int, tokens: int) -> GenerationConfig:
@@ -30,16 +30,23 @@ def left_padded(prompts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.tensor(ids), torch.tensor(mask)
 
 
-def run(job: Job) -> JobResult:
-    """Do a job in this process."""
+def load(job: Job) -> Loaded:
+    """The model for such jobs."""
     torch.set_num_threads(job.threads)
     model = AutoModelForCausalLM.from_pretrained(job.model, dtype=getattr(torch, job.dtype)).eval()
-    return run_on(model, job)
+    return _generate_with(model), _facts()
 
 
 def run_on(model: PreTrainedModel, job: Job) -> JobResult:
     """Do a job with a model that is in memory, on its device."""
+    return do_job(job, _generate_with(model), _facts())
 
+
+def _facts() -> dict[str, str]:
+    return {"transformers": version("transformers")}
+
+
+def _generate_with(model: PreTrainedModel) -> Generate:
     @torch.inference_mode()
     def generate(prompts: list[list[int]], n: int, tokens: int) -> int:
         ids, mask = (tensor.to(model.device) for tensor in left_padded(prompts))
@@ -49,8 +56,8 @@ def run_on(model: PreTrainedModel, job: Job) -> JobResult:
         # On a GPU this waits for the last of them.
         return int(out[:, ids.shape[1] :].cpu().numel())
 
-    return do_job(job, generate, {"transformers": version("transformers")})
+    return generate
 
 
 if __name__ == "__main__":
-    serve(run)
+    serve(load)

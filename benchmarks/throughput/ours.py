@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from benchmarks.peers.job import Job, JobResult, do_job
-from gsr_engine import Engine, RefineResult, SamplingParams, SelfRefineParams
+from gsr_engine import Engine, EngineConfig, RefineResult, SamplingParams, SelfRefineParams
+from gsr_engine.execution.loading import load_parts
 from gsr_engine.params import Layout
 from gsr_engine.text.problem_prompts import ProblemPrompts
 
@@ -27,23 +30,22 @@ class RefineWork:
     dtype: str
     threads: int
     kv_gib: float
+    ignore_eos: bool = True
 
-    def engine(self, prefix_cache: bool = True) -> Engine:
-        """A fresh engine for this work."""
-        return Engine.from_pretrained(
-            self.model, dtype=self.dtype, kv_cache_gib=self.kv_gib, prefix_cache=prefix_cache
-        )
+    def params(self, layout: Layout, tokens: int | None = None, run: int = 0) -> SelfRefineParams:
+        """The request; `tokens` instead of the work's own lengths.
 
-    def params(self, layout: Layout, tokens: int | None = None) -> SelfRefineParams:
-        """The request; `tokens` instead of the work's own lengths."""
+        Neither the other layout nor another run finds its KV.
+        """
         return SelfRefineParams(
             k=self.k,
             layout=layout,
-            candidate=_stream(1.0, tokens or self.candidate_tokens),
-            refine=_stream(0.0, tokens or self.refine_tokens),
+            candidate=_stream(1.0, tokens or self.candidate_tokens, self.ignore_eos),
+            refine=_stream(0.0, tokens or self.refine_tokens, self.ignore_eos),
             seed=_SEED,
             summary_tokens=max(1000, self.candidate_tokens),
-            cache_salt=layout,  # no layout finds the KV of the other
+            cache_salt=f"{layout} {run}",
+            force_layout=True,
         )
 
     def job(self, engine: Engine, results: Sequence[RefineResult]) -> Job:
@@ -62,36 +64,83 @@ class RefineWork:
             ],
             refine_tokens=self.refine_tokens,
             kv_gib=self.kv_gib,
+            ignore_eos=self.ignore_eos,
         )
 
 
-def run_ours(work: RefineWork) -> tuple[Job, dict[str, JobResult]]:
-    """The job for the peers, and this engine's own results by name."""
-    found = {}
-    with work.engine() as engine:
-        found["linear"], results = end_to_end(engine, work, "linear")
-        job = work.job(engine, results)
-        found["branched"], _ = end_to_end(engine, work, "branched")
-    with work.engine(prefix_cache=False) as engine:
-        found["sharing off"] = sharing_off(engine, job)
-    return job, found
+class OurEngines:
+    """An engine for the layouts, and one that shares nothing, over the same weights.
+
+    Attributes:
+        decoder: the weights.
+        job: the work for the peers; there is none before a layout ran.
+        phase_tokens: of each layout that ran, the tokens that each phase computed.
+    """
+
+    def __init__(self, work: RefineWork) -> None:
+        self._work = work
+        parts = load_parts(work.model, EngineConfig(dtype=work.dtype))
+        self.decoder = parts[0]
+        self._shared, self._apart = (
+            Engine(*parts, EngineConfig(kv_cache_gib=work.kv_gib, prefix_cache=shares))
+            for shares in (True, False)
+        )
+        self._runs = 0
+        self.job: Job | None = None
+        self.phase_tokens: dict[str, dict[str, int]] = {}
+
+    def refine(self, layout: Layout) -> JobResult:
+        """Do the work in one layout."""
+        self._runs += 1
+        result, results = end_to_end(self._shared, self._work, layout, self._runs)
+        self.phase_tokens[layout] = _phase_tokens(results)
+        if self.job is None:
+            self.job = self._work.job(self._shared, results)
+        return result
+
+    def share_nothing(self) -> JobResult:
+        """Do the job as a peer would without prefix cache. A layout must have run before."""
+        assert self.job is not None  # noqa: S101  # so the docstring
+        return sharing_off(self._apart, self.job)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._shared.close()
+        self._apart.close()
 
 
-def _stream(temperature: float, tokens: int) -> SamplingParams:
-    return SamplingParams(temperature=temperature, max_tokens=tokens, ignore_eos=True)
+def _stream(temperature: float, tokens: int, ignore_eos: bool) -> SamplingParams:
+    """A stream of exactly so many tokens: end tokens are ignored, or cannot be drawn."""
+    return SamplingParams(
+        temperature=temperature,
+        max_tokens=tokens,
+        min_tokens=0 if ignore_eos else tokens,
+        ignore_eos=ignore_eos,
+    )
+
+
+def _phase_tokens(results: Sequence[RefineResult]) -> dict[str, int]:
+    tokens: Counter[str] = Counter()
+    for result in results:
+        for phase, usage in result.usage.phases.items():
+            tokens[phase] += usage.tokens_computed
+    return dict(tokens)
 
 
 def end_to_end(
-    engine: Engine, work: RefineWork, layout: Layout
+    engine: Engine, work: RefineWork, layout: Layout, run: int = 0
 ) -> tuple[JobResult, list[RefineResult]]:
-    """Do the work in one layout.
+    """Do the work in one layout. Runs of one engine and work have different numbers.
 
     Raises:
         ValueError: the number of generated tokens differs from the work's.
     """
-    engine.self_refine([problem[::-1] for problem in work.problems], work.params(layout, tokens=2))
+    warm_up = work.params(layout, 2, run)
+    engine.self_refine([problem[::-1] for problem in work.problems], warm_up)
     start = time.perf_counter()
-    results = engine.self_refine(work.problems, work.params(layout))
+    results = engine.self_refine(work.problems, work.params(layout, run=run))
     seconds = time.perf_counter() - start
     tokens = sum(result.usage.completion_tokens for result in results)
     expected = len(work.problems) * (work.k * work.candidate_tokens + work.refine_tokens)
@@ -117,7 +166,7 @@ def sharing_off(engine: Engine, job: Job) -> JobResult:
     """
 
     def generate(prompts: list[list[int]], n: int, tokens: int) -> int:
-        params = _stream(1.0 if n > 1 else 0.0, tokens)
+        params = _stream(1.0 if n > 1 else 0.0, tokens, job.ignore_eos)
         results = engine.generate([prompt for prompt in prompts for _ in range(n)], params)
         return sum(len(c.token_ids) for result in results for c in result.completions)
 

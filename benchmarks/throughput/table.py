@@ -8,14 +8,20 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.peers.run import PEERS
+from benchmarks.throughput.rounds import TOLERANCE
 
 BASELINE = "transformers"
+WIDTH = 150
 
 
 def rate(result: dict[str, Any]) -> float:
     """Generated tokens per second, end to end."""
-    seconds: float = result["seconds_candidates"] + result["seconds_refine"]
-    return float(result["tokens"]) / seconds
+    return float(result["tokens"]) / seconds(result)
+
+
+def seconds(result: dict[str, Any]) -> float:
+    """Until the answers are there."""
+    return float(result["seconds_candidates"] + result["seconds_refine"])
 
 
 def best_peer(results: dict[str, dict[str, Any]]) -> str | None:
@@ -25,9 +31,10 @@ def best_peer(results: dict[str, dict[str, Any]]) -> str | None:
 
 
 def show(console: Console, run: dict[str, Any]) -> None:
-    """Print the engines' table, the machine's limits, and what was skipped."""
+    """Print the engines' table, the limits, and what was skipped."""
     console.print(_engines(run))
-    console.print(_limits(run["limits"]))
+    console.print(_floors(run))
+    console.print(_limits(run))
     console.print(f"copy bandwidth {run['limits']['copy_gb']:.1f} GB/s (read and written)")
     for name, reason in run["skipped"].items():
         console.print(f"{name}: {reason}")
@@ -36,38 +43,86 @@ def show(console: Console, run: dict[str, Any]) -> None:
 
 def _engines(run: dict[str, Any]) -> Table:
     work, results = run["work"], run["results"]
-    title = (
-        f"selfRef@{work['k']}, {work['shape']} in {work['dtype']}, {work['problems']} problems of "
-        f"{work['prompt']} tokens, candidates of {work['candidate']}, refinements of "
-        f"{work['refine']}"
-    )
+    title = f"{work['subject']} in {work['dtype']}: {work['words']}"
     best = best_peer(results)
     caption = f"best peer: {best}" if best else "no peer gave figures"
-    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
+    caption += "; of several runs each phase's best, spread is the worst total over the best"
+    if any(not result["steady"] for result in results.values()):
+        caption += (
+            f"\n! the machine was busy in all runs: before or after each a fixed product took more "
+            f"than {TOLERANCE} times its best"
+        )
+    table = _table(title, caption)
     table.add_column("engine", no_wrap=True)
-    columns = ("tokens/s", "candidates s", "refine s", f"× {BASELINE}", "× best peer")
-    for column in columns:
+    columns = ("tokens/s", "seconds", "candidates s", "refine s", f"× {BASELINE}", "× best peer")
+    for column in (*columns, "spread", "steady runs"):
         table.add_column(column, justify="right")
+    table.add_column("chip", no_wrap=True)
     for name, result in results.items():
         against = [
             f"{rate(result) / rate(results[other]):.2f}" if other in results else "-"
             for other in (BASELINE, best)
         ]
-        seconds = [f"{result[f'seconds_{phase}']:.1f}" for phase in ("candidates", "refine")]
-        table.add_row(name, f"{rate(result):.1f}", *seconds, *against)
+        phases = [f"{result[f'seconds_{phase}']:.2f}" for phase in ("candidates", "refine")]
+        mark = "" if result["steady"] else " !"
+        table.add_row(
+            name,
+            f"{rate(result):.1f}",
+            f"{seconds(result):.2f}",
+            *phases,
+            *against,
+            f"{result['spread']:.2f}{mark}",
+            f"{result['steady']} of {result['runs']}",
+            run["chip"],
+        )
     return table
 
 
-def _limits(limits: dict[str, Any]) -> Table:
-    table = Table(title="the products of one step alone", title_justify="left")
+def _floors(run: dict[str, Any]) -> Table:
+    """What the products alone would take, and what is left to win."""
+    results = run["results"]
+    best = best_peer(results)
+    table = _table("the products of the whole work alone", "× best peer: of the products alone")
+    table.add_column("layout", no_wrap=True)
+    columns = ("tokens/s", "candidates s", "refine s", "% of measured", "× best peer")
+    for column in columns:
+        table.add_column(column, justify="right")
+    table.add_column("chip", no_wrap=True)
+    for name, floor in run["floors"].items():
+        total = floor["candidates"] + floor["refine"]
+        measured = results[name]
+        against = f"{measured['tokens'] / total / rate(results[best]):.2f}" if best else "-"
+        table.add_row(
+            name,
+            f"{measured['tokens'] / total:.1f}",
+            f"{floor['candidates']:.2f}",
+            f"{floor['refine']:.2f}",
+            f"{100 * total / seconds(measured):.0f}",
+            against,
+            run["chip"],
+        )
+    return table
+
+
+def _limits(run: dict[str, Any]) -> Table:
+    limits = run["limits"]
+    table = _table("the products of one step alone")
     for column in ("tokens", "ms", "ms, plain F.linear", "GFLOP/s", "GB/s of weights"):
         table.add_column(column, justify="right")
-    for row in limits["products"]:
+    table.add_column("chip", no_wrap=True)
+    rows = [(str(row["rows"]), row) for row in limits["products"]]
+    rows.append((f"{limits['prefill']['rows']} without head", limits["prefill"]))
+    for tokens, row in rows:
         table.add_row(
-            str(row["rows"]),
+            tokens,
             f"{1e3 * row['seconds']:.2f}",
             f"{1e3 * row['plain_seconds']:.2f}",
             f"{row['gflops']:.0f}",
             f"{row['weight_gb']:.1f}",
+            run["chip"],
         )
     return table
+
+
+def _table(title: str, caption: str | None = None) -> Table:
+    return Table(title=title, title_justify="left", caption=caption, caption_justify="left")

@@ -24,7 +24,7 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks.peers.run import PeerSkipped, call_peer
+from benchmarks.peers.run import PeerProcess, PeerSkipped
 from benchmarks.peers.training_job import TrainingJob, TrainingResult
 from benchmarks.random_weights import shape_config, write_checkpoint
 from benchmarks.training.throughput_table import show
@@ -140,8 +140,8 @@ class TrainingWork:
             decay=self._config.decay,
             checkpointing=checkpointing,
         )
-        answer = call_peer("trl", job, self._out)
-        return TrainingResult(**json.loads(answer.read_text(encoding="utf-8")))
+        with PeerProcess("trl", job.threads, self._out) as peer:
+            return TrainingResult(**peer.ask(job))
 
 
 def _write_set(folder: Path, rows: list[Row], model: Path) -> Path:

@@ -16,7 +16,7 @@ def rms_norm(
     kernels = library(x.dtype)
     if kernels is None or weight.dtype != x.dtype:
         return reference.rms_norm(x, weight, eps, residual)
-    x, size = x.contiguous(), x.shape[-1]
+    x, weight, size = x.contiguous(), weight.contiguous(), x.shape[-1]
     out = torch.empty_like(x)
     if residual is not None:
         residual = residual.contiguous()
@@ -26,7 +26,7 @@ def rms_norm(
         address(summed),
         x.data_ptr(),
         address(residual),
-        weight.contiguous().data_ptr(),
+        weight.data_ptr(),
         x.numel() // size,
         size,
         eps,

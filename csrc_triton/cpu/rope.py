@@ -30,6 +30,7 @@ def rope_and_cache(
             q, k, v, cos_sin, positions, k_cache, v_cache, slot_mapping, q_norm, k_norm, eps
         )
     rows, num_q_heads, head_dim = q.shape
+    cos_sin, positions, slots = (x.contiguous() for x in (cos_sin, positions, slot_mapping))
     q_out, k_out = q.new_empty(q.shape), k.new_empty(k.shape)
     kernels.rope_and_cache(
         q_out.data_ptr(),
@@ -42,8 +43,8 @@ def rope_and_cache(
         address(q_norm),
         address(k_norm),
         cos_sin.data_ptr(),
-        positions.contiguous().data_ptr(),
-        slot_mapping.contiguous().data_ptr(),
+        positions.data_ptr(),
+        slots.data_ptr(),
         rows,
         q.stride(0),
         k.stride(0),

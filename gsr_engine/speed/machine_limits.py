@@ -15,7 +15,7 @@ import torch
 from gsr_engine.model.decoder import Decoder
 from gsr_engine.model.linear import Linear
 
-_SECONDS = 1.0
+REPEAT_SECONDS = 1.0
 _SECONDS_OF_A_STEP = 0.3
 """`StepProducts` has many sizes to measure while a user waits."""
 _MOST_ROWS = 256
@@ -24,7 +24,7 @@ _MOST_ROWS = 256
 
 @dataclass(frozen=True, slots=True)
 class Products:
-    """All matrix products of one step, output head included.
+    """All matrix products of one step.
 
     Attributes:
         rows: tokens of the step.
@@ -49,7 +49,7 @@ class StepProducts:
     """
 
     def __init__(self, decoder: Decoder) -> None:
-        self._layers, self._head = _layers(decoder), [decoder.head]
+        self._layers, self._head = layer_linears(decoder), [decoder.head]
         self._decoder = decoder
         self._measured: dict[tuple[bool, int], float] = {}
         weights = sum(one.weight.numel() for one in (*self._layers, decoder.head))
@@ -91,10 +91,11 @@ def copy_bandwidth(mib: int = 256, device: str | torch.device = "cpu") -> float:
         if source.is_cuda:
             torch.cuda.synchronize(source.device)
 
-    return 2 * source.numel() / _best(run) / 1e9
+    return 2 * source.numel() / _best(run, REPEAT_SECONDS) / 1e9
 
 
-def _layers(decoder: Decoder) -> list[Linear]:
+def layer_linears(decoder: Decoder) -> list[Linear]:
+    """The linears of all layers; the output head is not among them."""
     return [
         linear
         for layer in decoder.layers
@@ -103,17 +104,20 @@ def _layers(decoder: Decoder) -> list[Linear]:
 
 
 @torch.inference_mode()
-def measure_products(decoder: Decoder, sizes: Sequence[int]) -> list[Products]:
+def measure_products(own: Sequence[Linear], sizes: Sequence[int]) -> list[Products]:
     """The products of steps of several sizes; the best repetition of about a second counts."""
-    own = [*_layers(decoder), decoder.head]
     plain = [Linear(one.dense(), one.bias, one.gated) for one in own]
     weights = sum(one.weight.numel() for one in plain)
-    bytes_read = weights * decoder.dtype.itemsize
+    dtype = plain[0].weight.dtype
+    bytes_read = weights * dtype.itemsize
     found = []
     for rows in sizes:
-        inputs = [torch.randn(rows, one.weight.shape[1]).to(decoder.dtype) for one in plain]
+        inputs = [torch.randn(rows, one.weight.shape[1]).to(dtype) for one in plain]
         seconds, plain_seconds = (
-            _best(lambda s=side, x=inputs: [f(row) for f, row in zip(s, x, strict=True)])  # type: ignore[misc]
+            _best(
+                lambda s=side, x=inputs: [f(row) for f, row in zip(s, x, strict=True)],  # type: ignore[misc]
+                REPEAT_SECONDS,
+            )
             for side in (own, plain)
         )
         rates = (2e-9 * rows * weights / seconds, 1e-9 * bytes_read / seconds)
@@ -121,7 +125,7 @@ def measure_products(decoder: Decoder, sizes: Sequence[int]) -> list[Products]:
     return found
 
 
-def _best(run: Callable[[], object], seconds: float = _SECONDS) -> float:
+def _best(run: Callable[[], object], seconds: float) -> float:
     best, stop, count = float("inf"), time.perf_counter() + seconds, 0
     while count < 3 or time.perf_counter() < stop:
         start = time.perf_counter()

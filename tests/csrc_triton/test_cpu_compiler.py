@@ -64,7 +64,8 @@ def test_without_a_compiler_everything_runs_with_one_warning(tmp_path: Path, cc:
             warnings.simplefilter("always")
             for _ in range(2):
                 with Engine.from_pretrained(NANO, dtype="float32") as engine:
-                    print(engine.generate(["1+1="], SamplingParams(max_tokens=4, seed=1))[0])
+                    params = SamplingParams(max_tokens=4, seed=1)
+                    print(engine.generate(["1+1="], params)[0].completions)
         about = [str(w.message) for w in caught if "CPU kernels" in str(w.message)]
         assert len(about) == 1 and "many times slower" in about[0], about
         assert "{cc}" in about[0] or "no C compiler" in about[0], about

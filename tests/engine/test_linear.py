@@ -142,7 +142,7 @@ def test_shapes_that_disagree_are_refused() -> None:
         (torch.randn(2, 40), None, 65, False),
         (torch.randn(2, 40), torch.randn(33), 20, True),
     ):
-        with pytest.raises(ValueError, match="outputs|packed|bias"):
+        with pytest.raises(ValueError, match=r"outputs|packed|bias"):
             packed_linear(x, packed, bias, outputs, gated=gated)
 
 

@@ -1,0 +1,69 @@
+"""What the machine can do: how fast it copies, and how long a model's products alone take.
+
+No engine that computes in this dtype can be faster than the products of its steps. The difference
+to a measured run is attention, sampling and the engine itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gsr_engine.environment import describe_machine
+from gsr_engine.model.decoder import Decoder
+from gsr_engine.speed.machine_limits import (
+    Products,
+    copy_bandwidth,
+    layer_linears,
+    measure_products,
+)
+
+_PREFILL_ROWS = 256
+# The instructions that decide how fast products are, as Linux names them on x86.
+_FLAGS = {
+    "avx2": "avx2",
+    "avx512f": "avx512",
+    "avx512_vnni": "vnni",
+    "avx512_bf16": "bf16",
+    "amx_bf16": "amx",
+}
+
+
+def chip(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The CPU's name and the instructions that products use; the name alone says little."""
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    words = [word for flag, word in _FLAGS.items() if flag in flags]
+    return " ".join([describe_machine()["cpu"], *words])
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The machine's limits for one model.
+
+    Attributes:
+        copy_gb: bytes read and written per second by a plain copy, in units of 1e9.
+        products: of steps of several sizes.
+        prefill: of many rows without the output head, which a prompt needs for its last row only.
+    """
+
+    copy_gb: float
+    products: list[Products]
+    prefill: Products
+
+    def or_better(self, other: Limits) -> Limits:
+        """The best of two measurements of the same; a busy machine makes nothing faster."""
+        pairs = zip(self.products, other.products, strict=True)
+        return Limits(
+            max(self.copy_gb, other.copy_gb),
+            [min(pair, key=lambda one: one.seconds) for pair in pairs],
+            min(self.prefill, other.prefill, key=lambda one: one.seconds),
+        )
+
+
+def measure_limits(decoder: Decoder, sizes: Sequence[int]) -> Limits:
+    """The limits now, with steps of these sizes."""
+    products = measure_products([*layer_linears(decoder), decoder.head], sizes)
+    (prefill,) = measure_products(layer_linears(decoder), [_PREFILL_ROWS])
+    return Limits(copy_bandwidth(), products, prefill)
