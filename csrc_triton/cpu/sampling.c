@@ -1,7 +1,7 @@
 // Draws: temperature, top-k, top-p, min-p and one number through the inverse CDF, without a sort.
 //
 // A row without truncation is read once: the inverse CDF over the masses of its blocks selects a block,
-// that over the block's weights a token. Truncation keeps the tokens whose weight reaches a floor. A
+// and that inside the block a token. Truncation keeps the tokens whose weight reaches a floor. A
 // lower bound of the floor follows from the blocks; the tokens that reach it are packed, the floor is
 // found among them, and those that it keeps are drawn from.
 
@@ -133,8 +133,8 @@ static long truncate(const Row *r, long long top_k, float top_p, float min_p, Ca
   // Top-p needs the mass of all tokens that top-k keeps, those below min-p too.
   if (!(by_rank && by_mass) && min_p > least) least = min_p;
   long n = 0;
-  for (long b = 0; b < r->blocks; b++)
-    if (r->block_tops[b] >= least) n += pack(r, b, least, packed + n);
+  for (long block = 0; block < r->blocks; block++)
+    if (r->block_tops[block] >= least) n += pack(r, block, least, packed + n);
   if (by_rank) n = keep(packed, n, floor_with(packed, n, (double)top_k, 0));
   if (by_mass) {
     double mass = by_rank ? mass_of(packed, n) : r->mass;
@@ -154,16 +154,38 @@ static long long draw_from(const Candidate *packed, long n, double share) {
   return n ? packed[i].token : 0;
 }
 
-static long long draw_from_all(const Row *r, float u) {
-  double target = (double)u * r->mass, sum = 0.0;
-  long block = 0;
-  for (; block < r->blocks - 1; block++) {
-    if (sum + (double)r->block_masses[block] > target) break;
-    sum += (double)r->block_masses[block];
+// The first value above 0 at which the running sum exceeds the target, which becomes relative to the
+// sum before it. If rounding keeps the sum at or below the target: the last value above 0, and no end.
+static long first_above(const float *values, long n, double *target) {
+  double sum = 0.0;
+  long last = 0;
+  for (long i = 0; i < n; i++) {
+    if (!(values[i] > 0.0f)) continue;
+    if (sum + (double)values[i] > *target) {
+      *target -= sum;
+      return i;
+    }
+    sum += (double)values[i];
+    last = i;
   }
-  Candidate some[BLOCK];
-  long n = pack(r, block, 0.0f, some);
-  return draw_from(some, n, (target - sum) / (double)r->block_masses[block]);
+  *target = INFINITE;
+  return last;
+}
+
+// The inverse CDF over the blocks, then over the vectors of a block, then over the lanes of a vector.
+static long long draw_from_all(const Row *r, float u) {
+  double target = (double)u * r->mass;
+  long begin = first_above(r->block_masses, r->blocks, &target) * BLOCK;
+  long size = block_size(r->vocab, begin / BLOCK), vectors = (size + LANES - 1) / LANES;
+  float weights[BLOCK], sums[BLOCK / LANES];
+  for (long v = 0; v < vectors; v++) {
+    long t = v * LANES;
+    v16 weight = weigh(logits_at(r->logits + begin + t, size - t), r->highest, r->inverse);
+    store_floats(weights + t, weight);
+    sums[v] = sum_lanes(weight);
+  }
+  long first = first_above(sums, vectors, &target) * LANES;
+  return begin + first + first_above(weights + first, LANES, &target);
 }
 
 static long long first_highest(const Row *r) {

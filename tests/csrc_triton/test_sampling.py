@@ -229,6 +229,14 @@ def test_the_ends_of_the_cdf_fall_on_possible_tokens(u, module):
         assert bool(logits.gather(1, ids[:, None]).isfinite().all())
 
 
+@implementations
+def test_a_number_on_a_boundary_draws_the_token_behind_it(module):
+    seed = torch.tensor([3])
+    for vocab, u in ((2, 0.5), (1024, 0.25), (2048, 0.25)):  # within a block, and between two
+        index = torch.tensor([index_that_draws(u, 3)])
+        assert draw(module, torch.zeros(1, vocab), seeds=seed, indices=index).item() == u * vocab
+
+
 @pytest.mark.parametrize(
     ("module", "kind"),
     [(reference, torch.bfloat16), (reference, torch.float16), (csrc_triton, torch.bfloat16)],
