@@ -9,7 +9,16 @@ import triton.language as tl
 from torch import Tensor
 
 from csrc_triton.checks import check_attention_inputs
-from csrc_triton.tiles import LOG2_E, Tile, attend, lanes_of_tile, nothing_seen, prefill_tile
+from csrc_triton.tiles import (
+    LOG2_E,
+    WIDEST_WINDOW,
+    Tile,
+    attend,
+    has_nan,
+    lanes_of_tile,
+    nothing_seen,
+    prefill_tile,
+)
 from csrc_triton.worklist import PrefillPlan
 
 
@@ -19,6 +28,8 @@ def prefill_attention(
     v_cache: Tensor,
     plan: PrefillPlan,
     scale: float,
+    window: int | None = None,
+    sinks: Tensor | None = None,
     tile: Tile | None = None,
 ) -> Tensor:
     """Launch the kernel; see `csrc_triton.prefill_attention`.
@@ -43,6 +54,8 @@ def prefill_attention(
         plan.span_offsets,
         plan.spans,
         plan.page_table,
+        None if sinks is None else sinks.contiguous(),
+        None if window is None else min(window, WIDEST_WINDOW),
         scale * LOG2_E.value,
         q.stride(0),
         q.stride(1),
@@ -67,6 +80,8 @@ def _prefill_kernel(
     span_offsets_ptr,
     spans_ptr,
     page_table_ptr,
+    sinks_ptr,
+    window,
     scale,
     q_row_stride,
     q_head_stride,
@@ -91,33 +106,113 @@ def _prefill_kernel(
     inside = exists[:, None] & (dims < head_dim)[None, :]
     q_place = row.to(tl.int64) * q_row_stride + head * q_head_stride
     q = tl.load(q_ptr + q_place[:, None] + dims[None, :], mask=inside, other=0.0)
-    keys, values = k_ptr + kv_head * head_dim, v_ptr + kv_head * head_dim
-    page_begin, computed = tl.load(own_ptr + segment * 2), tl.load(own_ptr + segment * 2 + 1)
+    page_begin, computed = tl.load(own_ptr + segment * 3), tl.load(own_ptr + segment * 3 + 1)
+    token = computed + row - row_begin
     first_row = tile * block_m // group
     last_row = tl.minimum((tile * block_m + block_m - 1) // group, row_end - row_begin - 1)
-    context_end = tl.load(span_offsets_ptr + segment + 1)
+    position, first_position = 0, None
+    if window is not None:
+        position = tl.load(own_ptr + segment * 3 + 2)
+        first_position = position + token - window + 1
+    own = (page_begin, position, token, computed + first_row + 1, computed + last_row + 1)
+    context = (tl.load(span_offsets_ptr + segment), tl.load(span_offsets_ptr + segment + 1))
+    cache = (k_ptr + kv_head * head_dim, v_ptr + kv_head * head_dim, page_table_ptr)
     top, total, acc = nothing_seen(block_m, block_d)
+    if sinks_ptr is not None:  # like a token without a value that every row sees
+        top = tl.load(sinks_ptr + head) * LOG2_E
+        total += 1.0
+    start = (top, total, acc)
+    top, total, acc = _walk(
+        q,
+        start,
+        cache,
+        own,
+        context,
+        spans_ptr,
+        first_position,
+        scale,
+        num_kv_heads,
+        head_dim,
+        page_size,
+        block_n,
+        block_d,
+        False,
+    )
+    if window is not None:
+        if has_nan(acc):
+            top, total, acc = _walk(
+                q,
+                start,
+                cache,
+                own,
+                context,
+                spans_ptr,
+                first_position,
+                scale,
+                num_kv_heads,
+                head_dim,
+                page_size,
+                block_n,
+                block_d,
+                True,
+            )
+    # Every row attends to itself, so the denominator is above zero.
+    place = (row.to(tl.int64) * num_kv_heads * group + head) * head_dim
+    out = (acc / total[:, None]).to(out_ptr.dtype.element_ty)
+    tl.store(out_ptr + place[:, None] + dims[None, :], out, mask=inside)
+
+
+@triton.jit
+def _walk(
+    q,
+    state,
+    cache,
+    own,
+    context,
+    spans_ptr,
+    first_position,
+    scale,
+    num_kv_heads: tl.constexpr,
+    head_dim: tl.constexpr,
+    page_size: tl.constexpr,
+    block_n: tl.constexpr,
+    block_d: tl.constexpr,
+    careful: tl.constexpr,
+):
+    """Attention of a tile of lanes to a context and their own segment.
+
+    `own` describes the segment: where its pages begin, the position of its token 0, the token that
+    each lane is, and the number of tokens that every lane sees and that the last one sees.
+    `context` is the range of its spans. `first_position` is None without a window; with one, lane m
+    sees only positions from first_position[m] on.
+    """
+    top, total, acc = state
+    keys, values, page_table_ptr = cache
+    page_begin, position, token, seen_by_all, seen_by_last = own
+    context_begin, context_end = context
     # The segment itself is the last round of the same loop. With two loops that share accumulators
     # the compiler would not let wgmma run ahead in either of them.
-    for i in range(tl.load(span_offsets_ptr + segment), context_end + 1):
-        in_context, span = i < context_end, spans_ptr + i * 3
-        stop = tl.load(span + 2, mask=in_context, other=computed + last_row + 1)
+    for i in range(context_begin, context_end + 1):
+        in_context, span = i < context_end, spans_ptr + i * 4
+        stop = tl.load(span + 2, mask=in_context, other=seen_by_last)
+        first_seen = first_position
+        if first_position is not None:
+            first_seen = first_position - tl.load(span + 3, mask=in_context, other=position)
         top, total, acc = attend(
             q,
             (top, total, acc),
             (keys, values, page_table_ptr + tl.load(span, mask=in_context, other=page_begin)),
             tl.load(span + 1, mask=in_context, other=0),
             stop,
-            tl.where(in_context, stop, computed + first_row + 1),
-            tl.where(in_context, stop - 1, computed + row - row_begin),
+            tl.where(in_context, stop, seen_by_all),
+            tl.where(in_context, stop - 1, token),
+            first_seen,
             scale,
             num_kv_heads * head_dim,
             head_dim,
             page_size,
             block_n,
             block_d,
+            careful,
         )
-    # Every row attends to itself, so the denominator is above zero.
-    place = (row.to(tl.int64) * num_kv_heads * group + head) * head_dim
-    out = (acc / total[:, None]).to(out_ptr.dtype.element_ty)
-    tl.store(out_ptr + place[:, None] + dims[None, :], out, mask=inside)
+    return top, total, acc

@@ -155,7 +155,7 @@ def decoding(dim: int, siblings: int, dtype: torch.dtype, tile: Any = None) -> C
     if tile is None:
         return partial(csrc_triton.decode_attention, *world.arguments())
     kernels = import_module("csrc_triton.decode")
-    return partial(kernels.decode_attention_partials, *world.arguments(), tile)
+    return partial(kernels.decode_attention_partials, *world.arguments(), tile=tile)
 
 
 def prefilling(dim: int, dtype: torch.dtype, tile: Any = None) -> Callable[[], object]:
@@ -164,7 +164,7 @@ def prefilling(dim: int, dtype: torch.dtype, tile: Any = None) -> Callable[[], o
     arguments = PrefillWorld.of(case, "cpu").arguments()
     if tile is None:
         return partial(csrc_triton.prefill_attention, *arguments)
-    return partial(import_module("csrc_triton.prefill").prefill_attention, *arguments, tile)
+    return partial(import_module("csrc_triton.prefill").prefill_attention, *arguments, tile=tile)
 
 
 def swept() -> Iterator[Case]:
