@@ -16,7 +16,6 @@ from csrc_triton.tiles import (
     Tile,
     attend,
     decode_tile,
-    has_nan,
     lanes_of_tile,
     nothing_seen,
 )
@@ -215,16 +214,14 @@ def _attend_item(
         positions_ptr, window = reach
         row = tl.where(exists, row, tl.load(row_ids_ptr + entry_begin))
         first_seen = tl.load(positions_ptr + row).to(tl.int32) - window + 1
-    nothing = nothing_seen(block_m, block_d)
-    last_seen = tl.full([block_m], kv_end - 1, tl.int32)
     top, total, acc = attend(
         q,
-        nothing,
+        nothing_seen(block_m, block_d),
         cache,
         kv_begin,
         kv_end,
         kv_end,
-        last_seen,
+        tl.full([block_m], kv_end - 1, tl.int32),
         first_seen,
         scale,
         num_kv_heads * head_dim,
@@ -232,28 +229,7 @@ def _attend_item(
         page_size,
         block_n,
         block_d,
-        False,
     )
-    if reach is not None:
-        if has_nan(acc):
-            top, total, acc = attend(
-                q,
-                nothing,
-                cache,
-                kv_begin,
-                kv_end,
-                kv_end,
-                last_seen,
-                first_seen,
-                scale,
-                num_kv_heads * head_dim,
-                head_dim,
-                page_size,
-                block_n,
-                block_d,
-                True,
-            )
-
     # A lane that saw no token has total = 0 and top = -inf: out becomes 0 and lse -inf.
     lse = (top + tl.log2(tl.where(total > 0, total, 1.0))) / LOG2_E
     acc = acc / tl.where(total > 0, total, 1.0)[:, None]

@@ -14,7 +14,6 @@ from csrc_triton.tiles import (
     WIDEST_WINDOW,
     Tile,
     attend,
-    has_nan,
     lanes_of_tile,
     nothing_seen,
     prefill_tile,
@@ -106,105 +105,35 @@ def _prefill_kernel(
     inside = exists[:, None] & (dims < head_dim)[None, :]
     q_place = row.to(tl.int64) * q_row_stride + head * q_head_stride
     q = tl.load(q_ptr + q_place[:, None] + dims[None, :], mask=inside, other=0.0)
-    page_begin, computed = tl.load(own_ptr + segment * 3), tl.load(own_ptr + segment * 3 + 1)
+    keys, values = k_ptr + kv_head * head_dim, v_ptr + kv_head * head_dim
+    own = own_ptr + segment * 3
+    page_begin, computed = tl.load(own), tl.load(own + 1)
     token = computed + row - row_begin
     first_row = tile * block_m // group
     last_row = tl.minimum((tile * block_m + block_m - 1) // group, row_end - row_begin - 1)
-    position, first_position = 0, None
-    if window is not None:
-        position = tl.load(own_ptr + segment * 3 + 2)
-        first_position = position + token - window + 1
-    own = (page_begin, position, token, computed + first_row + 1, computed + last_row + 1)
-    context = (tl.load(span_offsets_ptr + segment), tl.load(span_offsets_ptr + segment + 1))
-    cache = (k_ptr + kv_head * head_dim, v_ptr + kv_head * head_dim, page_table_ptr)
+    position = tl.load(own + 2)
+    context_end = tl.load(span_offsets_ptr + segment + 1)
     top, total, acc = nothing_seen(block_m, block_d)
     if sinks_ptr is not None:  # like a token without a value that every row sees
         top = tl.load(sinks_ptr + head) * LOG2_E
         total += 1.0
-    start = (top, total, acc)
-    top, total, acc = _walk(
-        q,
-        start,
-        cache,
-        own,
-        context,
-        spans_ptr,
-        first_position,
-        scale,
-        num_kv_heads,
-        head_dim,
-        page_size,
-        block_n,
-        block_d,
-        False,
-    )
-    if window is not None:
-        if has_nan(acc):
-            top, total, acc = _walk(
-                q,
-                start,
-                cache,
-                own,
-                context,
-                spans_ptr,
-                first_position,
-                scale,
-                num_kv_heads,
-                head_dim,
-                page_size,
-                block_n,
-                block_d,
-                True,
-            )
-    # Every row attends to itself, so the denominator is above zero.
-    place = (row.to(tl.int64) * num_kv_heads * group + head) * head_dim
-    out = (acc / total[:, None]).to(out_ptr.dtype.element_ty)
-    tl.store(out_ptr + place[:, None] + dims[None, :], out, mask=inside)
-
-
-@triton.jit
-def _walk(
-    q,
-    state,
-    cache,
-    own,
-    context,
-    spans_ptr,
-    first_position,
-    scale,
-    num_kv_heads: tl.constexpr,
-    head_dim: tl.constexpr,
-    page_size: tl.constexpr,
-    block_n: tl.constexpr,
-    block_d: tl.constexpr,
-    careful: tl.constexpr,
-):
-    """Attention of a tile of lanes to a context and their own segment.
-
-    `own` describes the segment: where its pages begin, the position of its token 0, the token that
-    each lane is, and the number of tokens that every lane sees and that the last one sees.
-    `context` is the range of its spans. `first_position` is None without a window; with one, lane m
-    sees only positions from first_position[m] on.
-    """
-    top, total, acc = state
-    keys, values, page_table_ptr = cache
-    page_begin, position, token, seen_by_all, seen_by_last = own
-    context_begin, context_end = context
     # The segment itself is the last round of the same loop. With two loops that share accumulators
     # the compiler would not let wgmma run ahead in either of them.
-    for i in range(context_begin, context_end + 1):
+    for i in range(tl.load(span_offsets_ptr + segment), context_end + 1):
         in_context, span = i < context_end, spans_ptr + i * 4
-        stop = tl.load(span + 2, mask=in_context, other=seen_by_last)
-        first_seen = first_position
-        if first_position is not None:
-            first_seen = first_position - tl.load(span + 3, mask=in_context, other=position)
+        stop = tl.load(span + 2, mask=in_context, other=computed + last_row + 1)
+        first_seen = None
+        if window is not None:
+            # Token t of the span is seen if the row's position - (the span's + t) < window.
+            behind = position - tl.load(span + 3, mask=in_context, other=position)
+            first_seen = token + behind - window + 1
         top, total, acc = attend(
             q,
             (top, total, acc),
             (keys, values, page_table_ptr + tl.load(span, mask=in_context, other=page_begin)),
             tl.load(span + 1, mask=in_context, other=0),
             stop,
-            tl.where(in_context, stop, seen_by_all),
+            tl.where(in_context, stop, computed + first_row + 1),
             tl.where(in_context, stop - 1, token),
             first_seen,
             scale,
@@ -213,6 +142,8 @@ def _walk(
             page_size,
             block_n,
             block_d,
-            careful,
         )
-    return top, total, acc
+    # Every row attends to itself, so the denominator is above zero.
+    place = (row.to(tl.int64) * num_kv_heads * group + head) * head_dim
+    out = (acc / total[:, None]).to(out_ptr.dtype.element_ty)
+    tl.store(out_ptr + place[:, None] + dims[None, :], out, mask=inside)

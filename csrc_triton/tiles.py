@@ -90,12 +90,6 @@ def nothing_seen(block_m: tl.constexpr, block_d: tl.constexpr):
 
 
 @triton.jit
-def has_nan(acc):
-    """Whether any number of a tile is NaN."""
-    return tl.max(tl.max((acc != acc).to(tl.int32), 1), 0) > 0
-
-
-@triton.jit
 def attend(
     q,
     state,
@@ -111,7 +105,6 @@ def attend(
     page_size: tl.constexpr,
     block_n: tl.constexpr,
     block_d: tl.constexpr,
-    careful: tl.constexpr,
 ):
     """Add tokens begin <= t < end of a page list to the lanes' attention; returns the new state.
 
@@ -123,9 +116,8 @@ def attend(
     Tokens that no lane sees are skipped by whole tiles. The other tiles stay where they are, so
     that a row's bits do not depend on the rows beside it.
 
-    A token that a lane does not see has a weight of 0 for it, but 0 * NaN is NaN. If `careful`,
-    values that are not finite reach only the lanes that see them. This costs time, so kernels with
-    a window walk carefully only after a first walk that met a NaN.
+    A token that a lane does not see has a weight of 0 for it, but 0 * NaN is NaN. With a window,
+    values that are not finite reach only the lanes that see them.
 
     Without a window, every lane must see a token of the first tile unless it has seen one before.
     Its maximum is then finite from there on, and -inf - (-inf) cannot arise.
@@ -150,9 +142,8 @@ def attend(
     if first_seen is not None:
         first_seen -= begin
         seen_by_all_from = tl.max(first_seen, 0)
-        skipped = tl.maximum(tl.min(first_seen, 0) + before, 0) // block_n * block_n
-        start += skipped
-        pages += skipped // page_size
+        start += tl.maximum(tl.min(first_seen, 0) + before, 0) // block_n * block_n
+        pages += (start + before) // page_size
     page = tl.load(pages + page_of, mask=start + before + page_first < length, other=0)
     # If they were hoisted, the mask's token numbers would occupy a register each during the loop.
     for first in tl.range(start, length, block_n, disable_licm=True):
@@ -165,29 +156,47 @@ def attend(
         pages += block_n // page_size
         page = tl.load(pages + page_of, mask=first + block_n + page_first < length, other=0)
 
+        if first_seen is not None:
+            k, v = _marked(k, v)
         # fp32 inputs must not go through TF32.
         scores = tl.dot(q, tl.trans(k), input_precision="ieee")
         masked = (first < 0) | (first + block_n > seen_by_all)
         if first_seen is not None:
             masked |= first < seen_by_all_from
-        if careful:
-            finite = tl.abs(v) < float("inf")
-            spoilt = tl.min(finite.to(tl.int32), 1) == 0
-            scores = tl.where(spoilt[None, :], float("nan"), scores)
-            v = tl.where(finite, v, 0.0)
         if masked:
-            seen = token[None, :] <= last_seen[:, None]
-            if first_seen is not None:
-                seen &= token.to(tl.int32)[None, :] >= first_seen[:, None]
-            scores = tl.where(seen, scores, float("-inf"))
-        # The scale, which is positive, goes into the exponent: one fused multiply-add per score.
-        new_top = tl.maximum(top, tl.max(scores, 1) * scale)
-        origin = new_top
-        if first_seen is not None:  # a lane that has seen nothing yet: -inf - (-inf) is NaN
-            origin = tl.where(new_top == float("-inf"), 0.0, new_top)
-        weights = tl.exp2(scores * scale - origin[:, None])
-        shrink = tl.exp2(top - origin)
-        total = total * shrink + tl.sum(weights, 1)
-        acc = tl.dot(weights.to(v.dtype), v, acc * shrink[:, None], input_precision="ieee")
-        top = new_top
+            scores = _hidden(scores, token, first_seen, last_seen)
+        top, total, acc = _add_tile((top, total, acc), scores, v, scale, first_seen is not None)
     return top, total, acc
+
+
+@triton.jit
+def _hidden(scores, token, first_seen, last_seen):
+    """Scores of -inf where a lane does not see a token."""
+    seen = token[None, :] <= last_seen[:, None]
+    if first_seen is not None:
+        seen &= token.to(tl.int32)[None, :] >= first_seen[:, None]
+    return tl.where(seen, scores, float("-inf"))
+
+
+@triton.jit
+def _add_tile(state, scores, v, scale, may_see_nothing: tl.constexpr):
+    """One step of the online softmax."""
+    top, total, acc = state
+    # The scale, which is positive, goes into the exponent: one fused multiply-add per score.
+    new_top = tl.maximum(top, tl.max(scores, 1) * scale)
+    origin = new_top
+    if may_see_nothing:  # a lane that has seen nothing yet: -inf - (-inf) is NaN
+        origin = tl.where(new_top == float("-inf"), 0.0, new_top)
+    weights = tl.exp2(scores * scale - origin[:, None])
+    shrink = tl.exp2(top - origin)
+    total = total * shrink + tl.sum(weights, 1)
+    acc = tl.dot(weights.to(v.dtype), v, acc * shrink[:, None], input_precision="ieee")
+    return new_top, total, acc
+
+
+@triton.jit
+def _marked(k, v):
+    """Keys of NaN where values are not finite, and finite values: for all that see the token."""
+    finite = tl.abs(v) < float("inf")
+    sound = tl.min(finite.to(tl.int32), 1) > 0
+    return tl.where(sound[:, None], k, float("nan")), tl.where(finite, v, 0.0)
