@@ -12,6 +12,7 @@ from csrc_triton.checks import check_attention_inputs
 from csrc_triton.tiles import (
     LOG2_E,
     NARROW,
+    WIDEST_WINDOW,
     Tile,
     attend,
     decode_tile,
@@ -27,6 +28,8 @@ def decode_attention_partials(
     v_cache: Tensor,
     work: WorkList,
     scale: float,
+    window: int | None = None,
+    positions: Tensor | None = None,
     tile: Tile | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Launch the work-list kernel; see `csrc_triton.decode_attention_partials`.
@@ -54,6 +57,8 @@ def decode_attention_partials(
         work.num_items,
         work.row_ids,
         work.page_table,
+        None if window is None else positions,
+        None if window is None else min(window, WIDEST_WINDOW),
         scale * LOG2_E.value,
         tiles_per_item,
         q.stride(0),
@@ -69,7 +74,11 @@ def decode_attention_partials(
 
 
 def reduce_partials(
-    partial_out: Tensor, partial_lse: Tensor, work: WorkList, dtype: torch.dtype
+    partial_out: Tensor,
+    partial_lse: Tensor,
+    work: WorkList,
+    dtype: torch.dtype,
+    sinks: Tensor | None = None,
 ) -> Tensor:
     """Launch the merging kernel; see `csrc_triton.reduce_partials`."""
     _, num_q_heads, head_dim = partial_out.shape
@@ -82,6 +91,7 @@ def reduce_partials(
         partial_lse,
         work.partial_offsets,
         work.partial_ids,
+        None if sinks is None else sinks.contiguous(),
         num_heads=num_q_heads,
         head_dim=head_dim,
         few=512 // block_d,
@@ -103,6 +113,8 @@ def _work_list_kernel(
     num_items_ptr,
     row_ids_ptr,
     page_table_ptr,
+    positions_ptr,
+    window,
     scale,
     tiles_per_item,
     q_row_stride,
@@ -121,7 +133,7 @@ def _work_list_kernel(
     kv_head = program % num_kv_heads
     tile = program // num_kv_heads % tiles_per_item
     index = program // num_kv_heads // tiles_per_item
-    item = items_ptr + index * 5
+    item = items_ptr + index * 6
     num_items = tl.load(num_items_ptr)
     entry_begin, entry_end, page_begin = tl.load(item), tl.load(item + 1), tl.load(item + 2)
     kv_begin, kv_end = tl.load(item + 3), tl.load(item + 4)
@@ -129,6 +141,9 @@ def _work_list_kernel(
     if (index >= num_items) | (tile * block_m >= lanes):
         return
     queries = (q_ptr, row_ids_ptr, q_row_stride, q_head_stride)
+    reach = None
+    if window is not None:
+        reach = (positions_ptr, window + tl.load(item + 5))
     cache = (k_ptr + kv_head * head_dim, v_ptr + kv_head * head_dim, page_table_ptr + page_begin)
     item = (tile, kv_head, entry_begin, entry_end, kv_begin, kv_end)
     # The lanes of one row leave a wide tile nearly empty, so the kernel holds both widths.
@@ -138,6 +153,7 @@ def _work_list_kernel(
             queries,
             cache,
             item,
+            reach,
             scale,
             num_kv_heads,
             group,
@@ -153,6 +169,7 @@ def _work_list_kernel(
             queries,
             cache,
             item,
+            reach,
             scale,
             num_kv_heads,
             group,
@@ -170,6 +187,7 @@ def _attend_item(
     queries,
     cache,
     item,
+    reach,
     scale,
     num_kv_heads: tl.constexpr,
     group: tl.constexpr,
@@ -190,6 +208,12 @@ def _attend_item(
     q_place = row * q_row_stride + head * q_head_stride
     q = tl.load(q_ptr + q_place[:, None] + dims[None, :], mask=inside, other=0.0)
 
+    first_seen = None
+    if reach is not None:
+        # Lanes behind the last row stand where the first row does, so they see no other tokens.
+        positions_ptr, window = reach
+        row = tl.where(exists, row, tl.load(row_ids_ptr + entry_begin))
+        first_seen = tl.load(positions_ptr + row).to(tl.int32) - window + 1
     top, total, acc = attend(
         q,
         nothing_seen(block_m, block_d),
@@ -198,6 +222,7 @@ def _attend_item(
         kv_end,
         kv_end,
         tl.full([block_m], kv_end - 1, tl.int32),
+        first_seen,
         scale,
         num_kv_heads * head_dim,
         head_dim,
@@ -205,8 +230,7 @@ def _attend_item(
         block_n,
         block_d,
     )
-
-    # An item without tokens leaves total = 0 and top = -inf: out becomes 0 and lse -inf.
+    # A lane that saw no token has total = 0 and top = -inf: out becomes 0 and lse -inf.
     lse = (top + tl.log2(tl.where(total > 0, total, 1.0))) / LOG2_E
     acc = acc / tl.where(total > 0, total, 1.0)[:, None]
     place = entry.to(tl.int64) * num_kv_heads * group + head
@@ -221,6 +245,7 @@ def _reduce_kernel(
     partial_lse_ptr,
     offsets_ptr,
     partial_ids_ptr,
+    sinks_ptr,
     num_heads: tl.constexpr,
     head_dim: tl.constexpr,
     few: tl.constexpr,
@@ -234,6 +259,10 @@ def _reduce_kernel(
     top = tl.full([], -3.0e38, tl.float32)
     total = tl.full([], 0.0, tl.float32)
     acc = tl.zeros([block_d], tl.float32)
+    if sinks_ptr is not None:  # a token without a value; -inf counts nothing
+        sink = tl.load(sinks_ptr + head)
+        top = tl.maximum(top, sink)
+        total = tl.exp(sink - top)
     # Most rows have few partials. The many partials of a long context are read in larger blocks.
     if end - begin <= few:
         top, total, acc = _merge(

@@ -9,7 +9,15 @@ import triton.language as tl
 from torch import Tensor
 
 from csrc_triton.checks import check_attention_inputs
-from csrc_triton.tiles import LOG2_E, Tile, attend, lanes_of_tile, nothing_seen, prefill_tile
+from csrc_triton.tiles import (
+    LOG2_E,
+    WIDEST_WINDOW,
+    Tile,
+    attend,
+    lanes_of_tile,
+    nothing_seen,
+    prefill_tile,
+)
 from csrc_triton.worklist import PrefillPlan
 
 
@@ -19,6 +27,8 @@ def prefill_attention(
     v_cache: Tensor,
     plan: PrefillPlan,
     scale: float,
+    window: int | None = None,
+    sinks: Tensor | None = None,
     tile: Tile | None = None,
 ) -> Tensor:
     """Launch the kernel; see `csrc_triton.prefill_attention`.
@@ -43,6 +53,8 @@ def prefill_attention(
         plan.span_offsets,
         plan.spans,
         plan.page_table,
+        None if sinks is None else sinks.contiguous(),
+        None if window is None else min(window, WIDEST_WINDOW),
         scale * LOG2_E.value,
         q.stride(0),
         q.stride(1),
@@ -67,6 +79,8 @@ def _prefill_kernel(
     span_offsets_ptr,
     spans_ptr,
     page_table_ptr,
+    sinks_ptr,
+    window,
     scale,
     q_row_stride,
     q_head_stride,
@@ -92,16 +106,27 @@ def _prefill_kernel(
     q_place = row.to(tl.int64) * q_row_stride + head * q_head_stride
     q = tl.load(q_ptr + q_place[:, None] + dims[None, :], mask=inside, other=0.0)
     keys, values = k_ptr + kv_head * head_dim, v_ptr + kv_head * head_dim
-    page_begin, computed = tl.load(own_ptr + segment * 2), tl.load(own_ptr + segment * 2 + 1)
+    own = own_ptr + segment * 3
+    page_begin, computed = tl.load(own), tl.load(own + 1)
+    token = computed + row - row_begin
     first_row = tile * block_m // group
     last_row = tl.minimum((tile * block_m + block_m - 1) // group, row_end - row_begin - 1)
+    position = tl.load(own + 2)
     context_end = tl.load(span_offsets_ptr + segment + 1)
     top, total, acc = nothing_seen(block_m, block_d)
+    if sinks_ptr is not None:  # like a token without a value that every row sees
+        top = tl.load(sinks_ptr + head) * LOG2_E
+        total += 1.0
     # The segment itself is the last round of the same loop. With two loops that share accumulators
     # the compiler would not let wgmma run ahead in either of them.
     for i in range(tl.load(span_offsets_ptr + segment), context_end + 1):
-        in_context, span = i < context_end, spans_ptr + i * 3
+        in_context, span = i < context_end, spans_ptr + i * 4
         stop = tl.load(span + 2, mask=in_context, other=computed + last_row + 1)
+        first_seen = None
+        if window is not None:
+            # Token t of the span is seen if the row's position - (the span's + t) < window.
+            behind = position - tl.load(span + 3, mask=in_context, other=position)
+            first_seen = token + behind - window + 1
         top, total, acc = attend(
             q,
             (top, total, acc),
@@ -109,7 +134,8 @@ def _prefill_kernel(
             tl.load(span + 1, mask=in_context, other=0),
             stop,
             tl.where(in_context, stop, computed + first_row + 1),
-            tl.where(in_context, stop - 1, computed + row - row_begin),
+            tl.where(in_context, stop - 1, token),
+            first_seen,
             scale,
             num_kv_heads * head_dim,
             head_dim,

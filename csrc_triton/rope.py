@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
-"""Rotary positions fused with the store into pages: one program per row."""
+"""Rotary positions fused with the qk-norm and the store into pages: one program per row."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from csrc_triton.checks import check_kernel_inputs
+from csrc_triton.checks import check_contiguous, check_kernel_inputs
 
 
 def rope_and_cache(
@@ -20,11 +20,16 @@ def rope_and_cache(
     k_cache: Tensor,
     v_cache: Tensor,
     slot_mapping: Tensor,
+    q_norm: Tensor | None = None,
+    k_norm: Tensor | None = None,
+    eps: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Launch the kernel; see `csrc_triton.rope_and_cache`."""
     rows, num_q_heads, head_dim = q.shape
     num_kv_heads = k.shape[1]
-    check_kernel_inputs(head_dim, q, k, v, k_cache, v_cache)
+    norms = [weight for weight in (q_norm, k_norm) if weight is not None]
+    check_kernel_inputs(head_dim, q, k, v, k_cache, v_cache, *norms)
+    check_contiguous(k_cache, v_cache)
     q_out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     k_out = torch.empty(k.shape, dtype=k.dtype, device=k.device)
     _rope_and_cache_kernel[(rows,)](
@@ -38,6 +43,9 @@ def rope_and_cache(
         k_cache,
         v_cache,
         slot_mapping,
+        q_norm,
+        k_norm,
+        eps,
         q.stride(0),
         q.stride(1),
         k.stride(0),
@@ -66,6 +74,9 @@ def _rope_and_cache_kernel(
     k_cache_ptr,
     v_cache_ptr,
     slots_ptr,
+    q_norm_ptr,
+    k_norm_ptr,
+    eps,
     q_row_stride,
     q_head_stride,
     k_row_stride,
@@ -87,25 +98,17 @@ def _rope_and_cache_kernel(
 
     heads = tl.arange(0, block_q)
     inside = (heads < num_q_heads)[:, None] & (dims < half)[None, :]
-    first, second = _rotate(
-        q_ptr + row * q_row_stride + heads[:, None] * q_head_stride + dims[None, :],
-        cos,
-        sin,
-        inside,
-        half,
-    )
+    q = q_ptr + row * q_row_stride + heads[:, None] * q_head_stride + dims[None, :]
+    first, second = _load_normed(q, q_norm_ptr, eps, dims, inside, half)
+    first, second = first * cos - second * sin, second * cos + first * sin
     offset = (row * num_q_heads + heads[:, None]) * 2 * half + dims[None, :]
     _store_halves(q_out_ptr + offset, first, second, inside, half)
 
     heads = tl.arange(0, block_kv)
     inside = (heads < num_kv_heads)[:, None] & (dims < half)[None, :]
-    first, second = _rotate(
-        k_ptr + row * k_row_stride + heads[:, None] * k_head_stride + dims[None, :],
-        cos,
-        sin,
-        inside,
-        half,
-    )
+    k = k_ptr + row * k_row_stride + heads[:, None] * k_head_stride + dims[None, :]
+    first, second = _load_normed(k, k_norm_ptr, eps, dims, inside, half)
+    first, second = first * cos - second * sin, second * cos + first * sin
     offset = (row * num_kv_heads + heads[:, None]) * 2 * half + dims[None, :]
     _store_halves(k_out_ptr + offset, first, second, inside, half)
 
@@ -120,11 +123,25 @@ def _rope_and_cache_kernel(
 
 
 @triton.jit
-def _rotate(x, cos, sin, inside, half: tl.constexpr):
-    """The two halves of the heads at x, rotated, in fp32."""
+def _load_normed(x, weight, eps, dims, inside, half: tl.constexpr):
+    """The two halves of the heads at x, in fp32; normalised unless `weight` is None."""
     first = tl.load(x, mask=inside, other=0.0).to(tl.float32)
     second = tl.load(x + half, mask=inside, other=0.0).to(tl.float32)
-    return first * cos - second * sin, second * cos + first * sin
+    if weight is not None:
+        mean = (tl.sum(first * first, 1) + tl.sum(second * second, 1)) / (2 * half)
+        factor = tl.rsqrt(mean + eps)[:, None]
+        there = dims < half
+        first = _weighted(first * factor, tl.load(weight + dims, mask=there, other=0.0))
+        second = _weighted(second * factor, tl.load(weight + half + dims, mask=there, other=0.0))
+    return first, second
+
+
+@triton.jit
+def _weighted(normed, weight):
+    """Normalised numbers times their weights, rounded to the weights' dtype as rms_norm rounds."""
+    dtype = weight.dtype
+    rounded = normed.to(dtype).to(tl.float32)
+    return (rounded * weight.to(tl.float32)[None, :]).to(dtype).to(tl.float32)
 
 
 @triton.jit

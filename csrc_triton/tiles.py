@@ -19,6 +19,8 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 NARROW = tl.constexpr(16)
 # Several programs walk an item with more lanes; its tokens are then shared in the L2 cache.
 _MAX_DECODE_LANES = 64
+# Positions are smaller than this, so a wider window sees the same; sums of both fit into int32.
+WIDEST_WINDOW = 1 << 30
 
 
 class Tile(NamedTuple):
@@ -96,6 +98,7 @@ def attend(
     end,
     seen_by_all,
     last_seen,
+    first_seen,
     scale,
     token_stride: tl.constexpr,
     head_dim: tl.constexpr,
@@ -109,8 +112,15 @@ def attend(
     therefore need no mask. `state` is that of the online softmax: running maximum (base 2),
     denominator and numerator. `cache` is (keys of one kv head, their values, page list).
 
-    Every lane must see a token of the first tile unless it has seen one before. Its maximum is
-    then finite from there on, and -inf - (-inf) cannot arise.
+    With a window, lane m sees only tokens t >= first_seen[m]; without one, `first_seen` is None.
+    Tokens that no lane sees are skipped by whole tiles. The other tiles stay where they are, so
+    that a row's bits do not depend on the rows beside it.
+
+    A token that a lane does not see has a weight of 0 for it, but 0 * NaN is NaN. With a window,
+    values that are not finite reach only the lanes that see them.
+
+    Without a window, every lane must see a token of the first tile unless it has seen one before.
+    Its maximum is then finite from there on, and -inf - (-inf) cannot arise.
     """
     top, total, acc = state
     keys, values, pages = cache
@@ -128,9 +138,15 @@ def attend(
     page_of = offsets // page_size
     page_first = page_of * page_size - before
     pages += begin // page_size
-    page = tl.load(pages + page_of, mask=page_first < length, other=0)
+    start = -before
+    if first_seen is not None:
+        first_seen -= begin
+        seen_by_all_from = tl.max(first_seen, 0)
+        start += tl.maximum(tl.min(first_seen, 0) + before, 0) // block_n * block_n
+        pages += (start + before) // page_size
+    page = tl.load(pages + page_of, mask=start + before + page_first < length, other=0)
     # If they were hoisted, the mask's token numbers would occupy a register each during the loop.
-    for first in tl.range(-before, length, block_n, disable_licm=True):
+    for first in tl.range(start, length, block_n, disable_licm=True):
         token = (first + offsets).to(tl.uint32)
         place = page.to(tl.int64)[:, None] * (page_size * token_stride)
         there = (token < length)[:, None] & (dims < head_dim)[None, :]
@@ -140,15 +156,47 @@ def attend(
         pages += block_n // page_size
         page = tl.load(pages + page_of, mask=first + block_n + page_first < length, other=0)
 
+        if first_seen is not None:
+            k, v = _marked(k, v)
         # fp32 inputs must not go through TF32.
         scores = tl.dot(q, tl.trans(k), input_precision="ieee")
-        if (first < 0) | (first + block_n > seen_by_all):
-            scores = tl.where(token[None, :] <= last_seen[:, None], scores, float("-inf"))
-        # The scale, which is positive, goes into the exponent: one fused multiply-add per score.
-        new_top = tl.maximum(top, tl.max(scores, 1) * scale)
-        weights = tl.exp2(scores * scale - new_top[:, None])
-        shrink = tl.exp2(top - new_top)
-        total = total * shrink + tl.sum(weights, 1)
-        acc = tl.dot(weights.to(v.dtype), v, acc * shrink[:, None], input_precision="ieee")
-        top = new_top
+        masked = (first < 0) | (first + block_n > seen_by_all)
+        if first_seen is not None:
+            masked |= first < seen_by_all_from
+        if masked:
+            scores = _hidden(scores, token, first_seen, last_seen)
+        top, total, acc = _add_tile((top, total, acc), scores, v, scale, first_seen is not None)
     return top, total, acc
+
+
+@triton.jit
+def _hidden(scores, token, first_seen, last_seen):
+    """Scores of -inf where a lane does not see a token."""
+    seen = token[None, :] <= last_seen[:, None]
+    if first_seen is not None:
+        seen &= token.to(tl.int32)[None, :] >= first_seen[:, None]
+    return tl.where(seen, scores, float("-inf"))
+
+
+@triton.jit
+def _add_tile(state, scores, v, scale, may_see_nothing: tl.constexpr):
+    """One step of the online softmax."""
+    top, total, acc = state
+    # The scale, which is positive, goes into the exponent: one fused multiply-add per score.
+    new_top = tl.maximum(top, tl.max(scores, 1) * scale)
+    origin = new_top
+    if may_see_nothing:  # a lane that has seen nothing yet: -inf - (-inf) is NaN
+        origin = tl.where(new_top == float("-inf"), 0.0, new_top)
+    weights = tl.exp2(scores * scale - origin[:, None])
+    shrink = tl.exp2(top - origin)
+    total = total * shrink + tl.sum(weights, 1)
+    acc = tl.dot(weights.to(v.dtype), v, acc * shrink[:, None], input_precision="ieee")
+    return new_top, total, acc
+
+
+@triton.jit
+def _marked(k, v):
+    """Keys of NaN where values are not finite, and finite values: for all that see the token."""
+    finite = tl.abs(v) < float("inf")
+    sound = tl.min(finite.to(tl.int32), 1) > 0
+    return tl.where(sound[:, None], k, float("nan")), tl.where(finite, v, 0.0)

@@ -40,6 +40,7 @@ HEAD_DIMS = (64, 80, 96, 128, 256)
 DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 SIBLINGS = (1, 4, 16)
 """Rows that share a span, of a model with 7 query heads for each kv head: 7, 28 and 112 lanes."""
+WINDOW = 4096
 FACTS = ("registers", "spilled", "shared", "resident")
 INSTRUCTIONS = ("HGMMA", "HMMA", "LDGSTS", "BAR")
 
@@ -115,15 +116,20 @@ Case = tuple[str, Launch]
 
 
 def shipped(dtypes: Sequence[torch.dtype] = tuple(DTYPES)) -> list[Case]:
-    """Every kernel as the engine launches it: each dtype, each head dim, narrow and wide items."""
+    """Every kernel: each dtype, each head dim, narrow and wide items, with and without a window.
+
+    Windows are compiled for 16 bits only: fp32 serves comparisons, and there they may spill.
+    """
     cases: list[Case] = []
     for dtype in dtypes:
         dtype_name = DTYPES[dtype]
         for dim in HEAD_DIMS:
-            for siblings in SIBLINGS:
-                label = f"{dtype_name}, D {dim}, {siblings} rows share"
-                cases += launches_of(label, decoding(dim, siblings, dtype))
-            cases += launches_of(f"{dtype_name}, D {dim}", prefilling(dim, dtype))
+            for window in (None,) if dtype == torch.float32 else (None, WINDOW):
+                label = f"{dtype_name}, D {dim}" + (", window" if window else "")
+                for siblings in SIBLINGS:
+                    run = decoding(dim, siblings, dtype, window)
+                    cases += launches_of(f"{label}, {siblings} rows share", run)
+                cases += launches_of(label, prefilling(dim, dtype, window))
         rows = [ElementwiseCase(64, vocab=0, heads=Heads(28, 4, dim)) for dim in HEAD_DIMS]
         for case in (*rows, ElementwiseCase(64)):
             for _, name, make in works(replace(case, dtype=dtype)):
@@ -147,24 +153,39 @@ def launches_of(label: str, run: Callable[[], object]) -> list[Case]:
     return [(label, launch) for launch in launches]
 
 
-def decoding(dim: int, siblings: int, dtype: torch.dtype, tile: Any = None) -> Callable[[], object]:
-    """Decode attention of siblings over the problem that they share, and the merging."""
+def decoding(
+    dim: int, siblings: int, dtype: torch.dtype, window: int | None = None, tile: Any = None
+) -> Callable[[], object]:
+    """Decode attention of siblings over the problem that they share, and the merging.
+
+    With a window there are sinks, too, as in GPT-OSS.
+    """
     heads = Heads(28, 4, dim)
     case = DecodeCase(1, own=16, siblings=siblings, problem=16, share=True, heads=heads)
     world = DecodeWorld.of(replace(case, dtype=dtype), "cpu")
+    if window is not None:
+        positions, sinks = torch.zeros(siblings, dtype=torch.int64), torch.zeros(heads.query)
+        rest = {"window": window, "positions": positions, "sinks": sinks}
+        return partial(csrc_triton.decode_attention, *world.arguments(), **rest)
     if tile is None:
         return partial(csrc_triton.decode_attention, *world.arguments())
     kernels = import_module("csrc_triton.decode")
-    return partial(kernels.decode_attention_partials, *world.arguments(), tile)
+    return partial(kernels.decode_attention_partials, *world.arguments(), tile=tile)
 
 
-def prefilling(dim: int, dtype: torch.dtype, tile: Any = None) -> Callable[[], object]:
-    """Prefill attention of a chunk behind a context."""
-    case = PrefillCase(16, context=(16,), heads=Heads(28, 4, dim), dtype=dtype)
+def prefilling(
+    dim: int, dtype: torch.dtype, window: int | None = None, tile: Any = None
+) -> Callable[[], object]:
+    """Prefill attention of a chunk behind a context; with a window there are sinks, too."""
+    heads = Heads(28, 4, dim)
+    case = PrefillCase(16, context=(16,), heads=heads, dtype=dtype)
     arguments = PrefillWorld.of(case, "cpu").arguments()
+    if window is not None:
+        rest = {"window": window, "sinks": torch.zeros(heads.query)}
+        return partial(csrc_triton.prefill_attention, *arguments, **rest)
     if tile is None:
         return partial(csrc_triton.prefill_attention, *arguments)
-    return partial(import_module("csrc_triton.prefill").prefill_attention, *arguments, tile)
+    return partial(import_module("csrc_triton.prefill").prefill_attention, *arguments, tile=tile)
 
 
 def swept() -> Iterator[Case]:
@@ -175,9 +196,9 @@ def swept() -> Iterator[Case]:
     for siblings, choice in product(SIBLINGS[:2], DECODE_TILES):
         block_m = tiles.decode_tile(7 * siblings, 128, bf16).block_m
         tile = tiles.Tile(block_m, *choice)
-        yield from launches_of("x".join(map(str, tile)), decoding(128, siblings, bf16, tile))
+        yield from launches_of("x".join(map(str, tile)), decoding(128, siblings, bf16, tile=tile))
     for choice in PREFILL_TILES:
-        run = prefilling(128, bf16, tiles.Tile(*choice))
+        run = prefilling(128, bf16, tile=tiles.Tile(*choice))
         yield from launches_of("x".join(map(str, choice)), run)
 
 

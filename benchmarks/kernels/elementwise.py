@@ -78,7 +78,8 @@ def works(case: ElementwiseCase) -> Iterator[tuple[str, str, Callable[[str], Tra
     yield "rms_norm", f"hidden {case.hidden} + residual", partial(_norm, case)
     yield "rms_norm", f"{heads.query} heads of {heads.dim}", partial(_head_norm, case)
     yield "swiglu", f"{case.intermediate}", partial(_swiglu, case)
-    yield "rope_and_cache", f"{heads}", partial(_rope, case)
+    yield "rope_and_cache", f"{heads}", partial(_rope, case, False)
+    yield "rope_and_cache", f"{heads} + qk-norm", partial(_rope, case, True)
     if case.vocab:
         for rule, columns in _RULES.items():
             yield "sample", f"{case.vocab} {rule}", partial(_sample, case, columns)
@@ -103,7 +104,7 @@ def _swiglu(case: ElementwiseCase, device: str) -> Transfer:
     return 3 * _bytes(gate_up) // 2, lambda: csrc_triton.swiglu(gate_up)
 
 
-def _rope(case: ElementwiseCase, device: str) -> Transfer:
+def _rope(case: ElementwiseCase, normed: bool, device: str) -> Transfer:
     heads, rows = case.heads, case.rows
     fused = torch.randn(rows, heads.query + 2 * heads.kv, heads.dim, device=device).to(case.dtype)
     q, k, v = fused.split([heads.query, heads.kv, heads.kv], dim=1)
@@ -116,8 +117,9 @@ def _rope(case: ElementwiseCase, device: str) -> Transfer:
     slots = torch.randperm(pages * PAGE_SIZE, device=device)[:rows]
     # q, k and v are read; q, k and both caches are written.
     moved = 2 * _bytes(fused) + _bytes(keys[0, 0]) * rows + _bytes(cos_sin)
+    norm = torch.ones(heads.dim, dtype=case.dtype, device=device) if normed else None
     return moved, lambda: csrc_triton.rope_and_cache(
-        q, k, v, cos_sin, positions, keys, values, slots
+        q, k, v, cos_sin, positions, keys, values, slots, q_norm=norm, k_norm=norm, eps=1e-6
     )
 
 

@@ -147,7 +147,7 @@ def _decode(world: DecodeWorld, choice: DecodeTile) -> Callable[[], Tensor]:
     tile = tiles.Tile(tiles.decode_tile(lanes, dim, world.q.dtype).block_m, *choice)
 
     def run() -> Tensor:
-        partials = kernels.decode_attention_partials(*world.arguments(), tile)
+        partials = kernels.decode_attention_partials(*world.arguments(), tile=tile)
         merged: Tensor = kernels.reduce_partials(*partials, world.work, world.q.dtype)
         return merged
 
@@ -156,4 +156,4 @@ def _decode(world: DecodeWorld, choice: DecodeTile) -> Callable[[], Tensor]:
 
 def _prefill(world: PrefillWorld, choice: PrefillTile) -> Callable[[], Tensor]:
     kernels, tiles = import_module("csrc_triton.prefill"), import_module("csrc_triton.tiles")
-    return partial(kernels.prefill_attention, *world.arguments(), tiles.Tile(*choice))
+    return partial(kernels.prefill_attention, *world.arguments(), tile=tiles.Tile(*choice))

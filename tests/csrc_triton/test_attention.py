@@ -1,17 +1,22 @@
 """The attention references against a dense oracle over random ragged spans."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers.masking_utils import sliding_window_overlay
+from transformers.models.gpt_oss.modeling_gpt_oss import eager_attention_forward
 
 import csrc_triton
-from csrc_triton import PagedSpan, PrefillPlan, WorkList
+from csrc_triton import PagedSpan, PrefillPlan, WorkList, pages
 from tests.helpers.worlds import (
     POISON,
     World,
+    build_world,
+    check_around_nan,
     decode_worlds,
     dense_decode,
     make_prefill,
@@ -25,7 +30,28 @@ CLOSE = {"atol": 2e-6, "rtol": 2e-5}
 
 
 def decode(world: World, work: WorkList) -> torch.Tensor:
-    return csrc_triton.decode_attention(world.q, world.k_cache, world.v_cache, work, world.scale)
+    return csrc_triton.decode_attention(
+        world.q,
+        world.k_cache,
+        world.v_cache,
+        work,
+        world.scale,
+        window=world.window,
+        positions=world.row_positions,
+        sinks=world.sinks,
+    )
+
+
+def prefill(world: World, plan: PrefillPlan) -> torch.Tensor:
+    return csrc_triton.prefill_attention(
+        world.q,
+        world.k_cache,
+        world.v_cache,
+        plan,
+        world.scale,
+        window=world.window,
+        sinks=world.sinks,
+    )
 
 
 @prove
@@ -50,7 +76,9 @@ def test_spans_may_be_visited_in_any_order(world, rng):
 def test_a_row_does_not_depend_on_the_others_bit_for_bit(world):
     together = decode(world, world.private_work(8))
     for row, context in enumerate(world.contexts):
-        alone = replace(world, q=world.q[row : row + 1], contexts=[context])
+        mine = slice(row, row + 1)
+        place = world.row_positions[mine]
+        alone = replace(world, q=world.q[mine], contexts=[context], row_positions=place)
         assert torch.equal(decode(alone, alone.private_work(8))[0], together[row])
 
 
@@ -104,8 +132,60 @@ def test_partials_carry_the_natural_log_of_their_denominator():
 def test_prefill_equals_dense_attention(case):
     world, computed = case
     plan, expected = make_prefill(world, computed)
-    out = csrc_triton.prefill_attention(world.q, world.k_cache, world.v_cache, plan, world.scale)
-    torch.testing.assert_close(out, expected, **CLOSE)
+    torch.testing.assert_close(prefill(world, plan), expected, **CLOSE)
+
+
+@prove
+@given(decode_worlds(), prefill_worlds())
+def test_the_layout_of_pages_changes_nothing(world, case):
+    work = world.shared_work(16)
+    assert torch.equal(decode(world.laid_out(pages.vector_major), work), decode(world, work))
+    world, computed = case
+    plan, _ = make_prefill(world, computed)
+    assert torch.equal(prefill(world.laid_out(pages.vector_major), plan), prefill(world, plan))
+
+
+@prove
+@given(decode_worlds(), prefill_worlds(), st.data())
+def test_a_token_whose_kv_is_nan_reaches_only_the_rows_that_see_it(world, case, data):
+    world = spoilt(world, data)
+    for work in (world.shared_work(16), world.private_work(30)):
+        check_around_nan(decode(world, work), dense_decode(world), **CLOSE)
+    world, computed = spoilt(case[0], data), case[1]
+    plan, expected = make_prefill(world, computed)
+    check_around_nan(prefill(world, plan), expected, **CLOSE)
+
+
+def spoilt(world: World, data: st.DataObject) -> World:
+    segment = data.draw(st.integers(0, len(world.keys) - 1))
+    return world.spoilt(segment, data.draw(st.integers(0, len(world.keys[segment]) - 1)))
+
+
+@pytest.mark.parametrize("window", [None, 7])
+def test_sinks_and_windows_are_those_of_gpt_oss(window):
+    """A chunk of 30 tokens behind none and behind 11, and its last token alone."""
+    options = {"window": window, "positions": [5], "row_positions": [34], "sinks": True}
+    world = build_world([30], [[]], 30, **options)
+    keys, values = (x[0].transpose(0, 1)[None] for x in (world.keys, world.values))
+    masked = torch.ones(30, 30, dtype=torch.bool).triu(1)
+    if window is not None:
+        places = torch.arange(30)
+        masked |= ~sliding_window_overlay(window)(0, 0, places[:, None], places)
+    mask = torch.zeros(30, 30).masked_fill(masked, -torch.inf)
+    theirs, _ = eager_attention_forward(
+        SimpleNamespace(num_key_value_groups=3, sinks=world.sinks, training=False),
+        world.q.transpose(0, 1)[None],
+        keys,
+        values,
+        mask[None, None],
+        world.scale,
+    )
+    for computed in (0, 11):
+        plan, _ = make_prefill(replace(world, window=None), [computed])
+        ours = prefill(replace(world, q=world.q[computed:]), plan)
+        torch.testing.assert_close(ours, theirs[0, computed:], **CLOSE)
+    last = replace(world, q=world.q[-1:], contexts=[[(0, 0, 30)]])
+    torch.testing.assert_close(decode(last, last.private_work(8)), theirs[0, -1:], **CLOSE)
 
 
 def test_decode_is_prefill_of_one_token():
@@ -169,3 +249,24 @@ def test_attention_refuses_shapes_that_do_not_fit():
         csrc_triton.decode_attention(q, cache, cache, work, 1.0)
     with pytest.raises(ValueError, match="rows"):
         csrc_triton.decode_attention(q[:, :2].repeat(2, 1, 1), cache, cache, work, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"window": 4}, "a window needs positions"),
+        ({"window": 0, "positions": torch.tensor([3])}, "window must be at least 1, got 0"),
+        ({"window": 4, "positions": torch.tensor([3, 4])}, "positions for 1 rows"),
+        ({"sinks": torch.zeros(3)}, "sinks must be fp32"),
+        ({"sinks": torch.zeros(2, dtype=torch.float16)}, "sinks must be fp32"),
+    ],
+)
+def test_attention_refuses_windows_and_sinks_that_do_not_fit(options, message):
+    q, cache = torch.zeros(1, 2, 16), torch.zeros(1, 4, 2, 16)
+    work = WorkList.from_spans([([0], PagedSpan([0], 0, 1))], 1, split=4)
+    with pytest.raises(ValueError, match=message):
+        csrc_triton.decode_attention(q, cache, cache, work, 1.0, **options)
+    plan = PrefillPlan.from_segments([(PagedSpan([0], 0, 1), [])])
+    if "positions" not in options and "sinks" in options:
+        with pytest.raises(ValueError, match=message):
+            csrc_triton.prefill_attention(q, cache, cache, plan, 1.0, **options)

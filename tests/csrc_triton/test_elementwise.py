@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm, apply_rotary_pos_emb
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 import csrc_triton
 
@@ -52,10 +53,27 @@ def test_rope_is_transformers(heads):
         torch.testing.assert_close(our, their.squeeze(0).transpose(0, 1))
 
 
+@both_dtypes
+def test_norms_before_the_rotation_are_those_of_qwen3(kind):
+    q, k, v, cos_sin, positions, *caches = rope_case(6, 4, 2, 16)
+    q, k, v, caches = q.to(kind), k.to(kind), v.to(kind), [x.to(kind) for x in caches]
+    norms = [Qwen3RMSNorm(16, eps=1e-5).to(kind).requires_grad_(False) for _ in "qk"]
+    for norm in norms:
+        torch.nn.init.normal_(norm.weight)
+    rest = cos_sin, positions, *caches, torch.randperm(48)[:6]
+    weights = {"q_norm": norms[0].weight, "k_norm": norms[1].weight, "eps": 1e-5}
+    ours = csrc_triton.rope_and_cache(q, k, v, *rest, **weights)
+    stored = [x.clone() for x in caches]
+    theirs = csrc_triton.rope_and_cache(norms[0](q), norms[1](k), v, *rest)
+    for our, their in zip((*ours, *stored), (*theirs, *caches), strict=True):
+        assert torch.equal(our, their)
+
+
 @settings(deadline=None, derandomize=True)
 @given(st.lists(st.integers(-1, 47), max_size=9, unique_by=lambda s: (s, object())[s < 0]))
 def test_cache_holds_the_rotated_keys_at_their_slots_and_nothing_else_changes(slots):
-    q, k, v, cos_sin, positions, k_cache, v_cache = rope_case(len(slots), 2, 1, 16)
+    q, k, v, cos_sin, positions, *_ = rope_case(len(slots), 4, 2, 16)
+    k_cache, v_cache = csrc_triton.cache_views(*torch.randn(2, 3, 16 * 2 * 16), 16, 2, 16)
     before = k_cache.clone(), v_cache.clone()
     _, rotated = csrc_triton.rope_and_cache(
         q, k, v, cos_sin, positions, k_cache, v_cache, torch.tensor(slots, dtype=torch.int64)
@@ -91,3 +109,8 @@ def test_shapes_that_disagree_are_refused():
     case = rope_case(3, 2, 1, 16)
     with pytest.raises(ValueError, match="3 rows"):
         csrc_triton.rope_and_cache(*case, torch.arange(2))
+    with pytest.raises(ValueError, match="belong together"):
+        csrc_triton.rope_and_cache(*case, torch.arange(3), q_norm=torch.ones(16))
+    norms = {"q_norm": torch.ones(16), "k_norm": torch.ones(8)}
+    with pytest.raises(ValueError, match=r"must be \[16\]"):
+        csrc_triton.rope_and_cache(*case, torch.arange(3), **norms)

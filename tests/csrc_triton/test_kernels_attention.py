@@ -8,7 +8,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from csrc_triton import PagedSpan, WorkList, decode, prefill, reference
-from tests.helpers.worlds import build_world, decode_worlds, make_prefill, on, prefill_worlds
+from tests.helpers.worlds import (
+    build_world,
+    check_around_nan,
+    decode_worlds,
+    dense_decode,
+    make_prefill,
+    on,
+    prefill_worlds,
+)
 
 prove = settings(
     max_examples=10,
@@ -17,6 +25,7 @@ prove = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 TOLERANCE = {torch.float32: 5e-6, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+CLOSE = {"atol": 5e-6, "rtol": 5e-5}
 HEAD_DIMS = (16, 32, 64, 80, 96, 128, 256)
 
 
@@ -29,9 +38,9 @@ def close(actual, expected, dtype):
 
 def run_decode(module, world, work):
     partials = module.decode_attention_partials(
-        world.q, world.k_cache, world.v_cache, work, world.scale
+        world.q, world.k_cache, world.v_cache, work, world.scale, world.window, world.row_positions
     )
-    return *partials, module.reduce_partials(*partials, work, world.q.dtype)
+    return *partials, module.reduce_partials(*partials, work, world.q.dtype, world.sinks)
 
 
 def check_decode(world, work, dtype, device):
@@ -150,12 +159,51 @@ def test_prefill_at_every_head_dim(head_dim, dtype, device):
 
 
 def check_prefill(world, computed, dtype, device):
-    def run(module, world, plan):
-        return module.prefill_attention(world.q, world.k_cache, world.v_cache, plan, world.scale)
-
     plan, _ = make_prefill(world, computed)
-    actual = run(prefill, world.to(dtype, device), on(plan, device))
-    close(actual, run(reference, world.to(dtype, "cpu"), plan), dtype)
+    actual = run_prefill(prefill, world.to(dtype, device), on(plan, device))
+    close(actual, run_prefill(reference, world.to(dtype, "cpu"), plan), dtype)
+
+
+def run_prefill(module, world, plan):
+    return module.prefill_attention(
+        world.q, world.k_cache, world.v_cache, plan, world.scale, world.window, world.sinks
+    )
+
+
+@prove
+@given(world=decode_worlds(), data=st.data())
+def test_decode_is_not_spoilt_by_what_a_window_hides(world, data, device):
+    segment = data.draw(st.integers(0, len(world.keys) - 1))
+    world = replace(world, window=data.draw(st.integers(1, 60)))
+    world = world.spoilt(segment, data.draw(st.integers(0, len(world.keys[segment]) - 1)))
+    for work in (world.shared_work(16), world.private_work(30)):
+        there = world.to(torch.float32, device)
+        actual = run_decode(decode, there, on(work, device))[-1].cpu()
+        check_around_nan(actual, dense_decode(world), **CLOSE)
+
+
+@prove
+@given(case=prefill_worlds(), data=st.data())
+def test_prefill_is_not_spoilt_by_what_a_window_hides(case, data, device):
+    world, computed = case
+    segment = data.draw(st.integers(0, len(world.keys) - 1))
+    world = replace(world, window=data.draw(st.integers(1, 60)))
+    world = world.spoilt(segment, data.draw(st.integers(0, len(world.keys[segment]) - 1)))
+    plan, expected = make_prefill(world, computed)
+    actual = run_prefill(prefill, world.to(torch.float32, device), on(plan, device)).cpu()
+    check_around_nan(actual, expected, **CLOSE)
+
+
+def test_a_window_skips_whole_tiles(dtype, device):
+    """Long spans of which few tokens are seen, at positions that only their own list tells."""
+    far, near = (1, 3, 190), (2, 0, 160)
+    options = {"heads": (1, 2), "head_dim": 32, "positions": [400, 20, 270], "sinks": True}
+    world = build_world([170, 190, 160], [[far, near]], 80, window=150, **options)
+    check_prefill(world, [90], dtype, device)
+    rows = {"row_positions": [500, 330, 160], "window": 150}
+    world = build_world([170, 190, 160], [[far, near, (0, 5, 170)]] * 3, 3, **options, **rows)
+    for work in (world.shared_work(128), world.private_work()):
+        check_decode(world, work, dtype, device)
 
 
 def test_long_prefill_masks_only_where_it_must(dtype, device):
@@ -179,6 +227,8 @@ def test_launchers_refuse_what_a_gpu_would(run, device):
         call(torch.zeros(1, 1, 16).double(), torch.zeros(1, 16, 1, 16).double())
     with pytest.raises(ValueError, match="contiguous"):
         call(torch.zeros(1, 1, 32)[..., ::2], torch.zeros(1, 16, 1, 16))
+    with pytest.raises(ValueError, match="caches must be contiguous"):
+        call(torch.zeros(1, 1, 16), torch.zeros(1, 16, 2, 16)[:, :, ::2])
     with pytest.raises(ValueError, match="positive"):
         call(torch.zeros(1, 1, 16), torch.zeros(1, 16, 1, 16), 0.0)
     with pytest.raises(ValueError, match="page size 12"):

@@ -38,8 +38,9 @@ def test_swiglu(shape, dtype, device):
     close(activation.swiglu(gate_up.to(device)), reference.swiglu(gate_up))
 
 
+@pytest.mark.parametrize("normed", [False, True])
 @pytest.mark.parametrize("heads", [(4, 2, 16), (6, 3, 80), (7, 1, 96), (2, 2, 256)])
-def test_rope_and_cache(heads, dtype, device):
+def test_rope_and_cache(heads, normed, dtype, device):
     num_q_heads, num_kv_heads, head_dim = heads
     width = num_q_heads + 2 * num_kv_heads
     # q, k and v are views of one fused projection, as the engine has them.
@@ -47,12 +48,15 @@ def test_rope_and_cache(heads, dtype, device):
     caches = torch.randn(2, 3, 16, num_kv_heads, head_dim).to(dtype)
     cos_sin, positions = torch.randn(40, head_dim), torch.tensor([3, 0, 39, 7, 7])
     slots = torch.tensor([47, -1, 0, 16, -1])
+    norms = torch.randn(2, head_dim).to(dtype) if normed else (None, None)
 
     def run(module, where):
         kv = caches.to(where, copy=True)
         q, k, v = fused.to(where).split([num_q_heads, num_kv_heads, num_kv_heads], dim=1)
         tables = cos_sin.to(where), positions.to(where)
-        rotated = module.rope_and_cache(q, k, v, *tables, kv[0], kv[1], slots.to(where))
+        weights = [None if norm is None else norm.to(where) for norm in norms]
+        step = kv[0], kv[1], slots.to(where)
+        rotated = module.rope_and_cache(q, k, v, *tables, *step, *weights, 1e-5)
         return *rotated, kv
 
     for actual, expected in zip(run(rope, device), run(reference, "cpu"), strict=True):
