@@ -165,7 +165,7 @@ def decoding(
     world = DecodeWorld.of(replace(case, dtype=dtype), "cpu")
     if window is not None:
         positions, sinks = torch.zeros(siblings, dtype=torch.int64), torch.zeros(heads.query)
-        rest = {"window": window, "positions": positions, "sinks": sinks}
+        rest: dict[str, Any] = {"window": window, "positions": positions, "sinks": sinks}
         return partial(csrc_triton.decode_attention, *world.arguments(), **rest)
     if tile is None:
         return partial(csrc_triton.decode_attention, *world.arguments())
@@ -181,7 +181,7 @@ def prefilling(
     case = PrefillCase(16, context=(16,), heads=heads, dtype=dtype)
     arguments = PrefillWorld.of(case, "cpu").arguments()
     if window is not None:
-        rest = {"window": window, "sinks": torch.zeros(heads.query)}
+        rest: dict[str, Any] = {"window": window, "sinks": torch.zeros(heads.query)}
         return partial(csrc_triton.prefill_attention, *arguments, **rest)
     if tile is None:
         return partial(csrc_triton.prefill_attention, *arguments)

@@ -6,6 +6,7 @@ from importlib import import_module
 import pytest
 
 import csrc_triton
+from csrc_triton import pages
 from gsr_engine import Engine, SamplingParams, SelfRefineParams
 from gsr_engine.checkpoint.gsr_config import GsrConfig
 from tests.csrc_triton.conftest import INTERPRETED
@@ -34,6 +35,7 @@ def kernel_engine(folder, monkeypatch):
     monkeypatch.setattr(
         csrc_triton, "implementation", lambda _, module: import_module(f"csrc_triton.{module}")
     )
+    monkeypatch.setattr(pages, "vector_major", pages.token_major)  # what these kernels read
     return paged_engine(folder, **OPTIONS)
 
 
