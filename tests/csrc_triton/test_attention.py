@@ -1,4 +1,7 @@
-"""The attention references against a dense oracle over random ragged spans."""
+"""Attention against a dense oracle over random ragged spans: the reference and the CPU kernels.
+
+The layout of pages decides which of them computes.
+"""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -27,6 +30,10 @@ pytestmark = pytest.mark.slow
 
 prove = settings(deadline=None, derandomize=True)
 CLOSE = {"atol": 2e-6, "rtol": 2e-5}
+# Plain torch reads the first, the CPU kernels read the second if a page has 16 tokens.
+by_reference_and_kernels = pytest.mark.parametrize(
+    "layout", [pages.token_major, pages.vector_major], ids=["reference", "kernels"]
+)
 
 
 def decode(world: World, work: WorkList) -> torch.Tensor:
@@ -54,26 +61,32 @@ def prefill(world: World, plan: PrefillPlan) -> torch.Tensor:
     )
 
 
+@by_reference_and_kernels
 @prove
 @given(decode_worlds(), st.integers(1, 50))
-def test_decode_equals_dense_attention_however_it_is_shared_and_split(world, split):
+def test_decode_equals_dense_attention_however_it_is_shared_and_split(layout, world, split):
+    world = world.laid_out(layout)
     expected = dense_decode(world)
     for work in (world.private_work(), world.shared_work(), world.shared_work(split)):
         torch.testing.assert_close(decode(world, work), expected, **CLOSE)
 
 
+@by_reference_and_kernels
 @prove
 @given(decode_worlds(), st.randoms(use_true_random=False))
-def test_spans_may_be_visited_in_any_order(world, rng):
+def test_spans_may_be_visited_in_any_order(layout, world, rng):
+    world = world.laid_out(layout)
     shuffled = replace(world, contexts=[rng.sample(c, len(c)) for c in world.contexts])
     torch.testing.assert_close(
         decode(shuffled, shuffled.private_work(7)), decode(world, world.private_work(7)), **CLOSE
     )
 
 
+@by_reference_and_kernels
 @prove
 @given(decode_worlds())
-def test_a_row_does_not_depend_on_the_others_bit_for_bit(world):
+def test_a_row_does_not_depend_on_the_others_bit_for_bit(layout, world):
+    world = world.laid_out(layout)
     together = decode(world, world.private_work(8))
     for row, context in enumerate(world.contexts):
         mine = slice(row, row + 1)
@@ -82,9 +95,11 @@ def test_a_row_does_not_depend_on_the_others_bit_for_bit(world):
         assert torch.equal(decode(alone, alone.private_work(8))[0], together[row])
 
 
+@by_reference_and_kernels
 @prove
 @given(decode_worlds())
-def test_items_without_tokens_and_buffers_with_room_to_spare_change_nothing(world):
+def test_items_without_tokens_and_buffers_with_room_to_spare_change_nothing(layout, world):
+    world = world.laid_out(layout)
     work = world.shared_work(16)
     assert torch.equal(decode(world, roomy(work)), decode(world, work))
     emptied = work.items.clone()
@@ -108,9 +123,11 @@ def roomy(work: WorkList) -> WorkList:
     return replace(work, **{name: longer(getattr(work, name)) for name in names})
 
 
+@by_reference_and_kernels
 @prove
 @given(decode_worlds())
-def test_huge_logits_do_not_overflow(world):
+def test_huge_logits_do_not_overflow(layout, world):
+    world = world.laid_out(layout)
     # Scores reach tens of thousands, where neighbouring fp32 values of the LSE differ by 1/256. So
     # the weights of tied scores on two sides of a split are no more exact than that.
     sharp = world.sharpened()
@@ -127,31 +144,23 @@ def test_partials_carry_the_natural_log_of_their_denominator():
     torch.testing.assert_close(out[0, 0], scores.softmax(0) @ k_cache[0, 2:9, 0], **CLOSE)
 
 
+@by_reference_and_kernels
 @prove
 @given(prefill_worlds())
-def test_prefill_equals_dense_attention(case):
-    world, computed = case
+def test_prefill_equals_dense_attention(layout, case):
+    world, computed = case[0].laid_out(layout), case[1]
     plan, expected = make_prefill(world, computed)
     torch.testing.assert_close(prefill(world, plan), expected, **CLOSE)
 
 
-@prove
-@given(decode_worlds(), prefill_worlds())
-def test_the_layout_of_pages_changes_nothing(world, case):
-    work = world.shared_work(16)
-    assert torch.equal(decode(world.laid_out(pages.vector_major), work), decode(world, work))
-    world, computed = case
-    plan, _ = make_prefill(world, computed)
-    assert torch.equal(prefill(world.laid_out(pages.vector_major), plan), prefill(world, plan))
-
-
+@by_reference_and_kernels
 @prove
 @given(decode_worlds(), prefill_worlds(), st.data())
-def test_a_token_whose_kv_is_nan_reaches_only_the_rows_that_see_it(world, case, data):
-    world = spoilt(world, data)
+def test_a_token_whose_kv_is_nan_reaches_only_the_rows_that_see_it(layout, world, case, data):
+    world = spoilt(world.laid_out(layout), data)
     for work in (world.shared_work(16), world.private_work(30)):
         check_around_nan(decode(world, work), dense_decode(world), **CLOSE)
-    world, computed = spoilt(case[0], data), case[1]
+    world, computed = spoilt(case[0].laid_out(layout), data), case[1]
     plan, expected = make_prefill(world, computed)
     check_around_nan(prefill(world, plan), expected, **CLOSE)
 
