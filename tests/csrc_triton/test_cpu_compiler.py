@@ -43,7 +43,7 @@ def test_the_first_start_compiles_and_says_so_and_the_second_does_not(tmp_path: 
     code = """
         import sys
         from gsr_engine.cli import main
-        sys.argv = ["gsr", "generate", "1", "--max-tokens", "2", "--dtype", "float32"]
+        sys.argv = "gsr generate 1 --max-tokens 2 --seed 1 --dtype float32".split()
         main()
     """
     first, second = (python(code, tmp_path / "cache") for _ in range(2))
