@@ -42,11 +42,11 @@ class Linear:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Apply to [..., in]."""
-        product = self._product(x)
-        return swiglu(product) if self.gated else product
+        return self._apply(x)
 
-    def _product(self, x: torch.Tensor) -> torch.Tensor:
-        return F.linear(x, self.weight, self.bias)
+    def _apply(self, x: torch.Tensor) -> torch.Tensor:
+        product = F.linear(x, self.weight, self.bias)
+        return swiglu(product) if self.gated else product
 
     def dense(self) -> torch.Tensor:
         """The weight as [out, in]."""
@@ -57,11 +57,11 @@ class Linear:
 class OnednnLinear(Linear):
     """A linear whose weight is in oneDNN's own layout; plain products reorder it every time."""
 
-    def _product(self, x: torch.Tensor) -> torch.Tensor:
+    def _apply(self, x: torch.Tensor) -> torch.Tensor:
         product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
             x, self.weight, self.bias, "none", [], ""
         )
-        return product
+        return swiglu(product) if self.gated else product
 
     def dense(self) -> torch.Tensor:
         """The weight as [out, in]."""
@@ -80,8 +80,7 @@ class PackedLinear(Linear):
 
     num_outputs: int = 0
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Apply to [..., in]."""
+    def _apply(self, x: torch.Tensor) -> torch.Tensor:
         return packed_linear(x, self.weight, self.bias, self.num_outputs, gated=self.gated)
 
     def dense(self) -> torch.Tensor:

@@ -24,10 +24,10 @@ def test_the_path_holds_a_steps_own_functions_and_nothing_else() -> None:
     assert sum(len(path.functions(file)) for file in path.files) == len(path.calls)
 
 
-def test_a_sampled_step_goes_further_and_repeats() -> None:
+def test_a_sampled_step_goes_as_far_and_repeats() -> None:
     sampled = decode_path(temperature=1.0)
     assert sampled.calls == decode_path(temperature=1.0).calls
-    assert set(sampled.calls) > set(decode_path(temperature=0.0).calls)
+    assert set(sampled.calls) >= set(decode_path(temperature=0.0).calls)
 
 
 def test_the_command_prints_both(capsys: pytest.CaptureFixture[str]) -> None:

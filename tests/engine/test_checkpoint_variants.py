@@ -217,7 +217,6 @@ def test_auto_is_the_stored_dtype(
 ) -> None:
     """Where bf16 is multiplied; fp16 runs in bf16 and says so."""
     monkeypatch.setattr("gsr_engine.model.linear.has_bf16_products", lambda: True)
-    monkeypatch.setattr("gsr_engine.model.weights.prepacks", lambda *_: False)
     folder = Path(shutil.copytree(qwen2, tmp_path / "m"))
     change_config(folder, dtype=stored)
     if stored is None:
