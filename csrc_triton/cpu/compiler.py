@@ -2,11 +2,13 @@
 
 The compiler is clang out of the package `ziglang`, or else the system's `cc`. The result's name
 holds a hash of everything that it depends on, so nothing old is ever loaded, and several versions
-lie side by side. A folder that cannot be written to is replaced by a temporary one.
+lie side by side. A folder that cannot be used is replaced by a temporary one, until the process
+ends.
 """
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -33,15 +35,29 @@ class CannotCompile(Exception):
 
 
 def cache_folder() -> Path:
-    """Where compiled kernels are kept: `GSR_CACHE`, or gsr-engine in the user's cache folder."""
-    named = os.environ.get("GSR_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(named) if named else Path(base) / "gsr-engine"
+    """Where compiled kernels are kept: `GSR_CACHE`, or gsr-engine in the user's cache folder.
+
+    Raises:
+        OSError: no such folder is named, and the user has no home.
+    """
+    named, base = os.environ.get("GSR_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    try:
+        return Path(named or Path(base or Path.home() / ".cache") / "gsr-engine")
+    except RuntimeError as reason:  # a container's user without a name
+        raise FileNotFoundError(str(reason)) from None
 
 
 def library_file(dtype: str) -> Path:
-    """Where the shared library for a dtype is kept, if the folder can be written to."""
-    return cache_folder() / f"kernels-{dtype}-{_digest(dtype)}.so"
+    """Where the shared library for a dtype is kept, if the folder can be written to.
+
+    Raises:
+        OSError: see `cache_folder`.
+    """
+    return cache_folder() / _name(dtype)
+
+
+def _name(dtype: str) -> str:
+    return f"kernels-{dtype}-{_digest(dtype)}.so"
 
 
 def compiled(dtype: str) -> Path:
@@ -50,23 +66,24 @@ def compiled(dtype: str) -> Path:
     Raises:
         CannotCompile: there is no compiler, or it failed.
     """
-    file = library_file(dtype)
-    if file.exists():
-        return file
-    _log.info("compiling the CPU kernels for %s, once on this machine (seconds)", dtype)
     try:
+        file = library_file(dtype)
+        if file.exists():
+            return file
         file.parent.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.mkdtemp(dir=file.parent)
+        scratch = tempfile.mkdtemp(dir=file.parent)
     except OSError:
         folder = tempfile.mkdtemp(prefix="gsr-engine-")
-        file = Path(folder) / file.name
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        file = Path(folder) / _name(dtype)
+        scratch = tempfile.mkdtemp(dir=folder)
+    _log.info("compiling the CPU kernels for %s, once on this machine (seconds)", dtype)
     try:
-        fresh = Path(folder) / "fresh.so"
+        fresh = Path(scratch) / "fresh.so"
         _compile(dtype, fresh)
         os.replace(fresh, file)  # another process may have been faster, with the same result
     finally:
-        if file.parent != Path(folder):
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
     return file
 
 
@@ -79,11 +96,12 @@ def compiler() -> tuple[str, ...]:
     packaged = importlib.util.find_spec("ziglang")
     if packaged is not None and packaged.origin is not None:
         return str(Path(packaged.origin).with_name("zig")), "cc", "-mcpu=native"
-    system = shutil.which(os.environ.get("CC") or "cc")
+    command, *options = os.environ.get("CC", "").split() or ["cc"]  # "ccache gcc" is usual
+    system = shutil.which(command)
     if system is None:
         raise CannotCompile("no C compiler: `pip install ziglang`, or install clang or gcc")
     is_x86 = platform.machine() in ("x86_64", "AMD64")
-    return system, "-march=native" if is_x86 else "-mcpu=native"
+    return system, *options, "-march=native" if is_x86 else "-mcpu=native"
 
 
 def _compile(dtype: str, target: Path) -> None:
@@ -96,6 +114,7 @@ def _compile(dtype: str, target: Path) -> None:
             command,
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=_ENDS_AFTER,
             env={**os.environ, **scratch},
             check=False,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 
@@ -76,17 +78,70 @@ def test_without_a_compiler_everything_runs_with_one_warning(tmp_path: Path, cc:
     assert first == second
 
 
-def test_a_folder_that_cannot_be_written_to(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_folder_that_cannot_be_written_to_is_replaced_until_the_process_ends(
+    tmp_path: Path,
 ) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.setenv("GSR_CACHE", str(tmp_path / "file" / "cache"))
-    kept = compiled("float32")
-    try:
-        assert kept.exists()
+    (tmp_path / "temporary").mkdir()
+    code = """
+        from csrc_triton.cpu.compiler import compiled, library_file
+        kept = compiled("float32")
         assert kept.name == library_file("float32").name
-    finally:
-        shutil.rmtree(kept.parent)
+        assert list(kept.parent.iterdir()) == [kept]  # the compiler's own files are gone
+        print(kept)
+    """
+    done = python(code, tmp_path / "file/cache", TMPDIR=str(tmp_path / "temporary"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(str(tmp_path / "temporary"))
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiler that only makes the file."""
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        Path(command[command.index("-o") + 1]).touch()
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_user_without_a_home_gets_a_temporary_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.delenv("GSR_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert compiled("float32").parent.parent == tmp_path
+    monkeypatch.setenv("GSR_CACHE", str(tmp_path / "named"))
+    assert compiled("float32") == library_file("float32")
+    assert library_file("float32").parent == tmp_path / "named"
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_home_that_cannot_be_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exists = Path.exists
+
+    def refused(path: Path) -> bool:
+        if path.suffix == ".so":
+            raise PermissionError(13, "Permission denied", str(path))
+        return exists(path)
+
+    monkeypatch.setattr(Path, "exists", refused)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert compiled("float32").parent.parent == tmp_path
+
+
+def test_a_compiler_with_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setenv("CC", f"{sys.executable} -x")
+    assert compiler.compiler()[:2] == (sys.executable, "-x")
 
 
 def test_other_sources_and_dtypes_have_other_names(
