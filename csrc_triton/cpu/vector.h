@@ -8,6 +8,7 @@
 
 typedef float v16 __attribute__((vector_size(64)));
 typedef int i16 __attribute__((vector_size(64)));
+typedef unsigned u32x16 __attribute__((vector_size(64)));
 
 #define INFINITE (__builtin_inff())
 #define INLINE static inline __attribute__((always_inline))
@@ -40,7 +41,6 @@ INLINE void store_floats(float *to, v16 x) {
 
 typedef unsigned short element;
 typedef unsigned short u16x16 __attribute__((vector_size(32)));
-typedef unsigned u32x16 __attribute__((vector_size(64)));
 
 INLINE v16 load(const element *from) {
   u16x16 x;
@@ -131,14 +131,13 @@ INLINE float greatest_lane(v16 x) {
   return y[0];
 }
 
-// e^x to 2 units in the last place; above 88.3 it stays at e^88.3, a NaN stays NaN.
+// e^x to 2 units in the last place; above 88.3 infinity, below -87.3 zero. A NaN stays NaN.
 // x = n ln 2 + r, and e^r by its Taylor series to degree 7 over |r| <= (ln 2) / 2.
 INLINE v16 exponential(v16 x) {
   const float shift = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
-  v16 y = choose(x > 88.3f, all_lanes(88.3f), x);
-  v16 shifted = y * 1.44269504089f + shift;
+  v16 shifted = x * 1.44269504089f + shift;
   v16 n = shifted - shift;
-  v16 r = y - n * 0.693359375f - n * -2.12194440e-4f;
+  v16 r = x - n * 0.693359375f - n * -2.12194440e-4f;
   v16 p = r * (1.0f / 5040) + (1.0f / 720);
   p = p * r + (1.0f / 120);
   p = p * r + (1.0f / 24);
@@ -146,7 +145,8 @@ INLINE v16 exponential(v16 x) {
   p = p * r + 0.5f;
   p = p * r + 1.0f;
   p = p * r + 1.0f;
-  v16 scaled = (v16)((i16)p + ((i16)shifted << 23));
+  v16 scaled = (v16)((u32x16)p + ((u32x16)shifted << 23));  // unsigned: sums may wrap around
+  scaled = choose(x > 88.3f, all_lanes(INFINITE), scaled);
   scaled = choose(x < -87.3f, all_lanes(0.0f), scaled);
   return choose(x != x, x, scaled);
 }
