@@ -314,12 +314,15 @@ def packed_linear(
         [..., outputs] like x.
 
     Raises:
-        ValueError: shapes disagree, or there are no CPU kernels for x's dtype.
+        ValueError: shapes or dtypes disagree, or there are no CPU kernels for x's dtype.
     """
     require(packed.dim() == 3 and x.shape[-1] == packed.shape[1], "x {}, packed {}", x, packed)
     size = -(-outputs // packed.shape[2]) * (2 if gated else 1)
     require(size == packed.shape[0], "{} outputs of {} blocks", outputs, packed.shape[0])
-    require(bias is None or not gated, "a gated weight has no bias")
+    require(packed.dtype == x.dtype, "packed is {}, x is {}", packed.dtype, x.dtype)
+    if bias is not None:
+        fits = bias.shape == (outputs,) and bias.dtype == x.dtype and not gated
+        require(fits, "bias {} {} for {} outputs, gated {}", bias.dtype, bias.shape, outputs, gated)
     return linear.linear(x, packed, bias, outputs, gated)
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from csrc_triton import reference
 from csrc_triton.cpu.library import address, library
-from csrc_triton.cpu.pages import kernels_for
+from csrc_triton.cpu.pages import MOST_DIMS, kernels_for
 from csrc_triton.worklist import WorkList
 
 
@@ -28,6 +28,8 @@ def decode_attention_partials(
         )
     _, num_q_heads, head_dim = q.shape
     num_kv_heads = k_cache.shape[2]
+    if positions is not None:
+        positions = positions.long().contiguous()
     entries = work.row_ids.shape[0]
     out = q.new_empty((entries, num_q_heads, head_dim), dtype=torch.float32)
     lse = q.new_empty((entries, num_q_heads), dtype=torch.float32)
@@ -62,10 +64,11 @@ def reduce_partials(
     sinks: Tensor | None = None,
 ) -> Tensor:
     """See `csrc_triton.reduce_partials`."""
-    kernels = library(dtype)
+    _, num_q_heads, head_dim = partial_out.shape
+    kernels = library(dtype) if head_dim <= MOST_DIMS else None
     if kernels is None:
         return reference.reduce_partials(partial_out, partial_lse, work, dtype, sinks)
-    _, num_q_heads, head_dim = partial_out.shape
+    sinks = None if sinks is None else sinks.contiguous()
     out = partial_out.new_empty((work.num_rows, num_q_heads, head_dim), dtype=dtype)
     kernels.merge_partials(
         out.data_ptr(),

@@ -35,7 +35,8 @@ def linear(
     kernels = library(x.dtype)
     if kernels is None:
         raise ValueError(f"there are no CPU kernels for {x.dtype}")
-    x, inputs = x.contiguous(), packed.shape[1]
+    x, packed, inputs = x.contiguous(), packed.contiguous(), packed.shape[1]
+    bias = None if bias is None else bias.contiguous()
     rows = x.numel() // inputs
     out = x.new_empty((*x.shape[:-1], outputs))
     scratch = x.new_empty(min(rows, _MOST_ROWS) * inputs, dtype=torch.float32)

@@ -14,7 +14,8 @@ def rms_norm(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """See `csrc_triton.rms_norm`."""
     kernels = library(x.dtype)
-    if kernels is None or weight.dtype != x.dtype:
+    others = weight if residual is None else residual
+    if kernels is None or not weight.dtype == others.dtype == x.dtype:
         return reference.rms_norm(x, weight, eps, residual)
     x, weight, size = x.contiguous(), weight.contiguous(), x.shape[-1]
     out = torch.empty_like(x)

@@ -26,6 +26,7 @@ def prefill_attention(
         return reference.prefill_attention(q, k_cache, v_cache, plan, scale, window, sinks)
     _, num_q_heads, head_dim = q.shape
     num_kv_heads = k_cache.shape[2]
+    sinks = None if sinks is None else sinks.contiguous()
     out = q.new_empty(q.shape)
     kernels.prefill(
         out.data_ptr(),

@@ -25,12 +25,17 @@ def rope_and_cache(
 ) -> tuple[Tensor, Tensor]:
     """See `csrc_triton.rope_and_cache`."""
     kernels = kernels_for(k_cache, v_cache, q, k, v)
-    if kernels is None:
+    norms = [norm for norm in (q_norm, k_norm) if norm is not None]
+    if kernels is None or any(norm.dtype != q.dtype for norm in norms):
         return reference.rope_and_cache(
             q, k, v, cos_sin, positions, k_cache, v_cache, slot_mapping, q_norm, k_norm, eps
         )
     rows, num_q_heads, head_dim = q.shape
-    cos_sin, positions, slots = (x.contiguous() for x in (cos_sin, positions, slot_mapping))
+    # Converted tensors must live until the call ends.
+    cos_sin, positions, slots = cos_sin.float(), positions.long(), slot_mapping.long()
+    cos_sin, positions, slots = (x.contiguous() for x in (cos_sin, positions, slots))
+    if q_norm is not None and k_norm is not None:
+        q_norm, k_norm = q_norm.contiguous(), k_norm.contiguous()
     q_out, k_out = q.new_empty(q.shape), k.new_empty(k.shape)
     kernels.rope_and_cache(
         q_out.data_ptr(),
