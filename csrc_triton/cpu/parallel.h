@@ -26,11 +26,12 @@ static void take_tasks(void *shared) {
   }
 }
 
-// Call task(work, 0 ... count - 1), in any order and on any of the threads.
+// Call task(work, 0 ... count - 1), in any order and on any of the threads. Few tasks take as many
+// threads as many do: GNU's runtime ends those that a smaller team leaves out, and has to start them
+// anew for the next one.
 static inline void parallel_for(long count, long threads, Task task, const void *work) {
   Loop loop = {task, work, count, 0};
-  if (threads > count) threads = count;
-  if (threads > 1 && gomp_parallel)
+  if (threads > 1 && count > 1 && gomp_parallel)
     gomp_parallel(take_tasks, &loop, (unsigned)threads, 0);
   else
     take_tasks(&loop);
