@@ -27,6 +27,7 @@ quick: check ## the check, and the tests that take less than a minute together
 check: $(INSTALLED) ## lint, format, types, imports go down, nobody reaches into private names
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror csrc_triton/cpu/*.[ch]
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tests/check_private_names.py

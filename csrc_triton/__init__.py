@@ -10,7 +10,8 @@ would refuse.
 Keys and values live in pages: `k_cache` and `v_cache` are [num_pages, page_size, Hkv, D]. Their
 strides are those of `cache_views`: the kernels of a device read one layout, the references any. The
 flat slot of a token is `page * page_size + offset`; kernels need page sizes that divide 16.
-`csrc_triton.worklist` describes how a caller says which tokens each row attends to.
+`csrc_triton.worklist` describes how a caller says which tokens each row attends to. Slots,
+positions, pages, rows and token ids must lie within their tensors: a kernel does not check them.
 """
 
 from __future__ import annotations

@@ -4,18 +4,18 @@
 #include "parallel.h"
 
 typedef struct {
-  element *out;
-  const element *gate_up;
+  element* out;
+  const element* gate_up;
   long rows, size, rows_per_task;
 } Work;
 
-static void swiglu_task(const void *work, long task) {
-  const Work *w = work;
+static void swiglu_task(const void* work, long task) {
+  const Work* w = work;
   long whole = w->size / LANES * LANES, rest = w->size - whole;
   long begin = task * w->rows_per_task, end = begin + w->rows_per_task;
   for (long row = begin; row < end && row < w->rows; row++) {
     const element *gate = w->gate_up + row * 2 * w->size, *up = gate + w->size;
-    element *out = w->out + row * w->size;
+    element* out = w->out + row * w->size;
     for (long d = 0; d < whole; d += LANES) store(out + d, gated(load(gate + d), load(up + d)));
     if (rest)
       store_first(out + whole, gated(load_first(gate + whole, rest), load_first(up + whole, rest)),
@@ -24,8 +24,14 @@ static void swiglu_task(const void *work, long task) {
 }
 
 // gate_up [rows, 2 size], the gates first -> out [rows, size].
-void swiglu(element *out, const element *gate_up, long rows, long size, long threads) {
+void swiglu(element* out, const element* gate_up, long rows, long size, long threads) {
   long rows_per_task = 1 + 4096 / size;
-  Work work = {out, gate_up, rows, size, rows_per_task};
+  Work work = {
+      .out = out,
+      .gate_up = gate_up,
+      .rows = rows,
+      .size = size,
+      .rows_per_task = rows_per_task,
+  };
   parallel_for((rows + rows_per_task - 1) / rows_per_task, threads, swiglu_task, &work);
 }

@@ -18,13 +18,13 @@
 
 typedef struct {
   const element *keys, *values;  // of one kv head, in page 0
-  const int *page_table;         // of one segment
+  const int* page_table;         // of one segment
   long page_stride;              // elements from one page to the next
   long head_dim;
 } Cache;
 
-// A softmax that has seen some tokens: per lane the greatest score, the denominator, and the weighted
-// sum of values. The queries are scaled already.
+// A softmax that has seen some tokens: per lane the greatest score, the denominator, and the
+// weighted sum of values. The queries are scaled already.
 typedef struct {
   float queries[TILE][DIMS];
   float sums[TILE][DIMS];
@@ -33,7 +33,7 @@ typedef struct {
 } Tile;
 
 // A lane that has seen nothing, or only a sink: a logit without a value.
-INLINE void start_lane(Tile *tile, int lane, const element *query, float scale, const float *sink,
+INLINE void start_lane(Tile* tile, int lane, const element* query, float scale, const float* sink,
                        long head_dim) {
   for (long d = 0; d < head_dim; d++) tile->queries[lane][d] = to_float(query[d]) * scale;
   for (long d = 0; d < head_dim; d += LANES) store_floats(&tile->sums[lane][d], (v16){0});
@@ -42,78 +42,76 @@ INLINE void start_lane(Tile *tile, int lane, const element *query, float scale, 
 }
 
 // scores[lane][t] of `lanes` lanes for the tokens of `pages` pages: query · key.
-INLINE void score_pages(int lanes, int pages, const float (*queries)[DIMS], const Cache *cache,
-                        const int *page_ids, float (*scores)[SCORES]) {
-  const element *keys[4];
+INLINE void score_pages(int lanes, int pages, const float (*queries)[DIMS], const Cache* cache,
+                        const int* page_ids, float (*scores)[SCORES]) {
+  const element* keys[4];
   v16 sums[ACCUMULATORS];
-  UNROLL for (int page = 0; page < pages; page++)
-    keys[page] = cache->keys + page_ids[page] * cache->page_stride;
+  UNROLL for (int page = 0; page < pages; page++) keys[page] =
+      cache->keys + page_ids[page] * cache->page_stride;
   UNROLL for (int i = 0; i < lanes * pages; i++) sums[i] = (v16){0};
   for (long d = 0; d < cache->head_dim; d++) {
     UNROLL for (int page = 0; page < pages; page++) {
       v16 key = load(keys[page] + d * PAGE);
-      UNROLL for (int lane = 0; lane < lanes; lane++)
-        sums[lane * pages + page] += queries[lane][d] * key;
+      UNROLL for (int lane = 0; lane < lanes; lane++) sums[lane * pages + page] +=
+          queries[lane][d] * key;
     }
   }
-  UNROLL for (int lane = 0; lane < lanes; lane++)
-    UNROLL for (int page = 0; page < pages; page++)
+  UNROLL for (int lane = 0; lane < lanes; lane++) UNROLL for (int page = 0; page < pages; page++)
       store_floats(&scores[lane][page * PAGE], sums[lane * pages + page]);
 }
 
 // Few lanes take several pages at a time: a chain of additions waits for itself.
-INLINE void score_lanes(int lanes, int at_once, const float (*queries)[DIMS], const Cache *cache,
-                        const int *page_ids, long pages, float (*scores)[SCORES]) {
+INLINE void score_lanes(int lanes, int at_once, const float (*queries)[DIMS], const Cache* cache,
+                        const int* page_ids, long pages, float (*scores)[SCORES]) {
   long page = 0;
   for (; page + at_once <= pages; page += at_once)
     score_pages(lanes, at_once, queries, cache, page_ids + page,
-                (float(*)[SCORES]) & scores[0][page * PAGE]);
+                (float (*)[SCORES]) & scores[0][page * PAGE]);
   for (; page < pages; page++)
     score_pages(lanes, 1, queries, cache, page_ids + page,
-                (float(*)[SCORES]) & scores[0][page * PAGE]);
+                (float (*)[SCORES]) & scores[0][page * PAGE]);
 }
 
-// sums[lane][0 ... 16 vectors] += weights[lane][t] * values[t] over the tokens begin <= t < end. The
-// weights, and the tokens, count from the first of the pages. `rest`, if not 0, is the number of
-// dimensions of the only vector.
+// sums[lane][0 ... 16 vectors] += weights[lane][t] * values[t] over the tokens begin <= t < end.
+// The weights, and the tokens, count from the first of the pages. `rest`, if not 0, is the number
+// of dimensions of the only vector.
 INLINE void weigh_vectors(int lanes, int vectors, long rest, const float (*weights)[SCORES],
-                          const Cache *cache, const int *page_ids, long begin, long end,
-                          const element *values, float (*totals)[DIMS]) {
+                          const Cache* cache, const int* page_ids, long begin, long end,
+                          const element* values, float (*totals)[DIMS]) {
   v16 sums[ACCUMULATORS];
-  UNROLL for (int lane = 0; lane < lanes; lane++)
-    UNROLL for (int i = 0; i < vectors; i++)
+  UNROLL for (int lane = 0; lane < lanes; lane++) UNROLL for (int i = 0; i < vectors; i++)
       sums[lane * vectors + i] = load_floats(&totals[lane][i * LANES]);
   for (long t = begin; t < end;) {
     long page = t / PAGE, stop = (page + 1) * PAGE < end ? (page + 1) * PAGE : end;
-    const element *value = values + page_ids[page] * cache->page_stride + t % PAGE * cache->head_dim;
+    const element* value =
+        values + page_ids[page] * cache->page_stride + t % PAGE * cache->head_dim;
     for (; t < stop; t++, value += cache->head_dim) {
       UNROLL for (int i = 0; i < vectors; i++) {
         v16 some = rest ? load_first(value, rest) : load(value + i * LANES);
-        UNROLL for (int lane = 0; lane < lanes; lane++)
-          sums[lane * vectors + i] += weights[lane][t] * some;
+        UNROLL for (int lane = 0; lane < lanes; lane++) sums[lane * vectors + i] +=
+            weights[lane][t] * some;
       }
     }
   }
-  UNROLL for (int lane = 0; lane < lanes; lane++)
-    UNROLL for (int i = 0; i < vectors; i++)
+  UNROLL for (int lane = 0; lane < lanes; lane++) UNROLL for (int i = 0; i < vectors; i++)
       store_floats(&totals[lane][i * LANES], sums[lane * vectors + i]);
 }
 
-INLINE void weigh_lanes(int lanes, int at_once, const float (*weights)[SCORES], const Cache *cache,
-                        const int *page_ids, long begin, long end, float (*totals)[DIMS]) {
+INLINE void weigh_lanes(int lanes, int at_once, const float (*weights)[SCORES], const Cache* cache,
+                        const int* page_ids, long begin, long end, float (*totals)[DIMS]) {
   long d = 0;
   for (; d + at_once * LANES <= cache->head_dim; d += at_once * LANES)
     weigh_vectors(lanes, at_once, 0, weights, cache, page_ids, begin, end, cache->values + d,
-                  (float(*)[DIMS]) & totals[0][d]);
+                  (float (*)[DIMS]) & totals[0][d]);
   for (; d + LANES <= cache->head_dim; d += LANES)
     weigh_vectors(lanes, 1, 0, weights, cache, page_ids, begin, end, cache->values + d,
-                  (float(*)[DIMS]) & totals[0][d]);
+                  (float (*)[DIMS]) & totals[0][d]);
   if (d < cache->head_dim)
     weigh_vectors(lanes, 1, cache->head_dim - d, weights, cache, page_ids, begin, end,
-                  cache->values + d, (float(*)[DIMS]) & totals[0][d]);
+                  cache->values + d, (float (*)[DIMS]) & totals[0][d]);
 }
 
-static void score(int lanes, const float (*queries)[DIMS], const Cache *cache, const int *page_ids,
+static void score(int lanes, const float (*queries)[DIMS], const Cache* cache, const int* page_ids,
                   long pages, float (*scores)[SCORES]) {
   switch (lanes) {
 #define CALL(lanes, at_once) \
@@ -123,8 +121,8 @@ static void score(int lanes, const float (*queries)[DIMS], const Cache *cache, c
   }
 }
 
-static void weigh(int lanes, const float (*weights)[SCORES], const Cache *cache, const int *page_ids,
-                  long begin, long end, float (*totals)[DIMS]) {
+static void weigh(int lanes, const float (*weights)[SCORES], const Cache* cache,
+                  const int* page_ids, long begin, long end, float (*totals)[DIMS]) {
   if (begin >= end) return;
   switch (lanes) {
 #define CALL(lanes, at_once) \
@@ -134,8 +132,9 @@ static void weigh(int lanes, const float (*weights)[SCORES], const Cache *cache,
   }
 }
 
-// Scores of the tokens begin <= t < end of a lane become weights, and the lane's state takes them in.
-static void soften(Tile *tile, int lane, float *scores, long begin, long end, long head_dim) {
+// Scores of the tokens begin <= t < end of a lane become weights, and the lane's state takes them
+// in.
+static void soften(Tile* tile, int lane, float* scores, long begin, long end, long head_dim) {
   v16 hidden = all_lanes(-INFINITE), tops = hidden, sums = {0};
   long first = begin / LANES * LANES;
   for (long t = first; t < end; t += LANES) {
@@ -161,14 +160,14 @@ static void soften(Tile *tile, int lane, float *scores, long begin, long end, lo
       store_floats(&tile->sums[lane][d], load_floats(&tile->sums[lane][d]) * shrink);
 }
 
-// Let lanes attend to at most RUN tokens begin <= t < end, each lane to those from its low to below its
-// high. A token that a lane does not see is never multiplied with: its values may be NaN.
-static void attend_run(Tile *tile, int lanes, const Cache *cache, long begin, long end,
-                       const long *low, const long *high) {
+// Let lanes attend to at most RUN tokens begin <= t < end, each lane to those from its low to below
+// its high. A token that a lane does not see is never multiplied with: its values may be NaN.
+static void attend_run(Tile* tile, int lanes, const Cache* cache, long begin, long end,
+                       const long* low, const long* high) {
   float scores[TILE][SCORES];
   long from[TILE], to[TILE], all_from = 0, all_to = SCORES;
   long first_page = begin / PAGE, offset = first_page * PAGE;
-  const int *page_ids = cache->page_table + first_page;
+  const int* page_ids = cache->page_table + first_page;
   score(lanes, tile->queries, cache, page_ids, (end - 1) / PAGE + 1 - first_page, scores);
   for (int lane = 0; lane < lanes; lane++) {
     from[lane] = (low[lane] > begin ? low[lane] : begin) - offset;
@@ -189,8 +188,8 @@ static void attend_run(Tile *tile, int lanes, const Cache *cache, long begin, lo
 }
 
 // Let lanes attend to the tokens begin <= t < end, in runs that are counted from `begin`.
-static void attend(Tile *tile, int lanes, const Cache *cache, long begin, long end, const long *low,
-                   const long *high) {
+static void attend(Tile* tile, int lanes, const Cache* cache, long begin, long end, const long* low,
+                   const long* high) {
   long lowest = end, highest = begin;
   for (int lane = 0; lane < lanes; lane++) {
     lowest = low[lane] < lowest ? low[lane] : lowest;
@@ -204,12 +203,13 @@ static void attend(Tile *tile, int lanes, const Cache *cache, long begin, long e
 }
 
 // The attention of a lane that has seen all its tokens; one that saw none is 0.
-INLINE v16 attended(const Tile *tile, int lane, long d) {
+INLINE v16 attended(const Tile* tile, int lane, long d) {
   float total = tile->total[lane];
   return load_floats(&tile->sums[lane][d]) / (total == 0.0f ? 1.0f : total);
 }
 
-// The first token of a page list that a row may see: its position is above the row's minus the window.
+// The first token of a page list that a row may see: its position is above the row's minus the
+// window.
 INLINE long first_in_window(long window, long row_position, long list_position) {
   return window ? row_position - window + 1 - list_position : 0;
 }

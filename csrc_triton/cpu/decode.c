@@ -7,7 +7,7 @@ typedef struct {
   float *out, *lse;
   const element *queries, *keys, *values;
   const int *items, *row_ids, *page_table;
-  const long long *positions;
+  const long long* positions;
   long row_stride, head_stride, kv_heads, group, head_dim, window;
   float scale;
 } Partials;
@@ -15,9 +15,9 @@ typedef struct {
 enum { ENTRY_BEGIN, ENTRY_END, PAGE_BEGIN, KV_BEGIN, KV_END, POSITION, COLUMNS };
 
 // One kv head of one item.
-static void partials_task(const void *work, long task) {
-  const Partials *w = work;
-  const int *item = w->items + task / w->kv_heads * COLUMNS;
+static void partials_task(const void* work, long task) {
+  const Partials* w = work;
+  const int* item = w->items + task / w->kv_heads * COLUMNS;
   long kv_head = task % w->kv_heads, page = PAGE * w->head_dim;
   Cache cache = {w->keys + kv_head * page, w->values + kv_head * page,
                  w->page_table + item[PAGE_BEGIN], w->kv_heads * page, w->head_dim};
@@ -38,33 +38,51 @@ static void partials_task(const void *work, long task) {
     attend(&tile, count, &cache, item[KV_BEGIN], item[KV_END], low, high);
     for (int lane = 0; lane < count; lane++) {
       float *out = w->out + places[lane] * w->head_dim, total = tile.total[lane];
-      for (long d = 0; d < w->head_dim; d++) out[d] = attended(&tile, lane, d / LANES * LANES)[d % LANES];
-      w->lse[places[lane]] = total > 0.0f ? tile.top[lane] + logarithm_of(total)
-                                          : total == 0.0f ? -INFINITE : total;
+      for (long d = 0; d < w->head_dim; d++)
+        out[d] = attended(&tile, lane, d / LANES * LANES)[d % LANES];
+      w->lse[places[lane]] = total > 0.0f    ? tile.top[lane] + logarithm_of(total)
+                             : total == 0.0f ? -INFINITE
+                                             : total;
     }
   }
 }
 
-void decode_partials(float *out, float *lse, const element *queries, const element *keys,
-                     const element *values, const int *items, const int *row_ids,
-                     const int *page_table, const long long *positions, long num_items,
+void decode_partials(float* out, float* lse, const element* queries, const element* keys,
+                     const element* values, const int* items, const int* row_ids,
+                     const int* page_table, const long long* positions, long num_items,
                      long row_stride, long head_stride, long kv_heads, long group, long head_dim,
                      long window, float scale, long threads) {
-  Partials work = {out,        lse,         queries,  keys,  values,   items,  row_ids, page_table,
-                   positions,  row_stride,  head_stride, kv_heads, group, head_dim, window, scale};
+  Partials work = {
+      .out = out,
+      .lse = lse,
+      .queries = queries,
+      .keys = keys,
+      .values = values,
+      .items = items,
+      .row_ids = row_ids,
+      .page_table = page_table,
+      .positions = positions,
+      .row_stride = row_stride,
+      .head_stride = head_stride,
+      .kv_heads = kv_heads,
+      .group = group,
+      .head_dim = head_dim,
+      .window = window,
+      .scale = scale,
+  };
   parallel_for(num_items * kv_heads, threads, partials_task, &work);
 }
 
 typedef struct {
-  element *out;
+  element* out;
   const float *partial_out, *partial_lse, *sinks;
   const int *offsets, *ids;
   long heads, head_dim;
 } Merge;
 
 // All heads of one row: out = sum of e^lse out_i / (sum of e^lse_i + e^sink).
-static void merge_task(const void *work, long row) {
-  const Merge *w = work;
+static void merge_task(const void* work, long row) {
+  const Merge* w = work;
   long begin = w->offsets[row], end = w->offsets[row + 1];
   for (long head = 0; head < w->heads; head++) {
     float top = w->sinks ? w->sinks[head] : -INFINITE, total = 0.0f;
@@ -80,14 +98,14 @@ static void merge_task(const void *work, long row) {
       float weight = exponential_of(w->partial_lse[place] - base);
       if (weight == 0.0f) continue;  // an empty partial
       total += weight;
-      const float *out = w->partial_out + place * w->head_dim;
+      const float* out = w->partial_out + place * w->head_dim;
       for (long d = 0; d + LANES <= w->head_dim; d += LANES)
         sums[d / LANES] += weight * load_floats(out + d);
       for (long d = w->head_dim / LANES * LANES; d < w->head_dim; d++)
         sums[d / LANES][d % LANES] += weight * out[d];
     }
     if (total == 0.0f) total = 1.0f;
-    element *to = w->out + (row * w->heads + head) * w->head_dim;
+    element* to = w->out + (row * w->heads + head) * w->head_dim;
     for (long d = 0; d + LANES <= w->head_dim; d += LANES) store(to + d, sums[d / LANES] / total);
     long whole = w->head_dim / LANES * LANES;
     if (whole < w->head_dim)
@@ -95,9 +113,18 @@ static void merge_task(const void *work, long row) {
   }
 }
 
-void merge_partials(element *out, const float *partial_out, const float *partial_lse,
-                    const float *sinks, const int *offsets, const int *ids, long rows, long heads,
+void merge_partials(element* out, const float* partial_out, const float* partial_lse,
+                    const float* sinks, const int* offsets, const int* ids, long rows, long heads,
                     long head_dim, long threads) {
-  Merge work = {out, partial_out, partial_lse, sinks, offsets, ids, heads, head_dim};
+  Merge work = {
+      .out = out,
+      .partial_out = partial_out,
+      .partial_lse = partial_lse,
+      .sinks = sinks,
+      .offsets = offsets,
+      .ids = ids,
+      .heads = heads,
+      .head_dim = head_dim,
+  };
   parallel_for(rows, threads, merge_task, &work);
 }

@@ -62,6 +62,11 @@ def _torch_threads() -> ctypes.c_void_p:
             runtime = ctypes.CDLL(str(folder / name))
             if hasattr(runtime, "GOMP_parallel"):
                 return ctypes.cast(runtime.GOMP_parallel, ctypes.c_void_p)
+    warnings.warn(
+        "torch has no OpenMP runtime with GOMP_parallel here: CPU kernels run on one thread",
+        RuntimeWarning,
+        stacklevel=4,
+    )
     return ctypes.c_void_p(None)
 
 
@@ -87,7 +92,7 @@ def _load(dtype: torch.dtype) -> Library | None:
     if name not in DTYPES:
         return None
     try:
-        return Library(compiled(name))
+        return _loaded(name)
     except (CannotCompile, OSError, AttributeError) as reason:
         warnings.warn(
             f"the CPU kernels for {name} are not there, plain torch takes their place and is many "
@@ -96,6 +101,16 @@ def _load(dtype: torch.dtype) -> Library | None:
             stacklevel=3,
         )
         return None
+
+
+def _loaded(name: str) -> Library:
+    """The library of a dtype; a damaged file is compiled again."""
+    file = compiled(name)
+    try:
+        return Library(file)
+    except (OSError, AttributeError):
+        file.unlink()
+        return Library(compiled(name))
 
 
 def address(tensor: Tensor | None) -> int | None:

@@ -2,6 +2,4 @@
 
 GompParallel gomp_parallel = 0;
 
-void use_runtime(GompParallel parallel) {
-  gomp_parallel = parallel;
-}
+void use_runtime(GompParallel parallel) { gomp_parallel = parallel; }

@@ -7,10 +7,10 @@
 #define TILES 4
 
 typedef struct {
-  element *out;
+  element* out;
   const element *queries, *keys, *values;
   const int *row_offsets, *own, *span_offsets, *spans, *page_table;
-  const float *sinks;
+  const float* sinks;
   long segments, row_stride, head_stride, kv_heads, group, head_dim, window;
   float scale;
 } Work;
@@ -18,7 +18,7 @@ typedef struct {
 enum { PAGE_BEGIN, START, STOP, POSITION, SPAN_COLUMNS };
 enum { COMPUTED = 1, OWN_POSITION, OWN_COLUMNS };
 
-static long tasks_of(const Work *w, long segment) {
+static long tasks_of(const Work* w, long segment) {
   long lanes = (w->row_offsets[segment + 1] - w->row_offsets[segment]) * w->group;
   return (lanes + TILES * TILE - 1) / (TILES * TILE);
 }
@@ -29,15 +29,15 @@ typedef struct {
   int lanes;
 } Lanes;
 
-static long row_of(const Work *w, const Lanes *lanes, int lane) {
+static long row_of(const Work* w, const Lanes* lanes, int lane) {
   return (lanes->first_lane + lane) / w->group;
 }
 
-static long head_of(const Work *w, const Lanes *lanes, int lane) {
+static long head_of(const Work* w, const Lanes* lanes, int lane) {
   return lanes->kv_head * w->group + (lanes->first_lane + lane) % w->group;
 }
 
-static void start_tiles(const Work *w, const Lanes *lanes, Tile *tiles) {
+static void start_tiles(const Work* w, const Lanes* lanes, Tile* tiles) {
   for (int lane = 0; lane < lanes->lanes; lane++) {
     long head = head_of(w, lanes, lane), row = lanes->first_row + row_of(w, lanes, lane);
     start_lane(&tiles[lane / TILE], lane % TILE,
@@ -46,10 +46,10 @@ static void start_tiles(const Work *w, const Lanes *lanes, Tile *tiles) {
   }
 }
 
-// Walk the tokens begin <= t < end of a page list; with `computed` >= 0 they are the segment's own, and
-// row i sees those up to computed + i.
-static void walk(const Work *w, const Lanes *lanes, Tile *tiles, const Cache *cache, long begin, long end,
-                 long computed, long row_position, long list_position) {
+// Walk the tokens begin <= t < end of a page list; with `computed` >= 0 they are the segment's own,
+// and row i sees those up to computed + i.
+static void walk(const Work* w, const Lanes* lanes, Tile* tiles, const Cache* cache, long begin,
+                 long end, long computed, long row_position, long list_position) {
   long low[TILES * TILE], high[TILES * TILE];
   for (int lane = 0; lane < lanes->lanes; lane++) {
     long row = row_of(w, lanes, lane);
@@ -65,10 +65,10 @@ static void walk(const Work *w, const Lanes *lanes, Tile *tiles, const Cache *ca
   }
 }
 
-static void store_tiles(const Work *w, const Lanes *lanes, const Tile *tiles) {
+static void store_tiles(const Work* w, const Lanes* lanes, const Tile* tiles) {
   for (int lane = 0; lane < lanes->lanes; lane++) {
     long row = lanes->first_row + row_of(w, lanes, lane);
-    element *out = w->out + (row * w->kv_heads * w->group + head_of(w, lanes, lane)) * w->head_dim;
+    element* out = w->out + (row * w->kv_heads * w->group + head_of(w, lanes, lane)) * w->head_dim;
     for (long d = 0; d < w->head_dim; d += LANES) {
       v16 x = attended(&tiles[lane / TILE], lane % TILE, d);
       if (d + LANES <= w->head_dim)
@@ -80,23 +80,24 @@ static void store_tiles(const Work *w, const Lanes *lanes, const Tile *tiles) {
 }
 
 // One kv head of some rows of one segment. Later rows see more tokens, so they are taken first.
-static void prefill_task(const void *work, long task) {
-  const Work *w = work;
+static void prefill_task(const void* work, long task) {
+  const Work* w = work;
   long segment = 0, page = PAGE * w->head_dim, index = task / w->kv_heads;
   while (index >= tasks_of(w, segment)) index -= tasks_of(w, segment++);
   long first_row = w->row_offsets[segment], rows = w->row_offsets[segment + 1] - first_row;
-  Lanes lanes = {first_row, (tasks_of(w, segment) - 1 - index) * TILES * TILE, task % w->kv_heads, 0};
+  Lanes lanes = {first_row, (tasks_of(w, segment) - 1 - index) * TILES * TILE, task % w->kv_heads,
+                 0};
   long count = rows * w->group - lanes.first_lane;
   lanes.lanes = count < TILES * TILE ? (int)count : TILES * TILE;
 
   Tile tiles[TILES];
   start_tiles(w, &lanes, tiles);
-  const int *own = w->own + segment * OWN_COLUMNS;
+  const int* own = w->own + segment * OWN_COLUMNS;
   long computed = own[COMPUTED], row_position = own[OWN_POSITION] + computed;
   Cache cache = {w->keys + lanes.kv_head * page, w->values + lanes.kv_head * page, w->page_table,
                  w->kv_heads * page, w->head_dim};
   for (long i = w->span_offsets[segment]; i < w->span_offsets[segment + 1]; i++) {
-    const int *span = w->spans + i * SPAN_COLUMNS;
+    const int* span = w->spans + i * SPAN_COLUMNS;
     cache.page_table = w->page_table + span[PAGE_BEGIN];
     walk(w, &lanes, tiles, &cache, span[START], span[STOP], -1, row_position, span[POSITION]);
   }
@@ -106,14 +107,31 @@ static void prefill_task(const void *work, long task) {
   store_tiles(w, &lanes, tiles);
 }
 
-void prefill(element *out, const element *queries, const element *keys, const element *values,
-             const int *row_offsets, const int *own, const int *span_offsets, const int *spans,
-             const int *page_table, const float *sinks, long segments, long row_stride,
+void prefill(element* out, const element* queries, const element* keys, const element* values,
+             const int* row_offsets, const int* own, const int* span_offsets, const int* spans,
+             const int* page_table, const float* sinks, long segments, long row_stride,
              long head_stride, long kv_heads, long group, long head_dim, long window, float scale,
              long threads) {
-  Work work = {out,  queries,    keys,  values,   row_offsets, own,         span_offsets, spans,
-               page_table, sinks, segments, row_stride,  head_stride, kv_heads, group, head_dim,
-               window, scale};
+  Work work = {
+      .out = out,
+      .queries = queries,
+      .keys = keys,
+      .values = values,
+      .row_offsets = row_offsets,
+      .own = own,
+      .span_offsets = span_offsets,
+      .spans = spans,
+      .page_table = page_table,
+      .sinks = sinks,
+      .segments = segments,
+      .row_stride = row_stride,
+      .head_stride = head_stride,
+      .kv_heads = kv_heads,
+      .group = group,
+      .head_dim = head_dim,
+      .window = window,
+      .scale = scale,
+  };
   long tasks = 0;
   for (long segment = 0; segment < segments; segment++) tasks += tasks_of(&work, segment);
   parallel_for(tasks * kv_heads, threads, prefill_task, &work);

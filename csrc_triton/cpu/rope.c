@@ -8,15 +8,15 @@
 typedef struct {
   element *q_out, *k_out, *keys, *values;
   const element *q, *k, *v, *q_norm, *k_norm;
-  const float *cos_sin;
+  const float* cos_sin;
   const long long *positions, *slots;
   long rows, q_stride, k_stride, v_stride, q_heads, kv_heads, head_dim;
   float eps;
 } Work;
 
 // Write the rotated head to `out`: (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin).
-static void rotate(const element *x, const element *norm, float eps, const float *cos_sin,
-                   long head_dim, element *out) {
+static void rotate(const element* x, const element* norm, float eps, const float* cos_sin,
+                   long head_dim, element* out) {
   long half = head_dim / 2;
   float y[MOST_DIMS], squares = 0.0f;
   for (long d = 0; d < head_dim; d++) y[d] = to_float(x[d]);
@@ -45,23 +45,23 @@ static void rotate(const element *x, const element *norm, float eps, const float
   }
 }
 
-static void store_row(const Work *w, long row) {
+static void store_row(const Work* w, long row) {
   long page = w->slots[row] / PAGE, offset = w->slots[row] % PAGE;
   for (long head = 0; head < w->kv_heads; head++) {
     long place = (page * w->kv_heads + head) * PAGE * w->head_dim;
-    const element *k = w->k_out + (row * w->kv_heads + head) * w->head_dim;
-    const element *v = w->v + row * w->v_stride + head * w->head_dim;
+    const element* k = w->k_out + (row * w->kv_heads + head) * w->head_dim;
+    const element* v = w->v + row * w->v_stride + head * w->head_dim;
     element *keys = w->keys + place + offset, *values = w->values + place + offset * w->head_dim;
     for (long d = 0; d < w->head_dim; d++) keys[d * PAGE] = k[d];
     __builtin_memcpy(values, v, (unsigned long)w->head_dim * sizeof(element));
   }
 }
 
-static void rope_task(const void *work, long task) {
-  const Work *w = work;
+static void rope_task(const void* work, long task) {
+  const Work* w = work;
   long begin = task * ROWS_PER_TASK, end = begin + ROWS_PER_TASK;
   for (long row = begin; row < end && row < w->rows; row++) {
-    const float *cos_sin = w->cos_sin + w->positions[row] * w->head_dim;
+    const float* cos_sin = w->cos_sin + w->positions[row] * w->head_dim;
     for (long head = 0; head < w->q_heads; head++)
       rotate(w->q + row * w->q_stride + head * w->head_dim, w->q_norm, w->eps, cos_sin, w->head_dim,
              w->q_out + (row * w->q_heads + head) * w->head_dim);
@@ -72,12 +72,32 @@ static void rope_task(const void *work, long task) {
   }
 }
 
-void rope_and_cache(element *q_out, element *k_out, element *keys, element *values, const element *q,
-                    const element *k, const element *v, const element *q_norm, const element *k_norm,
-                    const float *cos_sin, const long long *positions, const long long *slots, long rows,
-                    long q_stride, long k_stride, long v_stride, long q_heads, long kv_heads,
-                    long head_dim, float eps, long threads) {
-  Work work = {q_out, k_out,   keys,      values, q,        k,        v,        q_norm,  k_norm,  cos_sin,
-               positions, slots, rows, q_stride, k_stride, v_stride, q_heads, kv_heads, head_dim, eps};
+void rope_and_cache(element* q_out, element* k_out, element* keys, element* values,
+                    const element* q, const element* k, const element* v, const element* q_norm,
+                    const element* k_norm, const float* cos_sin, const long long* positions,
+                    const long long* slots, long rows, long q_stride, long k_stride, long v_stride,
+                    long q_heads, long kv_heads, long head_dim, float eps, long threads) {
+  Work work = {
+      .q_out = q_out,
+      .k_out = k_out,
+      .keys = keys,
+      .values = values,
+      .q = q,
+      .k = k,
+      .v = v,
+      .q_norm = q_norm,
+      .k_norm = k_norm,
+      .cos_sin = cos_sin,
+      .positions = positions,
+      .slots = slots,
+      .rows = rows,
+      .q_stride = q_stride,
+      .k_stride = k_stride,
+      .v_stride = v_stride,
+      .q_heads = q_heads,
+      .kv_heads = kv_heads,
+      .head_dim = head_dim,
+      .eps = eps,
+  };
   parallel_for((rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK, threads, rope_task, &work);
 }

@@ -1,9 +1,9 @@
 // Draws: temperature, top-k, top-p, min-p and one number through the inverse CDF, without a sort.
 //
-// A row without truncation is read once: the inverse CDF over the masses of its blocks selects a block,
-// and that inside the block a token. Truncation keeps the tokens whose weight reaches a floor. A
-// lower bound of the floor follows from the blocks; the tokens that reach it are packed, the floor is
-// found among them, and those that it keeps are drawn from.
+// A row without truncation is read once: the inverse CDF over the masses of its blocks selects a
+// block, and that inside the block a token. Truncation keeps the tokens whose weight reaches a
+// floor. A lower bound of the floor follows from the blocks; the tokens that reach it are packed,
+// the floor is found among them, and those that it keeps are drawn from.
 
 #include "logits.h"
 
@@ -13,16 +13,16 @@ typedef struct {
 } Candidate;
 
 typedef struct {
-  long long *ids;
-  Candidate *packed;  // [workers, vocab]
+  long long* ids;
+  Candidate* packed;  // [workers, vocab]
   const float *top_ps, *min_ps;
   const long long *top_ks, *seeds, *indices;
-  long *next_row;
+  long* next_row;
   Summary summary;
 } Work;
 
 typedef struct {
-  const element *logits;
+  const element* logits;
   const float *block_tops, *block_masses;  // relative to the highest logit
   long vocab, blocks;
   float highest, inverse;
@@ -50,7 +50,7 @@ static float uniform(long long seed, long long index) {
 }
 
 // Append the tokens of a block whose weight is above 0 and at least `least`; return how many.
-static long pack(const Row *r, long block, float least, Candidate *to) {
+static long pack(const Row* r, long block, float least, Candidate* to) {
   long begin = block * BLOCK, end = begin + block_size(r->vocab, block), n = 0;
   // Below this exponent a weight is less than `least`, however the exponential is rounded.
   float low = least > 0.0f ? logarithm_of(least) - 1e-3f : -INFINITE;
@@ -67,7 +67,7 @@ static long pack(const Row *r, long block, float least, Candidate *to) {
   return n;
 }
 
-static long keep(Candidate *packed, long n, float floor) {
+static long keep(Candidate* packed, long n, float floor) {
   long kept = 0;
   for (long i = 0; i < n; i++) {
     Candidate one = packed[i];
@@ -77,7 +77,7 @@ static long keep(Candidate *packed, long n, float floor) {
   return kept;
 }
 
-static double mass_of(const Candidate *packed, long n) {
+static double mass_of(const Candidate* packed, long n) {
   double mass = 0.0;
   for (long i = 0; i < n; i++) mass += (double)packed[i].weight;
   return mass;
@@ -86,7 +86,7 @@ static double mass_of(const Candidate *packed, long n) {
 // The highest floor at or above which `needed` candidates lie, or candidates of that mass; 0 if all
 // together do not suffice. Numbers that are not negative order as their bits do, so histograms over
 // the bits, the leading ones first, find the floor exactly.
-static float floor_with(const Candidate *packed, long n, double needed, int by_mass) {
+static float floor_with(const Candidate* packed, long n, double needed, int by_mass) {
   const int shifts[] = {20, 12, 4, 0};
   unsigned floor = 0;
   for (int level = 0, above = 30; level < 4; above = shifts[level++]) {  // no weight is 2 or more
@@ -106,9 +106,9 @@ static float floor_with(const Candidate *packed, long n, double needed, int by_m
   return weight;
 }
 
-// A lower bound of the weights that top-k keeps: k blocks, or k lanes of blocks, whose highest weight
-// reaches the bound hold k such tokens. 0 if there are fewer lanes.
-static float rank_bound(const Row *r, long long top_k, Candidate *scratch) {
+// A lower bound of the weights that top-k keeps: k blocks, or k lanes of blocks, whose highest
+// weight reaches the bound hold k such tokens. 0 if there are fewer lanes.
+static float rank_bound(const Row* r, long long top_k, Candidate* scratch) {
   if (top_k > r->vocab * LANES / BLOCK) return 0.0f;
   long lanes = top_k <= r->blocks ? 1 : LANES, n = 0;
   for (long block = 0; block < r->blocks; block++) {
@@ -123,7 +123,7 @@ static float rank_bound(const Row *r, long long top_k, Candidate *scratch) {
 }
 
 // The tokens that top-k keeps, of these the ones that top-p keeps, of these those of min-p.
-static long truncate(const Row *r, long long top_k, float top_p, float min_p, Candidate *packed) {
+static long truncate(const Row* r, long long top_k, float top_p, float min_p, Candidate* packed) {
   int by_rank = top_k > 0 && top_k < r->vocab, by_mass = top_p < 1.0f;
   float least = 0.0f;
   if (by_rank)
@@ -143,8 +143,9 @@ static long truncate(const Row *r, long long top_k, float top_p, float min_p, Ca
   return keep(packed, n, min_p);
 }
 
-// The first candidate at which the running sum exceeds this share of their mass; 0 without candidates.
-static long long draw_from(const Candidate *packed, long n, double share) {
+// The first candidate at which the running sum exceeds this share of their mass; 0 without
+// candidates.
+static long long draw_from(const Candidate* packed, long n, double share) {
   double target = share * mass_of(packed, n), sum = 0.0;
   long i = 0;
   for (; i < n - 1; i++) {
@@ -154,9 +155,10 @@ static long long draw_from(const Candidate *packed, long n, double share) {
   return n ? packed[i].token : 0;
 }
 
-// The first value above 0 at which the running sum exceeds the target, which becomes relative to the
-// sum before it. If rounding keeps the sum at or below the target: the last value above 0, and no end.
-static long first_above(const float *values, long n, double *target) {
+// The first value above 0 at which the running sum exceeds the target, which becomes relative to
+// the sum before it. If rounding keeps the sum at or below the target: the last value above 0, and
+// no end.
+static long first_above(const float* values, long n, double* target) {
   double sum = 0.0;
   long last = 0;
   for (long i = 0; i < n; i++) {
@@ -172,8 +174,9 @@ static long first_above(const float *values, long n, double *target) {
   return last;
 }
 
-// The inverse CDF over the blocks, then over the vectors of a block, then over the lanes of a vector.
-static long long draw_from_all(const Row *r, float u) {
+// The inverse CDF over the blocks, then over the vectors of a block, then over the lanes of a
+// vector.
+static long long draw_from_all(const Row* r, float u) {
   double target = (double)u * r->mass;
   long begin = first_above(r->block_masses, r->blocks, &target) * BLOCK;
   long size = block_size(r->vocab, begin / BLOCK), vectors = (size + LANES - 1) / LANES;
@@ -188,7 +191,7 @@ static long long draw_from_all(const Row *r, float u) {
   return begin + first + first_above(weights + first, LANES, &target);
 }
 
-static long long first_highest(const Row *r) {
+static long long first_highest(const Row* r) {
   for (long block = 0; block < r->blocks; block++) {
     if (r->block_tops[block] != r->highest) continue;
     for (long token = block * BLOCK; token < r->vocab; token++)
@@ -197,12 +200,18 @@ static long long first_highest(const Row *r) {
   return 0;  // all are NaN
 }
 
-static long long draw(const Work *w, long row, Candidate *packed) {
-  const Summary *s = &w->summary;
+static long long draw(const Work* w, long row, Candidate* packed) {
+  const Summary* s = &w->summary;
   float temperature = s->temperatures[row], top_p = w->top_ps[row], min_p = w->min_ps[row];
   float highest = highest_of(s, row), inverse = inverse_temperature(temperature);
-  Row r = {s->logits + row * s->row_stride, s->highest + row * s->blocks, s->masses + row * s->blocks,
-           s->vocab, (s->vocab + BLOCK - 1) / BLOCK, highest, inverse, 0.0};
+  Row r = {s->logits + row * s->row_stride,
+           s->highest + row * s->blocks,
+           s->masses + row * s->blocks,
+           s->vocab,
+           (s->vocab + BLOCK - 1) / BLOCK,
+           highest,
+           inverse,
+           0.0};
   if (temperature == 0.0f) return first_highest(&r);
   r.mass = merge_blocks(s, row, highest, inverse);
   float u = uniform(w->seeds[row], w->indices[row]);
@@ -213,8 +222,8 @@ static long long draw(const Work *w, long row, Candidate *packed) {
 }
 
 // Draws rows until none is left. Few workers share few packed rows, which then stay in the cache.
-static void draw_task(const void *work, long worker) {
-  const Work *w = work;
+static void draw_task(const void* work, long worker) {
+  const Work* w = work;
   for (;;) {
     long row = __atomic_fetch_add(w->next_row, 1, __ATOMIC_RELAXED);
     if (row >= w->summary.rows) return;
@@ -222,15 +231,15 @@ static void draw_task(const void *work, long worker) {
   }
 }
 
-// scratch: two numbers for each block of each row; `blocks` is a multiple of 16. packed: 8 bytes for
-// each token of `workers` rows; a worker runs on one thread.
-void sample(long long *ids, float *scratch, Candidate *packed, const element *logits,
-            const float *temperatures, const long long *top_ks, const float *top_ps,
-            const float *min_ps, const long long *seeds, const long long *indices, long rows,
+// scratch: two numbers for each block of each row; `blocks` is a multiple of 16. packed: 8 bytes
+// for each token of `workers` rows; a worker runs on one thread.
+void sample(long long* ids, float* scratch, Candidate* packed, const element* logits,
+            const float* temperatures, const long long* top_ks, const float* top_ps,
+            const float* min_ps, const long long* seeds, const long long* indices, long rows,
             long row_stride, long vocab, long blocks, long workers, long threads) {
   long next_row = 0;
-  Summary summary = {logits, temperatures, scratch, scratch + rows * blocks, rows, row_stride, vocab,
-                     blocks, 1 + PIECE / vocab};
+  Summary summary = {logits,     temperatures, scratch, scratch + rows * blocks, rows,
+                     row_stride, vocab,        blocks,  1 + PIECE / vocab};
   Work work = {ids, packed, top_ps, min_ps, top_ks, seeds, indices, &next_row, summary};
   summarise(&summary, threads);
   parallel_for(workers, threads, draw_task, &work);

@@ -19,8 +19,8 @@
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
 
-// The compiler makes one copy of a function for each number of rows. `CALL` takes that number, and how
-// many vectors go with it at once: a single chain of additions would wait for itself.
+// The compiler makes one copy of a function for each number of rows. `CALL` takes that number, and
+// how many vectors go with it at once: a single chain of additions would wait for itself.
 #if TILE == 8
 #define FOR_EACH_WIDTH(CALL) \
   CALL(1, 4) CALL(2, 4) CALL(3, 4) CALL(4, 4) CALL(5, 4) CALL(6, 4) CALL(7, 3) CALL(8, 3)

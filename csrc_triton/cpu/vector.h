@@ -14,35 +14,29 @@ typedef unsigned u32x16 __attribute__((vector_size(64)));
 #define INLINE static inline __attribute__((always_inline))
 #define LANES 16
 
-INLINE v16 all_lanes(float x) {
-  return x - (v16){0};
-}
+INLINE v16 all_lanes(float x) { return x - (v16){0}; }
 
 // Where the mask is -1, a; where it is 0, b.
-INLINE v16 choose(i16 mask, v16 a, v16 b) {
-  return (v16)((mask & (i16)a) | (~mask & (i16)b));
-}
+INLINE v16 choose(i16 mask, v16 a, v16 b) { return (v16)((mask & (i16)a) | (~mask & (i16)b)); }
 
 INLINE i16 lane_numbers(void) {
   return (i16){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 }
 
-INLINE v16 load_floats(const float *from) {
+INLINE v16 load_floats(const float* from) {
   v16 x;
   __builtin_memcpy(&x, from, sizeof x);
   return x;
 }
 
-INLINE void store_floats(float *to, v16 x) {
-  __builtin_memcpy(to, &x, sizeof x);
-}
+INLINE void store_floats(float* to, v16 x) { __builtin_memcpy(to, &x, sizeof x); }
 
 #ifdef BFLOAT16
 
 typedef unsigned short element;
 typedef unsigned short u16x16 __attribute__((vector_size(32)));
 
-INLINE v16 load(const element *from) {
+INLINE v16 load(const element* from) {
   u16x16 x;
   __builtin_memcpy(&x, from, sizeof x);
   return (v16)(__builtin_convertvector(x, u32x16) << 16);
@@ -57,14 +51,12 @@ INLINE u16x16 rounded_bits(v16 x) {
   return __builtin_convertvector(nearest, u16x16);
 }
 
-INLINE void store(element *to, v16 x) {
+INLINE void store(element* to, v16 x) {
   u16x16 bits = rounded_bits(x);
   __builtin_memcpy(to, &bits, sizeof bits);
 }
 
-INLINE v16 rounded(v16 x) {
-  return (v16)(__builtin_convertvector(rounded_bits(x), u32x16) << 16);
-}
+INLINE v16 rounded(v16 x) { return (v16)(__builtin_convertvector(rounded_bits(x), u32x16) << 16); }
 
 INLINE float to_float(element x) {
   unsigned bits = (unsigned)x << 16;
@@ -77,33 +69,25 @@ INLINE float to_float(element x) {
 
 typedef float element;
 
-INLINE v16 load(const element *from) {
-  return load_floats(from);
-}
+INLINE v16 load(const element* from) { return load_floats(from); }
 
-INLINE void store(element *to, v16 x) {
-  store_floats(to, x);
-}
+INLINE void store(element* to, v16 x) { store_floats(to, x); }
 
 // What a number becomes that is stored and loaded again.
-INLINE v16 rounded(v16 x) {
-  return x;
-}
+INLINE v16 rounded(v16 x) { return x; }
 
-INLINE float to_float(element x) {
-  return x;
-}
+INLINE float to_float(element x) { return x; }
 
 #endif
 
 // The first n < 16 elements; the other lanes are 0.
-INLINE v16 load_first(const element *from, long n) {
+INLINE v16 load_first(const element* from, long n) {
   element some[LANES] = {0};
   for (long i = 0; i < n; i++) some[i] = from[i];
   return load(some);
 }
 
-INLINE void store_first(element *to, v16 x, long n) {
+INLINE void store_first(element* to, v16 x, long n) {
   element some[LANES];
   store(some, x);
   for (long i = 0; i < n; i++) to[i] = some[i];
@@ -119,9 +103,7 @@ INLINE float sum_lanes(v16 x) {
 }
 
 // The greater one; a NaN in b is passed over.
-INLINE v16 greater(v16 a, v16 b) {
-  return choose(b > a, b, a);
-}
+INLINE v16 greater(v16 a, v16 b) { return choose(b > a, b, a); }
 
 INLINE float greatest_lane(v16 x) {
   float y[LANES];
@@ -134,7 +116,8 @@ INLINE float greatest_lane(v16 x) {
 // e^x to 2 units in the last place; above 88.3 infinity, below -87.3 zero. A NaN stays NaN.
 // x = n ln 2 + r, and e^r by its Taylor series to degree 7 over |r| <= (ln 2) / 2.
 INLINE v16 exponential(v16 x) {
-  const float shift = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
+  const float shift =
+      12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
   v16 shifted = x * 1.44269504089f + shift;
   v16 n = shifted - shift;
   v16 r = x - n * 0.693359375f - n * -2.12194440e-4f;
@@ -151,9 +134,7 @@ INLINE v16 exponential(v16 x) {
   return choose(x != x, x, scaled);
 }
 
-INLINE float exponential_of(float x) {
-  return exponential(all_lanes(x))[0];
-}
+INLINE float exponential_of(float x) { return exponential(all_lanes(x))[0]; }
 
 // ln x of a finite x > 0. x = 2^n m with m in [sqrt(1/2), sqrt(2)), and with t = (m - 1) / (m + 1)
 // ln m = 2 (t + t^3 / 3 + t^5 / 5 + ...).

@@ -164,3 +164,16 @@ def test_the_cache_follows_the_users_folders(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("GSR_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     assert compiler.cache_folder() == Path("/somewhere/gsr-engine")
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a library"])
+def test_a_damaged_file_is_compiled_again(
+    damage: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GSR_CACHE", str(tmp_path))
+    library_file("float32").write_bytes(damage)
+    done = python(
+        "import torch, csrc_triton; assert csrc_triton.has_cpu_kernels(torch.float32)", tmp_path
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert library_file("float32").stat().st_size > 10_000
