@@ -44,20 +44,25 @@ INLINE void start_lane(Tile* tile, int lane, const element* query, float scale, 
 // scores[lane][t] of `lanes` lanes for the tokens of `pages` pages: query · key.
 INLINE void score_pages(int lanes, int pages, const float (*queries)[DIMS], const Cache* cache,
                         const int* page_ids, float (*scores)[SCORES]) {
-  const element* keys[4];
+  const element* keys[MOST_AT_ONCE];
   v16 sums[ACCUMULATORS];
-  UNROLL for (int page = 0; page < pages; page++) keys[page] =
-      cache->keys + page_ids[page] * cache->page_stride;
-  UNROLL for (int i = 0; i < lanes * pages; i++) sums[i] = (v16){0};
+  UNROLL for (int page = 0; page < pages; page++) {
+    keys[page] = cache->keys + page_ids[page] * cache->page_stride;
+  }
+  UNROLL for (int i = 0; i < lanes * pages; i++) { sums[i] = (v16){0}; }
   for (long d = 0; d < cache->head_dim; d++) {
     UNROLL for (int page = 0; page < pages; page++) {
       v16 key = load(keys[page] + d * PAGE);
-      UNROLL for (int lane = 0; lane < lanes; lane++) sums[lane * pages + page] +=
-          queries[lane][d] * key;
+      UNROLL for (int lane = 0; lane < lanes; lane++) {
+        sums[lane * pages + page] += queries[lane][d] * key;
+      }
     }
   }
-  UNROLL for (int lane = 0; lane < lanes; lane++) UNROLL for (int page = 0; page < pages; page++)
+  UNROLL for (int lane = 0; lane < lanes; lane++) {
+    UNROLL for (int page = 0; page < pages; page++) {
       store_floats(&scores[lane][page * PAGE], sums[lane * pages + page]);
+    }
+  }
 }
 
 // Few lanes take several pages at a time: a chain of additions waits for itself.
@@ -79,8 +84,11 @@ INLINE void weigh_vectors(int lanes, int vectors, long rest, const float (*weigh
                           const Cache* cache, const int* page_ids, long begin, long end,
                           const element* values, float (*totals)[DIMS]) {
   v16 sums[ACCUMULATORS];
-  UNROLL for (int lane = 0; lane < lanes; lane++) UNROLL for (int i = 0; i < vectors; i++)
+  UNROLL for (int lane = 0; lane < lanes; lane++) {
+    UNROLL for (int i = 0; i < vectors; i++) {
       sums[lane * vectors + i] = load_floats(&totals[lane][i * LANES]);
+    }
+  }
   for (long t = begin; t < end;) {
     long page = t / PAGE, stop = (page + 1) * PAGE < end ? (page + 1) * PAGE : end;
     const element* value =
@@ -88,13 +96,17 @@ INLINE void weigh_vectors(int lanes, int vectors, long rest, const float (*weigh
     for (; t < stop; t++, value += cache->head_dim) {
       UNROLL for (int i = 0; i < vectors; i++) {
         v16 some = rest ? load_first(value, rest) : load(value + i * LANES);
-        UNROLL for (int lane = 0; lane < lanes; lane++) sums[lane * vectors + i] +=
-            weights[lane][t] * some;
+        UNROLL for (int lane = 0; lane < lanes; lane++) {
+          sums[lane * vectors + i] += weights[lane][t] * some;
+        }
       }
     }
   }
-  UNROLL for (int lane = 0; lane < lanes; lane++) UNROLL for (int i = 0; i < vectors; i++)
+  UNROLL for (int lane = 0; lane < lanes; lane++) {
+    UNROLL for (int i = 0; i < vectors; i++) {
       store_floats(&totals[lane][i * LANES], sums[lane * vectors + i]);
+    }
+  }
 }
 
 INLINE void weigh_lanes(int lanes, int at_once, const float (*weights)[SCORES], const Cache* cache,

@@ -49,17 +49,24 @@ static void pack_task(const void* work, long tile) {
 INLINE void multiply(int rows, int blocks, const Work* w, const float* x, const element* weights,
                      long begin, long end, Sums* totals) {
   v16 sums[ACCUMULATORS];
-  UNROLL for (int r = 0; r < rows; r++) UNROLL for (int b = 0; b < blocks; b++)
+  UNROLL for (int r = 0; r < rows; r++) {
+    UNROLL for (int b = 0; b < blocks; b++) {
       sums[r * blocks + b] = begin ? load_floats(totals[b][r]) : (v16){0};
+    }
+  }
   x += begin * rows;
   for (long i = begin; i < end; i++, x += rows) {
     v16 some[MOST_AT_ONCE];
-    UNROLL for (int b = 0; b < blocks; b++) some[b] = load(weights + (b * w->inputs + i) * LANES);
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int b = 0; b < blocks; b++)
-        sums[r * blocks + b] += x[r] * some[b];
+    UNROLL for (int b = 0; b < blocks; b++) {
+      some[b] = load(weights + (b * w->inputs + i) * LANES);
+    }
+    UNROLL for (int r = 0; r < rows; r++) {
+      UNROLL for (int b = 0; b < blocks; b++) { sums[r * blocks + b] += x[r] * some[b]; }
+    }
   }
-  UNROLL for (int r = 0; r < rows; r++) UNROLL for (int b = 0; b < blocks; b++)
-      store_floats(totals[b][r], sums[r * blocks + b]);
+  UNROLL for (int r = 0; r < rows; r++) {
+    UNROLL for (int b = 0; b < blocks; b++) { store_floats(totals[b][r], sums[r * blocks + b]); }
+  }
 }
 
 INLINE void multiply_blocks(int rows, int at_once, const Work* w, const float* x,
