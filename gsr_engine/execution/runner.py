@@ -46,11 +46,11 @@ class StepRunner(Protocol):
         """Switch to the weights of another decoder of the same shape, loaded on the CPU."""
 
     def reset(self) -> None:
-        """Drop working copies of streams that ended."""
+        """Forget the streams of the last step."""
 
 
 class Runner:
-    """Executes step plans; of a request it keeps only working copies. See `StepRunner`.
+    """Executes step plans; of a request it keeps only the streams of the last step: `StepRunner`.
 
     Attributes:
         decoder: the model.
@@ -118,5 +118,5 @@ class Runner:
         self.reset()
 
     def reset(self) -> None:
-        """Drop the working copies of streams that the attention kept between steps."""
+        """Forget the work list that the attention kept from the last step."""
         self.attention.reset()
