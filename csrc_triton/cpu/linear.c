@@ -99,8 +99,10 @@ static void linear_task(const void* work, long task) {
   if (count > w->blocks_per_task) count = w->blocks_per_task;
   const element* weights = w->weights + first * w->inputs * LANES;
   Sums totals[TILES][BLOCKS];
-  for (long begin = 0; begin < w->inputs; begin += SLICE) {
-    long end = begin + SLICE < w->inputs ? begin + SLICE : w->inputs;
+  // With one tile weights are read once, so they are read in the order of memory.
+  long slice = w->rows > TILE ? SLICE : w->inputs;
+  for (long begin = 0; begin < w->inputs; begin += slice) {
+    long end = begin + slice < w->inputs ? begin + slice : w->inputs;
     for (long tile = 0; tile * TILE < w->rows; tile++) {
       const float* x = w->packed + tile * TILE * w->inputs;
       switch (rows_of(w, tile)) {

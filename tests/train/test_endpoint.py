@@ -98,7 +98,9 @@ def test_a_request_that_fails_for_good_is_a_failed_sample(tmp_path: Path, troubl
         assert all(one["error"] for one in failed)
         assert tally.failed == 3
         tries = sum(asks(body, 1) for _, body in server.requests)
-        assert tries == {"refusal": 3, "error": 6, "silence": 6, "nonsense": 3}[trouble]
+        # A server under load may not have read a request before it timed out.
+        most = {"refusal": 3, "error": 6, "silence": 6, "nonsense": 3}[trouble]
+        assert (3 if trouble == "silence" else most) <= tries <= most
         draw(tmp_path, server.url)
         assert sum(asks(body, 1) for _, body in server.requests) == tries
     open_store(tmp_path).reopen_failed()
