@@ -11,15 +11,14 @@ typedef struct {
 
 static void swiglu_task(const void* work, long task) {
   const Work* w = work;
-  long whole = w->size / LANES * LANES, rest = w->size - whole;
   long begin = task * w->rows_per_task, end = begin + w->rows_per_task;
   for (long row = begin; row < end && row < w->rows; row++) {
     const element *gate = w->gate_up + row * 2 * w->size, *up = gate + w->size;
     element* out = w->out + row * w->size;
-    for (long d = 0; d < whole; d += LANES) store(out + d, gated(load(gate + d), load(up + d)));
-    if (rest)
-      store_first(out + whole, gated(load_first(gate + whole, rest), load_first(up + whole, rest)),
-                  rest);
+    for (long d = 0; d < w->size; d += LANES) {
+      long left = w->size - d;
+      store_up_to(out + d, gated(load_up_to(gate + d, left), load_up_to(up + d, left)), left);
+    }
   }
 }
 

@@ -38,8 +38,8 @@ static void partials_task(const void* work, long task) {
     attend(&tile, count, &cache, item[KV_BEGIN], item[KV_END], low, high);
     for (int lane = 0; lane < count; lane++) {
       float *out = w->out + places[lane] * w->head_dim, total = tile.total[lane];
-      for (long d = 0; d < w->head_dim; d++)
-        out[d] = attended(&tile, lane, d / LANES * LANES)[d % LANES];
+      for (long d = 0; d < w->head_dim; d += LANES)
+        store_floats_up_to(out + d, attended(&tile, lane, d), w->head_dim - d);
       w->lse[places[lane]] = total > 0.0f    ? tile.top[lane] + logarithm_of(total)
                              : total == 0.0f ? -INFINITE
                                              : total;
@@ -99,17 +99,13 @@ static void merge_task(const void* work, long row) {
       if (weight == 0.0f) continue;  // an empty partial
       total += weight;
       const float* out = w->partial_out + place * w->head_dim;
-      for (long d = 0; d + LANES <= w->head_dim; d += LANES)
-        sums[d / LANES] += weight * load_floats(out + d);
-      for (long d = w->head_dim / LANES * LANES; d < w->head_dim; d++)
-        sums[d / LANES][d % LANES] += weight * out[d];
+      for (long d = 0; d < w->head_dim; d += LANES)
+        sums[d / LANES] += weight * load_floats_up_to(out + d, w->head_dim - d);
     }
     if (total == 0.0f) total = 1.0f;
     element* to = w->out + (row * w->heads + head) * w->head_dim;
-    for (long d = 0; d + LANES <= w->head_dim; d += LANES) store(to + d, sums[d / LANES] / total);
-    long whole = w->head_dim / LANES * LANES;
-    if (whole < w->head_dim)
-      store_first(to + whole, sums[whole / LANES] / total, w->head_dim - whole);
+    for (long d = 0; d < w->head_dim; d += LANES)
+      store_up_to(to + d, sums[d / LANES] / total, w->head_dim - d);
   }
 }
 

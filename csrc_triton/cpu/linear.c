@@ -83,12 +83,12 @@ INLINE void multiply_blocks(int rows, int at_once, const Work* w, const float* x
 static void store_outputs(const Work* w, long tile, long first, const Sums* totals) {
   long column = first * LANES, width = w->outputs - column;
   v16 bias = {0};
-  if (w->bias) bias = width < LANES ? load_first(w->bias + column, width) : load(w->bias + column);
+  if (w->bias) bias = load_up_to(w->bias + column, width);
   for (int r = 0; r < rows_of(w, tile); r++) {
     element* out = w->out + (tile * TILE + r) * w->outputs + column;
     v16 y = load_floats(totals[0][r]);
     y = w->gated ? gated(rounded(y), rounded(load_floats(totals[1][r]))) : y + bias;
-    width < LANES ? store_first(out, y, width) : store(out, y);
+    store_up_to(out, y, width);
   }
 }
 

@@ -1,7 +1,7 @@
 // RMSNorm of rows, optionally after adding a residual.
 
+#include "normalise.h"
 #include "parallel.h"
-#include "vector.h"
 
 typedef struct {
   element *out, *sum;
@@ -10,28 +10,11 @@ typedef struct {
   float eps;
 } Work;
 
-static void normalise(const Work* w, const element* x, const element* residual, element* sum,
-                      element* out) {
-  long whole = w->size / LANES * LANES, rest = w->size - whole;
-  v16 squares = {0};
-  for (long d = 0; d < w->size; d += LANES) {
-    int part = d == whole;
-    v16 y = part ? load_first(x + d, rest) : load(x + d);
-    if (residual) {
-      y = rounded(y + (part ? load_first(residual + d, rest) : load(residual + d)));
-      part ? store_first(sum + d, y, rest) : store(sum + d, y);
-    }
-    squares += y * y;
+static void add(const element* x, const element* y, long size, element* sum) {
+  for (long d = 0; d < size; d += LANES) {
+    long left = size - d;
+    store_up_to(sum + d, load_up_to(x + d, left) + load_up_to(y + d, left), left);
   }
-  float scale = 1.0f / __builtin_sqrtf(sum_lanes(squares) / (float)w->size + w->eps);
-  const element* from = residual ? sum : x;
-  for (long d = 0; d < whole; d += LANES)
-    store(out + d, rounded(load(from + d) * scale) * load(w->weight + d));
-  if (rest)
-    store_first(
-        out + whole,
-        rounded(load_first(from + whole, rest) * scale) * load_first(w->weight + whole, rest),
-        rest);
 }
 
 static void norm_task(const void* work, long task) {
@@ -39,7 +22,8 @@ static void norm_task(const void* work, long task) {
   long begin = task * w->rows_per_task, end = begin + w->rows_per_task;
   for (long row = begin; row < end && row < w->rows; row++) {
     long at = row * w->size;
-    normalise(w, w->x + at, w->residual ? w->residual + at : 0, w->sum + at, w->out + at);
+    if (w->residual) add(w->x + at, w->residual + at, w->size, w->sum + at);
+    normalise((w->residual ? w->sum : w->x) + at, w->weight, w->size, w->eps, w->out + at);
   }
 }
 

@@ -11,7 +11,7 @@ typedef struct {
   const element *queries, *keys, *values;
   const int *row_offsets, *own, *span_offsets, *spans, *page_table;
   const float* sinks;
-  long segments, row_stride, head_stride, kv_heads, group, head_dim, window;
+  long row_stride, head_stride, kv_heads, group, head_dim, window;
   float scale;
 } Work;
 
@@ -71,10 +71,7 @@ static void store_tiles(const Work* w, const Lanes* lanes, const Tile* tiles) {
     element* out = w->out + (row * w->kv_heads * w->group + head_of(w, lanes, lane)) * w->head_dim;
     for (long d = 0; d < w->head_dim; d += LANES) {
       v16 x = attended(&tiles[lane / TILE], lane % TILE, d);
-      if (d + LANES <= w->head_dim)
-        store(out + d, x);
-      else
-        store_first(out + d, x, w->head_dim - d);
+      store_up_to(out + d, x, w->head_dim - d);
     }
   }
 }
@@ -123,7 +120,6 @@ void prefill(element* out, const element* queries, const element* keys, const el
       .spans = spans,
       .page_table = page_table,
       .sinks = sinks,
-      .segments = segments,
       .row_stride = row_stride,
       .head_stride = head_stride,
       .kv_heads = kv_heads,

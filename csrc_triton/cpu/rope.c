@@ -1,5 +1,6 @@
 // Rotation of queries and keys, after their optional norm, and the store of keys and values.
 
+#include "normalise.h"
 #include "pages.h"
 #include "parallel.h"
 
@@ -18,30 +19,18 @@ typedef struct {
 static void rotate(const element* x, const element* norm, float eps, const float* cos_sin,
                    long head_dim, element* out) {
   long half = head_dim / 2;
-  float y[MOST_DIMS], squares = 0.0f;
-  for (long d = 0; d < head_dim; d++) y[d] = to_float(x[d]);
+  element normed[MOST_DIMS];
   if (norm) {
-    v16 sums = {0};
-    for (long d = 0; d < head_dim; d++) sums[d % LANES] += y[d] * y[d];
-    squares = sum_lanes(sums);
-    float scale = 1.0f / __builtin_sqrtf(squares / (float)head_dim + eps);
-    for (long d = 0; d < head_dim; d++)
-      y[d] = rounded(rounded(all_lanes(y[d] * scale)) * to_float(norm[d]))[0];
+    normalise(x, norm, head_dim, eps, normed);
+    x = normed;
   }
-  const float *cosine = cos_sin, *sine = cos_sin + half;
-  long d = 0;
-  for (; d + LANES <= half; d += LANES) {
-    v16 first = load_floats(y + d), second = load_floats(y + half + d);
-    v16 c = load_floats(cosine + d), s = load_floats(sine + d);
-    store(out + d, first * c - second * s);
-    store(out + half + d, second * c + first * s);
-  }
-  for (; d < half; d++) {
-    v16 pair = {y[d] * cosine[d] - y[half + d] * sine[d], y[half + d] * cosine[d] + y[d] * sine[d]};
-    element both[LANES];
-    store(both, pair);
-    out[d] = both[0];
-    out[half + d] = both[1];
+  for (long d = 0; d < half; d += LANES) {
+    long left = half - d;
+    v16 first = load_up_to(x + d, left), second = load_up_to(x + half + d, left);
+    v16 cosine = load_floats_up_to(cos_sin + d, left);
+    v16 sine = load_floats_up_to(cos_sin + half + d, left);
+    store_up_to(out + d, first * cosine - second * sine, left);
+    store_up_to(out + half + d, second * cosine + first * sine, left);
   }
 }
 

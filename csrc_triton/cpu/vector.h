@@ -31,6 +31,19 @@ INLINE v16 load_floats(const float* from) {
 
 INLINE void store_floats(float* to, v16 x) { __builtin_memcpy(to, &x, sizeof x); }
 
+// The next 16 floats of which n are left; lanes behind the end are 0, and are not stored.
+INLINE v16 load_floats_up_to(const float* from, long n) {
+  if (n >= LANES) return load_floats(from);
+  float some[LANES] = {0};
+  for (long i = 0; i < n; i++) some[i] = from[i];
+  return load_floats(some);
+}
+
+INLINE void store_floats_up_to(float* to, v16 x, long n) {
+  if (n >= LANES) return store_floats(to, x);
+  for (long i = 0; i < n; i++) to[i] = x[i];
+}
+
 #ifdef BFLOAT16
 
 typedef unsigned short element;
@@ -91,6 +104,18 @@ INLINE void store_first(element* to, v16 x, long n) {
   element some[LANES];
   store(some, x);
   for (long i = 0; i < n; i++) to[i] = some[i];
+}
+
+// The next 16 elements of which n are left; lanes behind the end are 0, and are not stored.
+INLINE v16 load_up_to(const element* from, long n) {
+  return n < LANES ? load_first(from, n) : load(from);
+}
+
+INLINE void store_up_to(element* to, v16 x, long n) {
+  if (n < LANES)
+    store_first(to, x, n);
+  else
+    store(to, x);
 }
 
 // The same order of additions always.

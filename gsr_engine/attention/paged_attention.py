@@ -90,6 +90,8 @@ class PagedAttention:
 def _prefill_plan(chunks: list[Chunk], device: torch.device) -> PrefillPlan:
     """The plan of some chunks; its tensors are concatenated, so that one copy moves them all."""
     plan = PrefillPlan.from_segments([_paged(chunk) for chunk in chunks])
+    if device.type == "cpu":
+        return plan
     tensors = (plan.cu_seqlens_q, plan.own, plan.span_offsets, plan.spans, plan.page_table)
     vector = to_device(torch.cat([tensor.view(-1) for tensor in tensors]).numpy(), device)
     moved = vector.split([tensor.numel() for tensor in tensors])
