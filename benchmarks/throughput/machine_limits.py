@@ -10,14 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from gsr_engine.environment import describe_machine
 from gsr_engine.model.decoder import Decoder
-from gsr_engine.speed.machine_limits import (
-    Products,
-    copy_bandwidth,
-    layer_linears,
-    measure_products,
-)
+from gsr_engine.model.linear import Linear
+from gsr_engine.speed.machine_limits import best_seconds, copy_bandwidth, layer_linears
 
 _PREFILL_ROWS = 256
 # The instructions that decide how fast products are, as Linux names them on x86.
@@ -36,6 +34,25 @@ def chip(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     flags = next((line.split() for line in lines if line.startswith("flags")), [])
     words = [word for flag, word in _FLAGS.items() if flag in flags]
     return " ".join([describe_machine()["cpu"], *words])
+
+
+@dataclass(frozen=True, slots=True)
+class Products:
+    """All matrix products of one step.
+
+    Attributes:
+        rows: tokens of the step.
+        seconds: with the weights as the engine holds them.
+        plain_seconds: with `F.linear` and plain weights.
+        gflops: arithmetic per second within `seconds`, in units of 1e9.
+        weight_gb: bytes of weights read per second within `seconds`, in units of 1e9.
+    """
+
+    rows: int
+    seconds: float
+    plain_seconds: float
+    gflops: float
+    weight_gb: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,3 +84,24 @@ def measure_limits(decoder: Decoder, sizes: Sequence[int]) -> Limits:
     products = measure_products([*layer_linears(decoder), decoder.head], sizes)
     (prefill,) = measure_products(layer_linears(decoder), [_PREFILL_ROWS])
     return Limits(copy_bandwidth(), products, prefill)
+
+
+@torch.inference_mode()
+def measure_products(own: Sequence[Linear], sizes: Sequence[int]) -> list[Products]:
+    """The products of steps of several sizes; the best repetition of about a second counts."""
+    plain = [Linear(one.dense(), one.bias, one.gated) for one in own]
+    weights = sum(one.weight.numel() for one in plain)
+    dtype = plain[0].weight.dtype
+    bytes_read = weights * dtype.itemsize
+    found = []
+    for rows in sizes:
+        inputs = [torch.randn(rows, one.weight.shape[1]).to(dtype) for one in plain]
+        seconds, plain_seconds = (
+            best_seconds(
+                lambda s=side, x=inputs: [f(row) for f, row in zip(s, x, strict=True)]  # type: ignore[misc]
+            )
+            for side in (own, plain)
+        )
+        rates = (2e-9 * rows * weights / seconds, 1e-9 * bytes_read / seconds)
+        found.append(Products(rows, seconds, plain_seconds, *rates))
+    return found

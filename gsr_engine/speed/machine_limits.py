@@ -7,8 +7,7 @@ to a measured run is attention, sampling and the engine itself.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import torch
 
@@ -20,25 +19,6 @@ _SECONDS_OF_A_STEP = 0.3
 """`StepProducts` has many sizes to measure while a user waits."""
 _MOST_ROWS = 256
 """Products of more rows are limited by arithmetic alone, so their time grows with the rows."""
-
-
-@dataclass(frozen=True, slots=True)
-class Products:
-    """All matrix products of one step.
-
-    Attributes:
-        rows: tokens of the step.
-        seconds: with the weights as the engine holds them.
-        plain_seconds: with `F.linear` and plain weights.
-        gflops: arithmetic per second within `seconds`, in units of 1e9.
-        weight_gb: bytes of weights read per second within `seconds`, in units of 1e9.
-    """
-
-    rows: int
-    seconds: float
-    plain_seconds: float
-    gflops: float
-    weight_gb: float
 
 
 class StepProducts:
@@ -78,7 +58,7 @@ class StepProducts:
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
 
-        return _best(run, _SECONDS_OF_A_STEP)
+        return best_seconds(run, _SECONDS_OF_A_STEP)
 
 
 def copy_bandwidth(mib: int = 256, device: str | torch.device = "cpu") -> float:
@@ -91,7 +71,7 @@ def copy_bandwidth(mib: int = 256, device: str | torch.device = "cpu") -> float:
         if source.is_cuda:
             torch.cuda.synchronize(source.device)
 
-    return 2 * source.numel() / _best(run, REPEAT_SECONDS) / 1e9
+    return 2 * source.numel() / best_seconds(run) / 1e9
 
 
 def layer_linears(decoder: Decoder) -> list[Linear]:
@@ -103,30 +83,10 @@ def layer_linears(decoder: Decoder) -> list[Linear]:
     ]
 
 
-@torch.inference_mode()
-def measure_products(own: Sequence[Linear], sizes: Sequence[int]) -> list[Products]:
-    """The products of steps of several sizes; the best repetition of about a second counts."""
-    plain = [Linear(one.dense(), one.bias, one.gated) for one in own]
-    weights = sum(one.weight.numel() for one in plain)
-    dtype = plain[0].weight.dtype
-    bytes_read = weights * dtype.itemsize
-    found = []
-    for rows in sizes:
-        inputs = [torch.randn(rows, one.weight.shape[1]).to(dtype) for one in plain]
-        seconds, plain_seconds = (
-            _best(
-                lambda s=side, x=inputs: [f(row) for f, row in zip(s, x, strict=True)],  # type: ignore[misc]
-                REPEAT_SECONDS,
-            )
-            for side in (own, plain)
-        )
-        rates = (2e-9 * rows * weights / seconds, 1e-9 * bytes_read / seconds)
-        found.append(Products(rows, seconds, plain_seconds, *rates))
-    return found
-
-
-def _best(run: Callable[[], object], seconds: float) -> float:
-    best, stop, count = float("inf"), time.perf_counter() + seconds, 0
+def best_seconds(run: Callable[[], object], seconds: float | None = None) -> float:
+    """The fastest of at least 3 runs within so many seconds; None: `REPEAT_SECONDS`."""
+    stop = time.perf_counter() + (REPEAT_SECONDS if seconds is None else seconds)
+    best, count = float("inf"), 0
     while count < 3 or time.perf_counter() < stop:
         start = time.perf_counter()
         run()

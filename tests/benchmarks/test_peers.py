@@ -9,19 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.peers.job import Job
 from benchmarks.peers.run import PEERS, PeerProcess, PeerSkipped
+from tests.helpers.peer_job import JOB
 
-JOB = Job(
-    model="nowhere",
-    dtype="float32",
-    threads=1,
-    k=2,
-    prompts=[[7, 8], [9, 10]],
-    candidate_tokens=3,
-    refine_prompts=[[7, 8, 11], [9, 10, 11, 12]],
-    refine_tokens=5,
-)
 ANSWERS = """
 import os
 from benchmarks.peers.job import serve

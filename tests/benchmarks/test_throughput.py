@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from benchmarks.peers.install import needed
-from benchmarks.peers.job import Job, JobResult, do_job
+from benchmarks.peers.job import JobResult, do_job
 from benchmarks.throughput import profile, rounds
 from benchmarks.throughput.__main__ import main
 from benchmarks.throughput.floor import product_seconds
@@ -22,19 +22,9 @@ from benchmarks.throughput.works import WorkSize
 from gsr_engine.checkpoint.tokenizer import Tokenizer
 from gsr_engine.model.linear import Linear
 from gsr_engine.speed import machine_limits
+from tests.helpers.peer_job import JOB
 
 pytestmark = pytest.mark.slow
-
-JOB = Job(
-    model="nowhere",
-    dtype="float32",
-    threads=1,
-    k=2,
-    prompts=[[7, 8], [9, 10]],
-    candidate_tokens=3,
-    refine_prompts=[[7, 8, 11], [9, 10, 11, 12]],
-    refine_tokens=5,
-)
 
 
 def run(out: Path, peers: str, **options: Any) -> None:
