@@ -5,6 +5,8 @@ The model stays on its device and in its dtype. Its attention is eager, which ta
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from transformers import PreTrainedModel
 
@@ -26,7 +28,8 @@ def segment_logits(model: PreTrainedModel, segment: Segment) -> torch.Tensor:
     """Logits of a segment's own tokens, from one forward over every token that it depends on.
 
     The mask is the definition itself: a token sees its segment's context and, causally, its own
-    segment. Positions are the segments' own.
+    segment. Positions are the segments' own. In a layer with a window a token sees only those whose
+    positions are less than the window before its own.
     """
     begins: dict[Segment, int] = {}
     token_ids: list[int] = []
@@ -39,14 +42,29 @@ def segment_logits(model: PreTrainedModel, segment: Segment) -> torch.Tensor:
         for span in reader.context:
             first = begins[span.segment]
             allowed[rows, first + span.start : first + span.stop] = True
-    lowest = torch.finfo(model.dtype).min
-    mask = torch.zeros(allowed.shape, dtype=model.dtype).masked_fill(~allowed, lowest)
     logits: torch.Tensor = model(
         torch.tensor([token_ids], device=model.device),
-        attention_mask=mask[None, None].to(model.device),
+        attention_mask=_masks(model, allowed, torch.tensor(positions)),
         position_ids=torch.tensor([positions], device=model.device),
     ).logits[0]
     return logits[-len(segment) :].float()
+
+
+def _masks(model: PreTrainedModel, allowed: torch.Tensor, positions: torch.Tensor) -> Any:
+    """The mask of each type of layer, or the one of all layers."""
+
+    def mask(seen: torch.Tensor) -> torch.Tensor:
+        lowest = torch.finfo(model.dtype).min
+        zeros = torch.zeros(seen.shape, dtype=model.dtype)
+        return zeros.masked_fill(~seen, lowest)[None, None].to(model.device)
+
+    window = getattr(model.config, "sliding_window", None)
+    if window is None:
+        return mask(allowed)
+    near = allowed & (positions[:, None] - positions < window)
+    if getattr(model.config, "layer_types", None) is None:
+        return mask(near)
+    return {"full_attention": mask(allowed), "sliding_attention": mask(near)}
 
 
 def _collect(

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from gsr_engine.checkpoint.model_config import MOST_POSITIONS, ModelConfig
 from gsr_engine.errors import (
     InvalidRequest,
-    UnsupportedModel,
     check_bool,
     check_float,
     check_int,
@@ -106,19 +105,12 @@ class EngineConfig:
 
         Raises:
             InvalidRequest: `max_model_len` is above the checkpoint's maximum.
-            UnsupportedModel: the checkpoint's sliding window is shorter than the context.
         """
         length = self.max_model_len or model.max_position
         if length > model.max_position:
             raise InvalidRequest(
                 "max_model_len",
                 f"{length} is above the checkpoint's {model.max_position} ({_stretched(model)})",
-            )
-        if model.sliding_window is not None and model.sliding_window < length:
-            raise UnsupportedModel(
-                f"a sliding window of {model.sliding_window} tokens, shorter than the context of "
-                f"{length}, is not supported; max_model_len={model.sliding_window} "
-                f"(--max-model-len {model.sliding_window}) runs it"
             )
         return length
 

@@ -12,18 +12,27 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the cores are taken already
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.helpers.checkpoints import FAMILIES, make_checkpoint
+from tests.helpers.checkpoints import make_checkpoint
 
 # No test is timed, and a busy machine is no failure.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
 
+class _Checkpoints(dict[str, Path]):
+    def __init__(self, root: Path) -> None:
+        super().__init__()
+        self._root = root
+
+    def __missing__(self, family: str) -> Path:
+        self[family] = make_checkpoint(self._root / family, family)
+        return self[family]
+
+
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Family name to checkpoint folder."""
-    root = tmp_path_factory.mktemp("checkpoints")
-    return {family: make_checkpoint(root / family, family) for family in FAMILIES}
+    """Family name to checkpoint folder; one is made when it is first asked for."""
+    return _Checkpoints(tmp_path_factory.mktemp("checkpoints"))
 
 
 @pytest.fixture(scope="session")

@@ -82,7 +82,7 @@ class StaticLoop:
         self, layer: Layer, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         config = self._decoder.config
-        normed = F.rms_norm(hidden, hidden.shape[-1:], layer.input_norm, config.rms_norm_eps)
+        normed = F.rms_norm(hidden, hidden.shape[-1:], layer.before_attention, config.rms_norm_eps)
         qkv = layer.qkv(normed).unflatten(-1, (-1, config.head_dim)).transpose(1, 2)
         bounds = [config.num_heads, config.num_heads + config.num_kv_heads]
         q, k, v = qkv.tensor_split(bounds, dim=1)
@@ -91,8 +91,8 @@ class StaticLoop:
     def _finish(self, layer: Layer, hidden: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
         hidden = hidden + layer.output(mixed.transpose(1, 2).flatten(2))
         eps = self._decoder.config.rms_norm_eps
-        normed = F.rms_norm(hidden, hidden.shape[-1:], layer.post_norm, eps)
-        return hidden + layer.down(layer.gate_up(normed))
+        normed = F.rms_norm(hidden, hidden.shape[-1:], layer.before_mlp, eps)
+        return hidden + layer.mlp(normed)
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         decoder = self._decoder

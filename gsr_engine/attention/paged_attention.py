@@ -10,12 +10,14 @@ from csrc_triton import (
     WorkList,
     decode_attention,
     prefill_attention,
+    rms_norm,
     rope_and_cache,
 )
 from gsr_engine.attention.decode_work import DecodeWork
 from gsr_engine.attention.kv_cache import KVCache
 from gsr_engine.attention.sharing import Sharing
 from gsr_engine.checkpoint.model_config import ModelConfig
+from gsr_engine.checkpoint.rope_config import Rope
 from gsr_engine.model.rope import rope_table
 from gsr_engine.step.batch import Batch
 from gsr_engine.step.plan import Chunk
@@ -32,8 +34,8 @@ class PagedAttention:
     def __init__(self, model: ModelConfig, cache: KVCache, length: int, sharing: Sharing) -> None:
         self._model = model
         self._cache = cache
-        self._scale = model.head_dim**-0.5
-        self._cos_sin = rope_table(model.rope, model.head_dim, length).to(cache.keys.device)
+        self._rotations = _Rotations(model, length, cache.keys.device)
+        self._growth = _query_growth(model, length, cache.keys.dtype, cache.keys.device)
         self._sharing = sharing
         self.lists = DecodeWork(sharing)
         self._positions = self._slots = torch.empty(0, dtype=torch.int64)
@@ -67,24 +69,73 @@ class PagedAttention:
         k_norm: torch.Tensor | None,
     ) -> torch.Tensor:
         """Normalise, rotate, write and attend; see `LayerAttention.forward`."""
-        heads, kv_heads = self._model.num_heads, self._model.num_kv_heads
-        q, k, v = qkv.split([heads, kv_heads, kv_heads], dim=1)
+        model, eps = self._model, self._model.rms_norm_eps
+        q, k, v = qkv.split([model.num_heads, model.num_kv_heads, model.num_kv_heads], dim=1)
+        if q_norm is not None and k_norm is not None and model.family.qk_norm == "projection":
+            q = rms_norm(q.flatten(1), q_norm, eps).view(q.shape)
+            k = rms_norm(k.flatten(1), k_norm, eps).view(k.shape)
+            q_norm = k_norm = None
         keys, values = self._cache.keys[layer], self._cache.values[layer]
-        where = self._cos_sin, self._positions, keys, values, self._slots
-        eps = self._model.rms_norm_eps
+        where = *self._rotations.of(layer, self._positions), keys, values, self._slots
         q, _ = rope_and_cache(q, k, v, *where, q_norm=q_norm, k_norm=k_norm, eps=eps)
-        parts = []
+        if self._growth is not None:
+            q = q * self._growth[self._positions]
+        return self._attend(q, keys, values, model.layers[layer].window)
+
+    def _attend(
+        self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, window: int | None
+    ) -> torch.Tensor:
+        parts, scale = [], self._model.score_scale
         if self._work is not None:
             rows = self._work.num_rows
-            parts.append(decode_attention(q[:rows], keys, values, self._work, self._scale))
+            positions = None if window is None else self._positions[:rows]
+            parts.append(
+                decode_attention(
+                    q[:rows], keys, values, self._work, scale, window=window, positions=positions
+                )
+            )
             q = q[rows:]
         if self._prefill is not None:
-            parts.append(prefill_attention(q, keys, values, self._prefill, self._scale))
+            parts.append(prefill_attention(q, keys, values, self._prefill, scale, window=window))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def reset(self) -> None:
         """Drop everything that was kept between steps."""
         self.lists = DecodeWork(self._sharing)
+
+
+class _Rotations:
+    """The rotary table of each layer; layers of one kind share it."""
+
+    def __init__(self, model: ModelConfig, length: int, device: torch.device) -> None:
+        self._kinds = model.layers
+        # A table of one row for layers that rotate nothing: all their positions count as 0.
+        tables = [rope_table(None, model.head_dim, 1)]
+        ropes: list[Rope | None] = [None]
+        for kind in model.layers:
+            if kind.rope not in ropes:
+                ropes.append(kind.rope)
+                tables.append(rope_table(kind.rope, model.head_dim, length))
+        tables = [table.to(device) for table in tables]
+        self._tables = [tables[ropes.index(kind.rope)] for kind in model.layers]
+
+    def of(self, layer: int, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The table of a layer, and the row of each position in it."""
+        if self._kinds[layer].rope is None:
+            positions = torch.zeros_like(positions)
+        return self._tables[layer], positions
+
+
+def _query_growth(
+    model: ModelConfig, length: int, dtype: torch.dtype, device: torch.device
+) -> torch.Tensor | None:
+    """What queries are multiplied by at each position, [length, 1, 1]; None if by nothing."""
+    if model.query_scaling is None:
+        return None
+    beta, original = model.query_scaling
+    positions = torch.arange(length)
+    growth = 1 + beta * torch.log(1 + torch.floor(positions / original))
+    return growth.to(device, dtype).view(-1, 1, 1)
 
 
 def _prefill_plan(chunks: list[Chunk], device: torch.device) -> PrefillPlan:

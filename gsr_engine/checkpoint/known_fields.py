@@ -32,7 +32,9 @@ WITHOUT_EFFECT = frozenset(
         *("tf_legacy_loss", "is_decoder", "gradient_checkpointing", "unk_token_id"),
         *("sep_token_id", "decoder_start_token_id", "max_sequence_length", "is_llama_config"),
         *("unsloth_fixed", "unsloth_version", "transformers.js_config"),
-        "attn_implementation",
+        *("attn_implementation", "cache_implementation"),
+        # Of the router's loss, which only training knows.
+        *("output_router_logits", "router_aux_loss_coef"),
         # Settings of generation, which transformers 5 does not take from this file either.
         *("temperature", "top_p", "top_k", "typical_p", "repetition_penalty", "do_sample"),
         *("num_beams", "num_beam_groups", "diversity_penalty", "length_penalty"),
@@ -58,7 +60,7 @@ _REFUSED: dict[str, tuple[object, ...]] = {
             *("attention_chunk_size", "attn_temperature_tuning", "num_kv_shared_layers"),
             *("kv_lora_rank", "q_lora_rank", "use_mrope", "use_bidirectional_attention"),
             *("is_encoder_decoder", "add_cross_attention", "chunk_size_feed_forward"),
-            *("pruned_heads", "per_layer_config"),
+            *("pruned_heads", "per_layer_config", "resid_pdrop", "embd_pdrop"),
         ),
         _OFF,
     ),
@@ -90,7 +92,7 @@ def check_fields(raw: dict[str, Any], read: frozenset[str]) -> list[str]:
     """
     for name, neutral in _REFUSED.items():
         value = raw.get(name)
-        if value is not None and value not in neutral:
+        if name not in read and value is not None and value not in neutral:
             usual = f", only {neutral[0]!r}" if neutral and neutral is not _OFF else ""
             raise UnsupportedModel(f"config.json: {name} {shown(value)} is not supported{usual}")
     known = READ | WITHOUT_EFFECT | _REFUSED.keys() | read

@@ -1,4 +1,4 @@
-"""The shape, rope and window of a decoder, read from `config.json`."""
+"""The shape of a decoder and the kinds of its layers, read from `config.json`."""
 
 from __future__ import annotations
 
@@ -6,59 +6,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gsr_engine.checkpoint.families import FAMILIES, Family
 from gsr_engine.checkpoint.fields import Fields
 from gsr_engine.checkpoint.files import read_json
 from gsr_engine.checkpoint.known_fields import check_fields
-from gsr_engine.checkpoint.rope_config import read_rope
+from gsr_engine.checkpoint.layer_kinds import (
+    LayerKind,
+    expert_layers,
+    layer_windows,
+    rotated_layers,
+)
+from gsr_engine.checkpoint.rope_config import Rope, check_rotated, query_scaling, read_ropes
 from gsr_engine.errors import CheckpointError, UnsupportedModel, shown
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """What distinguishes a family of checkpoints, as transformers implements it.
-
-    Attributes:
-        model_type: its name in `config.json`.
-        qkv_bias: whether the projections to queries, keys and values have biases.
-        qk_norm: whether queries and keys are normalised per head.
-        window_fields: the fields that say which layers attend to a sliding window.
-        defaults: values of fields that are absent; null is a value of its own.
-    """
-
-    model_type: str
-    qkv_bias: bool = False
-    qk_norm: bool = False
-    window_fields: tuple[str, ...] = ()
-    defaults: dict[str, int] = field(default_factory=dict)
-
-
-_QWEN_WINDOW = ("sliding_window", "use_sliding_window", "max_window_layers", "layer_types")
-FAMILIES = {
-    "LlamaForCausalLM": Family("llama"),
-    "MistralForCausalLM": Family(
-        "mistral",
-        window_fields=("sliding_window",),
-        defaults={"num_key_value_heads": 8, "sliding_window": 4096},
-    ),
-    "Qwen2ForCausalLM": Family(
-        "qwen2",
-        qkv_bias=True,
-        window_fields=_QWEN_WINDOW,
-        defaults={"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28},
-    ),
-    "Qwen3ForCausalLM": Family(
-        "qwen3",
-        qk_norm=True,
-        window_fields=_QWEN_WINDOW,
-        defaults={
-            "num_key_value_heads": 32,
-            "head_dim": 128,
-            "sliding_window": 4096,
-            "max_window_layers": 28,
-        },
-    ),
-}
-"""What engine and trainer reproduce, by the name in `architectures`."""
 
 MOST_POSITIONS = 1 << 24
 """Upper limit of a context, because a table has a row for each position."""
@@ -73,6 +32,8 @@ _MOST = {
     "num_attention_heads": 1 << 14,
     "num_key_value_heads": 1 << 14,
     "head_dim": 1 << 14,
+    "num_experts": 1 << 14,
+    "moe_intermediate_size": 1 << 22,
     "max_position_embeddings": MOST_POSITIONS,
 }
 
@@ -81,16 +42,37 @@ STORED_DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True, slots=True)
-class ModelConfig:
-    """Shape of a decoder of the Llama 3, Mistral, Qwen2/2.5 or Qwen3 family.
+class ExpertsConfig:
+    """The experts of the layers that have some.
 
     Attributes:
+        number: experts of a layer.
+        per_token: how many of them a token goes through.
+        intermediate_size: of one expert.
+        normalise: whether the weights of a token's experts are scaled to a sum of 1.
+    """
+
+    number: int
+    per_token: int
+    intermediate_size: int
+    normalise: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Shape of a decoder of one of `FAMILIES`.
+
+    Attributes:
+        intermediate_size: of a feed-forward network; layers with experts have their own.
         max_position: longest context in tokens. Yarn stretches it to `factor` times the original.
         tie_embeddings: whether the head is the embedding. `config.json` alone does not say it:
             a head of its own among the weights is used (`open_tensors`).
-        sliding_window: the window in tokens of the layers that have one, None if no layer has.
+        layers: the kind of each layer.
+        score_scale: multiplies the scores of attention.
+        query_scaling: (beta, length) by which queries grow with their position, or None; see
+            `rope_config.query_scaling`.
+        experts: None if no layer has experts.
         dtype: one of STORED_DTYPES, as the file names it; None if it does not.
-        rope: the rotary parameters under transformers' names (rope_type, rope_theta, factor, ...).
         attention_dropout: share of attention weights that training drops; nothing else reads it.
         notes: what of `config.json` is not read, in words.
     """
@@ -99,18 +81,17 @@ class ModelConfig:
     vocab_size: int
     hidden_size: int
     intermediate_size: int
-    num_layers: int
     num_heads: int
     num_kv_heads: int
     head_dim: int
     rms_norm_eps: float
     max_position: int
     tie_embeddings: bool
-    qkv_bias: bool
-    qk_norm: bool
-    sliding_window: int | None
+    layers: tuple[LayerKind, ...]
+    score_scale: float
+    query_scaling: tuple[float, int] | None
+    experts: ExpertsConfig | None
     dtype: str | None
-    rope: dict[str, Any] = field(hash=False)
     attention_dropout: float = 0.0
     notes: tuple[str, ...] = field(default=(), compare=False)
 
@@ -130,32 +111,67 @@ class ModelConfig:
         """The same as `from_folder`, from a parsed `config.json`."""
         architecture = _architecture(raw)
         family = FAMILIES[architecture]
-        unread = check_fields(raw, frozenset(family.window_fields))
+        unread = check_fields(raw, frozenset((*family.window_fields, *family.reads)))
+        raw = {name: value for name, value in raw.items() if name not in unread}
+        if family.experts and raw.get("num_local_experts") is not None:
+            raw["num_experts"] = raw["num_local_experts"]  # as transformers 5 writes it
         fields = Fields(_FILE, {**family.defaults, **raw})
+        _check_activation(fields, family)
         hidden, num_heads = _size(fields, "hidden_size"), _size(fields, "num_attention_heads")
-        rope, unread_rope = read_rope(Fields(_FILE, raw))
+        head_dim = _size(fields, "head_dim", hidden // num_heads)
+        full, sliding, unread_rope = read_ropes(fields, family)
+        score_size: float = head_dim
+        if family.score_field is not None:
+            score_size = fields.number(family.score_field, 1e-6, 1e9)
         config = cls(
             architecture=architecture,
             vocab_size=_size(fields, "vocab_size"),
             hidden_size=hidden,
             intermediate_size=_size(fields, "intermediate_size"),
-            num_layers=_size(fields, "num_hidden_layers"),
             num_heads=num_heads,
             num_kv_heads=_num_kv_heads(fields, raw, num_heads),
-            head_dim=_size(fields, "head_dim", hidden // num_heads),
+            head_dim=head_dim,
             rms_norm_eps=fields.number("rms_norm_eps", 1e-30, 1.0),
-            max_position=_max_position(fields, rope),
+            max_position=_max_position(fields, full),
             tie_embeddings=fields.flag("tie_word_embeddings", False),
-            qkv_bias=family.qkv_bias,
-            qk_norm=family.qk_norm,
-            sliding_window=_sliding_window(fields, family),
+            layers=_layers(fields, family, full, sliding),
+            score_scale=score_size**-0.5,
+            query_scaling=query_scaling(full) if family.scaled_queries else None,
+            experts=_experts(fields) if family.experts else None,
             dtype=_checkpoint_dtype(fields),
-            rope=rope,
             attention_dropout=fields.number("attention_dropout", 0.0, 1.0, 0.0),
             notes=_notes([*unread, *unread_rope]),
         )
         config._check()
         return config
+
+    @property
+    def family(self) -> Family:
+        """What distinguishes its family from others."""
+        return FAMILIES[self.architecture]
+
+    @property
+    def num_layers(self) -> int:
+        """The number of layers."""
+        return len(self.layers)
+
+    @property
+    def shortest_window(self) -> int | None:
+        """The shortest window that a layer has, None if all layers see the whole context."""
+        return min((kind.window for kind in self.layers if kind.window is not None), default=None)
+
+    @property
+    def rope(self) -> Rope:
+        """The rotary parameters of the layers that see the whole context, or of the first layer.
+
+        Layers without a rotation do not count.
+        """
+        ropes = sorted(
+            (kind.window is not None, index)
+            for index, kind in enumerate(self.layers)
+            if kind.rope is not None
+        )
+        return (self.layers[ropes[0][1]].rope or {}) if ropes else {"rope_type": "default"}
 
     def _check(self) -> None:
         if self.head_dim % 2:
@@ -165,6 +181,38 @@ class ModelConfig:
                 f"{_FILE}: num_attention_heads {self.num_heads} is no multiple of "
                 f"num_key_value_heads {self.num_kv_heads}"
             )
+        for kind in self.layers:
+            if kind.rope is not None:
+                check_rotated(kind.rope, self.head_dim)
+
+
+def _check_activation(fields: Fields, family: Family) -> None:
+    name, activation = family.activation
+    if fields.has(name) and fields.text(name) != activation:
+        raise UnsupportedModel(
+            f"{_FILE}: {name} {shown(fields.raw[name])} is not supported, only {activation!r}"
+        )
+
+
+def _layers(fields: Fields, family: Family, full: Rope, sliding: Rope) -> tuple[LayerKind, ...]:
+    layers = _size(fields, "num_hidden_layers")
+    windows = layer_windows(fields, family.sliding, layers)
+    rotated = rotated_layers(fields, layers)
+    experts = expert_layers(fields, layers)
+    return tuple(
+        LayerKind(window, (full if window is None else sliding) if rotates else None, several)
+        for window, rotates, several in zip(windows, rotated, experts, strict=True)
+    )
+
+
+def _experts(fields: Fields) -> ExpertsConfig:
+    number = _size(fields, "num_experts")
+    return ExpertsConfig(
+        number=number,
+        per_token=fields.integer("num_experts_per_tok", 1, number),
+        intermediate_size=_size(fields, "moe_intermediate_size"),
+        normalise=fields.flag("norm_topk_prob", False),
+    )
 
 
 def _notes(unread: list[str]) -> tuple[str, ...]:
@@ -224,40 +272,3 @@ def _checkpoint_dtype(fields: Fields) -> str | None:
             f"supported are {', '.join(STORED_DTYPES)}"
         )
     return dtype
-
-
-def _sliding_window(fields: Fields, family: Family) -> int | None:
-    """The window of the layers that slide; Mistral slides in all of them, Qwen if it says so."""
-    if not family.window_fields:
-        return None
-    used = "use_sliding_window" not in family.window_fields or fields.flag(
-        "use_sliding_window", False
-    )
-    window = None
-    if used and fields.has("sliding_window"):
-        window = fields.integer("sliding_window", 1, 2**31 - 1)
-    if "layer_types" not in family.window_fields:
-        return window
-    slides = _sliding_layers(fields)
-    if slides and fields.has("layer_types") and window is None:
-        raise UnsupportedModel(
-            f"{_FILE}: layer_types has 'sliding_attention', but no sliding_window is in use"
-        )
-    return window if slides else None
-
-
-def _sliding_layers(fields: Fields) -> bool:
-    """Whether any layer of a Qwen slides: as layer_types says, or from max_window_layers on."""
-    layers = _size(fields, "num_hidden_layers")
-    if not fields.has("layer_types"):
-        return fields.integer("max_window_layers", 0, 2**31 - 1, 28) < layers
-    kinds = fields.raw["layer_types"]
-    known = isinstance(kinds, list) and all(
-        isinstance(kind, str) and kind in ("full_attention", "sliding_attention") for kind in kinds
-    )
-    if not known or len(kinds) != layers:
-        raise UnsupportedModel(
-            f"{_FILE}: layer_types must say full_attention or sliding_attention of {layers} "
-            f"layers, got {shown(kinds)}"
-        )
-    return "sliding_attention" in kinds

@@ -19,9 +19,9 @@ from safetensors import SafetensorError, safe_open
 from gsr_engine.checkpoint.fields import Fields
 from gsr_engine.checkpoint.files import INDEX, read_json
 from gsr_engine.checkpoint.model_config import ModelConfig, shown_names
+from gsr_engine.checkpoint.tensor_names import EMBEDDING, HEAD, tensor_shapes
 from gsr_engine.errors import CheckpointError, UnsupportedModel, shown
 
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _STORED_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 """As safetensors names them, and as `config.json` does."""
 _LONGEST_NAME = 255
@@ -101,31 +101,6 @@ def open_tensors(folder: Path, config: ModelConfig) -> Iterator[StoredTensors]:
         if unread:
             notes.append(f"{folder.name}: tensors not read: {shown_names(unread)}")
         yield StoredTensors(folder, config, tuple(notes), places)
-
-
-def tensor_shapes(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Names and shapes of the tensors that a checkpoint must hold, as transformers names them."""
-    hidden, head_dim = config.hidden_size, config.head_dim
-    q, kv = config.num_heads * head_dim, config.num_kv_heads * head_dim
-    yield EMBEDDING, (config.vocab_size, hidden)
-    for index in range(config.num_layers):
-        prefix = f"model.layers.{index}."
-        yield prefix + "input_layernorm.weight", (hidden,)
-        yield prefix + "post_attention_layernorm.weight", (hidden,)
-        for name, size in (("q", q), ("k", kv), ("v", kv)):
-            yield f"{prefix}self_attn.{name}_proj.weight", (size, hidden)
-            if config.qkv_bias:
-                yield f"{prefix}self_attn.{name}_proj.bias", (size,)
-        if config.qk_norm:
-            yield prefix + "self_attn.q_norm.weight", (head_dim,)
-            yield prefix + "self_attn.k_norm.weight", (head_dim,)
-        yield prefix + "self_attn.o_proj.weight", (hidden, q)
-        yield prefix + "mlp.gate_proj.weight", (config.intermediate_size, hidden)
-        yield prefix + "mlp.up_proj.weight", (config.intermediate_size, hidden)
-        yield prefix + "mlp.down_proj.weight", (hidden, config.intermediate_size)
-    yield "model.norm.weight", (hidden,)
-    if not config.tie_embeddings:
-        yield HEAD, (config.vocab_size, hidden)
 
 
 def _model_name(stored: str, names: dict[str, tuple[int, ...]]) -> str:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import fields
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 
 import torch
 
+from gsr_engine.checkpoint.families import NORMS_AROUND
 from gsr_engine.checkpoint.model_config import ModelConfig
-from gsr_engine.checkpoint.tensors import (
+from gsr_engine.checkpoint.tensor_names import (
     EMBEDDING,
     HEAD,
-    StoredTensors,
-    open_tensors,
+    LAST_NORM,
+    layer_prefix,
     tensor_shapes,
 )
-from gsr_engine.model.decoder import Decoder, Layer
-from gsr_engine.model.linear import Linear, MakeLinear, linear_maker
+from gsr_engine.checkpoint.tensors import StoredTensors, open_tensors
+from gsr_engine.model.decoder import Decoder, FeedForward, Layer, Mlp
+from gsr_engine.model.linear import MakeLinear, linear_maker
+from gsr_engine.model.rope import rotary_order
 
 _CPU = torch.device("cpu")
 
@@ -83,51 +86,113 @@ def copy_weights(source: Decoder, target: Decoder) -> None:
         old.copy_(new)
 
 
-def _tensors(decoder: Decoder) -> Iterator[torch.Tensor]:
-    yield from (decoder.embedding, decoder.final_norm, decoder.head.weight)
-    for layer in decoder.layers:
-        for part in fields(layer):
-            value = getattr(layer, part.name)
-            parts = (value.weight, value.bias) if isinstance(value, Linear) else (value,)
-            yield from (tensor for tensor in parts if tensor is not None)
+def _tensors(part: object) -> Iterator[torch.Tensor]:
+    """All tensors of a decoder, in the order of its fields."""
+    if isinstance(part, torch.Tensor):
+        yield part
+    elif isinstance(part, list | tuple):
+        for one in part:
+            yield from _tensors(one)
+    elif is_dataclass(part) and not isinstance(part, ModelConfig):
+        for one in fields(part):
+            yield from _tensors(getattr(part, one.name))
 
 
 def _assemble(
     config: ModelConfig, dtype: torch.dtype, device: torch.device, get: GetTensor
 ) -> Decoder:
-    shapes = dict(tensor_shapes(config))
-
-    def tensor(name: str) -> torch.Tensor:
-        return get(name, shapes[name])
-
-    linear = linear_maker(config, dtype, device)
-    embedding = tensor(EMBEDDING)
-    head = embedding if config.tie_embeddings else tensor(HEAD)
+    reader = _Reader(config, dict(tensor_shapes(config)), get, linear_maker(config, dtype, device))
+    embedding = reader.tensor(EMBEDDING)
+    head = embedding if config.tie_embeddings else reader.tensor(HEAD)
+    scale = config.hidden_size**0.5 if config.family.scaled_embedding else 1.0
     return Decoder(
         config=config,
         embedding=embedding,
-        layers=[
-            _layer(config, f"model.layers.{i}.", tensor, linear) for i in range(config.num_layers)
-        ],
-        final_norm=tensor("model.norm.weight"),
-        head=linear(head),
+        layers=[reader.layer(index) for index in range(config.num_layers)],
+        final_norm=reader.norm(LAST_NORM),
+        head=reader.linear(head),
+        embedding_scale=float(torch.tensor(scale, dtype=dtype)),
     )
 
 
-def _layer(
-    config: ModelConfig, prefix: str, tensor: Callable[[str], torch.Tensor], linear: MakeLinear
-) -> Layer:
-    def stacked(names: str, suffix: str) -> torch.Tensor:
-        return torch.cat([tensor(f"{prefix}{name}_proj.{suffix}") for name in names.split()])
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Puts layers together from tensors by name."""
 
-    qkv = "self_attn.q self_attn.k self_attn.v"
-    return Layer(
-        input_norm=tensor(prefix + "input_layernorm.weight"),
-        qkv=linear(stacked(qkv, "weight"), stacked(qkv, "bias") if config.qkv_bias else None),
-        q_norm=tensor(prefix + "self_attn.q_norm.weight") if config.qk_norm else None,
-        k_norm=tensor(prefix + "self_attn.k_norm.weight") if config.qk_norm else None,
-        output=linear(tensor(prefix + "self_attn.o_proj.weight")),
-        post_norm=tensor(prefix + "post_attention_layernorm.weight"),
-        gate_up=linear(stacked("mlp.gate mlp.up", "weight"), gated=True),
-        down=linear(tensor(prefix + "mlp.down_proj.weight")),
-    )
+    config: ModelConfig
+    shapes: dict[str, tuple[int, ...]]
+    get: GetTensor
+    linear: MakeLinear
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """A tensor that the checkpoint must hold."""
+        return self.get(name, self.shapes[name])
+
+    def norm(self, name: str) -> torch.Tensor:
+        """The weight of a norm; it is fp32 if the norm multiplies before it rounds."""
+        family = self.config.family
+        weight = self.tensor(name)
+        return weight.float() + family.norm_offset if family.exact_norms else weight
+
+    def layer(self, index: int) -> Layer:
+        """The layer of this index."""
+        family, prefix = self.config.family, layer_prefix(index)
+        norms = {
+            place: self.norm(f"{prefix}{family.norms[place]}.weight")
+            if place in family.norms
+            else None
+            for place in NORMS_AROUND
+        }
+        attention = prefix + "self_attn."
+        weight, bias = self._qkv(index, attention)
+        order = self._order(index)
+        head_norms = [
+            None
+            if family.qk_norm is None
+            else _ordered(self.norm(f"{attention}{name}_norm.weight"), order)
+            for name in "qk"
+        ]
+        return Layer(
+            qkv=self.linear(weight, bias),
+            q_norm=head_norms[0],
+            k_norm=head_norms[1],
+            output=self.linear(self.tensor(attention + "o_proj.weight")),
+            mlp=self._feed_forward(index, prefix),
+            **norms,
+        )
+
+    def _order(self, index: int) -> torch.Tensor | None:
+        rope = self.config.layers[index].rope
+        return None if rope is None else rotary_order(rope, self.config.head_dim)
+
+    def _qkv(self, index: int, prefix: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+        if self.config.family.fused:
+            weight, bias = self.tensor(prefix + "qkv_proj.weight"), None
+        else:
+            weight = self._stacked(prefix, "qkv", "weight")
+            bias = self._stacked(prefix, "qkv", "bias") if self.config.family.qkv_bias else None
+        order = self._order(index)
+        if order is not None:
+            rotated = (self.config.num_heads + self.config.num_kv_heads) * self.config.head_dim
+            weight = torch.cat([_ordered(weight[:rotated], order), weight[rotated:]])
+        return weight, bias
+
+    def _stacked(self, prefix: str, names: Sequence[str], suffix: str) -> torch.Tensor:
+        return torch.cat([self.tensor(f"{prefix}{name}_proj.{suffix}") for name in names])
+
+    def _feed_forward(self, index: int, prefix: str) -> FeedForward:
+        prefix += "mlp."
+        if self.config.family.fused:
+            gate_up = self.tensor(prefix + "gate_up_proj.weight")
+        else:
+            gate_up = self._stacked(prefix, ("gate", "up"), "weight")
+        down = self.tensor(prefix + "down_proj.weight")
+        return Mlp(self.linear(gate_up, gated=True), self.linear(down))
+
+
+def _ordered(rows: torch.Tensor, order: torch.Tensor | None) -> torch.Tensor:
+    """Rows of heads, or the weight of their norm, with the dimensions of a head in this order."""
+    if order is None:
+        return rows
+    heads: torch.Tensor = rows.unflatten(0, (-1, len(order)))
+    return heads[:, order.to(rows.device)].flatten(0, 1)

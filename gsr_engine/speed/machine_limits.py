@@ -79,7 +79,7 @@ def layer_linears(decoder: Decoder) -> list[Linear]:
     return [
         linear
         for layer in decoder.layers
-        for linear in (layer.qkv, layer.output, layer.gate_up, layer.down)
+        for linear in (layer.qkv, layer.output, *layer.mlp.linears())
     ]
 
 

@@ -17,8 +17,9 @@ from transformers import AutoConfig
 
 from benchmarks.oracle import causal_logits
 from gsr_engine import CheckpointError, Engine, EngineConfig, InvalidRequest, SamplingParams
+from gsr_engine.checkpoint.families import FAMILIES
 from gsr_engine.checkpoint.files import INDEX, find_checkpoint
-from gsr_engine.checkpoint.model_config import FAMILIES, ModelConfig
+from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.errors import UnsupportedModel
 from gsr_engine.execution.loading import load_parts
 from tests.helpers.checkpoints import load_oracle

@@ -39,11 +39,11 @@ def test_weights_are_counted_and_copied_whole(family: str, checkpoints: dict[str
     copy_weights(source, target)
     layers = zip(source.layers, target.layers, strict=True)
     for mine, theirs in layers:
-        for name in ("qkv", "output", "gate_up", "down"):
-            one, other = getattr(mine, name), getattr(theirs, name)
+        linears = (mine.qkv, theirs.qkv), (mine.output, theirs.output)
+        for one, other in (*linears, *zip(mine.mlp.linears(), theirs.mlp.linears(), strict=True)):
             assert torch.equal(one.weight, other.weight)
             assert one.bias is None or torch.equal(one.bias, other.bias)
-        assert torch.equal(mine.input_norm, theirs.input_norm)
+        assert torch.equal(mine.before_attention, theirs.before_attention)
         assert mine.q_norm is None or torch.equal(mine.q_norm, theirs.q_norm)
     assert torch.equal(source.head.weight, target.head.weight)
     parameters = sum(file.stat().st_size for file in checkpoints[family].glob("*.safetensors"))

@@ -97,7 +97,7 @@ def test_every_layout_computes_what_plain_weights_do(onednn: torch.dtype) -> Non
 def test_the_decoder_of_a_checkpoint_holds_its_weights(qwen2: Path) -> None:
     decoder = load_decoder(qwen2, ModelConfig.from_folder(qwen2), FP32)
     assert torch.equal(decoder.head.dense(), decoder.embedding)
-    assert decoder.layers[0].gate_up.gated
+    assert decoder.layers[0].mlp.gate_up.gated
 
 
 @given(

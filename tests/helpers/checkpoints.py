@@ -40,13 +40,36 @@ YARN = {
     "factor": 4.0,
     "original_max_position_embeddings": 256,
 }
+TWO_ROPES = {
+    "full_attention": {**YARN, "rope_theta": 5000.0},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+}
+_GROWING = {"original_max_position_embeddings": 16, "llama_4_scaling_beta": 0.3}
 FAMILIES = {
     "qwen2": {"tie_word_embeddings": True},
     "qwen3": {"head_dim": 16, "num_key_value_heads": 4},
     "llama3": {"rope_parameters": LLAMA3, "num_key_value_heads": 1},
     "mistral": {"sliding_window": None, "head_dim": 16},
     "qwen2-yarn": {"rope_parameters": YARN},
+    "qwen2-window": {
+        "use_sliding_window": True,
+        "sliding_window": 12,
+        "max_window_layers": 1,
+    },
+    "phi3": {},
+    "phi3-partial": {"partial_rotary_factor": 0.5, "head_dim": 16, "sliding_window": 20},
+    "smollm3": {"num_hidden_layers": 4},
+    "olmo2": {},
+    "olmo3": {"num_hidden_layers": 4, "sliding_window": 12, "rope_parameters": TWO_ROPES},
+    "ministral3": {"head_dim": 16, "rope_parameters": {**YARN, **_GROWING}},
 }
+"""What distinguishes each; the name begins with transformers' model_type."""
+
+
+def model_type(family: str) -> str:
+    """What transformers calls the type of a family."""
+    name = family.split("-")[0]
+    return {"llama3": "llama", "gemma3": "gemma3_text", "qwen3moe": "qwen3_moe"}.get(name, name)
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -67,19 +90,29 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def make_checkpoint(folder: Path, family: str, *, seed: int = 0, **save: object) -> Path:
-    """A random model of a family, a tokenizer and a generation config with two end tokens."""
+def make_checkpoint(
+    folder: Path,
+    family: str,
+    *,
+    seed: int = 0,
+    config: dict[str, object] | None = None,
+    **save: object,
+) -> Path:
+    """A random model of a family, a tokenizer and a generation config with two end tokens.
+
+    `config` holds fields of its config.json besides those of the family.
+    """
     torch.manual_seed(seed)
     tokenizer = make_tokenizer()
-    config = AutoConfig.for_model(
-        family.split("3-")[0].split("-")[0].replace("llama3", "llama"),
-        **{**SHAPE, **FAMILIES[family]},
+    shape = AutoConfig.for_model(
+        model_type(family),
+        **{**SHAPE, **FAMILIES[family], **(config or {})},
         vocab_size=len(tokenizer),
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
     )
-    model = AutoModelForCausalLM.from_config(config).float()
+    model = AutoModelForCausalLM.from_config(shape).float()
     with torch.no_grad():  # livelier than the default init, so that logits differ between tokens
         for name, parameter in model.named_parameters():
             if parameter.dim() > 1:

@@ -180,7 +180,7 @@ def check_model(rows: RowSet, model: ModelConfig) -> None:
         InvalidRequest: a row has a token id that the embedding has no row for.
         UnsupportedModel: a row is longer than the model's sliding window.
     """
-    check_window(max(rows.lengths), model.sliding_window)
+    check_window(max(rows.lengths), model.shortest_window)
     largest = rows.largest_id()
     if largest >= model.vocab_size:
         raise InvalidRequest(

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from gsr_engine import Engine, SamplingParams, SelfRefineParams
-from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.errors import GsrError, InvalidRequest
 from gsr_engine.evaluation.evaluator import Evaluator, Exercise, vote
 from train.command import log
@@ -84,11 +83,7 @@ class SelfRefEvaluation:
 
     def _load(self, folder: Path) -> Engine:
         if self._engine is None:
-            model = ModelConfig.from_folder(folder)
-            longest = min(model.max_position, model.sliding_window or model.max_position)
-            self._engine = Engine.from_pretrained(
-                folder, kv_cache_gib=KV_CACHE_GIB, max_model_len=longest
-            )
+            self._engine = Engine.from_pretrained(folder, kv_cache_gib=KV_CACHE_GIB)
         else:
             self._engine.reload_weights(folder)
         return self._engine

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from gsr_engine.checkpoint.files import read_json
-from gsr_engine.checkpoint.model_config import FAMILIES, ModelConfig
+from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.checkpoint.tensors import open_tensors
 from gsr_engine.errors import CheckpointError, UnsupportedModel
 from train.objectives import OBJECTIVES
@@ -133,12 +133,21 @@ def transformers_config(folder: Path) -> tuple[PretrainedConfig, ModelConfig]:
     """
     raw = read_json(folder / "config.json")
     model = ModelConfig.from_dict(raw)
+    if not model.family.trained:
+        raise UnsupportedModel(
+            f"config.json: the trainer does not reproduce {model.architecture}; the engine runs it"
+        )
+    if model.rope["rope_type"] == "longrope":
+        raise UnsupportedModel(
+            "config.json: rope type 'longrope' is not supported in training: the factors would "
+            "change with the longest row of a batch"
+        )
     if model.attention_dropout:
         raise UnsupportedModel(
             f"config.json: attention_dropout {model.attention_dropout:g} is not supported in "
             "training; 0 trains without it"
         )
-    make = CONFIG_MAPPING[FAMILIES[model.architecture].model_type]
+    make = CONFIG_MAPPING[model.family.model_type]
     shape = {name: raw[name] for name in raw if name not in ("dtype", "torch_dtype")}
     try:
         config: PretrainedConfig = make(**shape)
