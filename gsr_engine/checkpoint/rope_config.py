@@ -38,6 +38,8 @@ _MINISTRAL = {
     "rope_theta": 1e6,
     "factor": 16.0,
     "original_max_position_embeddings": 16384,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
     "mscale": 1.0,
     "mscale_all_dim": 1.0,
     "llama_4_scaling_beta": 0.1,
@@ -117,12 +119,11 @@ def _read(config: Fields, family: Family, stated: Rope, where: str) -> tuple[Rop
     rope.setdefault("rope_theta", config.number("rope_theta", 1.0, 1e12, family.rope_theta))
     rope.setdefault("rope_type", rope.pop("type", "default"))
     if family.partial_rotary:
-        # Phi-3 knows longrope alone, which it once called "su" or "yarn".
-        rope["rope_type"] = {"su": "longrope", "yarn": "longrope"}.get(
-            rope["rope_type"], rope["rope_type"]
-        )
+        if rope["rope_type"] in ("su", "yarn"):  # what Phi-3 once called it
+            rope["rope_type"] = "longrope"
         outside = config.number("partial_rotary_factor", 0.0, 1.0, 1.0)
-        rope.setdefault("partial_rotary_factor", outside)
+        fields = Fields(f"{config.where}: rope parameters", rope)
+        rope["partial_rotary_factor"] = fields.number("partial_rotary_factor", 0.0, 1.0, outside)
     partial = rope.get("partial_rotary_factor", 1.0)
     if partial != 1.0 and not family.partial_rotary:
         raise UnsupportedModel(f"partial_rotary_factor {shown(partial)} is not supported, only 1")
@@ -134,7 +135,7 @@ def _read(config: Fields, family: Family, stated: Rope, where: str) -> tuple[Rop
     fields = Fields(f"{config.where}: rope parameters", rope)
     rope["rope_theta"] = fields.number("rope_theta", 1.0, 1e12)
     if kind != "default":
-        _check_scaling(fields, config)
+        _check_scaling(fields, config, family)
     known = _PARAMETERS[kind] | _COMMON
     if family.scaled_queries:
         # Transformers, too, takes the longest context from beside the rotary parameters.
@@ -142,18 +143,19 @@ def _read(config: Fields, family: Family, stated: Rope, where: str) -> tuple[Rop
     return rope, [f"{where}.{name}" for name in rope if name not in known]
 
 
-def _check_scaling(fields: Fields, config: Fields) -> None:
+def _check_scaling(fields: Fields, config: Fields, family: Family) -> None:
     rope = fields.raw
     kind = rope["rope_type"]
     if kind != "longrope" or fields.has("factor"):
         rope["factor"] = fields.number("factor", _SMALLEST if kind == "longrope" else 1.0, _LARGEST)
     if kind == "linear":
         return
-    # Beside the rope parameters, the length of pretraining counts more than among them.
     name = "original_max_position_embeddings"
     longest = config.integer("max_position_embeddings", 1, 2**31 - 1)
-    original = fields.integer(name, 1, 2**31 - 1, longest)
-    rope[name] = config.integer(name, 1, 2**31 - 1, original)
+    rope[name] = fields.integer(name, 1, 2**31 - 1, longest)
+    if not family.layer_ropes:
+        # Beside the rope parameters, the length of pretraining counts more than among them.
+        rope[name] = config.integer(name, 1, 2**31 - 1, rope[name])
     for name in ("beta_fast", "beta_slow", "attention_factor"):
         if name in rope:
             rope[name] = fields.number(name, _SMALLEST, _LARGEST)

@@ -15,6 +15,7 @@ from gsr_engine.config import EngineConfig
 from gsr_engine.execution.device import check_weights_fit, choose_device
 from gsr_engine.model.decoder import Decoder
 from gsr_engine.model.linear import compute_dtype
+from gsr_engine.model.rope import factors_in_use
 from gsr_engine.model.weights import decoder_of, weight_bytes
 from gsr_engine.requests.advice import advise
 
@@ -41,6 +42,8 @@ def load_parts(
     with open_tensors(folder, model) as stored:
         dtype = _dtype(config.dtype, stored.config.dtype, device)
         notes = [*model.notes, *stored.notes]
+        if factors := factors_in_use(model.rope, config.model_length(model)):
+            notes.append(factors)
         if dtype == torch.bfloat16 and config.dtype == "auto" and stored.config.dtype == "float16":
             notes.append("a float16 checkpoint runs in bfloat16; dtype='float32' keeps its digits")
         for note in notes:

@@ -59,6 +59,22 @@ def rotary_order(rope: Rope, head_dim: int) -> torch.Tensor | None:
     )
 
 
+def factors_in_use(rope: Rope, length: int) -> str | None:
+    """Which factors longrope takes for contexts up to this length, in words; None if it has none.
+
+    Transformers chooses them anew for each forward, by its length.
+    """
+    if rope["rope_type"] != "longrope":
+        return None
+    original = rope["original_max_position_embeddings"]
+    if not uses_long_factors(rope, length):
+        return f"longrope: the short factors are used, for contexts up to {original} tokens"
+    return (
+        f"longrope: the long factors are used, because contexts may have {length} tokens; "
+        f"max_model_len={original} takes the short factors, as transformers does for short contexts"
+    )
+
+
 def uses_long_factors(rope: Rope, length: int) -> bool:
     """Whether longrope takes its long factors for contexts of this length."""
     return bool(length > rope["original_max_position_embeddings"])

@@ -266,12 +266,7 @@ def test_missing_files(file: str, message: str, broken: Path) -> None:
         ({"architectures": None}, "none named"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
         ({"quantization_config": {"quant_method": "fp8"}}, "quantization_config {.*fp8"),
-        ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}}, "rope type 'longrope'"),
-        (
-            {"use_sliding_window": True, "sliding_window": 128, "layer_types": None}
-            | {"max_window_layers": 0},
-            "window of 128.*max_model_len=128",
-        ),
+        ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4}}, "rope type 'dynamic'"),
     ],
 )
 def test_unsupported_models(changes: dict[str, object], message: str, broken: Path) -> None:
@@ -310,12 +305,6 @@ def test_end_tokens_that_are_no_ids(broken: Path) -> None:
     (broken / "generation_config.json").write_text('{"eos_token_id": "2"}')
     with pytest.raises(CheckpointError, match="eos_token_id must be token ids"):
         Engine.from_pretrained(broken)
-
-
-def test_a_sliding_window_longer_than_the_context_in_use_runs(broken: Path) -> None:
-    edit(broken / "config.json", use_sliding_window=True, sliding_window=128)
-    with Engine.from_pretrained(broken, max_model_len=128) as engine:
-        assert engine.generate(["a"], SamplingParams(max_tokens=2))
 
 
 def test_broken_contents(broken: Path) -> None:

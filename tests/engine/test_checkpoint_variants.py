@@ -12,6 +12,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from huggingface_hub.utils import filter_repo_objects
 from transformers import AutoConfig
 
@@ -123,7 +124,6 @@ def test_fields_that_nobody_knows_are_named(qwen2: Path, tmp_path: Path) -> None
         ({"no_rope_layers": [1, 0]}, r"no_rope_layers \[1, 0\]"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported, only 'silu'"),
         ({"dtype": "float8_e4m3fn"}, "dtype 'float8_e4m3fn'"),
-        ({"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "rope type 'linear'"),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope type 'dynamic'"),
         ({"layer_types": ["full_attention", "chunked", "full_attention"]}, "layer_types must say"),
     ],
@@ -176,8 +176,14 @@ def test_an_adapter_beside_the_weights_is_refused(qwen2: Path, tmp_path: Path) -
         {"sliding_window": 8, "use_sliding_window": True},
         {"sliding_window": 8, "use_sliding_window": True, "max_window_layers": 2},
         {"use_sliding_window": True, "layer_types": ["full_attention", "sliding_attention"] * 2},
-        {"original_max_position_embeddings": 64, "rope_scaling": {"type": "yarn", "factor": 2}},
+        {
+            "original_max_position_embeddings": 64,
+            "rope_scaling": {"rope_type": "yarn", "factor": 2, "llama_4_scaling_beta": 0.1},
+        },
         {"rope_theta": 5.0, "rope_parameters": {"rope_type": "default"}},
+        {"rope_theta": 5e5, "rope_local_base_freq": 7.0},
+        {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+        {"sliding_window_pattern": 2, "no_rope_layer_interval": 2},
     ],
 )
 def test_shapes_are_those_of_transformers(
@@ -185,20 +191,50 @@ def test_shapes_are_those_of_transformers(
 ) -> None:
     """Defaults of absent fields, null, windows and rope, family by family."""
     kind = FAMILIES[architecture].model_type
-    if kind == "mistral" and changes == {"num_key_value_heads": None}:
-        pytest.skip("transformers refuses it")
     raw = {**BASE, "architectures": [architecture], "model_type": kind, "num_hidden_layers": 4}
     (tmp_path / "config.json").write_text(json.dumps(raw | changes))
-    theirs, ours = AutoConfig.from_pretrained(tmp_path), ModelConfig.from_folder(tmp_path)
-    theirs.standardize_rope_params()  # as their rotary embedding does
+    try:
+        theirs = AutoConfig.from_pretrained(tmp_path)
+        theirs.standardize_rope_params()  # as their rotary embedding does
+    except (StrictDataclassError, ValueError, KeyError):
+        pytest.skip("transformers refuses it")
+    if "llama_4_scaling_beta" not in theirs.rope_parameters and kind == "ministral3":
+        with pytest.raises(CheckpointError, match="rope parameters lacks"):  # transformers crashes
+            ModelConfig.from_folder(tmp_path)
+        return
+    family = FAMILIES[architecture]
+    types = getattr(theirs, "layer_types", None) if "layer_types" in family.window_fields else None
+    used = getattr(theirs, "use_sliding_window", True) and getattr(theirs, "sliding_window", None)
+    if "sliding_attention" in (types or ()) and not used:
+        with pytest.raises(UnsupportedModel, match="no sliding_window is in use"):
+            ModelConfig.from_folder(tmp_path)
+        return
+    ours = ModelConfig.from_folder(tmp_path)
     head_dim = getattr(theirs, "head_dim", None) or theirs.hidden_size // theirs.num_attention_heads
     assert (ours.num_kv_heads, ours.head_dim) == (theirs.num_key_value_heads, head_dim)
     assert ours.tie_embeddings == theirs.tie_word_embeddings
-    slides = "sliding_attention" in getattr(theirs, "layer_types", ["sliding_attention"])
-    window = getattr(theirs, "sliding_window", None) if kind != "llama" and slides else None
-    assert ours.sliding_window == window
-    rope = {name: value for name, value in theirs.rope_parameters.items() if name != "type"}
-    assert {name: ours.rope[name] for name in rope} == rope
+    usual = "sliding_attention" if "sliding_window" in family.window_fields else "full_attention"
+    rotates = getattr(theirs, "no_rope_layers", None) or [1] * 4
+    for layer, type_ in enumerate(types or [usual] * 4):
+        slides = type_ == "sliding_attention"
+        assert ours.layers[layer].window == (theirs.sliding_window if slides else None)
+        rope = theirs.rope_parameters
+        stated = rope.get(type_, rope).items() if rotates[layer] else ()
+        found = ours.layers[layer].rope or {}
+        for name, value in stated:
+            assert name in ("type", "max_position_embeddings") or found.get(name, 1.0) == value
+
+
+def test_layers_without_rotation_may_slide(tmp_path: Path) -> None:
+    changes = {"no_rope_layers": [1, 0, 1, 0], "use_sliding_window": True, "sliding_window": 8}
+    raw = {**BASE, "architectures": ["SmolLM3ForCausalLM"], "num_hidden_layers": 4, **changes}
+    layers = ModelConfig.from_dict(raw).layers
+    assert [kind.window for kind in layers] == [None, 8, None, 8]
+    assert [kind.rope is None for kind in layers] == [False, True, False, True]
+    theirs = AutoConfig.for_model("smollm3", **{**BASE, "num_hidden_layers": 4, **changes})
+    assert [kind == "sliding_attention" for kind in theirs.layer_types] == [0, 1, 0, 1]
+    with pytest.raises(CheckpointError, match="no_rope_layers must be 0 or 1 for 4 layers"):
+        ModelConfig.from_dict(raw | {"no_rope_layers": [1, 0, 2, 1]})
 
 
 def test_yarn_stretches_the_context_and_the_error_says_so() -> None:

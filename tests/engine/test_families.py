@@ -11,7 +11,7 @@ from benchmarks.oracle import causal_logits, stream_logits
 from gsr_engine import Engine, SamplingParams, SelfRefineParams
 from gsr_engine.checkpoint.gsr_config import GsrConfig, RefinePosition
 from gsr_engine.requests.self_refine import SelfRefineRequest
-from tests.helpers.checkpoints import FAMILIES, load_oracle
+from tests.helpers.checkpoints import FAMILIES, load_oracle, make_checkpoint
 from tests.helpers.recorder import Recorder
 from tests.helpers.steps import run_checked
 
@@ -78,3 +78,69 @@ def branched(source: Path, folder: Path, position: RefinePosition) -> Path:
         (folder / file.name).symlink_to(file)
     GsrConfig(layouts=("linear", "branched"), refine_position=position).save(folder)
     return folder
+
+
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.0, 1.5, 2.0, 2.5, 3.0, 3.5],
+    "long_factor": [1.0, 4.0, 8.0, 12.0, 16.0, 20.0],
+}
+
+
+@pytest.fixture(scope="module")
+def longrope(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = {
+        "rope_parameters": LONGROPE,
+        "original_max_position_embeddings": 128,
+        "max_position_embeddings": 512,
+    }
+    return make_checkpoint(tmp_path_factory.mktemp("longrope") / "c", "phi3", config=config)
+
+
+@pytest.mark.parametrize(("longest", "prompt"), [(128, 60), (128, 120), (129, 129), (512, 300)])
+def test_longrope_takes_the_factors_of_its_side(
+    longest: int, prompt: int, longrope: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Transformers chooses by the length of each forward, an engine by its longest context."""
+    token_ids = torch.randint(5, 90, (prompt - 1,), generator=torch.manual_seed(0)).tolist()
+    with Engine.from_pretrained(longrope, max_model_len=longest) as engine:
+        recorder = Recorder(monkeypatch, range(5, 90))
+        engine.generate([token_ids], SamplingParams(max_tokens=1))
+        (got,) = recorder.logits.values()
+    padding = [7] if longest > 128 else []  # its logits are not compared
+    expected = causal_logits(load_oracle(longrope), token_ids + padding)[len(token_ids) - 1]
+    torch.testing.assert_close(got[0], expected, atol=1e-4, rtol=0)
+
+
+def test_an_engine_says_which_factors_it_took(longrope: Path) -> None:
+    with pytest.warns(UserWarning, match="long factors .* max_model_len=128 takes the short"):
+        Engine.from_pretrained(longrope).close()
+    with pytest.warns(UserWarning, match="short factors .* 128"):
+        Engine.from_pretrained(longrope, max_model_len=128).close()
+
+
+@pytest.mark.parametrize(("position", "seen"), [("fork", [True, True]), ("after", [False, True])])
+def test_what_a_window_sees_of_candidates(
+    position: RefinePosition, seen: list[bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Placed at the fork, a refinement sees all candidates through a window.
+
+    Placed after them, it sees the end of the longest alone. The model has one layer, so what a row
+    sees in it is all that it depends on.
+    """
+    config = {"sliding_window": 300, "num_hidden_layers": 1}
+    source = make_checkpoint(tmp_path / "source", "mistral", config=config)
+    short, long = [40] * 30, [41] * 300
+    sets = [short, long], [[50, *short[1:]], long], [short, [*long[:-1], 50]]
+    logits = []
+    with Engine.from_pretrained(branched(source, tmp_path / "c", position)) as engine:
+        params = SelfRefineParams(
+            k=2, layout="branched", refine=SamplingParams(temperature=0.0, max_tokens=1), seed=0
+        )
+        for candidates in sets:
+            recorder = Recorder(monkeypatch, range(5, 90))
+            engine.self_refine([PROBLEM], params, candidates=[candidates])
+            ((row,),) = recorder.logits.values()
+            logits.append(row)
+    assert [not torch.equal(logits[0], other) for other in logits[1:]] == seen

@@ -62,6 +62,14 @@ FAMILIES = {
     "olmo2": {},
     "olmo3": {"num_hidden_layers": 4, "sliding_window": 12, "rope_parameters": TWO_ROPES},
     "ministral3": {"head_dim": 16, "rope_parameters": {**YARN, **_GROWING}},
+    "gemma3": {
+        "num_hidden_layers": 4,
+        "head_dim": 16,
+        "sliding_window": 12,
+        "query_pre_attn_scalar": 20,
+        "layer_types": ["sliding_attention"] * 3 + ["full_attention"],
+        "rope_parameters": TWO_ROPES,
+    },
 }
 """What distinguishes each; the name begins with transformers' model_type."""
 
