@@ -1,8 +1,8 @@
-// y = x Wᵀ + b, or with gates silu(x Gᵀ) * (x Uᵀ). A product is one chain of additions, whatever
+// y = x Wᵀ + b, or with a gate f(x Gᵀ) * (x Uᵀ). A product is one chain of additions, whatever
 // the other rows are.
 //
 // Weights are packed as [blocks][inputs][16]: a vector holds the weights of 16 outputs for one
-// input. With gates every other block is G's, and the one behind it is U's for the same outputs.
+// input. With a gate every other block is G's, and the one behind it is U's for the same outputs.
 // The rows of x are packed in tiles, input for input, so that a tile is read in the order of
 // memory.
 
@@ -28,7 +28,7 @@ typedef struct {
   const element *x, *weights, *bias;
   float* packed;
   long rows, inputs, outputs, blocks, blocks_per_task;
-  int gated;
+  int gate;
 } Work;
 
 INLINE int rows_of(const Work* w, long tile) {
@@ -87,7 +87,7 @@ static void store_outputs(const Work* w, long tile, long first, const Sums* tota
   for (int r = 0; r < rows_of(w, tile); r++) {
     element* out = w->out + (tile * TILE + r) * w->outputs + column;
     v16 y = load_floats(totals[0][r]);
-    y = w->gated ? gated(rounded(y), rounded(load_floats(totals[1][r]))) : y + bias;
+    y = w->gate ? gated(w->gate, rounded(y), rounded(load_floats(totals[1][r]))) : y + bias;
     store_up_to(out, y, width);
   }
 }
@@ -113,7 +113,7 @@ static void linear_task(const void* work, long task) {
       }
     }
   }
-  long step = w->gated ? 2 : 1;
+  long step = w->gate ? 2 : 1;
   for (long tile = 0; tile * TILE < w->rows; tile++)
     for (long block = 0; block < count; block += step)
       store_outputs(w, tile, (first + block) / step, totals[tile] + block);
@@ -121,8 +121,8 @@ static void linear_task(const void* work, long task) {
 
 // `packed` has room for inputs numbers of each of the rows, or of TILES * TILE of them.
 void linear(element* out, const element* x, const element* weights, const element* bias,
-            float* packed, long rows, long inputs, long outputs, long gated, long threads) {
-  long blocks = (outputs + LANES - 1) / LANES * (gated ? 2 : 1);
+            float* packed, long rows, long inputs, long outputs, long gate, long threads) {
+  long blocks = (outputs + LANES - 1) / LANES * (gate ? 2 : 1);
   for (long begin = 0; begin < rows; begin += TILES * TILE) {
     long count = rows - begin < TILES * TILE ? rows - begin : TILES * TILE, size = count * inputs;
     long fair = blocks / (threads * 4), enough = ENOUGH / (size * LANES + 1) + 1;
@@ -139,7 +139,7 @@ void linear(element* out, const element* x, const element* weights, const elemen
         .outputs = outputs,
         .blocks = blocks,
         .blocks_per_task = per_task,
-        .gated = gated != 0,
+        .gate = (int)gate,
     };
     parallel_for((count + TILE - 1) / TILE, size < 1 << 16 ? 1 : threads, pack_task, &work);
     parallel_for((blocks + per_task - 1) / per_task, threads, linear_task, &work);

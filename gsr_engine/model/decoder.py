@@ -38,7 +38,7 @@ class LayerAttention(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """Weights of one layer; q, k, v are one product, gate, up and SwiGLU another."""
+    """Weights of one layer; q, k, v are one product, gate, up and their activation another."""
 
     input_norm: torch.Tensor
     qkv: Linear

@@ -128,6 +128,6 @@ def _layer(
         k_norm=tensor(prefix + "self_attn.k_norm.weight") if config.qk_norm else None,
         output=linear(tensor(prefix + "self_attn.o_proj.weight")),
         post_norm=tensor(prefix + "post_attention_layernorm.weight"),
-        gate_up=linear(stacked("mlp.gate mlp.up", "weight"), gated=True),
+        gate_up=linear(stacked("mlp.gate mlp.up", "weight"), gate="silu"),
         down=linear(tensor(prefix + "mlp.down_proj.weight")),
     )
