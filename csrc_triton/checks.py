@@ -38,9 +38,10 @@ def check_heads(q: Tensor, k_cache: Tensor, v_cache: Tensor) -> None:
 
 def check_norm(x: Tensor, weight: Tensor) -> None:
     """Check the weight of a norm of x: [D], of x's dtype or fp32."""
-    require(weight.shape == x.shape[-1:], "weight {} for x {}", weight.shape, x.shape)
-    fits = weight.dtype in (x.dtype, torch.float32)
-    require(fits, "x is {}, the weight of its norm {}", x.dtype, weight.dtype)
+    fits = weight.shape == x.shape[-1:] and weight.dtype in (x.dtype, torch.float32)
+    if not fits:
+        given = (weight.dtype, tuple(weight.shape), x.dtype, tuple(x.shape))
+        raise ValueError("weight {} {} for the norm of x {} {}".format(*given))
 
 
 def check_norms(q: Tensor, q_norm: Tensor | None, k_norm: Tensor | None) -> None:

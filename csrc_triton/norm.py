@@ -23,9 +23,12 @@ def rms_norm(
     width = x.shape[-1]
     require(width <= _MAX_WIDTH, "rows of {} are wider than {}", width, _MAX_WIDTH)
     check_norm(x, weight)
-    if x.dim() != 2 or x.stride(1) != 1:
+    x_stride = width
+    if x.dim() == 2 and x.stride(1) == 1:
+        x_stride = x.stride(0)
+    else:
         x = x.contiguous()
-    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    y = torch.empty_like(x, memory_format=torch.contiguous_format)
     total = x if residual is None else torch.empty_like(y)
     rows, block = x.numel() // width, triton.next_power_of_2(width)
     block_rows = max(_NUMBERS // block, 1)
@@ -37,7 +40,7 @@ def rms_norm(
         weight.contiguous(),
         eps,
         rows,
-        x.stride(0) if x.dim() == 2 else width,
+        x_stride,
         width,
         has_residual=residual is not None,
         block_rows=block_rows,

@@ -16,14 +16,17 @@ def rms_norm(
     kernels = library(x.dtype)
     if kernels is None or (residual is not None and residual.dtype != x.dtype):
         return reference.rms_norm(x, weight, eps, residual)
-    if x.dim() != 2 or x.stride(1) != 1:
+    size = x.shape[-1]
+    x_stride = size
+    if x.dim() == 2 and x.stride(1) == 1:
+        x_stride = x.stride(0)
+    else:
         x = x.contiguous()
-    weight, size = weight.contiguous(), x.shape[-1]
-    x_stride = x.stride(0) if x.dim() == 2 else size
-    out = x.new_empty(x.shape)
+    weight = weight.contiguous()
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
     if residual is not None:
         residual = residual.contiguous()
-    summed = None if residual is None else x.new_empty(x.shape)
+    summed = None if residual is None else torch.empty_like(out)
     kernels.rms_norm(
         out.data_ptr(),
         address(summed),
