@@ -22,22 +22,26 @@ from csrc_triton.contracts.attention import (
     reduce_partials,
     rope_and_cache,
 )
+from csrc_triton.contracts.experts import grouped_linear, weighted_sum
 from csrc_triton.contracts.products import has_cpu_kernels, pack_weight, packed_linear
 from csrc_triton.contracts.rows import gated_activation, rms_norm
 from csrc_triton.contracts.sampling import sample, token_logprobs
 from csrc_triton.pages import cache_views
 from csrc_triton.reference import merge_states, uniform
+from csrc_triton.routing import Routing
 from csrc_triton.worklist import PagedSpan, PrefillPlan, WorkList
 
 __all__ = [
     "Gate",
     "PagedSpan",
     "PrefillPlan",
+    "Routing",
     "WorkList",
     "cache_views",
     "decode_attention",
     "decode_attention_partials",
     "gated_activation",
+    "grouped_linear",
     "has_cpu_kernels",
     "merge_states",
     "pack_weight",
@@ -49,4 +53,5 @@ __all__ = [
     "sample",
     "token_logprobs",
     "uniform",
+    "weighted_sum",
 ]

@@ -25,6 +25,8 @@ _SIGNATURES = {
     "merge_partials": "ppppppllll",
     "prefill": "pppp" + "ppppp" + "p" + "lllllllfl",
     "linear": "ppppplllll",
+    "grouped_linear": "pppppp" + "llllll",
+    "weighted_sum": "pppllll",
     "sample": "ppp" + "p" + "pppppp" + "llllll",
     "token_logprobs": "pppplllll",
 }
@@ -43,6 +45,8 @@ class Library:
     merge_partials: Function
     prefill: Function
     linear: Function
+    grouped_linear: Function
+    weighted_sum: Function
     sample: Function
     token_logprobs: Function
 

@@ -80,6 +80,14 @@ class PackedLinear(Linear):
 
     num_outputs: int = 0
 
+    @classmethod
+    def of(
+        cls, weight: torch.Tensor, bias: torch.Tensor | None = None, gate: Gate | None = None
+    ) -> PackedLinear:
+        """Pack a plain weight."""
+        outputs = weight.shape[0] // 2 if gate else weight.shape[0]
+        return cls(pack_weight(weight, gated=gate is not None), bias, gate, outputs)
+
     def _apply(self, x: torch.Tensor) -> torch.Tensor:
         return packed_linear(x, self.weight, self.bias, self.num_outputs, gate=self.gate)
 
@@ -104,7 +112,7 @@ def linear_maker(config: ModelConfig, dtype: torch.dtype, device: torch.device) 
         return Linear
     if dtype == torch.bfloat16 and _onednn_pays(config):
         return _onednn
-    return _packed if has_cpu_kernels(dtype) else Linear
+    return PackedLinear.of if has_cpu_kernels(dtype) else Linear
 
 
 def _onednn_pays(config: ModelConfig) -> bool:
@@ -120,10 +128,3 @@ def _onednn(
     weight: torch.Tensor, bias: torch.Tensor | None = None, gate: Gate | None = None
 ) -> Linear:
     return OnednnLinear(torch.ops.mkldnn._reorder_linear_weight(weight), bias, gate)
-
-
-def _packed(
-    weight: torch.Tensor, bias: torch.Tensor | None = None, gate: Gate | None = None
-) -> Linear:
-    outputs = weight.shape[0] // 2 if gate else weight.shape[0]
-    return PackedLinear(pack_weight(weight, gated=gate is not None), bias, gate, outputs)
