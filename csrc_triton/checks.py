@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
+
+Gate = Literal["silu", "gelu_tanh"]
+"""The function of a gate; `gelu_tanh` is GELU's approximation by tanh."""
+GATES = get_args(Gate)
 
 # The kernels pad each to a power of two; 16 is the least that tl.dot takes. Nano and the tests use
 # 16 and 32.
@@ -30,12 +36,26 @@ def check_heads(q: Tensor, k_cache: Tensor, v_cache: Tensor) -> None:
     )
 
 
-def check_norms(head_dim: int, q_norm: Tensor | None, k_norm: Tensor | None) -> None:
-    """Check the weights of the qk-norm: both [D], or neither."""
+def check_norm(x: Tensor, weight: Tensor) -> None:
+    """Check the weight of a norm of x: [D], of x's dtype or fp32."""
+    fits = weight.shape == x.shape[-1:] and weight.dtype in (x.dtype, torch.float32)
+    if not fits:
+        given = (weight.dtype, tuple(weight.shape), x.dtype, tuple(x.shape))
+        raise ValueError("weight {} {} for the norm of x {} {}".format(*given))
+
+
+def check_norms(q: Tensor, q_norm: Tensor | None, k_norm: Tensor | None) -> None:
+    """Check the weights of the qk-norm: both [D], of q's dtype or fp32; or neither."""
     require((q_norm is None) == (k_norm is None), "q_norm and k_norm belong together")
-    for weight in (q_norm, k_norm):
-        fits = weight is None or weight.shape == (head_dim,)
-        require(fits, "q_norm and k_norm must be [{}]", head_dim)
+    if q_norm is not None and k_norm is not None:
+        check_norm(q, q_norm)
+        check_norm(q, k_norm)
+        require(q_norm.dtype == k_norm.dtype, "q_norm is {}, k_norm {}", q_norm.dtype, k_norm.dtype)
+
+
+def check_gate(gate: str | None) -> None:
+    """Check the name of a gate, where there is one."""
+    require(gate is None or gate in GATES, "gate {!r} is not one of {}", gate, GATES)
 
 
 def check_window(window: int | None) -> None:

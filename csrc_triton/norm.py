@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from csrc_triton.checks import require
+from csrc_triton.checks import check_norm, require
 
 # One program holds whole rows in registers.
 _MAX_WIDTH = 32768
@@ -22,10 +22,14 @@ def rms_norm(
     """Launch the kernel; see `csrc_triton.rms_norm`."""
     width = x.shape[-1]
     require(width <= _MAX_WIDTH, "rows of {} are wider than {}", width, _MAX_WIDTH)
-    require(weight.dtype == x.dtype, "x is {}, its weight {}", x.dtype, weight.dtype)
-    x = x.contiguous()
-    y = torch.empty_like(x)
-    total = x if residual is None else torch.empty_like(x)
+    check_norm(x, weight)
+    x_stride = width
+    if x.dim() == 2 and x.stride(1) == 1:
+        x_stride = x.stride(0)
+    else:
+        x = x.contiguous()
+    y = torch.empty_like(x, memory_format=torch.contiguous_format)
+    total = x if residual is None else torch.empty_like(y)
     rows, block = x.numel() // width, triton.next_power_of_2(width)
     block_rows = max(_NUMBERS // block, 1)
     _rms_norm_kernel[(triton.cdiv(rows, block_rows),)](
@@ -36,6 +40,7 @@ def rms_norm(
         weight.contiguous(),
         eps,
         rows,
+        x_stride,
         width,
         has_residual=residual is not None,
         block_rows=block_rows,
@@ -54,6 +59,7 @@ def _rms_norm_kernel(
     weight_ptr,
     eps,
     rows,
+    x_stride,
     width,
     has_residual: tl.constexpr,
     block_rows: tl.constexpr,
@@ -63,7 +69,8 @@ def _rms_norm_kernel(
     columns = tl.arange(0, block)
     inside = (row < rows)[:, None] & (columns < width)[None, :]
     offsets = row.to(tl.int64)[:, None] * width + columns[None, :]
-    x = tl.load(x_ptr + offsets, mask=inside, other=0.0)
+    x_offsets = row.to(tl.int64)[:, None] * x_stride + columns[None, :]
+    x = tl.load(x_ptr + x_offsets, mask=inside, other=0.0)
     if has_residual:
         residual = tl.load(residual_ptr + offsets, mask=inside, other=0.0)
         # Rounded before it is normalised, because the next layer adds to the rounded sum.
@@ -72,5 +79,6 @@ def _rms_norm_kernel(
     wide = x.to(tl.float32)
     wide *= tl.rsqrt(tl.sum(wide * wide, 1) / width + eps)[:, None]
     weight = tl.load(weight_ptr + columns, mask=columns < width, other=0.0)[None, :]
-    rounded = wide.to(x.dtype).to(tl.float32)
+    # Rounded to x's dtype before the weight, or only behind it if the weight is fp32.
+    rounded = wide.to(weight.dtype).to(tl.float32)
     tl.store(y_ptr + offsets, (rounded * weight.to(tl.float32)).to(x.dtype), mask=inside)

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from csrc_triton.checks import Gate
 from csrc_triton.reference_attention import (
     decode_attention_partials as decode_attention_partials,
 )
@@ -24,7 +25,7 @@ from csrc_triton.reference_attention import reduce_partials as reduce_partials
 def rms_norm(
     x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """The product x / sqrt(mean(x²) + eps) * weight, rounded where Qwen2RMSNorm rounds."""
+    """The product x / sqrt(mean(x²) + eps) * weight, rounded where transformers rounds."""
     if residual is None:
         return _normed(x, weight, eps)
     x = x + residual
@@ -36,13 +37,14 @@ def _normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return F.rms_norm(x, weight.shape, weight, eps)
     wide = x.float()
     wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-    return weight * wide.to(x.dtype)
+    # Rounded to x's dtype before the weight, or only behind it if the weight is fp32.
+    return (weight * wide.to(weight.dtype)).to(x.dtype)
 
 
-def swiglu(gate_up: Tensor) -> Tensor:
-    """silu(gate) * up; silu is rounded to the dtype before the product, as in transformers."""
-    gate, up = gate_up.chunk(2, dim=-1)
-    return F.silu(gate) * up
+def gated_activation(gate_up: Tensor, gate: Gate) -> Tensor:
+    """f(g) * u; f(g) is rounded to the dtype before the product, as in transformers."""
+    gates, up = gate_up.chunk(2, dim=-1)
+    return (F.silu(gates) if gate == "silu" else F.gelu(gates, approximate="tanh")) * up
 
 
 def rope_and_cache(

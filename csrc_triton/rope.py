@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from csrc_triton.checks import check_contiguous, check_kernel_inputs
+from csrc_triton.checks import check_contiguous, check_kernel_inputs, check_norms
 
 
 def rope_and_cache(
@@ -27,8 +27,8 @@ def rope_and_cache(
     """Launch the kernel; see `csrc_triton.rope_and_cache`."""
     rows, num_q_heads, head_dim = q.shape
     num_kv_heads = k.shape[1]
-    norms = [weight for weight in (q_norm, k_norm) if weight is not None]
-    check_kernel_inputs(head_dim, q, k, v, k_cache, v_cache, *norms)
+    check_kernel_inputs(head_dim, q, k, v, k_cache, v_cache)
+    check_norms(q, q_norm, k_norm)
     check_contiguous(k_cache, v_cache)
     q_out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     k_out = torch.empty(k.shape, dtype=k.dtype, device=k.device)
@@ -43,8 +43,8 @@ def rope_and_cache(
         k_cache,
         v_cache,
         slot_mapping,
-        q_norm,
-        k_norm,
+        None if q_norm is None else q_norm.contiguous(),
+        None if k_norm is None else k_norm.contiguous(),
         eps,
         q.stride(0),
         q.stride(1),
@@ -131,16 +131,18 @@ def _load_normed(x, weight, eps, dims, inside, half: tl.constexpr):
         mean = (tl.sum(first * first, 1) + tl.sum(second * second, 1)) / (2 * half)
         factor = tl.rsqrt(mean + eps)[:, None]
         there = dims < half
-        first = _weighted(first * factor, tl.load(weight + dims, mask=there, other=0.0))
-        second = _weighted(second * factor, tl.load(weight + half + dims, mask=there, other=0.0))
+        dtype = x.dtype.element_ty
+        some = tl.load(weight + dims, mask=there, other=0.0)
+        first = _weighted(first * factor, some, dtype)
+        some = tl.load(weight + half + dims, mask=there, other=0.0)
+        second = _weighted(second * factor, some, dtype)
     return first, second
 
 
 @triton.jit
-def _weighted(normed, weight):
-    """Normalised numbers times their weights, rounded to the weights' dtype as rms_norm rounds."""
-    dtype = weight.dtype
-    rounded = normed.to(dtype).to(tl.float32)
+def _weighted(normed, weight, dtype: tl.constexpr):
+    """Normalised numbers times their weights, rounded to a dtype as rms_norm rounds."""
+    rounded = normed.to(weight.dtype).to(tl.float32)
     return (rounded * weight.to(tl.float32)[None, :]).to(dtype).to(tl.float32)
 
 

@@ -211,9 +211,11 @@ def _norm(sizes: _Sizes, dtype: torch.dtype, device: str) -> float:
     return _worst_of(out, tuple(expected))
 
 
-def _swiglu(sizes: _Sizes, dtype: torch.dtype, device: str) -> float:
+def _gate(sizes: _Sizes, dtype: torch.dtype, device: str) -> float:
     gate_up = torch.randn(sizes.chunk, 2 * sizes.intermediate, device=device).to(dtype)
-    return worst_error(csrc_triton.swiglu(gate_up), reference.swiglu(gate_up))
+    return worst_error(
+        csrc_triton.gated_activation(gate_up, "silu"), reference.gated_activation(gate_up, "silu")
+    )
 
 
 def _logprobs(sizes: _Sizes, dtype: torch.dtype, device: str) -> float:
@@ -229,7 +231,7 @@ _CASES: dict[str, _Case] = {
     "decode, siblings": _siblings,
     "prefill behind long contexts": _prefill,
     "rms_norm": _norm,
-    "swiglu": _swiglu,
+    "gated_activation": _gate,
     "token_logprobs": _logprobs,
 }
 _FAR_CASES: dict[str, _Case] = {

@@ -77,7 +77,7 @@ def works(case: ElementwiseCase) -> Iterator[tuple[str, str, Callable[[str], Tra
     heads = case.heads
     yield "rms_norm", f"hidden {case.hidden} + residual", partial(_norm, case)
     yield "rms_norm", f"{heads.query} heads of {heads.dim}", partial(_head_norm, case)
-    yield "swiglu", f"{case.intermediate}", partial(_swiglu, case)
+    yield "gated_activation", f"{case.intermediate}", partial(_gate, case)
     yield "rope_and_cache", f"{heads}", partial(_rope, case, False)
     yield "rope_and_cache", f"{heads} + qk-norm", partial(_rope, case, True)
     if case.vocab:
@@ -99,9 +99,9 @@ def _head_norm(case: ElementwiseCase, device: str) -> Transfer:
     return 2 * _bytes(x), lambda: csrc_triton.rms_norm(x, weight, 1e-6)
 
 
-def _swiglu(case: ElementwiseCase, device: str) -> Transfer:
+def _gate(case: ElementwiseCase, device: str) -> Transfer:
     gate_up = torch.randn(case.rows, 2 * case.intermediate, device=device).to(case.dtype)
-    return 3 * _bytes(gate_up) // 2, lambda: csrc_triton.swiglu(gate_up)
+    return 3 * _bytes(gate_up) // 2, lambda: csrc_triton.gated_activation(gate_up, "silu")
 
 
 def _rope(case: ElementwiseCase, normed: bool, device: str) -> Transfer:

@@ -16,7 +16,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-import csrc_triton
+from csrc_triton.contracts import dispatch
 
 MODULES = ("activation", "decode", "logprobs", "norm", "prefill", "rope", "sampling")
 _TYPES = {
@@ -99,7 +99,7 @@ def recorded() -> Iterator[list[Launch]]:
                     stack.enter_context(patch.object(module, function, recorder))
         stack.enter_context(
             patch.object(
-                csrc_triton, "implementation", lambda _, name: import_module(f"csrc_triton.{name}")
+                dispatch, "implementation", lambda _, name: import_module(f"csrc_triton.{name}")
             )
         )
         yield launches

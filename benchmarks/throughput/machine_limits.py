@@ -89,7 +89,7 @@ def measure_limits(decoder: Decoder, sizes: Sequence[int]) -> Limits:
 @torch.inference_mode()
 def measure_products(own: Sequence[Linear], sizes: Sequence[int]) -> list[Products]:
     """The products of steps of several sizes; the best repetition of about a second counts."""
-    plain = [Linear(one.dense(), one.bias, one.gated) for one in own]
+    plain = [Linear(one.dense(), one.bias, one.gate) for one in own]
     weights = sum(one.weight.numel() for one in plain)
     dtype = plain[0].weight.dtype
     bytes_read = weights * dtype.itemsize

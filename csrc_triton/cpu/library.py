@@ -11,22 +11,27 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from csrc_triton.checks import Gate
 from csrc_triton.cpu.compiler import DTYPES, CannotCompile, compiled
 
 Function = Callable[..., None]
 
 # The arguments of each function of the C files: p an address, l a long, f a float.
 _SIGNATURES = {
-    "rms_norm": "pppppllfl",
-    "swiglu": "pplll",
-    "rope_and_cache": "pppp" + "ppp" + "pp" + "ppp" + "lllllllfl",
+    "rms_norm": "pppppllllfl",
+    "gated_activation": "ppllll",
+    "rope_and_cache": "pppp" + "ppp" + "pp" + "ppp" + "llllllllfl",
     "decode_partials": "pp" + "ppp" + "ppp" + "p" + "lllllllfl",
     "merge_partials": "ppppppllll",
     "prefill": "pppp" + "ppppp" + "p" + "lllllllfl",
     "linear": "ppppplllll",
+    "grouped_linear": "pppppp" + "llllll",
+    "weighted_sum": "pppllll",
     "sample": "ppp" + "p" + "pppppp" + "llllll",
     "token_logprobs": "pppplllll",
 }
+GATE_NUMBERS: dict[Gate | None, int] = {None: 0, "silu": 1, "gelu_tanh": 2}
+"""How the C files name the gates (gate.h)."""
 _TYPES = {"p": ctypes.c_void_p, "l": ctypes.c_long, "f": ctypes.c_float}
 
 
@@ -34,12 +39,14 @@ class Library:
     """The kernels of one dtype. Each attribute is a C function; calls release the GIL."""
 
     rms_norm: Function
-    swiglu: Function
+    gated_activation: Function
     rope_and_cache: Function
     decode_partials: Function
     merge_partials: Function
     prefill: Function
     linear: Function
+    grouped_linear: Function
+    weighted_sum: Function
     sample: Function
     token_logprobs: Function
 

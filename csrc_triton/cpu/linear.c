@@ -1,147 +1,32 @@
-// y = x Wᵀ + b, or with gates silu(x Gᵀ) * (x Uᵀ). A product is one chain of additions, whatever
-// the other rows are.
-//
-// Weights are packed as [blocks][inputs][16]: a vector holds the weights of 16 outputs for one
-// input. With gates every other block is G's, and the one behind it is U's for the same outputs.
-// The rows of x are packed in tiles, input for input, so that a tile is read in the order of
-// memory.
+// y = x Wᵀ + b, or with a gate f(x Gᵀ) * (x Uᵀ).
 
-#include "gate.h"
 #include "parallel.h"
-#include "tile.h"
+#include "product.h"
 
-// Inputs that are multiplied at once: those of a tile stay in the L1 cache, and the weights of a
-// task in the L2 cache.
-#define SLICE 256
-// Tiles of rows that share the weights of a task, and most blocks of outputs of a task. It takes
-// whole groups of blocks: as many as are multiplied at once, and pairs of gates and outputs.
-#define TILES 16
-#define BLOCKS 12
-#define GROUP 6
-// Multiplications of a task, at least: enough to pay for handing it to a thread.
-#define ENOUGH (1L << 18)
+static void pack_task(const void* work, long tile) { pack_tile(work, tile); }
 
-typedef float Sums[TILE][LANES];
-
-typedef struct {
-  element* out;
-  const element *x, *weights, *bias;
-  float* packed;
-  long rows, inputs, outputs, blocks, blocks_per_task;
-  int gated;
-} Work;
-
-INLINE int rows_of(const Work* w, long tile) {
-  long rest = w->rows - tile * TILE;
-  return rest < TILE ? (int)rest : TILE;
-}
-
-static void pack_task(const void* work, long tile) {
-  const Work* w = work;
-  const element* x = w->x + tile * TILE * w->inputs;
-  float* packed = w->packed + tile * TILE * w->inputs;
-  int rows = rows_of(w, tile);
-  for (long i = 0; i < w->inputs; i++)
-    for (int r = 0; r < rows; r++) packed[i * rows + r] = to_float(x[r * w->inputs + i]);
-}
-
-// Add the products of the inputs begin <= i < end to the sums of consecutive blocks.
-INLINE void multiply(int rows, int blocks, const Work* w, const float* x, const element* weights,
-                     long begin, long end, Sums* totals) {
-  v16 sums[ACCUMULATORS];
-  UNROLL for (int r = 0; r < rows; r++) {
-    UNROLL for (int b = 0; b < blocks; b++) {
-      sums[r * blocks + b] = begin ? load_floats(totals[b][r]) : (v16){0};
-    }
-  }
-  x += begin * rows;
-  for (long i = begin; i < end; i++, x += rows) {
-    v16 some[MOST_AT_ONCE];
-    UNROLL for (int b = 0; b < blocks; b++) {
-      some[b] = load(weights + (b * w->inputs + i) * LANES);
-    }
-    UNROLL for (int r = 0; r < rows; r++) {
-      UNROLL for (int b = 0; b < blocks; b++) { sums[r * blocks + b] += x[r] * some[b]; }
-    }
-  }
-  UNROLL for (int r = 0; r < rows; r++) {
-    UNROLL for (int b = 0; b < blocks; b++) { store_floats(totals[b][r], sums[r * blocks + b]); }
-  }
-}
-
-INLINE void multiply_blocks(int rows, int at_once, const Work* w, const float* x,
-                            const element* weights, long count, long begin, long end,
-                            Sums* totals) {
-  long block = 0, size = w->inputs * LANES;
-  for (; block + at_once <= count; block += at_once)
-    multiply(rows, at_once, w, x, weights + block * size, begin, end, totals + block);
-  for (; block < count; block++)
-    multiply(rows, 1, w, x, weights + block * size, begin, end, totals + block);
-}
-
-// Store 16 outputs: those of a block, or of a pair of blocks.
-static void store_outputs(const Work* w, long tile, long first, const Sums* totals) {
-  long column = first * LANES, width = w->outputs - column;
-  v16 bias = {0};
-  if (w->bias) bias = load_up_to(w->bias + column, width);
-  for (int r = 0; r < rows_of(w, tile); r++) {
-    element* out = w->out + (tile * TILE + r) * w->outputs + column;
-    v16 y = load_floats(totals[0][r]);
-    y = w->gated ? gated(rounded(y), rounded(load_floats(totals[1][r]))) : y + bias;
-    store_up_to(out, y, width);
-  }
-}
-
-// Some blocks of outputs for all rows.
-static void linear_task(const void* work, long task) {
-  const Work* w = work;
-  long first = task * w->blocks_per_task, count = w->blocks - first;
-  if (count > w->blocks_per_task) count = w->blocks_per_task;
-  const element* weights = w->weights + first * w->inputs * LANES;
-  Sums totals[TILES][BLOCKS];
-  // With one tile weights are read once, so they are read in the order of memory.
-  long slice = w->rows > TILE ? SLICE : w->inputs;
-  for (long begin = 0; begin < w->inputs; begin += slice) {
-    long end = begin + slice < w->inputs ? begin + slice : w->inputs;
-    for (long tile = 0; tile * TILE < w->rows; tile++) {
-      const float* x = w->packed + tile * TILE * w->inputs;
-      switch (rows_of(w, tile)) {
-#define CALL(rows, at_once) \
-  case rows: multiply_blocks(rows, at_once, w, x, weights, count, begin, end, totals[tile]); break;
-        FOR_EACH_WIDTH(CALL)
-#undef CALL
-      }
-    }
-  }
-  long step = w->gated ? 2 : 1;
-  for (long tile = 0; tile * TILE < w->rows; tile++)
-    for (long block = 0; block < count; block += step)
-      store_outputs(w, tile, (first + block) / step, totals[tile] + block);
-}
+static void linear_task(const void* work, long task) { multiply_task(work, task); }
 
 // `packed` has room for inputs numbers of each of the rows, or of TILES * TILE of them.
 void linear(element* out, const element* x, const element* weights, const element* bias,
-            float* packed, long rows, long inputs, long outputs, long gated, long threads) {
-  long blocks = (outputs + LANES - 1) / LANES * (gated ? 2 : 1);
+            float* packed, long rows, long inputs, long outputs, long gate, long threads) {
   for (long begin = 0; begin < rows; begin += TILES * TILE) {
-    long count = rows - begin < TILES * TILE ? rows - begin : TILES * TILE, size = count * inputs;
-    long fair = blocks / (threads * 4), enough = ENOUGH / (size * LANES + 1) + 1;
-    long per_task = ((fair > enough ? fair : enough) + GROUP - 1) / GROUP * GROUP;
-    if (per_task > BLOCKS) per_task = BLOCKS;
-    Work work = {
+    long count = rows - begin < TILES * TILE ? rows - begin : TILES * TILE;
+    Product product = {
         .out = out + begin * outputs,
         .x = x + begin * inputs,
         .weights = weights,
         .bias = bias,
         .packed = packed,
         .rows = count,
+        .slots_per_x = 1,
         .inputs = inputs,
         .outputs = outputs,
-        .blocks = blocks,
-        .blocks_per_task = per_task,
-        .gated = gated != 0,
+        .gate = (int)gate,
     };
-    parallel_for((count + TILE - 1) / TILE, size < 1 << 16 ? 1 : threads, pack_task, &work);
-    parallel_for((blocks + per_task - 1) / per_task, threads, linear_task, &work);
+    divide(&product, 1, count, threads);
+    long packers = count * inputs < 1 << 16 ? 1 : threads;
+    parallel_for((count + TILE - 1) / TILE, packers, pack_task, &product);
+    parallel_for(tasks_of(&product), threads, linear_task, &product);
   }
 }

@@ -1,4 +1,4 @@
-"""Products with weights that are packed once, with or without SwiGLU behind them."""
+"""Products with weights that are packed once, with or without a gate behind them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from csrc_triton.cpu.library import address, library
+from csrc_triton.checks import Gate
+from csrc_triton.cpu.library import GATE_NUMBERS, address, library
 
 _LANES = 16
 _MOST_ROWS = 128  # that the kernel packs at once, at most
@@ -29,7 +30,7 @@ def _blocks(weight: Tensor) -> Tensor:
 
 
 def linear(
-    x: Tensor, packed: Tensor, bias: Tensor | None, outputs: int, gated: bool = False
+    x: Tensor, packed: Tensor, bias: Tensor | None, outputs: int, gate: Gate | None = None
 ) -> Tensor:
     """See `csrc_triton.packed_linear`."""
     kernels = library(x.dtype)
@@ -49,7 +50,7 @@ def linear(
         rows,
         inputs,
         outputs,
-        gated,
+        GATE_NUMBERS[gate],
         torch.get_num_threads(),
     )
     return out

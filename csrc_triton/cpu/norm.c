@@ -5,8 +5,9 @@
 
 typedef struct {
   element *out, *sum;
-  const element *x, *residual, *weight;
-  long rows, size, rows_per_task;
+  const element *x, *residual;
+  Weight weight;
+  long rows, x_stride, size, rows_per_task;
   float eps;
 } Work;
 
@@ -22,22 +23,28 @@ static void norm_task(const void* work, long task) {
   long begin = task * w->rows_per_task, end = begin + w->rows_per_task;
   for (long row = begin; row < end && row < w->rows; row++) {
     long at = row * w->size;
-    if (w->residual) add(w->x + at, w->residual + at, w->size, w->sum + at);
-    normalise((w->residual ? w->sum : w->x) + at, w->weight, w->size, w->eps, w->out + at);
+    const element* x = w->x + row * w->x_stride;
+    if (w->residual) {
+      add(x, w->residual + at, w->size, w->sum + at);
+      x = w->sum + at;
+    }
+    normalise(x, w->weight, w->size, w->eps, w->out + at);
   }
 }
 
-// x, out [rows, size]; with a residual [rows, size] x + residual goes to `sum` and is normalised.
+// x, out [rows, size], the rows of x x_stride apart; with a residual [rows, size] x + residual goes to `sum` and is normalised.
 void rms_norm(element* out, element* sum, const element* x, const element* residual,
-              const element* weight, long rows, long size, float eps, long threads) {
+              const void* weight, long wide, long rows, long x_stride, long size, float eps,
+              long threads) {
   long rows_per_task = 1 + 8192 / size;
   Work work = {
       .out = out,
       .sum = sum,
       .x = x,
       .residual = residual,
-      .weight = weight,
+      .weight = weight_of(weight, wide),
       .rows = rows,
+      .x_stride = x_stride,
       .size = size,
       .rows_per_task = rows_per_task,
       .eps = eps,

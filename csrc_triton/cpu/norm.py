@@ -14,21 +14,28 @@ def rms_norm(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """See `csrc_triton.rms_norm`."""
     kernels = library(x.dtype)
-    others = weight if residual is None else residual
-    if kernels is None or not weight.dtype == others.dtype == x.dtype:
+    if kernels is None or (residual is not None and residual.dtype != x.dtype):
         return reference.rms_norm(x, weight, eps, residual)
-    x, weight, size = x.contiguous(), weight.contiguous(), x.shape[-1]
-    out = torch.empty_like(x)
+    size = x.shape[-1]
+    x_stride = size
+    if x.dim() == 2 and x.stride(1) == 1:
+        x_stride = x.stride(0)
+    else:
+        x = x.contiguous()
+    weight = weight.contiguous()
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
     if residual is not None:
         residual = residual.contiguous()
-    summed = None if residual is None else torch.empty_like(x)
+    summed = None if residual is None else torch.empty_like(out)
     kernels.rms_norm(
         out.data_ptr(),
         address(summed),
         x.data_ptr(),
         address(residual),
         weight.data_ptr(),
+        weight.dtype != x.dtype,
         x.numel() // size,
+        x_stride,
         size,
         eps,
         torch.get_num_threads(),

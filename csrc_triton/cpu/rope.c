@@ -8,19 +8,20 @@
 
 typedef struct {
   element *q_out, *k_out, *keys, *values;
-  const element *q, *k, *v, *q_norm, *k_norm;
+  const element *q, *k, *v;
+  Weight q_norm, k_norm;
   const float* cos_sin;
   const long long *positions, *slots;
   long rows, q_stride, k_stride, v_stride, q_heads, kv_heads, head_dim;
   float eps;
 } Work;
 
-// Write the rotated head to `out`: (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin).
-static void rotate(const element* x, const element* norm, float eps, const float* cos_sin,
+// Normalise a head if there is a weight, and write it rotated to `out`: (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin).
+static void rotate(const element* x, Weight norm, float eps, const float* cos_sin,
                    long head_dim, element* out) {
   long half = head_dim / 2;
   element normed[MOST_DIMS];
-  if (norm) {
+  if (norm.narrow || norm.wide) {
     normalise(x, norm, head_dim, eps, normed);
     x = normed;
   }
@@ -62,10 +63,11 @@ static void rope_task(const void* work, long task) {
 }
 
 void rope_and_cache(element* q_out, element* k_out, element* keys, element* values,
-                    const element* q, const element* k, const element* v, const element* q_norm,
-                    const element* k_norm, const float* cos_sin, const long long* positions,
-                    const long long* slots, long rows, long q_stride, long k_stride, long v_stride,
-                    long q_heads, long kv_heads, long head_dim, float eps, long threads) {
+                    const element* q, const element* k, const element* v, const void* q_norm,
+                    const void* k_norm, const float* cos_sin, const long long* positions,
+                    const long long* slots, long wide, long rows, long q_stride, long k_stride,
+                    long v_stride, long q_heads, long kv_heads, long head_dim, float eps,
+                    long threads) {
   Work work = {
       .q_out = q_out,
       .k_out = k_out,
@@ -74,8 +76,8 @@ void rope_and_cache(element* q_out, element* k_out, element* keys, element* valu
       .q = q,
       .k = k,
       .v = v,
-      .q_norm = q_norm,
-      .k_norm = k_norm,
+      .q_norm = weight_of(q_norm, wide),
+      .k_norm = weight_of(k_norm, wide),
       .cos_sin = cos_sin,
       .positions = positions,
       .slots = slots,

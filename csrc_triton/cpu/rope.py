@@ -25,8 +25,7 @@ def rope_and_cache(
 ) -> tuple[Tensor, Tensor]:
     """See `csrc_triton.rope_and_cache`."""
     kernels = kernels_for(k_cache, v_cache, q, k, v)
-    norms = [norm for norm in (q_norm, k_norm) if norm is not None]
-    if kernels is None or any(norm.dtype != q.dtype for norm in norms):
+    if kernels is None:
         return reference.rope_and_cache(
             q, k, v, cos_sin, positions, k_cache, v_cache, slot_mapping, q_norm, k_norm, eps
         )
@@ -50,6 +49,7 @@ def rope_and_cache(
         cos_sin.data_ptr(),
         positions.data_ptr(),
         slots.data_ptr(),
+        q_norm is not None and q_norm.dtype != q.dtype,
         rows,
         q.stride(0),
         k.stride(0),

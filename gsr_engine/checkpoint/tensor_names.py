@@ -32,11 +32,6 @@ def layer_prefix(index: int) -> str:
     return f"model.layers.{index}."
 
 
-def expert_prefix(index: int) -> str:
-    """What the names of an expert's tensors begin with, behind those of its layer."""
-    return f"mlp.experts.{index}."
-
-
 def _attention(config: ModelConfig, prefix: str) -> Shapes:
     hidden, head_dim, family = config.hidden_size, config.head_dim, config.family
     q, kv = config.num_heads * head_dim, config.num_kv_heads * head_dim

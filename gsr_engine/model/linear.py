@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from csrc_triton import has_cpu_kernels, pack_weight, packed_linear, swiglu
+from csrc_triton import Gate, gated_activation, has_cpu_kernels, pack_weight, packed_linear
 from gsr_engine.checkpoint.model_config import ModelConfig
 
 LEAST_WEIGHTS = 1 << 18
@@ -33,12 +33,12 @@ class Linear:
     Attributes:
         weight: [out, in]; subclasses hold it in another layout.
         bias: [out] or None.
-        gated: the first half of the outputs are gates, and y is silu(gates) * the other half.
+        gate: f, if the first half of the outputs gates the other: y is f(first) * other.
     """
 
     weight: torch.Tensor
     bias: torch.Tensor | None = None
-    gated: bool = False
+    gate: Gate | None = None
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Apply to [..., in]."""
@@ -46,7 +46,7 @@ class Linear:
 
     def _apply(self, x: torch.Tensor) -> torch.Tensor:
         product = F.linear(x, self.weight, self.bias)
-        return swiglu(product) if self.gated else product
+        return gated_activation(product, self.gate) if self.gate else product
 
     def dense(self) -> torch.Tensor:
         """The weight as [out, in]."""
@@ -61,7 +61,7 @@ class OnednnLinear(Linear):
         product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
             x, self.weight, self.bias, "none", [], ""
         )
-        return swiglu(product) if self.gated else product
+        return gated_activation(product, self.gate) if self.gate else product
 
     def dense(self) -> torch.Tensor:
         """The weight as [out, in]."""
@@ -80,18 +80,26 @@ class PackedLinear(Linear):
 
     num_outputs: int = 0
 
+    @classmethod
+    def of(
+        cls, weight: torch.Tensor, bias: torch.Tensor | None = None, gate: Gate | None = None
+    ) -> PackedLinear:
+        """Pack a plain weight."""
+        outputs = weight.shape[0] // 2 if gate else weight.shape[0]
+        return cls(pack_weight(weight, gated=gate is not None), bias, gate, outputs)
+
     def _apply(self, x: torch.Tensor) -> torch.Tensor:
-        return packed_linear(x, self.weight, self.bias, self.num_outputs, gated=self.gated)
+        return packed_linear(x, self.weight, self.bias, self.num_outputs, gate=self.gate)
 
     def dense(self) -> torch.Tensor:
         """The weight as [out, in]."""
-        parts = 2 if self.gated else 1
+        parts = 2 if self.gate else 1
         rows: torch.Tensor = self.weight.transpose(1, 2).unflatten(0, (-1, parts)).transpose(0, 1)
         return rows.flatten(1, 2)[:, : self.num_outputs].flatten(0, 1)
 
 
 MakeLinear = Callable[..., Linear]
-"""Makes a linear of a plain weight, a bias or None, and whether it is gated."""
+"""Makes a linear of a plain weight, a bias or None, and a gate or None."""
 
 
 def linear_maker(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> MakeLinear:
@@ -104,7 +112,7 @@ def linear_maker(config: ModelConfig, dtype: torch.dtype, device: torch.device) 
         return Linear
     if dtype == torch.bfloat16 and _onednn_pays(config):
         return _onednn
-    return _packed if has_cpu_kernels(dtype) else Linear
+    return PackedLinear.of if has_cpu_kernels(dtype) else Linear
 
 
 def _onednn_pays(config: ModelConfig) -> bool:
@@ -116,10 +124,7 @@ def _onednn_pays(config: ModelConfig) -> bool:
     return known and has_bf16_products() and rows * config.hidden_size >= LEAST_WEIGHTS
 
 
-def _onednn(weight: torch.Tensor, bias: torch.Tensor | None = None, gated: bool = False) -> Linear:
-    return OnednnLinear(torch.ops.mkldnn._reorder_linear_weight(weight), bias, gated)
-
-
-def _packed(weight: torch.Tensor, bias: torch.Tensor | None = None, gated: bool = False) -> Linear:
-    outputs = weight.shape[0] // 2 if gated else weight.shape[0]
-    return PackedLinear(pack_weight(weight, gated=gated), bias, gated, outputs)
+def _onednn(
+    weight: torch.Tensor, bias: torch.Tensor | None = None, gate: Gate | None = None
+) -> Linear:
+    return OnednnLinear(torch.ops.mkldnn._reorder_linear_weight(weight), bias, gate)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from csrc_triton import Gate
 from gsr_engine.checkpoint.families import NORMS_AROUND
 from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.checkpoint.tensor_names import (
@@ -20,10 +21,13 @@ from gsr_engine.checkpoint.tensor_names import (
 )
 from gsr_engine.checkpoint.tensors import StoredTensors, open_tensors
 from gsr_engine.model.decoder import Decoder, FeedForward, Layer, Mlp
+from gsr_engine.model.experts import Experts
 from gsr_engine.model.linear import MakeLinear, linear_maker
 from gsr_engine.model.rope import rotary_order
 
 _CPU = torch.device("cpu")
+GATES: dict[str, Gate] = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
+"""Activations, as transformers and as the kernels call them."""
 
 GetTensor = Callable[[str, tuple[int, ...]], torch.Tensor]
 """A tensor by its name; it has the given shape."""
@@ -181,13 +185,24 @@ class _Reader:
         return torch.cat([self.tensor(f"{prefix}{name}_proj.{suffix}") for name in names])
 
     def _feed_forward(self, index: int, prefix: str) -> FeedForward:
-        prefix += "mlp."
-        if self.config.family.fused:
+        config, prefix = self.config, prefix + "mlp."
+        gate = GATES[config.family.activation[1]]
+        if config.layers[index].experts and config.experts is not None:
+            names = [f"{prefix}experts.{expert}." for expert in range(config.experts.number)]
+            return Experts.of(
+                self.tensor(prefix + "gate.weight"),
+                (self._stacked(name, ("gate", "up"), "weight") for name in names),
+                (self.tensor(name + "down_proj.weight") for name in names),
+                top_k=config.experts.per_token,
+                normalise=config.experts.normalise,
+                gate=gate,
+            )
+        if config.family.fused:
             gate_up = self.tensor(prefix + "gate_up_proj.weight")
         else:
             gate_up = self._stacked(prefix, ("gate", "up"), "weight")
         down = self.tensor(prefix + "down_proj.weight")
-        return Mlp(self.linear(gate_up, gated=True), self.linear(down))
+        return Mlp(self.linear(gate_up, gate=gate), self.linear(down))
 
 
 def _ordered(rows: torch.Tensor, order: torch.Tensor | None) -> torch.Tensor:

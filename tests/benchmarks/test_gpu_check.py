@@ -31,7 +31,7 @@ TABLES = {
         "decode",
         "prefill",
         "rms_norm",
-        "swiglu",
+        "gated_activation",
         "rope_and_cache",
         "sample",
         "token_logprobs",
@@ -76,11 +76,11 @@ def test_wrong_kernels_are_found(setting: Setting, monkeypatch: pytest.MonkeyPat
         return q.clone()
 
     monkeypatch.setattr("csrc_triton.decode_attention", one_row_wrong)
-    monkeypatch.setattr("csrc_triton.swiglu", lambda x: x[..., ::2] * torch.nan)
+    monkeypatch.setattr("csrc_triton.gated_activation", lambda x, _: x[..., ::2] * torch.nan)
     monkeypatch.setattr("csrc_triton.sample", lambda logits, *_: logits.argmin(-1))
     check_large(setting, Record("kernels", setting.out, 600))
     bad = {row["case"].split(",")[0] for row in read_rows(setting.out) if is_bad(row)}
-    assert bad == {"decode", "swiglu", "sample"}
+    assert bad == {"decode", "gated_activation", "sample"}
 
 
 def test_the_worst_row_counts() -> None:

@@ -28,7 +28,7 @@ def test_attention_is_timed_and_agrees_with_its_peers() -> None:
 
 def test_every_other_kernel_is_timed() -> None:
     rows = measure_elementwise("cpu")
-    others = {"rms_norm", "swiglu", "rope_and_cache", "sample", "token_logprobs"}
+    others = {"rms_norm", "gated_activation", "rope_and_cache", "sample", "token_logprobs"}
     assert {row["kernel"] for row in rows} == others
     assert all(row["of_copy"] > 0 for row in rows)
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import csrc_triton
-from csrc_triton import PagedSpan, PrefillPlan, WorkList, cache_views, pack_weight, reference
+from csrc_triton import Gate, PagedSpan, PrefillPlan, WorkList, cache_views, pack_weight, reference
+from csrc_triton.checks import GATES
 
 FP32, BF16 = torch.float32, torch.bfloat16
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
@@ -60,7 +61,6 @@ def test_caches_of_two_dtypes() -> None:
         {"slot_mapping": torch.tensor([0, 17, -1]).int()},
         {"cos_sin": torch.randn(10, 32).double()},
         {"q_norm": strided(torch.randn(32)), "k_norm": strided(torch.randn(32))},
-        {"q_norm": torch.randn(32).to(BF16), "k_norm": torch.randn(32).to(BF16)},
     ],
     ids=lambda changed: " ".join(changed),
 )
@@ -98,16 +98,25 @@ def test_products_refuse_other_dtypes_and_take_other_layouts() -> None:
             csrc_triton.packed_linear(x, *wrong, 20)
 
 
+@pytest.mark.parametrize("gate", GATES)
 @pytest.mark.parametrize("kind", [FP32, BF16], ids=str)
-def test_gates_of_any_size(kind: torch.dtype) -> None:
+def test_gates_of_any_size(kind: torch.dtype, gate: Gate) -> None:
     gates = torch.tensor([-3e38, -1e38, -1e30, -200.0, -88.5, -88.2, -1e-40, 0.0, 88.5, 3e38])
     special = torch.tensor([float("inf"), -float("inf"), float("nan")])
     gates = torch.cat((gates, special)).to(kind)
     gate_up = torch.cat((gates, torch.ones_like(gates)))
     torch.testing.assert_close(
-        csrc_triton.swiglu(gate_up),
-        reference.swiglu(gate_up),
+        csrc_triton.gated_activation(gate_up, gate),
+        reference.gated_activation(gate_up, gate),
         rtol=1e-2,
         atol=1e-30,
         equal_nan=True,
     )
+
+
+def test_gelu_keeps_its_digits_in_fp32() -> None:
+    x = torch.linspace(-5, 12, 3001)
+    found = csrc_triton.gated_activation(torch.cat((x, torch.ones_like(x))), "gelu_tanh")
+    wide = x.double()
+    inner = (2 / torch.pi) ** 0.5 * (wide + 0.044715 * wide**3)
+    torch.testing.assert_close(found.double(), wide * torch.sigmoid(2 * inner), rtol=4e-6, atol=0)

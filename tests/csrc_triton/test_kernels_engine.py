@@ -5,8 +5,8 @@ from importlib import import_module
 
 import pytest
 
-import csrc_triton
 from csrc_triton import pages
+from csrc_triton.contracts import dispatch
 from gsr_engine import Engine, SamplingParams, SelfRefineParams
 from gsr_engine.checkpoint.gsr_config import GsrConfig
 from tests.csrc_triton.conftest import INTERPRETED
@@ -33,7 +33,7 @@ def kernel_engine(folder, monkeypatch):
     if not INTERPRETED:
         return Engine.from_pretrained(folder, device="cuda", **OPTIONS)
     monkeypatch.setattr(
-        csrc_triton, "implementation", lambda _, module: import_module(f"csrc_triton.{module}")
+        dispatch, "implementation", lambda _, module: import_module(f"csrc_triton.{module}")
     )
     monkeypatch.setattr(pages, "vector_major", pages.token_major)  # what these kernels read
     return paged_engine(folder, **OPTIONS)

@@ -14,7 +14,7 @@ IMPORT = """
 import sys
 sys.modules["triton"] = None  # as if it were not installed
 import torch, csrc_triton
-print(csrc_triton.swiglu(torch.zeros(1, 4)).shape)
+print(csrc_triton.gated_activation(torch.zeros(1, 4), 'silu').shape)
 """
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from csrc_triton import pack_weight, packed_linear, reference
+from csrc_triton import Gate, pack_weight, packed_linear, reference
 from gsr_engine import Completion, Engine, SamplingParams
 from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.demo.report import NANO
@@ -87,7 +87,7 @@ def test_every_layout_computes_what_plain_weights_do(onednn: torch.dtype) -> Non
         x = torch.randn(9, inputs, generator=generator).to(onednn)
         for made, plain in (
             (maker(weight, bias), Linear(weight, bias)),
-            (maker(weight, None, True), Linear(weight, None, True)),
+            (maker(weight, None, "silu"), Linear(weight, None, "silu")),
         ):
             assert isinstance(made, OnednnLinear if onednn == BF16 else PackedLinear)
             assert torch.equal(made.dense(), weight)
@@ -97,31 +97,31 @@ def test_every_layout_computes_what_plain_weights_do(onednn: torch.dtype) -> Non
 def test_the_decoder_of_a_checkpoint_holds_its_weights(qwen2: Path) -> None:
     decoder = load_decoder(qwen2, ModelConfig.from_folder(qwen2), FP32)
     assert torch.equal(decoder.head.dense(), decoder.embedding)
-    assert decoder.layers[0].mlp.gate_up.gated
+    assert decoder.layers[0].mlp.gate_up.gate == "silu"
 
 
 @given(
     rows=st.integers(0, 300),
     inputs=st.integers(1, 300),
     outputs=st.integers(1, 100),
-    gated=st.booleans(),
+    gate=st.sampled_from([None, "silu", "gelu_tanh"]),
     dtype=st.sampled_from([FP32, BF16]),
 )
 def test_packed_products_and_their_rows_alone(
-    rows: int, inputs: int, outputs: int, gated: bool, dtype: torch.dtype
+    rows: int, inputs: int, outputs: int, gate: Gate | None, dtype: torch.dtype
 ) -> None:
     generator = torch.Generator().manual_seed(rows * inputs)
     x = torch.randn(rows, inputs, generator=generator).to(dtype)
-    weight = torch.randn(outputs * (1 + gated), inputs, generator=generator) * inputs**-0.5
+    weight = torch.randn(outputs * (2 if gate else 1), inputs, generator=generator) * inputs**-0.5
     weight = weight.to(dtype)
-    bias = None if gated else torch.randn(outputs, generator=generator).to(dtype)
-    packed = pack_weight(weight, gated=gated)
-    found = packed_linear(x, packed, bias, outputs, gated=gated)
+    bias = None if gate else torch.randn(outputs, generator=generator).to(dtype)
+    packed = pack_weight(weight, gated=gate is not None)
+    found = packed_linear(x, packed, bias, outputs, gate=gate)
     expected = F.linear(x, weight, bias)
-    expected = reference.swiglu(expected) if gated else expected
+    expected = reference.gated_activation(expected, gate) if gate else expected
     torch.testing.assert_close(found, expected, **CLOSE[dtype])
     for row in range(0, rows, 37):
-        some = packed_linear(x[row : row + 3], packed, bias, outputs, gated=gated)
+        some = packed_linear(x[row : row + 3], packed, bias, outputs, gate=gate)
         assert torch.equal(some, found[row : row + 3])
 
 
@@ -137,13 +137,13 @@ def test_a_row_with_a_nan_is_its_own_affair() -> None:
 
 def test_shapes_that_disagree_are_refused() -> None:
     packed = pack_weight(torch.randn(33, 40))
-    for x, bias, outputs, gated in (
-        (torch.randn(2, 41), None, 33, False),
-        (torch.randn(2, 40), None, 65, False),
-        (torch.randn(2, 40), torch.randn(33), 20, True),
+    for x, bias, outputs, gate in (
+        (torch.randn(2, 41), None, 33, None),
+        (torch.randn(2, 40), None, 65, None),
+        (torch.randn(2, 40), torch.randn(33), 20, "silu"),
     ):
         with pytest.raises(ValueError, match=r"outputs|packed|bias"):
-            packed_linear(x, packed, bias, outputs, gated=gated)
+            packed_linear(x, packed, bias, outputs, gate=gate)
 
 
 def test_auto_runs_bf16_where_the_cpu_multiplies_it(monkeypatch: pytest.MonkeyPatch) -> None:

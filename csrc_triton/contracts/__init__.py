@@ -1,0 +1,1 @@
+"""The public functions with their contracts; `csrc_triton` exports them."""

@@ -1,0 +1,121 @@
+"""A mixture of experts, which takes the place of an MLP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from csrc_triton import (
+    Gate,
+    Routing,
+    grouped_linear,
+    has_cpu_kernels,
+    pack_weight,
+    weighted_sum,
+)
+from gsr_engine.model.linear import Linear, PackedLinear
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """Each row goes through the `top_k` experts that its router prefers, E in all.
+
+    This is transformers' Qwen3MoeSparseMoeBlock. The router's softmax is fp32, and equal
+    probabilities are chosen as `torch.topk` does. A row's experts are summed in fp32 in the order
+    of the router's choice, and are rounded once. So a row's bits depend on that row alone, as far
+    as those of the products do.
+
+    Attributes:
+        router: hidden states to a score for each expert, [E, hidden].
+        gate_up: [E, 2 F, hidden], or packed: see `csrc_triton.grouped_linear`.
+        down: [E, hidden, F], or packed.
+        intermediate_size: F, the width of one expert.
+        top_k: experts of a row.
+        normalise: whether the weights of a row's experts sum to 1 (`norm_topk_prob`).
+        gate: what the first half of an expert's gate_up does to the other.
+    """
+
+    router: Linear
+    gate_up: torch.Tensor
+    down: torch.Tensor
+    intermediate_size: int
+    top_k: int
+    normalise: bool
+    gate: Gate = "silu"
+
+    @classmethod
+    def of(
+        cls,
+        router: torch.Tensor,
+        gate_up: Iterable[torch.Tensor],
+        down: Iterable[torch.Tensor],
+        *,
+        top_k: int,
+        normalise: bool,
+        gate: Gate = "silu",
+    ) -> Experts:
+        """Experts of plain weights, laid out for their device.
+
+        A CPU with kernels takes packed weights, in bf16 too: oneDNN would need a call for each
+        expert. Each weight is read once, in the order of experts, and only one at a time is held
+        beside the result.
+
+        Args:
+            router: [E, hidden]; its dtype and device are those of all weights.
+            gate_up: E weights [2 F, hidden], gates first; an iterator may read them from a file.
+            down: E weights [hidden, F].
+            top_k: as in the class.
+            normalise: as in the class.
+            gate: as in the class.
+
+        Raises:
+            ValueError: there are fewer or more than E weights, or their shapes differ.
+        """
+        packed = router.device.type == "cpu" and has_cpu_kernels(router.dtype)
+        experts = router.shape[0]
+        first = _stacked(gate_up, experts, packed, gated=True)
+        second = _stacked(down, experts, packed, gated=False)
+        return cls(
+            router=PackedLinear.of(router) if packed else Linear(router),
+            gate_up=first,
+            down=second,
+            intermediate_size=second.shape[2],
+            top_k=top_k,
+            normalise=normalise,
+            gate=gate,
+        )
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Apply to [N, hidden]."""
+        probabilities = torch.softmax(self.router(hidden), -1, dtype=torch.float32)
+        weights, expert_ids = probabilities.topk(self.top_k)
+        if self.normalise:
+            weights = weights / weights.sum(-1, keepdim=True)
+        routing = Routing.of(expert_ids, probabilities.shape[1])
+        rows = grouped_linear(hidden, self.gate_up, routing, self.intermediate_size, gate=self.gate)
+        rows = grouped_linear(rows, self.down, routing, hidden.shape[1])
+        return weighted_sum(rows, weights.to(hidden.dtype))
+
+    def linears(self) -> list[Linear]:
+        """The router; a row goes through some of the experts only."""
+        return [self.router]
+
+
+def _stacked(
+    weights: Iterable[torch.Tensor], experts: int, packed: bool, gated: bool
+) -> torch.Tensor:
+    """The weights of all experts in one tensor, which is filled one by one."""
+    stacked: torch.Tensor | None = None
+    count = 0
+    for count, weight in enumerate(weights, start=1):
+        laid_out = pack_weight(weight, gated=gated) if packed else weight
+        if stacked is None:
+            stacked = laid_out.new_empty((experts, *laid_out.shape))
+        if count > experts or laid_out.shape != stacked.shape[1:]:
+            raise ValueError(f"weight {count} of {experts} experts is {tuple(weight.shape)}")
+        stacked[count - 1] = laid_out
+    if stacked is None or count != experts:
+        raise ValueError(f"{count} weights for {experts} experts")
+    return stacked
