@@ -182,8 +182,13 @@ FAMILIES = {
         rope_theta=1e6,
         window_fields=("sliding_window", "layer_types", "sliding_window_pattern"),
         reads=("query_pre_attn_scalar", "hidden_activation", "rope_local_base_freq"),
+        # `text_config` of the models that see images states what differs from these.
         defaults={
+            "vocab_size": 262208,
+            "num_attention_heads": 8,
             "num_key_value_heads": 4,
+            "max_position_embeddings": 131072,
+            "rms_norm_eps": 1e-6,
             "head_dim": 256,
             "sliding_window": 4096,
             "sliding_window_pattern": 6,

@@ -9,6 +9,7 @@ from typing import Any
 from gsr_engine.checkpoint.families import FAMILIES, Family
 from gsr_engine.checkpoint.fields import Fields
 from gsr_engine.checkpoint.files import read_json
+from gsr_engine.checkpoint.image_models import IMAGE_MODELS, language_model
 from gsr_engine.checkpoint.known_fields import check_fields
 from gsr_engine.checkpoint.layer_kinds import (
     LayerKind,
@@ -19,6 +20,11 @@ from gsr_engine.checkpoint.layer_kinds import (
 from gsr_engine.checkpoint.rope_config import Rope, check_rotated, query_scaling, read_ropes
 from gsr_engine.errors import CheckpointError, UnsupportedModel, shown
 
+RECURRENT = (
+    *("Qwen3Next", "Qwen3_5", "Qwen4", "Kimi", "NemotronH", "FalconH1", "FalconMamba", "Mamba"),
+    *("Lfm2", "Lfm3", "Jamba", "Bamba", "Zamba", "GraniteMoeHybrid", "RecurrentGemma", "Rwkv"),
+)
+"""What the names of architectures with Gated DeltaNet, Mamba or the like begin with."""
 MOST_POSITIONS = 1 << 24
 """Upper limit of a context, because a table has a row for each position."""
 _FILE = "config.json"
@@ -109,6 +115,7 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> ModelConfig:
         """The same as `from_folder`, from a parsed `config.json`."""
+        raw, images = language_model(raw)
         architecture = _architecture(raw)
         family = FAMILIES[architecture]
         unread = check_fields(raw, frozenset((*family.window_fields, *family.reads)))
@@ -140,7 +147,7 @@ class ModelConfig:
             experts=_experts(fields) if family.experts else None,
             dtype=_checkpoint_dtype(fields),
             attention_dropout=fields.number("attention_dropout", 0.0, 1.0, 0.0),
-            notes=_notes([*unread, *unread_rope]),
+            notes=(*([images] if images else []), *_notes([*unread, *unread_rope])),
         )
         config._check()
         return config
@@ -235,7 +242,8 @@ def _architecture(raw: dict[str, Any]) -> str:
     if not isinstance(architecture, str) or architecture not in FAMILIES:
         name = architecture if isinstance(architecture, str) else shown(architecture)
         raise UnsupportedModel(
-            f"architecture {name:.80} is not supported; supported are {', '.join(FAMILIES)}"
+            f"architecture {name:.80} is not supported{_reason(name)}; supported are "
+            f"{', '.join((*FAMILIES, *IMAGE_MODELS))}"
         )
     kind = raw.get("model_type")
     if kind is not None and kind != FAMILIES[architecture].model_type:
@@ -244,6 +252,15 @@ def _architecture(raw: dict[str, Any]) -> str:
             f"{FAMILIES[architecture].model_type!r}"
         )
     return architecture
+
+
+def _reason(architecture: str) -> str:
+    if any(architecture.startswith(kind) for kind in RECURRENT):
+        return (
+            ": its recurrent layers keep one state for a sequence. A fork would have to copy it, and "
+            "no rule joins the states of candidates"
+        )
+    return ""
 
 
 def _num_kv_heads(fields: Fields, raw: dict[str, Any], num_heads: int) -> int:

@@ -104,8 +104,13 @@ def open_tensors(folder: Path, config: ModelConfig) -> Iterator[StoredTensors]:
 
 
 def _model_name(stored: str, names: dict[str, tuple[int, ...]]) -> str:
-    """The name in the model: "model." is removed or added where that makes a known name."""
-    for name in (stored, stored.removeprefix("model."), f"model.{stored}"):
+    """The name in the model: "model." is removed or added where that makes a known name.
+
+    Models that see images call their language model "language_model".
+    """
+    plain = stored.removeprefix("model.")
+    language = plain.removeprefix("language_model.")
+    for name in (stored, plain, f"model.{stored}", language, f"model.{language}"):
         if name in names:
             return name
     return stored

@@ -108,6 +108,8 @@ def test_fields_that_nobody_knows_are_named(qwen2: Path, tmp_path: Path) -> None
     ("changes", "named"),
     [
         ({"architectures": ["Gemma2ForCausalLM"]}, "architecture Gemma2ForCausalLM"),
+        ({"architectures": ["Qwen3NextForCausalLM"]}, "Next.* no rule joins the states"),
+        ({"architectures": ["Mistral3ForConditionalGeneration"]}, "text_config of type None"),
         ({"model_type": "ministral"}, "model_type 'ministral' is not that of Qwen2ForCausalLM"),
         ({"final_logit_softcapping": 30.0}, r"final_logit_softcapping 30\.0"),
         ({"attn_logit_softcapping": 50.0}, r"attn_logit_softcapping 50\.0"),

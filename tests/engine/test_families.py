@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForImageTextToText, Gemma3Config, Mistral3Config
 
 from benchmarks.oracle import causal_logits, stream_logits
 from gsr_engine import Engine, SamplingParams, SelfRefineParams
 from gsr_engine.checkpoint.gsr_config import GsrConfig, RefinePosition
 from gsr_engine.requests.self_refine import SelfRefineRequest
-from tests.helpers.checkpoints import FAMILIES, load_oracle, make_checkpoint
+from tests.helpers.checkpoints import FAMILIES, SHAPE, load_oracle, make_checkpoint
 from tests.helpers.recorder import Recorder
 from tests.helpers.steps import run_checked
 
@@ -144,3 +147,39 @@ def test_what_a_window_sees_of_candidates(
             ((row,),) = recorder.logits.values()
             logits.append(row)
     assert [not torch.equal(logits[0], other) for other in logits[1:]] == seen
+
+
+TEXT = {**SHAPE, "num_hidden_layers": 4, "head_dim": 16, "vocab_size": 101, "pad_token_id": 0}
+VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "mistral3"])
+def test_of_a_model_that_sees_images_the_language_model_runs(
+    kind: str, qwen2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind == "gemma3":
+        text = {**TEXT, "model_type": "gemma3_text", "sliding_window": 8}
+        vision = {**VISION, "model_type": "siglip_vision_model"}
+        config: Any = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    else:
+        text = {**TEXT, "model_type": "ministral3", **FAMILIES["ministral3"]}
+        config = Mistral3Config(text_config=text, vision_config={**VISION, "model_type": "pixtral"})
+    oracle = AutoModelForImageTextToText.from_config(config, attn_implementation="eager").eval()
+    oracle.save_pretrained(tmp_path / "c")
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(qwen2 / name, tmp_path / "c")
+    with pytest.warns(UserWarning, match="its language model alone runs; images are not read"):
+        engine = Engine.from_pretrained(tmp_path / "c")
+    with engine:
+        recorder = Recorder(monkeypatch, range(5, 90))
+        token_ids = list(range(5, 60))
+        engine.generate([token_ids], SamplingParams(max_tokens=1))
+        ((row,),) = recorder.logits.values()
+    torch.testing.assert_close(row, causal_logits(oracle, token_ids)[-1], atol=1e-4, rtol=0)

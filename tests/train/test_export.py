@@ -28,7 +28,7 @@ IDS = [[5, 6, 7, 8, 40, 41]]
 
 
 @pytest.mark.parametrize("shard_bytes", [20_000, 2**32])
-@pytest.mark.parametrize("family", ["qwen2", "llama3"])
+@pytest.mark.parametrize("family", ["qwen2", "llama3", "phi3", "gemma3"])
 def test_a_model_that_was_loaded_and_exported_is_the_same(
     family: str, shard_bytes: int, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.helpers.checkpoints import FAMILIES, make_checkpoint
 from tests.helpers.tiny import make_examples, tiny_config
 from train.rows import Row
 from train.trainer.attention import branch_mask
@@ -31,10 +32,13 @@ def test_pairs_are_those_of_the_mask(fork: int, lengths: list[int], joined_token
     assert visible_pairs(row) == int(branch_mask(torch.from_numpy(row.branches)).sum())
 
 
-@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama3", "mistral"])
-def test_operations_are_what_torch_counts(family: str, checkpoints: dict[str, Path]) -> None:
+@pytest.mark.parametrize(
+    "family", ["qwen2", "qwen3", "llama3", "mistral", "phi3", "smollm3", "olmo2", "gemma3"]
+)
+def test_operations_are_what_torch_counts(family: str, tmp_path: Path) -> None:
     """Products to the last one (torch counts no attention on a CPU), pairs by their formula."""
-    folder = checkpoints[family]
+    wide = {"sliding_window": 1024} if FAMILIES[family].get("sliding_window") else {}
+    folder = make_checkpoint(tmp_path / "c", family, config=wide)
     rows = [example.row for example in make_examples(folder, 1)]
     with joined() as world:
         config = tiny_config(folder, folder, folder)

@@ -13,6 +13,7 @@ import torch
 
 from gsr_engine import CheckpointError
 from gsr_engine.errors import UnsupportedModel
+from tests.helpers.checkpoints import FAMILIES, make_checkpoint
 from tests.helpers.tiny import make_examples, plain_losses, tiny_config
 from tests.helpers.variants import change_config, make_variant
 from train.objectives import OBJECTIVES, objective_index
@@ -64,12 +65,16 @@ def assert_close(got: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]
         torch.testing.assert_close(got[name], gradient, atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama3", "mistral", "qwen2-yarn"])
+TRAINED = [family for family in FAMILIES if family != "qwen3moe"]
+
+
+@pytest.mark.parametrize("family", TRAINED)
 def test_losses_and_gradients_are_those_of_transformers(
-    family: str, checkpoints: dict[str, Path], world: World
+    family: str, tmp_path: Path, world: World
 ) -> None:
     """Direct, linear and branched rows, packed; tied (qwen2) and untied heads."""
-    folder = checkpoints[family]
+    wide = {"sliding_window": 1024} if FAMILIES[family].get("sliding_window") else {}
+    folder = make_checkpoint(tmp_path / "c", family, config=wide)
     rows = [example.row for example in make_examples(folder, 2)]
     expected, gradients = plain_losses(folder, rows)
     losses, got, packs = packed_losses(make_trainee(folder, world), rows, 100_000)
@@ -110,11 +115,22 @@ def test_a_window_shorter_than_a_row_is_refused(
         packed_losses(make_trainee(folder, world), rows, 100_000)
 
 
+LONG = {"short_factor": [1.0] * 6, "long_factor": [2.0] * 6}
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
         ({"architectures": ["Gemma2ForCausalLM"], "model_type": "gemma2"}, "Gemma2ForCausalLM"),
         ({"architectures": ["GraniteForCausalLM"]}, "GraniteForCausalLM"),
+        (
+            {"architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe"},
+            "the trainer does not reproduce Qwen3MoeForCausalLM",
+        ),
+        (
+            {"rope_parameters": {"rope_type": "longrope", **LONG}},
+            "'longrope' is not supported in training",
+        ),
         ({"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
         ({"attention_dropout": 0.1}, r"attention_dropout 0\.1 is not supported in training"),
         ({"rms_norm_eps": 1}, "Field 'rms_norm_eps' expected float"),

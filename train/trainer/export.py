@@ -91,7 +91,7 @@ def export_adapter(
     if not writes:
         return
     partial = _begin(folder)
-    adapters = adapter_config(config.lora, config.lora_alpha, config.lora_dropout)
+    adapters = adapter_config(trainee.hf, config.lora, config.lora_alpha, config.lora_dropout)
     base = Path(config.model)
     adapters.base_model_name_or_path = str(base.resolve() if base.is_dir() else config.model)
     adapters.inference_mode = True

@@ -18,14 +18,20 @@ from train.trainer.sharded import fill, whole
 if TYPE_CHECKING:
     from peft import LoraConfig
 
-_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+_TARGETS = {
+    *("q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj"),
+    *("gate_proj", "up_proj", "gate_up_proj", "down_proj"),
+}
 """Every linear layer of the families but the head."""
 
 
-def adapter_config(rank: int, alpha: int = 0, dropout: float = 0.0) -> LoraConfig:
+def adapter_config(
+    hf: PreTrainedModel, rank: int, alpha: int = 0, dropout: float = 0.0
+) -> LoraConfig:
     """The adapters in the words of peft.
 
     Args:
+        hf: the model, with its adapters or without.
         rank: of every adapter.
         alpha: the adapters are scaled by alpha / rank; 0 takes twice the rank.
         dropout: share of each adapter's inputs that is dropped in training.
@@ -41,7 +47,9 @@ def adapter_config(rank: int, alpha: int = 0, dropout: float = 0.0) -> LoraConfi
         r=rank,
         lora_alpha=alpha or 2 * rank,
         lora_dropout=dropout,
-        target_modules=list(_TARGETS),
+        target_modules=sorted(
+            {name.rpartition(".")[2] for name, _ in hf.named_modules()} & _TARGETS
+        ),
         task_type="CAUSAL_LM",
     )
 
@@ -52,7 +60,7 @@ def add_adapters(hf: PreTrainedModel, rank: int, alpha: int = 0, dropout: float 
     Raises:
         InvalidRequest: as `adapter_config`.
     """
-    adapters = adapter_config(rank, alpha, dropout)
+    adapters = adapter_config(hf, rank, alpha, dropout)
     from peft import inject_adapter_in_model  # noqa: PLC0415
 
     # Without a wrapper around the model its parameters keep their names.

@@ -79,9 +79,7 @@ def build_model(model_config: PretrainedConfig, config: SftConfig, mesh: DeviceM
     _shard(trainee, mesh, getattr(torch, config.dtype))
     trainee.to_empty(device=mesh.device_type)
     hf.tie_weights()  # `to_empty` untied a tied head
-    # `to_empty` dropped the values of rope's buffers, which are computed and not stored.
-    rope = hf.model.rotary_emb
-    hf.model.rotary_emb = type(rope)(model_config).to(mesh.device_type)
+    _compute_buffers(hf, model_config, mesh.device_type)
     return trainee
 
 
@@ -133,7 +131,7 @@ def transformers_config(folder: Path) -> tuple[PretrainedConfig, ModelConfig]:
     """
     raw = read_json(folder / "config.json")
     model = ModelConfig.from_dict(raw)
-    if not model.family.trained:
+    if "text_config" in raw or not model.family.trained:
         raise UnsupportedModel(
             f"config.json: the trainer does not reproduce {model.architecture}; the engine runs it"
         )
@@ -172,6 +170,16 @@ def _shard(trainee: Trainee, mesh: DeviceMesh, dtype: torch.dtype) -> None:
             # are sums. gloo has no scaled sum, so both calls are needed.
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
+
+
+def _compute_buffers(hf: PreTrainedModel, config: PretrainedConfig, device: str) -> None:
+    """Compute again what is not stored; `to_empty` dropped its values."""
+    hf.model.rotary_emb = type(hf.model.rotary_emb)(config).to(device)
+    for name, buffer in hf.named_buffers():
+        if name == "model.embed_tokens.embed_scale":  # Gemma's
+            buffer.fill_(hf.model.embed_tokens.scalar_embed_scale)
+        elif not name.startswith("model.rotary_emb."):
+            raise UnsupportedModel(f"the trainer does not know the buffer {name}")
 
 
 _KEPT = {

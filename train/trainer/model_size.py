@@ -185,10 +185,19 @@ def _saved_bytes(hf: PreTrainedModel, dtype: torch.dtype, tokens: int = 128) -> 
     with torch.device("meta"):
         hidden = torch.empty(1, tokens, hf.config.hidden_size, dtype=dtype)
         places = torch.zeros(1, tokens, dtype=torch.int64)
-        rope = type(hf.model.rotary_emb)(hf.config)(hidden, places)
+        rotation = type(hf.model.rotary_emb)(hf.config)
+        # Where the rotation differs by layer, it is asked for that of one type.
+        types = getattr(rotation, "layer_types", None) and [hf.config.layer_types[0]]
+        rope = rotation(hidden, places, *(types or ()))
         hidden.requires_grad_()
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            layer(hidden, position_embeddings=rope, attention_mask=None, use_cache=False)
+            layer(
+                hidden,
+                position_embeddings=rope,
+                position_ids=places,
+                attention_mask=None,
+                use_cache=False,
+            )
     own = {parameter.untyped_storage()._cdata for parameter in layer.parameters()}
     own |= {part.untyped_storage()._cdata for part in rope}
     return sum(size for key, size in kept.items() if key not in own) / tokens
