@@ -8,7 +8,7 @@ from benchmarks.gpu_check.record import Record, Row
 from benchmarks.gpu_check.setting import Setting
 from benchmarks.kernels import FAMILIES, measure_limits
 
-_FAMILIES = ("decode", "prefill", "elementwise")
+_FAMILIES = ("decode", "prefill", "elementwise", "experts")
 
 
 class _OutOfTime(Exception):

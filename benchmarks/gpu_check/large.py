@@ -16,7 +16,8 @@ from torch import Tensor
 import csrc_triton
 from benchmarks.gpu_check.record import Record, Row
 from benchmarks.gpu_check.setting import Setting
-from csrc_triton import PagedSpan, PrefillPlan, WorkList, reference
+from csrc_triton import PagedSpan, PrefillPlan, Routing, WorkList, reference
+from csrc_triton.reference_experts import grouped_linear
 from gsr_engine.attention.sharing import SPLIT
 from gsr_engine.kv.segments import PAGE_SIZE
 
@@ -42,11 +43,13 @@ class _Sizes:
     hidden: int
     intermediate: int
     vocab: int
+    experts: int
+    expert_width: int
 
 
-# Qwen2.5-7B's.
-_REAL = _Sizes(28, 4, 128, 2**18 + 4096, 32_768, 256, 16, 8192, 3584, 18_944, 152_064)
-_TINY = _Sizes(4, 2, 16, 300, 256, 6, 3, 40, 32, 48, 100)
+# Qwen2.5-7B's, and the experts of Qwen3-30B-A3B.
+_REAL = _Sizes(28, 4, 128, 2**18 + 4096, 32_768, 256, 16, 8192, 3584, 18_944, 152_064, 128, 768)
+_TINY = _Sizes(4, 2, 16, 300, 256, 6, 3, 40, 32, 48, 100, 8, 20)
 _Case = Callable[[_Sizes, torch.dtype, str], float]
 """(sizes, dtype, device) to the worst error."""
 
@@ -218,6 +221,17 @@ def _gate(sizes: _Sizes, dtype: torch.dtype, device: str) -> float:
     )
 
 
+def _experts(tokens: int | None, sizes: _Sizes, dtype: torch.dtype, device: str) -> float:
+    tokens, width = tokens or sizes.chunk, sizes.expert_width
+    x = torch.randn(tokens, sizes.hidden, device=device).to(dtype)
+    scores = torch.rand(tokens, sizes.experts, device=device)
+    routing = Routing.of(scores.topk(min(8, sizes.experts)).indices, sizes.experts)
+    weights = torch.empty(sizes.experts, 2 * width, sizes.hidden, dtype=dtype, device=device)
+    weights.normal_(std=sizes.hidden**-0.5)
+    out = csrc_triton.grouped_linear(x, weights, routing, width, gate="silu")
+    return worst_error(out, grouped_linear(x, weights, routing, width, "silu"))
+
+
 def _logprobs(sizes: _Sizes, dtype: torch.dtype, device: str) -> float:
     logits = (3 * torch.randn(sizes.rows, sizes.vocab, device=device)).to(dtype)
     token_ids = torch.randint(sizes.vocab, (sizes.rows,), device=device)
@@ -232,6 +246,8 @@ _CASES: dict[str, _Case] = {
     "prefill behind long contexts": _prefill,
     "rms_norm": _norm,
     "gated_activation": _gate,
+    "experts, few tokens": partial(_experts, 3),
+    "experts, many tokens": partial(_experts, None),
     "token_logprobs": _logprobs,
 }
 _FAR_CASES: dict[str, _Case] = {

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from benchmarks.kernels.decode import measure_decode
 from benchmarks.kernels.elementwise import measure_elementwise
+from benchmarks.kernels.experts import measure_experts
 from benchmarks.kernels.prefill import measure_prefill
 from benchmarks.kernels.rows import Measure
 from benchmarks.kernels.sweep import sweep_decode_tiles, sweep_prefill_tiles, sweep_splits
@@ -23,6 +24,7 @@ __all__ = [
     "FAMILIES",
     "measure_decode",
     "measure_elementwise",
+    "measure_experts",
     "measure_limits",
     "measure_prefill",
     "sweep_decode_tiles",
@@ -34,5 +36,6 @@ FAMILIES: dict[str, tuple[Measure, ...]] = {
     "decode": (measure_decode,),
     "prefill": (measure_prefill,),
     "elementwise": (measure_elementwise,),
+    "experts": (measure_experts,),
     "sweep": (sweep_splits, sweep_decode_tiles, sweep_prefill_tiles),
 }

@@ -22,7 +22,9 @@ _WIDTH = 160  # for output that is not a terminal
 
 def main(
     quick: Annotated[bool, typer.Option(help="Fewer cases.")] = False,
-    only: Annotated[str, typer.Option(help=", ".join(FAMILIES))] = "decode,prefill,elementwise",
+    only: Annotated[
+        str, typer.Option(help=", ".join(FAMILIES))
+    ] = "decode,prefill,elementwise,experts",
     device: Annotated[str, typer.Option(help="Where to run.")] = "",
     out: Annotated[Path, typer.Option(help="Rows, as JSON lines.")] = Path("kernels.jsonl"),
 ) -> None:

@@ -31,6 +31,8 @@ from rich.table import Table
 import csrc_triton
 from benchmarks.kernels.decode import DecodeCase, DecodeWorld
 from benchmarks.kernels.elementwise import ElementwiseCase, works
+from benchmarks.kernels.experts import CASES as EXPERTS
+from benchmarks.kernels.experts import launching
 from benchmarks.kernels.launches import Launch, recorded
 from benchmarks.kernels.prefill import PrefillCase, PrefillWorld
 from benchmarks.kernels.worlds import Heads
@@ -130,6 +132,9 @@ def shipped(dtypes: Sequence[torch.dtype] = tuple(DTYPES)) -> list[Case]:
                     run = decoding(dim, siblings, dtype, window)
                     cases += launches_of(f"{label}, {siblings} rows share", run)
                 cases += launches_of(label, prefilling(dim, dtype, window))
+        for experts in EXPERTS:
+            run = launching(replace(experts, dtype=dtype))
+            cases += launches_of(f"{dtype_name}, experts {experts}", run)
         rows = [ElementwiseCase(64, vocab=0, heads=Heads(28, 4, dim)) for dim in HEAD_DIMS]
         for case in (*rows, ElementwiseCase(64)):
             for _, name, make in works(replace(case, dtype=dtype)):

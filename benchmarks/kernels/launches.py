@@ -18,7 +18,7 @@ from torch import Tensor
 
 from csrc_triton.contracts import dispatch
 
-MODULES = ("activation", "decode", "logprobs", "norm", "prefill", "rope", "sampling")
+MODULES = ("activation", "decode", "experts", "logprobs", "norm", "prefill", "rope", "sampling")
 _TYPES = {
     torch.bfloat16: "bf16",
     torch.float16: "fp16",

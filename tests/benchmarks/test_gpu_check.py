@@ -33,6 +33,7 @@ TABLES = {
         "rms_norm",
         "gated_activation",
         "rope_and_cache",
+        "experts",
         "sample",
         "token_logprobs",
     },

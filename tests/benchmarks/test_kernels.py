@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.kernels import FAMILIES, measure_decode, measure_elementwise, measure_prefill
+from benchmarks.kernels import (
+    FAMILIES,
+    measure_decode,
+    measure_elementwise,
+    measure_experts,
+    measure_prefill,
+)
 from benchmarks.kernels.__main__ import main
 from benchmarks.kernels.decode import TINY, DecodeCase
 from benchmarks.kernels.worlds import Heads
@@ -24,6 +30,14 @@ def test_attention_is_timed_and_agrees_with_its_peers() -> None:
         for peer in ("sdpa",) if row["kernel"] == "decode" else ("sdpa", "flex"):
             assert row[f"{peer}_ratio"] > 0
             assert row[f"{peer}_error"] < 2e-2  # bf16
+
+
+def test_experts_are_timed_against_one_product_after_the_other() -> None:
+    rows = measure_experts("cpu")
+    assert [row["kernel"] for row in rows] == ["experts"] * 2
+    for row in rows:
+        assert row["one_by_one_ratio"] > 0
+        assert row["one_by_one_error"] < 2e-2  # bf16
 
 
 def test_every_other_kernel_is_timed() -> None:

@@ -22,6 +22,7 @@ from benchmarks.kernels.compiled import (
     prefilling,
 )
 from benchmarks.kernels.elementwise import ElementwiseCase, works
+from benchmarks.kernels.experts import ExpertsCase, launching
 
 pytestmark = [
     pytest.mark.slow,
@@ -56,6 +57,18 @@ def test_prefill_tiles_fit(head_dim: int) -> None:
     assert compiled.count("HMMA") == 0
     # If products did not run ahead, the compiler would wait (WARPGROUP) after each of them.
     assert compiled.count("WARPGROUP") < compiled.count("HGMMA")
+    assert loads_ahead(compiled)
+
+
+@pytest.mark.parametrize(("tokens", "wide"), [(1, False), (8192, True)])
+def test_tiles_of_experts_fit(tokens: int, wide: bool) -> None:
+    cases = launches_of("", launching(ExpertsCase(tokens)))
+    gated, _ = (launch for _, launch in cases if launch.name == "experts._grouped_linear_kernel")
+    compiled = compile_launch(gated)
+    assert compiled.resident >= 2
+    assert (compiled.count("HGMMA") > 0) == wide
+    assert (compiled.count("HMMA") > 0) != wide
+    assert compiled.count("WARPGROUP") < max(compiled.count("HGMMA"), 1)
     assert loads_ahead(compiled)
 
 
