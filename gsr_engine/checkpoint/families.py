@@ -38,7 +38,7 @@ class Family:
         norms: the norms of a layer: `NORMS_BEFORE` what follows, `NORMS_AFTER` it, or both.
         exact_norms: a norm multiplies with its weight in fp32, before it rounds.
         norm_offset: added to the stored weights of norms.
-        activation: the field that names the gate's activation, and the one name that it may have.
+        gate: the activation of the feed-forward networks.
         fused: q, k, v are one tensor, and so are gate and up.
         experts: layers may have experts instead of one feed-forward network.
         scaled_embedding: embeddings are multiplied by the root of their size.
@@ -50,6 +50,7 @@ class Family:
         rope_theta, sliding_theta: the base of the rotation where `config.json` names none.
         window_fields, reads: what is read of `config.json` for this family beside what is read of
             all: for `sliding`, and else.
+        fixed: fields that must have this value if they are there.
         defaults: values of fields that are absent; null is a value of its own.
     """
 
@@ -60,7 +61,7 @@ class Family:
     norms: Mapping[str, str] = field(default_factory=lambda: NORMS_BEFORE)
     exact_norms: bool = False
     norm_offset: float = 0.0
-    activation: tuple[str, str] = ("hidden_act", "silu")
+    gate: Literal["silu", "gelu_tanh"] = "silu"
     fused: bool = False
     experts: bool = False
     scaled_embedding: bool = False
@@ -73,6 +74,7 @@ class Family:
     sliding_theta: float = 10000.0
     window_fields: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
+    fixed: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -174,14 +176,15 @@ FAMILIES = {
         norms=NORMS_AROUND,
         exact_norms=True,
         norm_offset=1.0,
-        activation=("hidden_activation", "gelu_pytorch_tanh"),
+        gate="gelu_tanh",
         scaled_embedding=True,
         score_field="query_pre_attn_scalar",
         sliding=layer_kinds.five_of_six_layers,
         layer_ropes=True,
         rope_theta=1e6,
         window_fields=("sliding_window", "layer_types", "sliding_window_pattern"),
-        reads=("query_pre_attn_scalar", "hidden_activation", "rope_local_base_freq"),
+        reads=("query_pre_attn_scalar", "rope_local_base_freq"),
+        fixed={"hidden_activation": "gelu_pytorch_tanh"},
         # `text_config` of the models that see images states what differs from these.
         defaults={
             "vocab_size": 262208,
@@ -193,7 +196,6 @@ FAMILIES = {
             "sliding_window": 4096,
             "sliding_window_pattern": 6,
             "query_pre_attn_scalar": 256,
-            "hidden_activation": "gelu_pytorch_tanh",
             "tie_word_embeddings": True,
         },
     ),

@@ -118,12 +118,13 @@ class ModelConfig:
         raw, images = language_model(raw)
         architecture = _architecture(raw)
         family = FAMILIES[architecture]
-        unread = check_fields(raw, frozenset((*family.window_fields, *family.reads)))
+        own = frozenset((*family.window_fields, *family.reads, *family.fixed))
+        unread = check_fields(raw, own)
         raw = {name: value for name, value in raw.items() if name not in unread}
         if family.experts and raw.get("num_local_experts") is not None:
             raw["num_experts"] = raw["num_local_experts"]  # as transformers 5 writes it
         fields = Fields(_FILE, {**family.defaults, **raw})
-        _check_activation(fields, family)
+        _check_fixed(fields, family)
         hidden, num_heads = _size(fields, "hidden_size"), _size(fields, "num_attention_heads")
         head_dim = _size(fields, "head_dim", hidden // num_heads)
         full, sliding, unread_rope = read_ropes(fields, family)
@@ -193,12 +194,12 @@ class ModelConfig:
                 check_rotated(kind.rope, self.head_dim)
 
 
-def _check_activation(fields: Fields, family: Family) -> None:
-    name, activation = family.activation
-    if fields.has(name) and fields.text(name) != activation:
-        raise UnsupportedModel(
-            f"{_FILE}: {name} {shown(fields.raw[name])} is not supported, only {activation!r}"
-        )
+def _check_fixed(fields: Fields, family: Family) -> None:
+    for name, value in family.fixed.items():
+        if fields.has(name) and fields.raw[name] != value:
+            raise UnsupportedModel(
+                f"{_FILE}: {name} {shown(fields.raw[name])} is not supported, only {value!r}"
+            )
 
 
 def _layers(fields: Fields, family: Family, full: Rope, sliding: Rope) -> tuple[LayerKind, ...]:
@@ -257,8 +258,8 @@ def _architecture(raw: dict[str, Any]) -> str:
 def _reason(architecture: str) -> str:
     if any(architecture.startswith(kind) for kind in RECURRENT):
         return (
-            ": its recurrent layers keep one state for a sequence. A fork would have to copy it, and "
-            "no rule joins the states of candidates"
+            ": its recurrent layers keep one state for a sequence. A fork would have to copy it, "
+            "and no rule joins the states of candidates"
         )
     return ""
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from csrc_triton import Gate
 from gsr_engine.checkpoint.families import NORMS_AROUND
 from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.checkpoint.tensor_names import (
@@ -26,8 +25,6 @@ from gsr_engine.model.linear import MakeLinear, linear_maker
 from gsr_engine.model.rope import rotary_order
 
 _CPU = torch.device("cpu")
-GATES: dict[str, Gate] = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
-"""Activations, as transformers and as the kernels call them."""
 
 GetTensor = Callable[[str, tuple[int, ...]], torch.Tensor]
 """A tensor by its name; it has the given shape."""
@@ -186,7 +183,7 @@ class _Reader:
 
     def _feed_forward(self, index: int, prefix: str) -> FeedForward:
         config, prefix = self.config, prefix + "mlp."
-        gate = GATES[config.family.activation[1]]
+        gate = config.family.gate
         if config.layers[index].experts and config.experts is not None:
             names = [f"{prefix}experts.{expert}." for expert in range(config.experts.number)]
             return Experts.of(

@@ -1,6 +1,5 @@
 """An engine on the kernels draws the tokens of the torch backend, linear and branched."""
 
-import json
 from importlib import import_module
 
 import pytest
@@ -9,6 +8,7 @@ from csrc_triton import pages
 from csrc_triton.contracts import dispatch
 from gsr_engine import Engine, SamplingParams, SelfRefineParams
 from gsr_engine.checkpoint.gsr_config import GsrConfig
+from gsr_engine.model import experts
 from tests.csrc_triton.conftest import INTERPRETED
 from tests.helpers.checkpoints import make_checkpoint
 from tests.helpers.paged import paged_engine
@@ -18,14 +18,13 @@ STREAM = SamplingParams(max_tokens=4, ignore_eos=True)
 PROMPT = [5 + i % 80 for i in range(20)]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A checkpoint of one layer whose head dim the kernels support; it claims both layouts."""
-    made = make_checkpoint(tmp_path_factory.mktemp("mistral"), "mistral")
-    config = json.loads((made / "config.json").read_text())
-    (made / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
-    GsrConfig(layouts=("linear", "branched")).save(made)
-    return made
+# Windows, experts, norms around, a second gate: each as few layers as show it.
+FAMILIES = {
+    "mistral": {"num_hidden_layers": 1},
+    "qwen3moe": {"num_hidden_layers": 1, "mlp_only_layers": []},
+    "olmo3": {"num_hidden_layers": 1, "hidden_size": 64, "layer_types": ["sliding_attention"]},
+    "gemma3": {"num_hidden_layers": 1, "layer_types": ["sliding_attention"]},
+}
 
 
 def kernel_engine(folder, monkeypatch):
@@ -36,11 +35,16 @@ def kernel_engine(folder, monkeypatch):
         dispatch, "implementation", lambda _, module: import_module(f"csrc_triton.{module}")
     )
     monkeypatch.setattr(pages, "vector_major", pages.token_major)  # what these kernels read
+    monkeypatch.setattr(experts, "has_cpu_kernels", lambda dtype: False)  # they pack no weights
     return paged_engine(folder, **OPTIONS)
 
 
-@pytest.mark.parametrize("layout", ["linear", "branched"])
-def test_the_same_tokens(layout, folder, monkeypatch):
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_same_tokens(family, tmp_path, monkeypatch):
+    """Head dims are those that the kernels support."""
+    folder = make_checkpoint(tmp_path / "c", family, config=FAMILIES[family])
+    GsrConfig(layouts=("linear", "branched")).save(folder)
+    layout = "linear" if family == "mistral" else "branched"
     params = SelfRefineParams(k=2, layout=layout, candidate=STREAM, refine=STREAM, seed=2)
     sampled = SamplingParams(n=2, max_tokens=3, seed=3, top_p=0.9, ignore_eos=True)
 
