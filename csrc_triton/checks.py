@@ -9,7 +9,7 @@ from torch import Tensor
 
 Gate = Literal["silu", "gelu_tanh"]
 """The function of a gate; `gelu_tanh` is GELU's approximation by tanh."""
-GATES = get_args(Gate)
+GATES: tuple[Gate, ...] = get_args(Gate)
 
 # The kernels pad each to a power of two; 16 is the least that tl.dot takes. Nano and the tests use
 # 16 and 32.

@@ -120,7 +120,7 @@ def _grouped_linear_kernel(
     halves: tl.constexpr = 1 if gate is None else 2
     weights = weights_ptr + expert * halves * outputs * inputs
     weights += columns.to(tl.int64)[:, None] * inputs + offsets[None, :]
-    behind = outputs.to(tl.int64) * inputs  # from a gate to what it gates
+    behind = tl.full([], outputs, tl.int64) * inputs  # from a gate to what it gates
 
     first, second = _products(
         x,

@@ -165,7 +165,7 @@ def attend(
             masked |= first < seen_by_all_from
         if masked:
             scores = _hidden(scores, token, first_seen, last_seen)
-        top, total, acc = _add_tile((top, total, acc), scores, v, scale, first_seen is not None)
+        top, total, acc = add_tile((top, total, acc), scores, v, scale, first_seen is not None)
     return top, total, acc
 
 
@@ -179,7 +179,7 @@ def _hidden(scores, token, first_seen, last_seen):
 
 
 @triton.jit
-def _add_tile(state, scores, v, scale, may_see_nothing: tl.constexpr):
+def add_tile(state, scores, v, scale, may_see_nothing: tl.constexpr):
     """One step of the online softmax."""
     top, total, acc = state
     # The scale, which is positive, goes into the exponent: one fused multiply-add per score.

@@ -13,6 +13,7 @@ import csrc_triton
 from benchmarks.kernels.rows import Emit, Row, collect, ignore
 from benchmarks.kernels.timing import measure_limits, seconds
 from benchmarks.kernels.worlds import PAGE_SIZE, QWEN2_7B, Heads
+from csrc_triton.checks import GATES, Gate
 
 Transfer = tuple[int, Callable[[], object]]
 """The fewest bytes that must move, and the function that moves them."""
@@ -75,20 +76,29 @@ def _measure(make: Callable[[str], Transfer], device: str) -> Row:
 def works(case: ElementwiseCase) -> Iterator[tuple[str, str, Callable[[str], Transfer]]]:
     """(kernel, name of its input, function that makes the transfer on a device) for each."""
     heads = case.heads
-    yield "rms_norm", f"hidden {case.hidden} + residual", partial(_norm, case)
+    for weight in (case.dtype, torch.float32):
+        name = f"hidden {case.hidden} + residual{_named(weight, case)}"
+        yield "rms_norm", name, partial(_norm, case, weight)
     yield "rms_norm", f"{heads.query} heads of {heads.dim}", partial(_head_norm, case)
-    yield "gated_activation", f"{case.intermediate}", partial(_gate, case)
-    yield "rope_and_cache", f"{heads}", partial(_rope, case, False)
-    yield "rope_and_cache", f"{heads} + qk-norm", partial(_rope, case, True)
+    for gate in GATES:
+        yield "gated_activation", f"{case.intermediate} {gate}", partial(_gate, case, gate)
+    yield "rope_and_cache", f"{heads}", partial(_rope, case, None)
+    for weight in (case.dtype, torch.float32):
+        name = f"{heads} + qk-norm{_named(weight, case)}"
+        yield "rope_and_cache", name, partial(_rope, case, weight)
     if case.vocab:
         for rule, columns in _RULES.items():
             yield "sample", f"{case.vocab} {rule}", partial(_sample, case, columns)
         yield "token_logprobs", f"{case.vocab}", partial(_logprobs, case)
 
 
-def _norm(case: ElementwiseCase, device: str) -> Transfer:
+def _named(weight: torch.dtype, case: ElementwiseCase) -> str:
+    return "" if weight == case.dtype else ", fp32 weight"
+
+
+def _norm(case: ElementwiseCase, dtype: torch.dtype, device: str) -> Transfer:
     x, residual = torch.randn(2, case.rows, case.hidden, device=device).to(case.dtype)
-    weight = torch.ones(case.hidden, dtype=case.dtype, device=device)
+    weight = torch.ones(case.hidden, dtype=dtype, device=device)
     return 4 * _bytes(x), lambda: csrc_triton.rms_norm(x, weight, 1e-6, residual)
 
 
@@ -99,12 +109,12 @@ def _head_norm(case: ElementwiseCase, device: str) -> Transfer:
     return 2 * _bytes(x), lambda: csrc_triton.rms_norm(x, weight, 1e-6)
 
 
-def _gate(case: ElementwiseCase, device: str) -> Transfer:
+def _gate(case: ElementwiseCase, gate: Gate, device: str) -> Transfer:
     gate_up = torch.randn(case.rows, 2 * case.intermediate, device=device).to(case.dtype)
-    return 3 * _bytes(gate_up) // 2, lambda: csrc_triton.gated_activation(gate_up, "silu")
+    return 3 * _bytes(gate_up) // 2, lambda: csrc_triton.gated_activation(gate_up, gate)
 
 
-def _rope(case: ElementwiseCase, normed: bool, device: str) -> Transfer:
+def _rope(case: ElementwiseCase, dtype: torch.dtype | None, device: str) -> Transfer:
     heads, rows = case.heads, case.rows
     fused = torch.randn(rows, heads.query + 2 * heads.kv, heads.dim, device=device).to(case.dtype)
     q, k, v = fused.split([heads.query, heads.kv, heads.kv], dim=1)
@@ -117,7 +127,7 @@ def _rope(case: ElementwiseCase, normed: bool, device: str) -> Transfer:
     slots = torch.randperm(pages * PAGE_SIZE, device=device)[:rows]
     # q, k and v are read; q, k and both caches are written.
     moved = 2 * _bytes(fused) + _bytes(keys[0, 0]) * rows + _bytes(cos_sin)
-    norm = torch.ones(heads.dim, dtype=case.dtype, device=device) if normed else None
+    norm = torch.ones(heads.dim, dtype=dtype, device=device) if dtype else None
     return moved, lambda: csrc_triton.rope_and_cache(
         q, k, v, cos_sin, positions, keys, values, slots, q_norm=norm, k_norm=norm, eps=1e-6
     )

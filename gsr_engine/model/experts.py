@@ -109,13 +109,15 @@ def _stacked(
     """The weights of all experts in one tensor, which is filled one by one."""
     stacked: torch.Tensor | None = None
     count = 0
-    for count, weight in enumerate(weights, start=1):
+    for weight in weights:  # enumerate would hold it while the next one is read
+        count += 1
         laid_out = pack_weight(weight, gated=gated) if packed else weight
         if stacked is None:
             stacked = laid_out.new_empty((experts, *laid_out.shape))
         if count > experts or laid_out.shape != stacked.shape[1:]:
             raise ValueError(f"weight {count} of {experts} experts is {tuple(weight.shape)}")
         stacked[count - 1] = laid_out
+        del weight, laid_out
     if stacked is None or count != experts:
         raise ValueError(f"{count} weights for {experts} experts")
     return stacked

@@ -7,7 +7,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from csrc_triton import PagedSpan, WorkList, decode, prefill, reference
+from csrc_triton import PagedSpan, PrefillPlan, WorkList, decode, prefill, reference, tiles
+from tests.csrc_triton.conftest import INTERPRETED
 from tests.helpers.worlds import (
     build_world,
     check_around_nan,
@@ -194,7 +195,31 @@ def test_prefill_is_not_spoilt_by_what_a_window_hides(case, data, device):
     check_around_nan(actual, expected, **CLOSE)
 
 
-def test_a_window_skips_whole_tiles(dtype, device):
+@pytest.mark.skipif(not INTERPRETED, reason="counts calls inside of the kernels")
+def test_tiles_outside_of_a_window_are_not_walked(monkeypatch):
+    walked, one_tile = [], tiles.add_tile
+    monkeypatch.setattr(tiles, "add_tile", lambda *args: walked.append(0) or one_tile(*args))
+
+    def count(run, *args, **options):
+        walked.clear()
+        run(*args, 0.2, **options)
+        return len(walked)
+
+    cache, far = torch.randn(40, 16, 1, 16), PagedSpan(range(40), 0, 300, position=0)
+    span = PagedSpan(range(40), 3, 620, position=1000)
+    rows = torch.randn(1, 1, 16), cache, cache
+    work = WorkList.from_spans([([0], far), ([0], span)], 1, 1000)
+    step = {"positions": torch.tensor([1619])}
+    assert count(decode.decode_attention_partials, *rows, work, **step) == 10 + 20  # of 32 tokens
+    assert count(decode.decode_attention_partials, *rows, work, **step, window=40) == 2
+
+    rows = torch.randn(32, 1, 16), cache, cache
+    plan = PrefillPlan.from_segments([(PagedSpan(range(40), 588, 620, position=1000), [far])])
+    assert count(prefill.prefill_attention, *rows, plan) == 5 + 10  # of 64 tokens
+    assert count(prefill.prefill_attention, *rows, plan, window=40) == 2
+
+
+def test_windows_over_whole_tiles(dtype, device):
     """Long spans of which few tokens are seen, at positions that only their own list tells."""
     far, near = (1, 3, 190), (2, 0, 160)
     options = {"heads": (1, 2), "head_dim": 32, "positions": [400, 20, 270], "sinks": True}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -113,6 +115,30 @@ def test_without_kernels_plain_torch_computes_the_same(monkeypatch: pytest.Monke
     torch.testing.assert_close(plain(x), expected, **CLOSE[FP32])
     half = ours(theirs.half(), 3, True)
     torch.testing.assert_close(half(x.half()).float(), expected, atol=5e-3, rtol=5e-3)
+
+
+@pytest.mark.parametrize("has_kernels", [False, True])
+def test_one_weight_at_a_time_is_held_beside_the_result(
+    has_kernels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "has_cpu_kernels", lambda _: has_kernels)
+    alive: list[weakref.ref[torch.Tensor]] = []
+
+    def read(*shape: int) -> torch.Tensor:
+        assert all(one() is None for one in alive)
+        weight = torch.randn(shape)
+        alive.append(weakref.ref(weight))
+        return weight
+
+    made = Experts.of(
+        torch.randn(5, 8),
+        (read(12, 8) for _ in range(5)),
+        (read(8, 6) for _ in range(5)),
+        top_k=2,
+        normalise=True,
+    )
+    assert made(torch.randn(3, 8)).shape == (3, 8)
+    assert len(alive) == 10
 
 
 def test_weights_that_disagree_are_refused() -> None:
