@@ -9,19 +9,21 @@ from pathlib import Path
 from gsr_engine.errors import CheckpointError
 
 
-def weights_digest(folder: Path) -> str:
+def weights_digest(folder: Path, adapter: Path | None = None) -> str:
     """SHA-256 of the contents of a folder's safetensors files, in the order of their names.
+
+    Those of an adapter follow, with its configuration, which says how strongly it counts.
 
     Every byte counts, because two trainings of one model differ in nothing but the tensors' values.
     It takes a read of the weights: seconds for 7B parameters, as loading them does. The names of
     the folder and of the files do not count.
 
     Raises:
-        CheckpointError: the folder holds no safetensors file, or one cannot be read.
+        CheckpointError: a folder holds no safetensors file, or one cannot be read.
     """
-    files = sorted(file for file in folder.glob("*.safetensors") if file.is_file())
-    if not files:
-        raise CheckpointError(f"{folder} holds no safetensors file")
+    files = _weight_files(folder)
+    if adapter is not None:
+        files += [*_weight_files(adapter), adapter / "adapter_config.json"]
     with ThreadPoolExecutor() as pool:  # hashing frees the interpreter's lock
         digests = list(pool.map(_digest, files))
     return hashlib.sha256(b"".join(digests)).hexdigest()
@@ -34,6 +36,13 @@ def tokenizer_digest(folder: Path) -> str:
         CheckpointError: the folder has no such file, or it cannot be read.
     """
     return _digest(folder / "tokenizer.json").hex()
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    files = sorted(file for file in folder.glob("*.safetensors") if file.is_file())
+    if not files:
+        raise CheckpointError(f"{folder} holds no safetensors file")
+    return files
 
 
 def _digest(path: Path) -> bytes:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,17 +81,31 @@ def find_checkpoint(
         CheckpointError: it is neither a folder nor a repository that can be reached.
         InvalidRequest: it, or the revision, is no text.
     """
-    if not isinstance(path_or_id, str | Path):
-        raise InvalidRequest("path_or_id", f"must be a path or a text, got {shown(path_or_id)}")
     if not isinstance(revision, str | None):
         raise InvalidRequest("revision", f"must be a text, got {shown(revision)}")
+    return _find("path_or_id", path_or_id, partial(_download, revision=revision, weights=weights))
+
+
+def find_adapter(path_or_id: str | Path) -> Path:
+    """The local folder of a LoRA adapter; of a hub id its newest commit is downloaded.
+
+    Raises:
+        CheckpointError: it is neither a folder nor a repository that can be reached.
+        InvalidRequest: it is no text.
+    """
+    return _find("adapter", path_or_id, _download_adapter)
+
+
+def _find(field: str, path_or_id: str | Path, download: Callable[[str], Path]) -> Path:
+    if not isinstance(path_or_id, str | Path):
+        raise InvalidRequest(field, f"must be a path or a text, got {shown(path_or_id)}")
     folder, name = Path(path_or_id), f"{path_or_id!s:.100}"
     if _is_folder(folder):
         return folder
     if folder.is_absolute() or str(path_or_id).startswith(".") or str(path_or_id).count("/") > 1:
         raise CheckpointError(f"{name} is not a folder")
     try:
-        return _download(str(path_or_id), revision, weights=weights)
+        return download(str(path_or_id))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = f"{error!s:.200}".partition("\n")[0]
         raise CheckpointError(
@@ -115,6 +131,11 @@ def _download(name: str, revision: str | None, *, weights: bool) -> Path:
             allow_patterns=[*wanted, *(one for one in shards if isinstance(one, str))],
         )
     return folder
+
+
+def _download_adapter(name: str) -> Path:
+    wanted = [*SMALL_FILES, "adapter_config.json", "adapter_model.safetensors"]
+    return Path(snapshot_download(name, allow_patterns=wanted))
 
 
 def _is_folder(path: Path) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from gsr_engine.checkpoint.fields import Fields
 from gsr_engine.checkpoint.files import INDEX, read_json
 from gsr_engine.checkpoint.model_config import ModelConfig, shown_names
-from gsr_engine.errors import CheckpointError, UnsupportedModel, shown
+from gsr_engine.errors import CheckpointError, OutOfMemory, UnsupportedModel, shown
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _STORED_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
@@ -30,6 +30,21 @@ _COMPUTED = re.compile(r"rotary_emb\.inv_freq$")
 """Buffers that older checkpoints store, and that are computed from `config.json`."""
 _ROWS = 8192
 """Rows of embedding and head that are compared at once."""
+
+
+class ModelTensors(Protocol):
+    """What the weights of a model are read from."""
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's shape, with `tie_embeddings` and `dtype` as the weights say."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is not read, or read otherwise than `config.json` says, in words."""
+
+    def read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """A tensor by transformers' name; the reader may not write to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +71,7 @@ class StoredTensors:
         """
         if name not in self._places:
             raise CheckpointError(f"{self.folder} has no tensor {name}")
-        return _read(*self._places[name], shape)
+        return read_tensor(*self._places[name], shape)
 
 
 @contextmanager
@@ -69,12 +84,9 @@ def open_tensors(folder: Path, config: ModelConfig) -> Iterator[StoredTensors]:
     Raises:
         CheckpointError: weights are missing or unreadable, or the index names a file elsewhere.
         UnsupportedModel: the folder holds an adapter beside its weights.
+        OutOfMemory: a file is larger than the memory of this machine.
     """
-    if (folder / "adapter_config.json").exists():
-        raise UnsupportedModel(
-            f"{folder} has an adapter_config.json: adapters are not applied. Merge the adapter "
-            "into the weights; if that was done, remove the file"
-        )
+    refuse_adapter(folder)
     files, notes = _weight_files(folder)
     with ExitStack() as stack:
         places: dict[str, tuple[Any, str]] = {}
@@ -84,6 +96,11 @@ def open_tensors(folder: Path, config: ModelConfig) -> Iterator[StoredTensors]:
                 opened = stack.enter_context(safe_open(file, framework="pt"))
             except (OSError, SafetensorError) as error:
                 raise CheckpointError(f"{file} cannot be read: {error!s:.200}") from None
+            except RuntimeError:  # torch maps the file, which the system may refuse
+                size = file.stat().st_size / 2**30
+                raise OutOfMemory(
+                    f"{file} of {size:,.1f} GiB cannot be mapped: this machine has less memory"
+                ) from None
             for stored in opened.keys():  # noqa: SIM118  # it is no dict
                 places[_model_name(stored, names)] = opened, stored
         if config.dtype is None and places:
@@ -101,6 +118,16 @@ def open_tensors(folder: Path, config: ModelConfig) -> Iterator[StoredTensors]:
         if unread:
             notes.append(f"{folder.name}: tensors not read: {shown_names(unread)}")
         yield StoredTensors(folder, config, tuple(notes), places)
+
+
+def refuse_adapter(folder: Path) -> None:
+    """Raise UnsupportedModel if a folder that is given as a model holds an adapter."""
+    if (folder / "adapter_config.json").exists():
+        raise UnsupportedModel(
+            f"{folder} has an adapter_config.json: adapters are not applied unasked. Give the "
+            "folder as adapter= (--adapter), over its base model; if the adapter was merged into "
+            "these weights, remove the file"
+        )
 
 
 def tensor_shapes(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -136,7 +163,8 @@ def _model_name(stored: str, names: dict[str, tuple[int, ...]]) -> str:
     return stored
 
 
-def _read(file: Any, stored: str, shape: tuple[int, ...]) -> torch.Tensor:
+def read_tensor(file: Any, stored: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """A tensor of an open safetensors file; errors as `StoredTensors.read`."""
     header = file.get_slice(stored)
     dtype, found = header.get_dtype(), tuple(header.get_shape())
     if dtype not in _STORED_DTYPES:
@@ -159,7 +187,7 @@ def _stored_dtype(places: dict[str, tuple[Any, str]]) -> str:
 
 
 def _own_head(places: dict[str, tuple[Any, str]], shape: tuple[int, ...]) -> bool:
-    embedding, head = (_read(*places[name], shape) for name in (EMBEDDING, HEAD))
+    embedding, head = (read_tensor(*places[name], shape) for name in (EMBEDDING, HEAD))
     pairs = zip(embedding.split(_ROWS), head.split(_ROWS), strict=True)
     return not all(torch.equal(one.float(), other.float()) for one, other in pairs)
 

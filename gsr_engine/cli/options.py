@@ -31,6 +31,10 @@ Model = Annotated[
     str | None,
     _option("Checkpoint folder or hub id.", "nano, the model in the box", metavar="PATH"),
 ]
+Adapter = Annotated[
+    str | None,
+    _option("LoRA adapter as peft saves it: folder or hub id.", "none", metavar="PATH"),
+]
 K = Annotated[int | None, _option("Candidates.", "4")]
 Layout = Annotated[str | None, _option("linear or branched.", "linear")]
 N = Annotated[int | None, _option("Streams.", "1")]
