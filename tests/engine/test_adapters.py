@@ -8,17 +8,22 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
 
 from gsr_engine import CheckpointError, Engine, InvalidRequest, SamplingParams, UnsupportedModel
 from gsr_engine.checkpoint.digest import weights_digest
+from gsr_engine.checkpoint.files import find_adapter
 from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.checkpoint.tensors import tensor_shapes
+from gsr_engine.cli.commands import app
 from gsr_engine.execution.loading import open_weights
 from gsr_engine.model.weights import decoder_of
 
@@ -235,3 +240,28 @@ def test_the_digest_counts_its_tensors_and_its_scale(
     digests = {weights_digest(qwen2, one) for one in (None, plain, other, another)}
     assert len(digests) == 4
     assert weights_digest(qwen2, Path(shutil.copytree(plain, tmp_path / "copy"))) in digests
+
+
+def test_the_hub_gives_what_is_read(monkeypatch: pytest.MonkeyPatch, plain: Path) -> None:
+    fetch = Mock(return_value=str(plain))
+    monkeypatch.setattr("gsr_engine.checkpoint.files.snapshot_download", fetch)
+    assert find_adapter("somebody/adapter") == plain
+    wanted = ["adapter_config.json", "adapter_model.safetensors", "gsr.json", "chat_template.jinja"]
+    others = ["adapter_model.bin", "optimizer.pt", "checkpoint-9/adapter_model.safetensors"]
+    patterns = fetch.call_args.kwargs["allow_patterns"]
+    assert [*filter_repo_objects([*wanted, *others], allow_patterns=patterns)] == wanted
+
+
+def test_the_commands_take_one(qwen2: Path, plain: Path) -> None:
+    """Each loads the adapter: one that is nowhere is refused by all of them."""
+    model, nowhere = ["--model", str(qwen2)], ["--adapter", "./nowhere"]
+    bench, prompt = ["bench", str(qwen2)], ["abc", *model]
+    for command in (["solve", *prompt], ["generate", *prompt], bench):
+        refused = CliRunner().invoke(app, [*command, *nowhere])
+        assert "nowhere is not a folder" in str(refused.exception)
+    flags = ["--raw", "--max-tokens", "8", "--temperature", "0", "--dtype", "float32", "--json"]
+    told = CliRunner().invoke(app, ["generate", *prompt, *flags, "--adapter", str(plain)])
+    with Engine.from_pretrained(qwen2, adapter=plain, dtype="float32") as engine:
+        greedy = SamplingParams(max_tokens=8, temperature=0.0)
+        expected = engine.generate("abc", greedy)[0].completions[0].text
+    assert expected in [one["text"] for one in json.loads(told.stdout)["completions"]]

@@ -208,6 +208,7 @@ def large_model(folder: Path) -> None:
         num_attention_heads=64,
         num_key_value_heads=8,
         tie_word_embeddings=False,
+        dtype="bfloat16",
     )
     shapes, places = list(tensor_shapes(model)), {}
     for part in range(30):
