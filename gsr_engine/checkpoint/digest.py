@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from gsr_engine.checkpoint.files import is_gguf
+from gsr_engine.checkpoint.gguf.header import read_header
 from gsr_engine.errors import CheckpointError
 
 
 def weights_digest(folder: Path) -> str:
-    """SHA-256 of the contents of a folder's safetensors files, in the order of their names.
+    """SHA-256 of the contents of a folder's safetensors files by name, or of a GGUF file.
 
     Every byte counts, because two trainings of one model differ in nothing but the tensors' values.
     It takes a read of the weights: seconds for 7B parameters, as loading them does. The names of
@@ -19,6 +22,8 @@ def weights_digest(folder: Path) -> str:
     Raises:
         CheckpointError: the folder holds no safetensors file, or one cannot be read.
     """
+    if is_gguf(folder):
+        return _digest(folder).hex()
     files = sorted(file for file in folder.glob("*.safetensors") if file.is_file())
     if not files:
         raise CheckpointError(f"{folder} holds no safetensors file")
@@ -30,9 +35,16 @@ def weights_digest(folder: Path) -> str:
 def tokenizer_digest(folder: Path) -> str:
     """SHA-256 of `tokenizer.json`: token ids mean the same where it is the same.
 
+    Of a GGUF it is that of the metadata that describe the tokenizer; nobody can tell whether they
+    mean the same as some `tokenizer.json`.
+
     Raises:
         CheckpointError: the folder has no such file, or it cannot be read.
     """
+    if is_gguf(folder):
+        metadata = read_header(folder).metadata
+        own = {name: value for name, value in metadata.items() if name.startswith("tokenizer.")}
+        return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
     return _digest(folder / "tokenizer.json").hex()
 
 
