@@ -86,7 +86,7 @@ def _divided(header: GgufHeader, own: dict[str, Any]) -> dict[str, Any] | None:
     ).astype(np.float64)
     if np.all(found == 1):
         return None
-    factor = float(found.max())
+    factor = round(float(found.max()), 4)  # 32.000004 is 32 in fp32
     theta = Fields(header.path.name, own).number("rope.freq_base", 1.0, 1e12, 10000.0)
     if not np.allclose(found, _llama3_divisors(theta, len(found), factor), rtol=1e-4):
         raise UnsupportedModel(
