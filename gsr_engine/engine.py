@@ -136,10 +136,11 @@ class Engine(RequestMaker):
         adapter: str | Path | None = None,
         **options: Any,
     ) -> Self:
-        """Load a checkpoint from a local folder or the Hugging Face hub.
+        """Load a checkpoint from a local folder, a GGUF file or the Hugging Face hub.
 
         Args:
-            path_or_id: folder with config.json, tokenizer and safetensors, or a hub id.
+            path_or_id: folder with config.json, tokenizer and safetensors, or a GGUF file, or
+                a hub id.
             revision: branch, tag or commit on the hub.
             template: other prompts than the checkpoint's: see `GsrConfig.with_prompts_of`.
             adapter: a LoRA adapter as peft saves it, a folder or a hub id. It is merged into the

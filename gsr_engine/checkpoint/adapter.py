@@ -7,10 +7,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from gsr_engine.checkpoint.adapter_config import AdapterConfig
 from gsr_engine.checkpoint.files import INDEX, SMALL_FILES
@@ -19,6 +17,8 @@ from gsr_engine.checkpoint.tensors import (
     EMBEDDING,
     HEAD,
     ModelTensors,
+    StoredTensor,
+    open_file,
     read_tensor,
     tensor_shapes,
 )
@@ -35,16 +35,17 @@ _TAKEN_ELSEWHERE = ("config.json", "gsr.json")
 
 @dataclass(frozen=True, slots=True)
 class _Product:
-    """scale B A, of which a tensor of the model gets one: names of A and B, and their shapes.
+    """scale B A, which is added to a tensor of the model.
 
     Attributes:
+        shapes: of A and of B.
         turned: A is [rank, rows] and B [columns, rank], as peft stores them for an embedding;
             otherwise A is [rank, columns] and B [rows, rank].
     """
 
     scale: float
-    a: str
-    b: str
+    a: StoredTensor
+    b: StoredTensor
     shapes: tuple[tuple[int, int], tuple[int, int]]
     turned: bool
 
@@ -60,8 +61,7 @@ class AdaptedTensors:
     config: ModelConfig
     notes: tuple[str, ...]
     _base: ModelTensors
-    _file: Any
-    _whole: dict[str, str]
+    _whole: dict[str, StoredTensor]
     _products: dict[str, _Product]
 
     def read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
@@ -71,7 +71,7 @@ class AdaptedTensors:
             CheckpointError, UnsupportedModel: as `StoredTensors.read`.
         """
         if name in self._whole:
-            tensor = read_tensor(self._file, self._whole[name], shape)
+            tensor = read_tensor(self._whole[name], shape)
         elif name == HEAD and self._base.config.tie_embeddings:
             tensor = self._base.read(EMBEDDING, shape)
         else:
@@ -80,7 +80,7 @@ class AdaptedTensors:
         if product is None:
             return tensor
         a, b = (
-            read_tensor(self._file, stored, size).float()
+            read_tensor(stored, size).float()
             for stored, size in zip((product.a, product.b), product.shapes, strict=True)
         )
         left, right = (a.T, b.T) if product.turned else (b, a)
@@ -104,16 +104,13 @@ def open_adapted(base: ModelTensors, folder: Path) -> Iterator[AdaptedTensors]:
         raise CheckpointError(f"{folder} lacks {ADAPTER_WEIGHTS} (only safetensors are read)")
     model, notes = replace(base.config, tie_embeddings=False), [*base.notes, *config.notes]
     with ExitStack() as stack:
-        try:
-            file = stack.enter_context(safe_open(path, framework="pt"))
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{path} cannot be read: {error!s:.200}") from None
-        whole, products = _places(file, path, config, dict(tensor_shapes(model)))
+        tensors = open_file(path, stack)
+        whole, products = _places(tensors, path, config, dict(tensor_shapes(model)))
         if base.config.tie_embeddings and {EMBEDDING, HEAD}.isdisjoint({*whole, *products}):
             model = base.config
         elif base.config.tie_embeddings:
             notes.append("the adapter unties the head from the embedding: both are kept")
-        yield AdaptedTensors(model, tuple(notes), base, file, whole, products)
+        yield AdaptedTensors(model, tuple(notes), base, whole, products)
 
 
 def adapter_notes(folder: Path, base: Path) -> list[str]:
@@ -146,30 +143,33 @@ def _same(file: Path, other: Path) -> bool:
 
 
 def _places(
-    file: Any, path: Path, config: AdapterConfig, shapes: dict[str, tuple[int, ...]]
-) -> tuple[dict[str, str], dict[str, _Product]]:
+    tensors: dict[str, StoredTensor],
+    path: Path,
+    config: AdapterConfig,
+    shapes: dict[str, tuple[int, ...]],
+) -> tuple[dict[str, StoredTensor], dict[str, _Product]]:
     """Which tensor of the model is replaced by which, and which gets which product.
 
     Raises:
         CheckpointError: a tensor belongs to none of the model's, or lacks its other half.
     """
-    whole: dict[str, str] = {}
-    halves: dict[tuple[str, bool], dict[str, str]] = {}
-    for stored in file.keys():  # noqa: SIM118  # it is no dict
+    whole: dict[str, StoredTensor] = {}
+    halves: dict[tuple[str, bool], dict[str, StoredTensor]] = {}
+    for stored, tensor in tensors.items():
         name = stored.removeprefix(_PREFIX)
         if found := _LOW_RANK.fullmatch(name):
             half = found[2] or found[3]
-            halves.setdefault((found[1], found[3] is not None), {})[half] = stored
+            halves.setdefault((found[1], found[3] is not None), {})[half] = tensor
         elif (found := _WHOLE.fullmatch(name)) and (
             target := _target(f"{found[1]}.{found[2]}", shapes)
         ):
-            whole[target] = stored
+            whole[target] = tensor
         else:
             raise _stray(path, stored)
     products = {}
     for (module, turned), named in halves.items():
         target = _target(f"{module}.weight", shapes)
-        one = next(iter(named.values()))
+        one = next(iter(named.values())).name
         if target is None or len(shapes[target]) != 2 or turned != (target == EMBEDDING):
             raise _stray(path, one)
         if len(named) < 2:
@@ -177,12 +177,16 @@ def _places(
         products[target] = _product(config, module, named, shapes[target], turned)
     if not whole and not products:
         raise CheckpointError(f"{path} holds no tensors")
-    _check_shapes(file, path, whole, products, shapes)
+    _check_shapes(path, whole, products, shapes)
     return whole, products
 
 
 def _product(
-    config: AdapterConfig, module: str, named: dict[str, str], shape: tuple[int, ...], turned: bool
+    config: AdapterConfig,
+    module: str,
+    named: dict[str, StoredTensor],
+    shape: tuple[int, ...],
+    turned: bool,
 ) -> _Product:
     rank, (rows, columns) = config.rank_of(module), shape
     if turned:
@@ -201,19 +205,17 @@ def _stray(path: Path, stored: str) -> CheckpointError:
 
 
 def _check_shapes(
-    file: Any,
     path: Path,
-    whole: dict[str, str],
+    whole: dict[str, StoredTensor],
     products: dict[str, _Product],
     shapes: dict[str, tuple[int, ...]],
 ) -> None:
-    wanted = {stored: shapes[name] for name, stored in whole.items()}
+    wanted = [(tensor, shapes[name]) for name, tensor in whole.items()]
     for product in products.values():
-        wanted |= zip((product.a, product.b), product.shapes, strict=True)
-    for stored, shape in wanted.items():
-        found = tuple(file.get_slice(stored).get_shape())
-        if found != shape:
+        wanted += zip((product.a, product.b), product.shapes, strict=True)
+    for tensor, shape in wanted:
+        if tensor.shape != shape:
             raise CheckpointError(
-                f"{path}: tensor {stored} has shape {shown(found)}, the model's config.json and "
-                f"the adapter's rank imply {shape}"
+                f"{path}: tensor {tensor.name} has shape {shown(tensor.shape)}, the model's "
+                f"config.json and the adapter's rank imply {shape}"
             )

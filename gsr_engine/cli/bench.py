@@ -33,7 +33,9 @@ _WIDTH = 112
 def bench(
     model: Annotated[
         str,
-        typer.Argument(help="Checkpoint folder or hub id.", metavar="MODEL", show_default=False),
+        typer.Argument(
+            help="Checkpoint folder, GGUF file or hub id.", metavar="MODEL", show_default=False
+        ),
     ],
     adapter: options.Adapter = None,
     k: Annotated[str, typer.Option(help="Candidates, with commas.")] = "1,2,4,8",

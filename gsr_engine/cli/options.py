@@ -29,7 +29,7 @@ def _option(text: str, default: str | None = None, *names: str, **more: Any) -> 
 # A flag has the name of the field that it sets.
 Model = Annotated[
     str | None,
-    _option("Checkpoint folder or hub id.", "nano, the model in the box", metavar="PATH"),
+    _option("Checkpoint folder, GGUF or hub id.", "nano, the model in the box", metavar="PATH"),
 ]
 Adapter = Annotated[
     str | None,
