@@ -195,8 +195,8 @@ def refuse_adapter(folder: Path) -> None:
     if (folder / "adapter_config.json").exists():
         raise UnsupportedModel(
             f"{folder} has an adapter_config.json: adapters are not applied unasked. Give the "
-            "folder as adapter= (--adapter), over its base model; if the adapter was merged into "
-            "these weights, remove the file"
+            "folder as adapter= over its base model; if the adapter was merged into these weights, "
+            "remove the file"
         )
 
 

@@ -90,7 +90,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 _FLAGS = (
     *("max_tokens", "summary_tokens", "force_layout", "top_p", "max_model_len", "kv_cache_gib"),
     *("chat_template_kwargs", "special_tokens"),
-    "threads(?=[:=])",  # elsewhere it is a common word
+    "(?:threads|adapter|dtype)(?=[:=])",  # elsewhere these are common words
 )
 
 

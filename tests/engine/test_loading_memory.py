@@ -198,7 +198,15 @@ def test_a_gpu_gives_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
         check_memory(model, torch.bfloat16, gpu, EngineConfig(kv_cache_gib=2))
 
 
-def large_model(folder: Path) -> None:
+def test_so_is_one_in_a_single_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system may refuse to map what is larger than its memory."""
+    monkeypatch.setattr(memory_need, "known_free_memory", lambda: 64 * GIB)
+    large_model(tmp_path / "model", parts=1)
+    with pytest.raises(OutOfMemory, match=r"(of 131\.4 GiB cannot be mapped|take 131 GiB)"):
+        Engine.from_pretrained(tmp_path / "model", device="cpu", dtype="bfloat16")
+
+
+def large_model(folder: Path, parts: int = 30) -> None:
     model = write_config(
         folder,
         vocab_size=128_256,
@@ -211,10 +219,10 @@ def large_model(folder: Path) -> None:
         dtype="bfloat16",
     )
     shapes, places = list(tensor_shapes(model)), {}
-    for part in range(30):
+    for part in range(parts):
         file = f"model-{part}.safetensors"
         header, end = {}, 0
-        for name, shape in shapes[part::30]:
+        for name, shape in shapes[part::parts]:
             begin, end = end, end + 2 * math.prod(shape)
             header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}
             places[name] = file
