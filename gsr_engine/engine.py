@@ -14,17 +14,17 @@ import torch
 
 from gsr_engine.attention.kv_cache import page_bytes
 from gsr_engine.checkpoint.chat_template import Message, Variables
-from gsr_engine.checkpoint.files import find_checkpoint
+from gsr_engine.checkpoint.files import find_adapter, find_checkpoint
 from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.checkpoint.model_config import ModelConfig
-from gsr_engine.checkpoint.tensors import open_tensors
 from gsr_engine.checkpoint.tokenizer import SpecialTokens, Tokenizer
 from gsr_engine.config import EngineConfig
 from gsr_engine.errors import CheckpointError, InvalidRequest, shown
 from gsr_engine.execution.books import Books
 from gsr_engine.execution.device import build_runner
 from gsr_engine.execution.footprint import Footprint
-from gsr_engine.execution.loading import load_parts
+from gsr_engine.execution.loading import load_parts, open_weights
+from gsr_engine.execution.memory_need import check_memory_for_reload
 from gsr_engine.execution.runner import StepRunner
 from gsr_engine.execution.threads import Threads
 from gsr_engine.model.decoder import Decoder
@@ -133,21 +133,27 @@ class Engine(RequestMaker):
         *,
         revision: str | None = None,
         template: str | Path | None = None,
+        adapter: str | Path | None = None,
         **options: Any,
     ) -> Self:
-        """Load a checkpoint from a local folder or the Hugging Face hub.
+        """Load a checkpoint from a local folder, a GGUF file or the Hugging Face hub.
 
         Args:
-            path_or_id: folder with config.json, tokenizer and safetensors, or a hub id.
+            path_or_id: folder with config.json, tokenizer and safetensors, or a GGUF file, or
+                a hub id.
             revision: branch, tag or commit on the hub.
             template: other prompts than the checkpoint's: see `GsrConfig.with_prompts_of`.
+            adapter: a LoRA adapter as peft saves it, a folder or a hub id. It is merged into the
+                weights as they are read: W + scale B A in fp32, rounded once. Its gsr.json counts
+                if it has one; tokenizer and chat template stay the checkpoint's.
             options: fields of `EngineConfig`, e.g. `dtype="float32"`.
 
         Raises:
             CheckpointError: something is missing or broken; UnsupportedModel (a kind of it): the
                 engine does not run such a model.
             InvalidRequest: an option is out of range.
-            OutOfMemory: the device does not hold the model and a single KV page.
+            OutOfMemory: the device does not hold the weights and a KV pool. It is compared
+                with what is free before a weight is read, and the message says what would do.
             EngineForked: this thread cannot compute, because its process was forked.
         """
         try:
@@ -155,7 +161,7 @@ class Engine(RequestMaker):
         except TypeError as error:
             raise InvalidRequest("options", str(error)) from None
         with Threads(config.threads).held():
-            return cls(*load_parts(path_or_id, config, revision, template), config)
+            return cls(*load_parts(path_or_id, config, revision, template, adapter), config)
 
     def submit(self, request: AnyRequest) -> None:
         """Queue a request made by `new_generate` or `new_self_refine`; `step` moves it on.
@@ -192,19 +198,29 @@ class Engine(RequestMaker):
         """A context in which only the present thread may use the engine, or EngineBusy."""
         return self._books.ownership.held()
 
-    def reload_weights(self, path_or_id: str | Path, *, revision: str | None = None) -> None:
+    def reload_weights(
+        self,
+        path_or_id: str | Path,
+        *,
+        revision: str | None = None,
+        adapter: str | Path | None = None,
+    ) -> None:
         """Switch to other weights of the same model, e.g. a later checkpoint of its training.
 
         Running requests keep the tokens that they drew; all KV is recomputed. Tokenizer, prompts
-        and `gsr.json` stay those of the first checkpoint.
+        and `gsr.json` stay those of the first checkpoint. `adapter` is merged into the new weights,
+        as in `from_pretrained`; without it they are plain.
 
         Raises:
             CheckpointError: the checkpoint is broken or has another shape; the old weights stay.
+            OutOfMemory: the host does not hold the new weights beside the old; these stay.
         """
         folder = find_checkpoint(path_or_id, revision)
-        with open_tensors(folder, ModelConfig.from_folder(folder)) as stored:
+        over = None if adapter is None else find_adapter(adapter)
+        with open_weights(folder, ModelConfig.from_folder(folder), over) as stored:
             if replace(stored.config, dtype=self._model.dtype) != self._model:
                 raise CheckpointError(f"{folder} holds another model than the one that is loaded")
+            check_memory_for_reload(stored.config, self._dtype)
             with self._threads.held():
                 self._books.use(decoder_of(stored, self._dtype))
 

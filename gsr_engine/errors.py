@@ -57,7 +57,7 @@ class UnsupportedModel(CheckpointError):
 
 
 class OutOfMemory(GsrError):
-    """The device has too little memory for the model and a single KV page."""
+    """The device has too little memory for the weights, or for KV pages beside them."""
 
 
 class OutOfPages(GsrError):

@@ -24,7 +24,7 @@ from benchmarks.accuracy.run import measure
 from benchmarks.accuracy.table import show_table
 from gsr_engine import Engine
 from gsr_engine.checkpoint.digest import tokenizer_digest, weights_digest
-from gsr_engine.checkpoint.files import find_checkpoint
+from gsr_engine.checkpoint.files import find_adapter, find_checkpoint
 from gsr_engine.demo.report import NANO
 from gsr_engine.evaluation.grader import ExactGrader
 from train.command import run_command
@@ -40,6 +40,7 @@ class AccuracyCommand(AccuracyConfig):
 
     Attributes:
         model: Checkpoint folder or hub id.
+        adapter: LoRA adapter over it, as peft saves it: folder or hub id.
         data: JSONL with problem and answer.
         columns: FIELD=COLUMN,... where names of --data differ, as of train.problems.
         size_field: Field of --data to group by.
@@ -53,6 +54,7 @@ class AccuracyCommand(AccuracyConfig):
     """
 
     model: str = str(NANO)
+    adapter: str | None = None
     data: Path | None = None
     columns: str = ""
     size_field: str | None = None
@@ -95,15 +97,17 @@ def main(command: AccuracyCommand) -> None:
 def _measure(command: AccuracyCommand, console: Console) -> None:
     problems = command.load_problems()
     folder = find_checkpoint(command.model)
+    adapter = None if command.adapter is None else find_adapter(command.adapter)
     about = {
-        "model": command.model,
-        "weights": weights_digest(folder),
+        "model": command.model + ("" if adapter is None else f" with {command.adapter}"),
+        "weights": weights_digest(folder, adapter),
         "tokenizer": tokenizer_digest(folder),
         "data": str(command.data or f"{command.puzzles} puzzles of test stream {command.seed}"),
     }
     with (
         Engine.from_pretrained(
             folder,
+            adapter=adapter,
             dtype=command.dtype,
             template=command.template,
             max_model_len=command.max_model_len,

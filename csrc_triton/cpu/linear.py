@@ -24,9 +24,11 @@ def pack_weight(weight: Tensor, gated: bool = False) -> Tensor:
 
 
 def _blocks(weight: Tensor) -> Tensor:
-    outputs, inputs = weight.shape
-    padded = F.pad(weight, (0, 0, 0, -outputs % _LANES))
-    return padded.view(-1, _LANES, inputs).transpose(1, 2)
+    missing = -weight.shape[0] % _LANES
+    if missing:  # a pad of nothing would copy
+        weight = F.pad(weight, (0, 0, 0, missing))
+    blocks: Tensor = weight.unflatten(0, (-1, _LANES))
+    return blocks.transpose(1, 2)
 
 
 def linear(

@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
-from gsr_engine.checkpoint.files import read_json
+from gsr_engine.checkpoint.files import beside, read_json
 from gsr_engine.errors import CheckpointError, shown
 
 Tags = tuple[str, str]
@@ -102,7 +102,7 @@ def find_stop_ids(folder: Path, tokenizer: PreTrainedTokenizerBase) -> frozenset
     """
     ids: list[int] = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     for name in ("generation_config.json", "config.json"):
-        path = folder / name
+        path = beside(folder, name)
         raw: dict[str, Any] = read_json(path) if path.exists() else {}
         eos = raw.get("eos_token_id")
         named = [] if eos is None else eos if isinstance(eos, list) else [eos]

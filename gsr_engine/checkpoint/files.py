@@ -1,9 +1,11 @@
-"""The folder of a checkpoint, local or from the hub, and its JSON files."""
+"""Where a checkpoint lies (a folder, a repository of the hub, a GGUF file), and its JSON files."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,17 @@ SMALL_FILES = (
 )
 """What a checkpoint holds beside its weights, for this engine and for transformers."""
 INDEX = "model.safetensors.index.json"
+GGUF = ".gguf"
+
+
+def is_gguf(checkpoint: Path) -> bool:
+    """Whether a checkpoint is a GGUF file; every other one is a folder."""
+    return checkpoint.suffix.lower() == GGUF and not checkpoint.is_dir()
+
+
+def beside(checkpoint: Path, name: str) -> Path:
+    """Where a JSON file of a checkpoint lies: in its folder, or as `X.NAME` beside `X.gguf`."""
+    return checkpoint.with_suffix(f".{name}") if is_gguf(checkpoint) else checkpoint / name
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -68,28 +81,50 @@ def _finite_number(text: str) -> float:
 def find_checkpoint(
     path_or_id: str | Path, revision: str | None = None, *, weights: bool = True
 ) -> Path:
-    """The local folder of a checkpoint; of a hub id what is read is downloaded, and no more.
+    """The local folder or GGUF file of a checkpoint.
+
+    Of a hub id what is read is downloaded, and no more.
 
     Args:
-        path_or_id: a folder or a hub id.
+        path_or_id: a folder, a GGUF file or a hub id.
         revision: of the hub's repository.
         weights: False downloads only the small files: configuration, tokenizer, template.
 
     Raises:
-        CheckpointError: it is neither a folder nor a repository that can be reached.
+        CheckpointError: it is neither a folder, nor a GGUF file, nor a repository that can be
+            reached.
         InvalidRequest: it, or the revision, is no text.
     """
-    if not isinstance(path_or_id, str | Path):
-        raise InvalidRequest("path_or_id", f"must be a path or a text, got {shown(path_or_id)}")
     if not isinstance(revision, str | None):
         raise InvalidRequest("revision", f"must be a text, got {shown(revision)}")
+    return _find("path_or_id", path_or_id, partial(_download, revision=revision, weights=weights))
+
+
+def find_adapter(path_or_id: str | Path) -> Path:
+    """The local folder of a LoRA adapter; of a hub id its newest commit is downloaded.
+
+    Raises:
+        CheckpointError: it is neither a folder nor a repository that can be reached.
+        InvalidRequest: it is no text.
+    """
+    return _find("adapter", path_or_id, _download_adapter)
+
+
+def _find(field: str, path_or_id: str | Path, download: Callable[[str], Path]) -> Path:
+    if not isinstance(path_or_id, str | Path):
+        raise InvalidRequest(field, f"must be a path or a text, got {shown(path_or_id)}")
     folder, name = Path(path_or_id), f"{path_or_id!s:.100}"
     if _is_folder(folder):
+        _check_holds_no_gguf(folder)
+        return folder
+    if folder.suffix.lower() == GGUF:
+        if not _is_file(folder):
+            raise CheckpointError(f"{name} is no file")
         return folder
     if folder.is_absolute() or str(path_or_id).startswith(".") or str(path_or_id).count("/") > 1:
         raise CheckpointError(f"{name} is not a folder")
     try:
-        return _download(str(path_or_id), revision, weights=weights)
+        return download(str(path_or_id))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = f"{error!s:.200}".partition("\n")[0]
         raise CheckpointError(
@@ -117,8 +152,29 @@ def _download(name: str, revision: str | None, *, weights: bool) -> Path:
     return folder
 
 
+def _download_adapter(name: str) -> Path:
+    wanted = [*SMALL_FILES, "adapter_config.json", "adapter_model.safetensors"]
+    return Path(snapshot_download(name, allow_patterns=wanted))
+
+
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
     except OSError:  # e.g. its name is too long
         return False
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _check_holds_no_gguf(folder: Path) -> None:
+    """Raise CheckpointError for a folder that is no checkpoint, but holds some."""
+    files = sorted(folder.glob(f"*{GGUF}"))
+    if files and not (folder / "config.json").exists():
+        raise CheckpointError(
+            f"{folder!s:.100} has no config.json; give {files[0].name:.100} in it"
+        )

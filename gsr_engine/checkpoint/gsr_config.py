@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 import regex
 
-from gsr_engine.checkpoint.files import read_json
+from gsr_engine.checkpoint.files import beside, read_json
 from gsr_engine.errors import CheckpointError, InvalidRequest, shown
 from gsr_engine.params import LAYOUTS, MAX_CANDIDATES, Layout
 
@@ -118,12 +118,12 @@ class GsrConfig:
 
     @classmethod
     def from_folder(cls, folder: Path) -> GsrConfig:
-        """Read `gsr.json`; without the file, the defaults with `trained` False.
+        """Read `gsr.json` (`X.gsr.json` of `X.gguf`); without it, defaults with `trained` False.
 
         Raises:
             CheckpointError: the file is unreadable, or a field is unknown or has a bad value.
         """
-        path = folder / "gsr.json"
+        path = beside(folder, "gsr.json")
         return cls.from_file(path) if path.exists() else cls(trained=False)
 
     @classmethod

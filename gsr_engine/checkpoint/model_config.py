@@ -8,7 +8,8 @@ from typing import Any
 
 from gsr_engine.checkpoint.families import FAMILIES, Family
 from gsr_engine.checkpoint.fields import Fields
-from gsr_engine.checkpoint.files import read_json
+from gsr_engine.checkpoint.files import is_gguf, read_json
+from gsr_engine.checkpoint.gguf.config import read_config as read_gguf
 from gsr_engine.checkpoint.image_models import IMAGE_MODELS, language_model
 from gsr_engine.checkpoint.known_fields import check_fields
 from gsr_engine.checkpoint.layer_kinds import (
@@ -103,14 +104,20 @@ class ModelConfig:
 
     @classmethod
     def from_folder(cls, folder: Path) -> ModelConfig:
-        """Read `config.json`, in the spelling of transformers 4 or 5.
+        """Read `config.json`, in the spelling of transformers 4 or 5, or a GGUF's metadata.
 
         Raises:
             CheckpointError: the file or a field is missing, or a field has a bad value.
             UnsupportedModel: the architecture or a feature of it is not reproduced; see
                 `checkpoint/known_fields.py`.
         """
-        return cls.from_dict(read_json(folder / "config.json"))
+        if not is_gguf(folder):
+            return cls.from_dict(read_json(folder / "config.json"))
+        raw = read_gguf(folder)
+        try:
+            return cls.from_dict(raw)
+        except CheckpointError as error:  # it speaks of config.json
+            raise type(error)(f"{folder.name}, as {error}") from None
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> ModelConfig:

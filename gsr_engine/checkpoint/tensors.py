@@ -7,20 +7,22 @@ transformers 5 takes.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from gsr_engine.checkpoint.fields import Fields
-from gsr_engine.checkpoint.files import INDEX, read_json
+from gsr_engine.checkpoint.files import INDEX, is_gguf, read_json
+from gsr_engine.checkpoint.gguf.weights import DTYPES as GGUF_DTYPES
+from gsr_engine.checkpoint.gguf.weights import open_gguf
 from gsr_engine.checkpoint.model_config import ModelConfig, shown_names
 from gsr_engine.checkpoint.tensor_names import EMBEDDING, HEAD, tensor_shapes
-from gsr_engine.errors import CheckpointError, UnsupportedModel, shown
+from gsr_engine.errors import CheckpointError, OutOfMemory, UnsupportedModel, shown
 
 _STORED_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 """As safetensors names them, and as `config.json` does."""
@@ -32,12 +34,46 @@ _ROWS = 8192
 """Rows of embedding and head that are compared at once."""
 
 
+class StoredTensor(Protocol):
+    """A tensor among open weights; only `load` reads its values."""
+
+    @property
+    def name(self) -> str:
+        """As the file names it."""
+
+    @property
+    def dtype(self) -> str:
+        """The type in which it is stored, as the file names it."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As torch orders it."""
+
+    def load(self) -> torch.Tensor:
+        """Its values, in the dtype that is nearest to the stored type."""
+
+
+class ModelTensors(Protocol):
+    """What the weights of a model are read from."""
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's shape, with `tie_embeddings` and `dtype` as the weights say."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is not read, or read otherwise than `config.json` says, in words."""
+
+    def read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """A tensor by transformers' name; the reader may not write to it."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoredTensors:
     """The open weights of a checkpoint.
 
     Attributes:
-        folder: the checkpoint.
+        folder: the checkpoint: a folder or a GGUF file.
         config: its shape, with `tie_embeddings` and `dtype` as the weights say.
         notes: what is not read, or read otherwise than `config.json` says, in words.
     """
@@ -45,62 +81,123 @@ class StoredTensors:
     folder: Path
     config: ModelConfig
     notes: tuple[str, ...]
-    _places: dict[str, tuple[Any, str]]
+    _tensors: Mapping[str, StoredTensor]
 
     def read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         """A tensor by transformers' name, as it is stored; nothing is read before its checks.
+
+        One that is quantised is in fp32.
 
         Raises:
             CheckpointError: it is missing, of another shape, or unreadable.
             UnsupportedModel: it is not stored as fp32, bf16 or fp16.
         """
-        if name not in self._places:
+        if name not in self._tensors:
             raise CheckpointError(f"{self.folder} has no tensor {name}")
-        return _read(*self._places[name], shape)
+        return read_tensor(self._tensors[name], shape)
 
 
 @contextmanager
 def open_tensors(folder: Path, config: ModelConfig) -> Iterator[StoredTensors]:
-    """Open the weights of a folder whose `config.json` is read.
+    """Open the weights of a folder whose `config.json` is read, or those of a GGUF file.
 
     A tied model's head among the weights is used if it differs from the embedding, and stands for
     the embedding if that is missing. A base model's names, which lack "model.", count as well.
 
     Raises:
         CheckpointError: weights are missing or unreadable, or the index names a file elsewhere.
-        UnsupportedModel: the folder holds an adapter beside its weights.
+        UnsupportedModel: the folder holds an adapter beside its weights, or a GGUF holds a tensor
+            that is not known.
+        OutOfMemory: a file is larger than the memory of this machine.
     """
-    if (folder / "adapter_config.json").exists():
-        raise UnsupportedModel(
-            f"{folder} has an adapter_config.json: adapters are not applied. Merge the adapter "
-            "into the weights; if that was done, remove the file"
-        )
-    files, notes = _weight_files(folder)
+    names = dict(tensor_shapes(replace(config, tie_embeddings=False)))
     with ExitStack() as stack:
-        places: dict[str, tuple[Any, str]] = {}
-        names = dict(tensor_shapes(replace(config, tie_embeddings=False)))
-        for file in files:
-            try:
-                opened = stack.enter_context(safe_open(file, framework="pt"))
-            except (OSError, SafetensorError) as error:
-                raise CheckpointError(f"{file} cannot be read: {error!s:.200}") from None
-            for stored in opened.keys():  # noqa: SIM118  # it is no dict
-                places[_model_name(stored, names)] = opened, stored
-        if config.dtype is None and places:
-            config = replace(config, dtype=_stored_dtype(places))
-        if config.tie_embeddings and HEAD in places:
-            if EMBEDDING not in places:
-                places[EMBEDDING] = places[HEAD]
-            elif _own_head(places, names[HEAD]):
+        if is_gguf(folder):
+            tensors: dict[str, StoredTensor] = {}
+            found, notes = open_gguf(folder, config, names)
+            tensors |= found
+        else:
+            tensors, notes = _open_safetensors(folder, names, stack)
+        if config.dtype is None and tensors:
+            config = replace(config, dtype=_stored_dtype(tensors))
+        if config.tie_embeddings and HEAD in tensors:
+            if EMBEDDING not in tensors:
+                tensors[EMBEDDING] = tensors[HEAD]
+            elif _own_head(tensors, names[HEAD]):
                 config = replace(config, tie_embeddings=False)
                 notes.append(
                     f"config.json: tie_word_embeddings is true, but {HEAD} differs from the "
                     "embedding: it is used"
                 )
-        unread = [name for name in places if name not in names and not _COMPUTED.search(name)]
+        unread = [name for name in tensors if name not in names and not _COMPUTED.search(name)]
         if unread:
             notes.append(f"{folder.name}: tensors not read: {shown_names(unread)}")
-        yield StoredTensors(folder, config, tuple(notes), places)
+        yield StoredTensors(folder, config, tuple(notes), tensors)
+
+
+@dataclass(frozen=True, slots=True)
+class _SafeTensor:
+    """A `StoredTensor` of a safetensors file."""
+
+    file: Any
+    name: str
+
+    @property
+    def dtype(self) -> str:
+        return str(self.file.get_slice(self.name).get_dtype())
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.file.get_slice(self.name).get_shape())
+
+    def load(self) -> torch.Tensor:
+        try:
+            tensor: torch.Tensor = self.file.get_tensor(self.name)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"tensor {self.name} cannot be read: {error!s:.200}") from None
+        return tensor
+
+
+def _open_safetensors(
+    folder: Path, names: dict[str, tuple[int, ...]], stack: ExitStack
+) -> tuple[dict[str, StoredTensor], list[str]]:
+    """The tensors of a folder by transformers' names, and notes of what is not read."""
+    refuse_adapter(folder)
+    files, notes = _weight_files(folder)
+    tensors: dict[str, StoredTensor] = {}
+    for file in files:
+        for stored, tensor in open_file(file, stack).items():
+            tensors[_model_name(stored, names)] = tensor
+    return tensors, notes
+
+
+def open_file(file: Path, stack: ExitStack) -> dict[str, StoredTensor]:
+    """The tensors of a safetensors file by their names; the file is open as long as the stack.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+        OutOfMemory: it is larger than the memory of this machine.
+    """
+    try:
+        opened = stack.enter_context(safe_open(file, framework="pt"))
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file} cannot be read: {error!s:.200}") from None
+    except RuntimeError:  # torch maps the file, which the system may refuse
+        size = file.stat().st_size / 2**30
+        raise OutOfMemory(
+            f"{file} of {size:,.1f} GiB cannot be mapped: this machine has less memory"
+        ) from None
+    return {name: _SafeTensor(opened, name) for name in opened.keys()}  # noqa: SIM118  # no dict
+
+
+def refuse_adapter(folder: Path) -> None:
+    """Raise UnsupportedModel if a folder that is given as a model holds an adapter."""
+    if (folder / "adapter_config.json").exists():
+        raise UnsupportedModel(
+            f"{folder} has an adapter_config.json: adapters are not applied unasked. Give the "
+            "folder as adapter= over its base model; if the adapter was merged into these weights, "
+            "remove the file"
+        )
 
 
 def _model_name(stored: str, names: dict[str, tuple[int, ...]]) -> str:
@@ -116,30 +213,25 @@ def _model_name(stored: str, names: dict[str, tuple[int, ...]]) -> str:
     return stored
 
 
-def _read(file: Any, stored: str, shape: tuple[int, ...]) -> torch.Tensor:
-    header = file.get_slice(stored)
-    dtype, found = header.get_dtype(), tuple(header.get_shape())
-    if dtype not in _STORED_DTYPES:
-        raise UnsupportedModel(f"tensor {stored} is stored as {dtype}, not a float")
-    if found != shape:
+def read_tensor(tensor: StoredTensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """The values of a tensor; errors as `StoredTensors.read`."""
+    if tensor.dtype not in _STORED_DTYPES.keys() | GGUF_DTYPES.keys():
+        raise UnsupportedModel(f"tensor {tensor.name} is stored as {tensor.dtype}, not a float")
+    if tensor.shape != shape:
         raise CheckpointError(
-            f"tensor {stored} has shape {shown(found)}, config.json implies {shape}"
+            f"tensor {tensor.name} has shape {shown(tensor.shape)}, config.json implies {shape}"
         )
-    try:
-        tensor: torch.Tensor = file.get_tensor(stored)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"tensor {stored} cannot be read: {error!s:.200}") from None
-    return tensor
+    return tensor.load()
 
 
-def _stored_dtype(places: dict[str, tuple[Any, str]]) -> str:
+def _stored_dtype(tensors: Mapping[str, StoredTensor]) -> str:
     """The dtype of the first tensor that is stored as a float."""
-    dtypes = (file.get_slice(stored).get_dtype() for file, stored in places.values())
+    dtypes = (tensor.dtype for tensor in tensors.values())
     return next((_STORED_DTYPES[one] for one in dtypes if one in _STORED_DTYPES), "float32")
 
 
-def _own_head(places: dict[str, tuple[Any, str]], shape: tuple[int, ...]) -> bool:
-    embedding, head = (_read(*places[name], shape) for name in (EMBEDDING, HEAD))
+def _own_head(tensors: Mapping[str, StoredTensor], shape: tuple[int, ...]) -> bool:
+    embedding, head = (read_tensor(tensors[name], shape) for name in (EMBEDDING, HEAD))
     pairs = zip(embedding.split(_ROWS), head.split(_ROWS), strict=True)
     return not all(torch.equal(one.float(), other.float()) for one, other in pairs)
 

@@ -22,6 +22,8 @@ from gsr_engine.checkpoint.chat_template import (
     Variables,
 )
 from gsr_engine.checkpoint.control_tokens import ControlTokens, Tags, find_stop_ids, find_tags
+from gsr_engine.checkpoint.files import is_gguf
+from gsr_engine.checkpoint.gguf.tokenizer import read_tokenizer as read_gguf
 from gsr_engine.checkpoint.text_bound import bytes_per_token
 from gsr_engine.errors import CheckpointError, InvalidRequest, shown
 
@@ -91,11 +93,15 @@ class Tokenizer:
     def from_folder(
         cls, folder: Path, thinking: Tags | Literal["auto"] | None = "auto"
     ) -> Tokenizer:
-        """Load from a checkpoint folder, with the end tokens that its files name.
+        """Load from a checkpoint folder or a GGUF file, with the end tokens that its files name.
 
         Raises:
-            CheckpointError: the folder has no usable tokenizer.json, or its end tokens are not ids.
+            CheckpointError: the folder has no usable tokenizer.json, or its end tokens are not ids;
+                or the file's tokenizer is broken or not known.
         """
+        if is_gguf(folder):
+            tokenizer, stop_ids = read_gguf(folder)
+            return cls(tokenizer, stop_ids | find_stop_ids(folder, tokenizer), thinking)
         if not (folder / "tokenizer.json").exists():
             raise CheckpointError(f"{folder} has no tokenizer.json")
         # Not AutoTokenizer: in transformers 5 it replaces the file's own pre-tokenizer by one from

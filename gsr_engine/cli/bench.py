@@ -33,8 +33,11 @@ _WIDTH = 112
 def bench(
     model: Annotated[
         str,
-        typer.Argument(help="Checkpoint folder or hub id.", metavar="MODEL", show_default=False),
+        typer.Argument(
+            help="Checkpoint folder, GGUF file or hub id.", metavar="MODEL", show_default=False
+        ),
     ],
+    adapter: options.Adapter = None,
     k: Annotated[str, typer.Option(help="Candidates, with commas.")] = "1,2,4,8",
     tokens: Annotated[
         str, typer.Option(help="Tokens of problem, candidate and refinement.")
@@ -71,12 +74,12 @@ def bench(
     )
     with terminal.notes(), Threads(threads).held():  # for the machine's limits, too
         with terminal.loading(model):
-            decoder, tokenizer, gsr = load_parts(model, config)
+            decoder, tokenizer, gsr = load_parts(model, config, adapter=adapter)
             engine = Engine(decoder, tokenizer, gsr, config)
         with engine:
             run = _Run(Console(stderr=True), engine, decoder, RefineSpeed(engine, work))
             complete = run.measure()
-            found = {"model": model, "work": asdict(work), **run.as_dict()}
+            found = {"model": model, "adapter": adapter, "work": asdict(work), **run.as_dict()}
     if as_json:
         print(json.dumps(found))
     elif run.rows:
@@ -177,8 +180,9 @@ def _table(run: dict[str, Any]) -> Table:
     from rich.table import Table
 
     work = run["work"]
+    model = run["model"] + (f" with {run['adapter']}" if run["adapter"] else "")
     title = (
-        f"{run['model']} in {run['load']['dtype']}: selfRef@k, problems: {work['problems']}, "
+        f"{model} in {run['load']['dtype']}: selfRef@k, problems: {work['problems']}, "
         f"tokens: {'/'.join(f'{count:,}' for count in work['tokens'])}"
     )
     table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)

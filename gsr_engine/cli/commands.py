@@ -101,6 +101,7 @@ def demo(
 def solve(
     problem: Annotated[str, typer.Argument(help="The problem's text.", show_default=False)],
     model: options.Model = None,
+    adapter: options.Adapter = None,
     k: options.K = None,
     layout: options.Layout = None,
     max_tokens: options.MaxTokens = None,
@@ -141,6 +142,7 @@ def solve(
         )
 
     settings = {
+        "adapter": adapter,
         "dtype": dtype,
         "max_model_len": max_model_len,
         "threads": threads,
@@ -163,6 +165,7 @@ def solve(
 def generate(
     prompt: Annotated[str, typer.Argument(help="The prompt's text.", show_default=False)],
     model: options.Model = None,
+    adapter: options.Adapter = None,
     n: options.N = None,
     max_tokens: options.MaxTokens = None,
     temperature: options.Temperature = None,
@@ -203,7 +206,12 @@ def generate(
         ids = engine.chat_prompt(options.conversation(system, prompt), variables)
         return engine.new_generate(ids, sampling)
 
-    settings = {"dtype": dtype, "max_model_len": max_model_len, "threads": threads}
+    settings = {
+        "adapter": adapter,
+        "dtype": dtype,
+        "max_model_len": max_model_len,
+        "threads": threads,
+    }
     with terminal.notes(), _ready(model, kv_cache_gib, settings, make) as (engine, request):
         from gsr_engine.cli import results
 

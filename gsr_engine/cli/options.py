@@ -29,7 +29,11 @@ def _option(text: str, default: str | None = None, *names: str, **more: Any) -> 
 # A flag has the name of the field that it sets.
 Model = Annotated[
     str | None,
-    _option("Checkpoint folder or hub id.", "nano, the model in the box", metavar="PATH"),
+    _option("Checkpoint folder, GGUF or hub id.", "nano, the model in the box", metavar="PATH"),
+]
+Adapter = Annotated[
+    str | None,
+    _option("LoRA adapter as peft saves it: folder or hub id.", "none", metavar="PATH"),
 ]
 K = Annotated[int | None, _option("Candidates.", "4")]
 Layout = Annotated[str | None, _option("linear or branched.", "linear")]
@@ -86,7 +90,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 _FLAGS = (
     *("max_tokens", "summary_tokens", "force_layout", "top_p", "max_model_len", "kv_cache_gib"),
     *("chat_template_kwargs", "special_tokens"),
-    "threads(?=[:=])",  # elsewhere it is a common word
+    "(?:threads|adapter|dtype)(?=[:=])",  # elsewhere these are common words
 )
 
 

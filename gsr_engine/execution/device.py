@@ -32,18 +32,6 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if use_gpu else torch.device("cpu")
 
 
-def check_weights_fit(weight_bytes: int, config: EngineConfig) -> None:
-    """Raise OutOfMemory if the weights exceed the engine's share of the GPU."""
-    free, total = torch.cuda.mem_get_info()
-    room = min(free, int(total * config.gpu_memory_utilization))
-    if weight_bytes > room:
-        raise OutOfMemory(
-            f"the weights take {_gib(weight_bytes)}, and the GPU has {_gib(room)} for the engine "
-            f"({_gib(free)} of {_gib(total)} free, gpu_memory_utilization "
-            f"{config.gpu_memory_utilization})"
-        )
-
-
 def bytes_for_pages(decoder: Decoder, config: EngineConfig) -> int:
     """Bytes of the GPU that KV pages may take; runs the largest step once to measure it.
 

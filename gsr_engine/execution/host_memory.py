@@ -17,19 +17,20 @@ _FILES = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.us
 def free_memory(root: Path = Path("/")) -> int:
     """Bytes that this process can still take: the system's, or those of its tightest limit.
 
-    `root` is where /proc and /sys lie. A system without /proc/meminfo (macOS) is taken for half
-    free.
+    `root` is where /proc and /sys lie. A system that does not tell (macOS) is taken for half free.
     """
-    return min([_free_of_system(root), *_free_of_groups(root)])
+    known = known_free_memory(root)
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 if known is None else known
 
 
-def _free_of_system(root: Path) -> int:
+def known_free_memory(root: Path = Path("/")) -> int | None:
+    """As `free_memory`; None if the system does not tell, as one without /proc/meminfo."""
     found = re.search(
         r"^MemAvailable:\s*(\d+) kB", kernel_text(root / "proc/meminfo"), re.MULTILINE
     )
-    if found:
-        return int(found[1]) * 1024
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    if not found:
+        return None
+    return min([int(found[1]) * 1024, *_free_of_groups(root)])
 
 
 def _free_of_groups(root: Path) -> list[int]:

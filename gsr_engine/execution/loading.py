@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
 
-from gsr_engine.checkpoint.files import find_checkpoint
+from gsr_engine.checkpoint.adapter import adapter_notes, open_adapted
+from gsr_engine.checkpoint.files import find_adapter, find_checkpoint
 from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.checkpoint.model_config import ModelConfig
-from gsr_engine.checkpoint.tensors import open_tensors
+from gsr_engine.checkpoint.tensors import ModelTensors, open_tensors, refuse_adapter
 from gsr_engine.checkpoint.tokenizer import Tokenizer
 from gsr_engine.config import EngineConfig
-from gsr_engine.execution.device import check_weights_fit, choose_device
+from gsr_engine.execution.device import choose_device
+from gsr_engine.execution.memory_need import check_memory
 from gsr_engine.model.decoder import Decoder
 from gsr_engine.model.linear import compute_dtype
 from gsr_engine.model.rope import factors_in_use
-from gsr_engine.model.weights import decoder_of, weight_bytes
+from gsr_engine.model.weights import decoder_of
 from gsr_engine.requests.advice import advise
 
 
@@ -25,6 +29,7 @@ def load_parts(
     config: EngineConfig,
     revision: str | None = None,
     template: str | Path | None = None,
+    adapter: str | Path | None = None,
 ) -> tuple[Decoder, Tokenizer, GsrConfig]:
     """The decoder, tokenizer and `gsr.json` of a local folder or of the Hugging Face hub.
 
@@ -32,25 +37,53 @@ def load_parts(
         CheckpointError, InvalidRequest, OutOfMemory: as in `Engine.from_pretrained`.
     """
     folder = find_checkpoint(path_or_id, revision)
+    refuse_adapter(folder)
     model = ModelConfig.from_folder(folder)
     config.model_length(model)
-    gsr = GsrConfig.from_folder(folder)
+    over = None if adapter is None else find_adapter(adapter)
+    notes = [*model.notes]
+    gsr = _prompts(folder, over, notes)
     if template is not None:
         gsr = gsr.with_prompts_of(template)
     tokenizer = Tokenizer.from_folder(folder, gsr.thinking)
     device = choose_device(config.device)
-    with open_tensors(folder, model) as stored:
+    with open_weights(folder, model, over) as stored:
         dtype = _dtype(config.dtype, stored.config.dtype, device)
-        notes = [*model.notes, *stored.notes]
+        notes += stored.notes
         if factors := factors_in_use(model.rope, config.model_length(model)):
             notes.append(factors)
         if dtype == torch.bfloat16 and config.dtype == "auto" and stored.config.dtype == "float16":
             notes.append("a float16 checkpoint runs in bfloat16; dtype='float32' keeps its digits")
         for note in notes:
             advise(note)
-        if device.type == "cuda":
-            check_weights_fit(weight_bytes(stored.config, dtype), config)
+        check_memory(stored.config, dtype, device, config)
         return decoder_of(stored, dtype, device), tokenizer, gsr
+
+
+@contextmanager
+def open_weights(folder: Path, model: ModelConfig, adapter: Path | None) -> Iterator[ModelTensors]:
+    """The weights of a folder, with the adapter of another folder merged into them.
+
+    Raises:
+        CheckpointError, UnsupportedModel, OutOfMemory: as `open_tensors` and `open_adapted`.
+    """
+    with ExitStack() as stack:
+        stored: ModelTensors = stack.enter_context(open_tensors(folder, model))
+        if adapter is not None:
+            stored = stack.enter_context(open_adapted(stored, adapter))
+        yield stored
+
+
+def _prompts(folder: Path, adapter: Path | None, notes: list[str]) -> GsrConfig:
+    """What gsr.json says: that of the adapter if it has one, because it was trained so."""
+    if adapter is None:
+        return GsrConfig.from_folder(folder)
+    notes += adapter_notes(adapter, folder)
+    if not (adapter / "gsr.json").exists():
+        return GsrConfig.from_folder(folder)
+    if (folder / "gsr.json").exists():
+        notes.append(f"gsr.json of the adapter {adapter.name} counts, not that of {folder.name}")
+    return GsrConfig.from_folder(adapter)
 
 
 def _dtype(asked: str, stored: str | None, device: torch.device) -> torch.dtype:

@@ -18,10 +18,11 @@ from gsr_engine.checkpoint.tensor_names import (
     layer_prefix,
     tensor_shapes,
 )
-from gsr_engine.checkpoint.tensors import StoredTensors, open_tensors
+from gsr_engine.checkpoint.tensors import ModelTensors, open_tensors
 from gsr_engine.model.decoder import Decoder, FeedForward, Layer, Mlp
 from gsr_engine.model.experts import Experts
-from gsr_engine.model.linear import MakeLinear, linear_maker
+from gsr_engine.model.heap import Heap
+from gsr_engine.model.linear import Linear, MakeLinear, linear_maker
 from gsr_engine.model.rope import rotary_order
 
 _CPU = torch.device("cpu")
@@ -43,13 +44,18 @@ def load_decoder(
         return decoder_of(stored, dtype, device)
 
 
-def decoder_of(stored: StoredTensors, dtype: torch.dtype, device: torch.device = _CPU) -> Decoder:
+def decoder_of(stored: ModelTensors, dtype: torch.dtype, device: torch.device = _CPU) -> Decoder:
     """As `load_decoder`, from weights that are open."""
+    heap = Heap()
 
     def get(name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        return stored.read(name, shape).to(device, dtype)
+        tensor = stored.read(name, shape).to(device, dtype)
+        heap.took(tensor.nbytes)
+        return tensor
 
-    return _assemble(stored.config, dtype, device, get)
+    decoder = _assemble(stored.config, dtype, device, get)
+    heap.trim()
+    return decoder
 
 
 def dummy_decoder(
@@ -70,6 +76,14 @@ def dummy_decoder(
 def weight_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
     """Memory, in bytes, that the weights of a decoder take."""
     return dtype.itemsize * sum(math.prod(shape) for _, shape in tensor_shapes(config))
+
+
+def bytes_to_hold(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> int:
+    """`bytes_held` of a decoder that is not loaded yet, but for the padding of packed weights."""
+    copies_head = config.tie_embeddings and linear_maker(config, dtype, device) is not Linear
+    return weight_bytes(config, dtype) + copies_head * (
+        dtype.itemsize * config.vocab_size * config.hidden_size
+    )
 
 
 def bytes_held(decoder: Decoder) -> int:

@@ -91,6 +91,8 @@ def test_the_default_cap() -> None:
 def test_messages_name_flags() -> None:
     told = options.with_flags("max_tokens: 5 (RefineResult.summary_tokens); force_layout=True, k")
     assert told == "--max-tokens: 5 (RefineResult.summary_tokens); --force-layout, k"
+    told = options.with_flags("dtype='bfloat16' takes half, adapter= an adapter of its own dtype")
+    assert told == "--dtype='bfloat16' takes half, --adapter= an adapter of its own dtype"
 
 
 @pytest.mark.parametrize("command", ["solve", "generate"])

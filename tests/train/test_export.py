@@ -105,7 +105,8 @@ def test_leftovers_stay_behind_and_others_can_read(qwen2: Path, tmp_path: Path) 
 
 
 def test_peft_loads_the_adapter_over_the_base_model(qwen2: Path, tmp_path: Path) -> None:
-    """The same logits as the merged model; the adapters' scale is theirs, not the default."""
+    """The same logits as the merged model; the adapters' scale is theirs, not the default. The
+    engine takes it, too."""
     peft = pytest.importorskip("peft")
     config = tiny_config(qwen2, tmp_path, tmp_path, lora=2, lora_alpha=3)
     (tmp_path / "gsr.json").write_text("{}")
@@ -127,6 +128,13 @@ def test_peft_loads_the_adapter_over_the_base_model(qwen2: Path, tmp_path: Path)
     assert (adapted - plain).abs().max() > 0.1
     wanted = {"adapter_config.json", "adapter_model.safetensors", "gsr.json"}
     assert wanted <= {file.name for file in (tmp_path / "adapter").iterdir()}
+    params = SamplingParams(max_tokens=4, temperature=0.0, top_logprobs=5)
+    told = []
+    for one, adapter in ((tmp_path / "model", None), (qwen2, tmp_path / "adapter")):
+        with Engine.from_pretrained(one, adapter=adapter, dtype="float32") as engine:
+            told.append(engine.generate(IDS, params)[0].completions[0])
+    assert told[0].token_ids == told[1].token_ids
+    assert told[0].logprobs == pytest.approx(told[1].logprobs, abs=1e-4)
     # transformers finds the base model by itself
     by_itself = AutoModelForCausalLM.from_pretrained(tmp_path / "adapter", dtype=torch.float32)
     torch.testing.assert_close(logits_of(by_itself), merged, atol=1e-4, rtol=1e-4)

@@ -22,7 +22,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from gsr_engine.checkpoint.files import read_json
+from gsr_engine.checkpoint.files import is_gguf, read_json
 from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.checkpoint.tensors import open_tensors
 from gsr_engine.errors import CheckpointError, UnsupportedModel
@@ -129,6 +129,10 @@ def transformers_config(folder: Path) -> tuple[PretrainedConfig, ModelConfig]:
     Raises:
         CheckpointError, UnsupportedModel: as `read_model_config`.
     """
+    if is_gguf(folder):
+        raise UnsupportedModel(
+            f"{folder.name}: a GGUF file is not trained; train the checkpoint that it was made from"
+        )
     raw = read_json(folder / "config.json")
     model = ModelConfig.from_dict(raw)
     if "text_config" in raw or not model.family.trained:

@@ -1,0 +1,1 @@
+"""Reads a GGUF file as the checkpoint that it was made from."""

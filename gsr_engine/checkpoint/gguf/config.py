@@ -1,0 +1,142 @@
+"""The metadata of a GGUF file as the `config.json` that it was made from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from gsr_engine.checkpoint.gguf.families import GgufFamily, family_of
+from gsr_engine.checkpoint.gguf.header import GgufHeader, read_header
+from gsr_engine.checkpoint.gguf.rope import READ as ROPE_FIELDS
+from gsr_engine.checkpoint.gguf.rope import rope_scaling
+from gsr_engine.errors import CheckpointError, UnsupportedModel
+
+_SHAPE = {
+    "block_count": "num_hidden_layers",
+    "context_length": "max_position_embeddings",
+    "embedding_length": "hidden_size",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+}
+"""Fields behind the architecture's name that every file must have."""
+_CHANGING = {
+    "expert_count": "num_local_experts",
+    "expert_used_count": "num_experts_per_tok",
+    "attention.scale": "attention_scale",
+    "attention.clamp_kqv": "clip_qkv",
+    "attention.max_alibi_bias": "alibi",
+    "attn_logit_softcapping": "attn_logit_softcapping",
+    "final_logit_softcapping": "final_logit_softcapping",
+    "logit_scale": "logit_scale",
+    "embedding_scale": "embedding_multiplier",
+    "residual_scale": "residual_multiplier",
+    "use_parallel_residual": "use_parallel_residual",
+}
+"""Fields that change what a model computes: the check of `config.json` refuses them by name."""
+_ELSEWHERE = frozenset(
+    {
+        *("attention.head_count_kv", "attention.key_length", "attention.value_length"),
+        *("attention.sliding_window", "attention.causal", "vocab_size", "tensor_data_layout"),
+        *(f"rope.{name}" for name in ROPE_FIELDS),
+    }
+)
+"""Fields that are read one by one; `tensor_data_layout` has no effect."""
+EMBEDDING, HEAD = "token_embd.weight", "output.weight"
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The object of `config.json` that a file stands for; `ModelConfig.from_dict` reads it.
+
+    Raises:
+        CheckpointError: the file is broken, or lacks a field.
+        UnsupportedModel: it is of another architecture, or states what is not reproduced.
+    """
+    header = read_header(path)
+    family = family_of(header)
+    own = _own_fields(header)
+    shape = {name: own[field] for field, name in _SHAPE.items() if field in own}
+    changing = {name: own[field] for field, name in _CHANGING.items() if field in own}
+    if own.get("attention.causal", True) is not True:
+        raise UnsupportedModel(f"{path.name}: attention that is not causal is not supported")
+    return {
+        **shape,
+        **changing,
+        **_heads(header, own),
+        **_window(header, family, own),
+        **_biases(header, family),
+        "vocab_size": _vocab_size(header),
+        "rope_theta": own.get("rope.freq_base", 10000.0),
+        "rope_scaling": rope_scaling(header, own),
+        "tie_word_embeddings": HEAD not in header.tensors,
+        "dtype": _dtype(header),
+    }
+
+
+def unread_fields(header: GgufHeader) -> list[str]:
+    """Names of the architecture's fields that are not read, and of settings of sampling."""
+    read = _SHAPE.keys() | _CHANGING.keys() | _ELSEWHERE
+    prefix = header.fields.text("general.architecture") + "."
+    own = _own_fields(header)
+    unread = [prefix + name for name in own if name not in read]
+    return [*unread, *(name for name in header.metadata if name.startswith("general.sampling."))]
+
+
+def _own_fields(header: GgufHeader) -> dict[str, Any]:
+    """The architecture's fields, without its name."""
+    prefix = header.fields.text("general.architecture") + "."
+    return {
+        name.removeprefix(prefix): value
+        for name, value in header.metadata.items()
+        if name.startswith(prefix)
+    }
+
+
+def _heads(header: GgufHeader, own: dict[str, Any]) -> dict[str, Any]:
+    heads, hidden = own.get("attention.head_count"), own.get("embedding_length")
+    fields: dict[str, Any] = {"num_key_value_heads": own.get("attention.head_count_kv", heads)}
+    size = own.get("attention.key_length")
+    if size is None and isinstance(heads, int) and isinstance(hidden, int) and heads > 0:
+        size = hidden // heads
+    fields["head_dim"] = size
+    if own.get("attention.value_length", size) != size:
+        raise UnsupportedModel(f"{header.path.name}: values and keys of other sizes")
+    rotary = own.get("rope.dimension_count", size)
+    if rotary != size and isinstance(size, int) and size > 0 and isinstance(rotary, int):
+        fields["partial_rotary_factor"] = rotary / size
+    return fields
+
+
+def _window(header: GgufHeader, family: GgufFamily, own: dict[str, Any]) -> dict[str, Any]:
+    window = own.get("attention.sliding_window")
+    if not window:
+        return {"architectures": [family.architecture]}
+    if family.windowed is None:
+        raise UnsupportedModel(
+            f"{header.path.name}: a sliding window is not supported for {family.architecture}"
+        )
+    return {"architectures": [family.windowed], "sliding_window": window}
+
+
+def _biases(header: GgufHeader, family: GgufFamily) -> dict[str, Any]:
+    """Biases that the family has not, as `config.json` would state them."""
+    named = {name.split(".")[-2] for name in header.tensors if name.endswith(".bias")}
+    found = named - family.biases
+    return {
+        "attention_bias": any(name.startswith("attn") for name in found),
+        "mlp_bias": any(not name.startswith("attn") for name in found),
+    }
+
+
+def _vocab_size(header: GgufHeader) -> int:
+    if EMBEDDING not in header.tensors:
+        raise CheckpointError(f"{header.path.name} has no tensor {EMBEDDING}")
+    return header.tensors[EMBEDDING].shape[0]
+
+
+def _dtype(header: GgufHeader) -> str:
+    """The dtype that is nearest to the matrices; vectors are fp32. Blocks have factors in fp16."""
+    kinds = {tensor.kind for tensor in header.tensors.values() if len(tensor.shape) > 1}
+    if kinds <= {"F32"}:
+        return "float32"
+    return "bfloat16" if kinds <= {"F32", "BF16"} else "float16"
