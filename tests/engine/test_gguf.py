@@ -163,16 +163,28 @@ def test_linear_scaling_in_its_three_spellings(
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"general__architecture": "phi3"}, "architecture 'phi3' is not supported in a GGUF"),
+        ({"general__architecture": "mamba"}, "architecture 'mamba' is not supported in a GGUF"),
         ({"general__type": "adapter"}, "is of type 'adapter', not a model"),
         ({"split__count": 3}, "is one part of several"),
-        ({"llama__rope__scaling__type": "longrope"}, "rope type 'longrope' is not supported in a"),
+        (
+            {"llama__rope__scaling__type": "longrope"},
+            "'longrope' is not supported in a GGUF without",
+        ),
         ({"llama__rope__scaling__attn_factor": 1.5}, "rope.scaling.attn_factor 1.5"),
         ({"llama__rope__dimension_count": 32}, "partial_rotary_factor 0.5"),
         ({"llama__attention__key_length": 32}, "values and keys of other sizes"),
         ({"llama__attention__value_length": 32}, "values and keys of other sizes"),
-        ({"llama__attention__causal": False}, "not causal"),
+        ({"llama__attention__causal": False}, "attention.causal False"),
         ({"llama__attention__scale": 0.5}, "attention_scale 0.5"),
+        ({"llama__attention__temperature_scale": 0.1}, "attention.temperature_scale 0.1"),
+        (
+            {
+                "llama__attention__sliding_window": 64,
+                "llama__attention__sliding_window_pattern": 6,
+            },
+            "sliding_window_pattern 6 is not supported for MistralForCausalLM",
+        ),
+        ({"llama__rope__freq_base_swa": 5.0}, "rope.freq_base_swa is not supported for Llama"),
         ({"llama__expert_count": 8}, "num_local_experts 8"),
         ({"llama__logit_scale": 0.25}, "logit_scale 0.25"),
         ({"llama__final_logit_softcapping": 30.0}, "final_logit_softcapping 30.0"),

@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from tests.helpers.chat_tokenizers import chat_tokenizer
+from tests.helpers.gguf_conversion import architecture, shape, stored_tensors
 
 SHAPE = {
     "hidden_size": 256,  # K-quants have blocks of 256
@@ -34,8 +35,8 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, _, BYTE = range(1, 7)
 def tiny_model(kind: str, **config: Any) -> PreTrainedModel:
     """A random model of a type in transformers, with the vocabulary of `tiny_tokenizer`."""
     torch.manual_seed(0)
-    shape = {**SHAPE, "vocab_size": len(tiny_tokenizer()), **config}
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **shape)).float()
+    fields = {**SHAPE, "vocab_size": len(tiny_tokenizer()), **config}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **fields)).float()
     with torch.no_grad():
         for parameter in model.parameters():
             noise = torch.randn_like(parameter) * 0.1
@@ -59,26 +60,24 @@ def write_gguf(
 
     Args:
         path: the file.
-        model: of the type llama, qwen2 or qwen3.
+        model: of a type in `gguf_conversion.ARCHITECTURES`.
         kind: a type with a quantiser in the package, or Q4_K or Q6_K: then blocks are random.
         tokenizer: `tokenizer.*` fields; those of `tiny_tokenizer` by default.
         metadata: more fields, or others; `__` stands for a dot, None leaves a field out.
     """
-    writer = gguf.GGUFWriter(path, model.config.model_type)
+    writer = gguf.GGUFWriter(path, architecture(model.config))
     given = {name.replace("__", "."): value for name, value in metadata.items()}
-    fields = {**_shape(model), **(tokenizer or tokenizer_fields(tiny_tokenizer())), **given}
+    fields = {
+        **{f"{architecture(model.config)}.{name}": value for name, value in shape(model).items()},
+        **(tokenizer or tokenizer_fields(tiny_tokenizer())),
+        **given,
+    }
     for name, value in fields.items():
         if value is not None:
             writer.add_key_value(name, value, _type(value), _element_type(value))
-    names = gguf.get_tensor_name_map(_architecture(model), model.config.num_hidden_layers)
-    written = dict(model.state_dict())
-    if model.config.tie_word_embeddings:
-        del written["lm_head.weight"]
-    for name, tensor in written.items():
-        theirs = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        values = _interleaved(model, name, tensor.numpy())
-        own = gguf.GGMLQuantizationType[kind if tensor.dim() > 1 else "F32"]
-        writer.add_tensor(theirs, _quantised(values, own), raw_dtype=own)
+    for name, values in stored_tensors(model).items():
+        own = gguf.GGMLQuantizationType[kind if values.ndim > 1 else "F32"]
+        writer.add_tensor(name, _quantised(values, own), raw_dtype=own)
     finish(writer)
     return path
 
@@ -143,42 +142,6 @@ def tokenizer_fields(
     }
 
 
-def _architecture(model: PreTrainedModel) -> gguf.MODEL_ARCH:
-    kind = model.config.model_type
-    return next(one for one, name in gguf.MODEL_ARCH_NAMES.items() if name == kind)
-
-
-def _shape(model: PreTrainedModel) -> dict[str, Any]:
-    config = model.config
-    fields: dict[str, Any] = {
-        "context_length": config.max_position_embeddings,
-        "embedding_length": config.hidden_size,
-        "block_count": config.num_hidden_layers,
-        "feed_forward_length": config.intermediate_size,
-        "attention.head_count": config.num_attention_heads,
-        "attention.head_count_kv": config.num_key_value_heads,
-        "attention.key_length": config.head_dim,
-        "attention.value_length": config.head_dim,
-        "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
-        "rope.dimension_count": config.head_dim,
-        "rope.freq_base": float(config.rope_parameters["rope_theta"]),
-    }
-    return {f"{config.model_type}.{name}": value for name, value in fields.items()}
-
-
-def _interleaved(
-    model: PreTrainedModel, name: str, values: np.ndarray[Any, Any]
-) -> np.ndarray[Any, Any]:
-    """A Llama's queries and keys with the two halves of a rotary pair beside each other."""
-    config = model.config
-    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
-    part = name.split(".")[-2]
-    if config.model_type != "llama" or part not in heads:
-        return values
-    halves = values.reshape(heads[part], 2, -1, *values.shape[1:])
-    return halves.swapaxes(1, 2).reshape(values.shape)
-
-
 def _quantised(
     values: np.ndarray[Any, Any], kind: gguf.GGMLQuantizationType
 ) -> np.ndarray[Any, Any]:
@@ -190,7 +153,7 @@ def _quantised(
     blocks = np.random.default_rng(0).integers(0, 256, (values.size // block, size), dtype=np.uint8)
     first, last = factors[kind.name]
     blocks[:, first:last] = np.full((len(blocks), (last - first) // 2), 1e-4, "<f2").view(np.uint8)
-    return blocks.reshape(len(values), -1)
+    return blocks.reshape(*values.shape[:-1], -1)
 
 
 def _type(value: Any) -> gguf.GGUFValueType:

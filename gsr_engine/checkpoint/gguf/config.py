@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from gsr_engine.checkpoint.families import FAMILIES, Family
+from gsr_engine.checkpoint.fields import Fields
 from gsr_engine.checkpoint.gguf.families import GgufFamily, family_of
 from gsr_engine.checkpoint.gguf.header import GgufHeader, read_header
 from gsr_engine.checkpoint.gguf.rope import READ as ROPE_FIELDS
 from gsr_engine.checkpoint.gguf.rope import rope_scaling
-from gsr_engine.errors import CheckpointError, UnsupportedModel
+from gsr_engine.errors import CheckpointError, UnsupportedModel, shown
 
+_PATTERN = "attention.sliding_window_pattern"
 _SHAPE = {
     "block_count": "num_hidden_layers",
     "context_length": "max_position_embeddings",
@@ -34,14 +37,26 @@ _CHANGING = {
     "use_parallel_residual": "use_parallel_residual",
 }
 """Fields that change what a model computes: the check of `config.json` refuses them by name."""
+_FIXED: dict[str, tuple[object, ...]] = {
+    "attention.causal": (True,),
+    "attention.temperature_scale": (0,),
+    "expert_gating_func": (1,),
+    "expert_group_count": (0, 1),
+    "expert_shared_count": (0,),
+    "expert_weights_norm": (True,),
+    "expert_weights_scale": (0, 1),
+}
+"""Fields that change what a model computes, and the only values that are reproduced."""
 _ELSEWHERE = frozenset(
     {
         *("attention.head_count_kv", "attention.key_length", "attention.value_length"),
-        *("attention.sliding_window", "attention.causal", "vocab_size", "tensor_data_layout"),
+        *("attention.sliding_window", _PATTERN, "expert_feed_forward_length"),
+        *("vocab_size", "tensor_data_layout"),
         *(f"rope.{name}" for name in ROPE_FIELDS),
     }
 )
 """Fields that are read one by one; `tensor_data_layout` has no effect."""
+_LAYERS_OF_27B, _MOST_LAYERS = 62, 1 << 12
 EMBEDDING, HEAD = "token_embd.weight", "output.weight"
 
 
@@ -55,19 +70,22 @@ def read_config(path: Path) -> dict[str, Any]:
     header = read_header(path)
     family = family_of(header)
     own = _own_fields(header)
+    _check_fixed(header, family, own)
+    architecture = family.name_of(own)
     shape = {name: own[field] for field, name in _SHAPE.items() if field in own}
     changing = {name: own[field] for field, name in _CHANGING.items() if field in own}
-    if own.get("attention.causal", True) is not True:
-        raise UnsupportedModel(f"{path.name}: attention that is not causal is not supported")
     return {
+        "architectures": [architecture],
         **shape,
         **changing,
+        **family.assumed,
         **_heads(header, own),
-        **_window(header, family, own),
+        **_windows(header, family, own),
+        **_score_size(own, FAMILIES[architecture]),
+        **_experts(own, FAMILIES[architecture]),
         **_biases(header, family),
+        **_ropes(header, family, own),
         "vocab_size": _vocab_size(header),
-        "rope_theta": own.get("rope.freq_base", 10000.0),
-        "rope_scaling": rope_scaling(header, own),
         "tie_word_embeddings": HEAD not in header.tensors,
         "dtype": _dtype(header),
     }
@@ -75,7 +93,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def unread_fields(header: GgufHeader) -> list[str]:
     """Names of the architecture's fields that are not read, and of settings of sampling."""
-    read = _SHAPE.keys() | _CHANGING.keys() | _ELSEWHERE
+    read = _SHAPE.keys() | _CHANGING.keys() | _FIXED.keys() | _ELSEWHERE
     prefix = header.fields.text("general.architecture") + "."
     own = _own_fields(header)
     unread = [prefix + name for name in own if name not in read]
@@ -96,8 +114,8 @@ def _heads(header: GgufHeader, own: dict[str, Any]) -> dict[str, Any]:
     heads, hidden = own.get("attention.head_count"), own.get("embedding_length")
     fields: dict[str, Any] = {"num_key_value_heads": own.get("attention.head_count_kv", heads)}
     size = own.get("attention.key_length")
-    if size is None and isinstance(heads, int) and isinstance(hidden, int) and heads > 0:
-        size = hidden // heads
+    if size is None:
+        size = _share(hidden, heads)
     fields["head_dim"] = size
     if own.get("attention.value_length", size) != size:
         raise UnsupportedModel(f"{header.path.name}: values and keys of other sizes")
@@ -107,15 +125,92 @@ def _heads(header: GgufHeader, own: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _window(header: GgufHeader, family: GgufFamily, own: dict[str, Any]) -> dict[str, Any]:
-    window = own.get("attention.sliding_window")
-    if not window:
-        return {"architectures": [family.architecture]}
-    if family.windowed is None:
+def _check_fixed(header: GgufHeader, family: GgufFamily, own: dict[str, Any]) -> None:
+    for name, values in _FIXED.items():
+        marks = family.marked is not None and name == family.marked[0]
+        if not marks and own.get(name, values[0]) not in values:
+            raise UnsupportedModel(
+                f"{header.path.name}: {name} {shown(own[name])} is not supported, "
+                f"only {values[0]!r}"
+            )
+
+
+def _windows(header: GgufHeader, family: GgufFamily, own: dict[str, Any]) -> dict[str, Any]:
+    """The window, and which layers have it if the file says it."""
+    architecture = family.name_of(own)
+    window = own.get("attention.sliding_window") or None
+    if window is not None and not family.windowed:
         raise UnsupportedModel(
-            f"{header.path.name}: a sliding window is not supported for {family.architecture}"
+            f"{header.path.name}: a sliding window is not supported for {architecture}"
         )
-    return {"architectures": [family.windowed], "sliding_window": window}
+    fields = {"sliding_window": window}
+    pattern = own.get(_PATTERN) if window is not None else 1
+    if pattern is None:
+        return fields
+    if "layer_types" in FAMILIES[architecture].window_fields:
+        return {**fields, "layer_types": _layer_types(header, own, pattern)}
+    if window is not None:
+        raise UnsupportedModel(
+            f"{header.path.name}: {_PATTERN} {shown(pattern)} is not supported for {architecture}"
+        )
+    return fields
+
+
+def _layer_types(header: GgufHeader, own: dict[str, Any], pattern: Any) -> list[str]:
+    """A pattern says of each layer whether it slides, or that each n-th does not."""
+    slides = pattern
+    if not isinstance(pattern, list):
+        layers = Fields(header.path.name, own).integer("block_count", 1, _MOST_LAYERS)
+        each = Fields(header.path.name, {_PATTERN: pattern}).integer(_PATTERN, 1, 2**31 - 1)
+        slides = [(layer + 1) % each != 0 for layer in range(layers)]
+    return ["sliding_attention" if one else "full_attention" for one in slides]
+
+
+def _score_size(own: dict[str, Any], family: Family) -> dict[str, Any]:
+    """What scores are divided by the root of; no field says it.
+
+    llama.cpp takes the head dim, but for the Gemma 3 of 27B, which it knows by its 62 layers.
+    Source: https://github.com/ggml-org/llama.cpp/blob/master/src/models/gemma3.cpp
+    """
+    if family.score_field is None:
+        return {}
+    heads, hidden = own.get("attention.head_count"), own.get("embedding_length")
+    size = own.get("attention.key_length")
+    if own.get("block_count") == _LAYERS_OF_27B or size is None:
+        size = _share(hidden, heads)
+    return {family.score_field: size}
+
+
+def _experts(own: dict[str, Any], family: Family) -> dict[str, Any]:
+    if not family.experts:
+        return {}
+    size = own.get("expert_feed_forward_length")
+    if size is None:
+        size = _share(own.get("feed_forward_length"), own.get("expert_used_count"))
+    return {"moe_intermediate_size": size}
+
+
+def _ropes(header: GgufHeader, family: GgufFamily, own: dict[str, Any]) -> dict[str, Any]:
+    """The rotary parameters; layers that slide have theirs where the family has two kinds."""
+    theta, scaling = own.get("rope.freq_base", 10000.0), rope_scaling(header, own)
+    if beta := own.get("attention.temperature_scale"):
+        scaling = {"rope_type": "default", **(scaling or {}), "llama_4_scaling_beta": beta}
+    if not FAMILIES[family.name_of(own)].layer_ropes:
+        if own.get("rope.freq_base_swa", theta) != theta:
+            raise UnsupportedModel(
+                f"{header.path.name}: rope.freq_base_swa is not supported for {family.name_of(own)}"
+            )
+        name = "original_max_position_embeddings"  # of Phi-3 the one outside of the scaling counts
+        return {"rope_theta": theta, "rope_scaling": scaling, name: (scaling or {}).get(name)}
+    default = theta if family.sliding_theta is None else family.sliding_theta
+    sliding = {"rope_theta": own.get("rope.freq_base_swa", default)}
+    full = {"rope_theta": theta, **(scaling or {})}
+    return {"rope_parameters": {"full_attention": full, "sliding_attention": sliding}}
+
+
+def _share(whole: Any, parts: Any) -> int | None:
+    known = isinstance(whole, int) and isinstance(parts, int) and parts > 0
+    return whole // parts if known else None
 
 
 def _biases(header: GgufHeader, family: GgufFamily) -> dict[str, Any]:

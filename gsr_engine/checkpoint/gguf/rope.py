@@ -20,26 +20,31 @@ _LLAMA3 = {
     "original_max_position_embeddings": 8192,
 }
 """Of Llama 3.1, 3.2 and 3.3. A file holds the divisors only, not the parameters."""
+FACTORS = {"short_factor": "rope_factors_short.weight", "long_factor": "rope_factors_long.weight"}
+"""What longrope multiplies frequencies by, under transformers' names."""
 _YARN = {
     "factor": "factor",
     "original_context_length": "original_max_position_embeddings",
     "yarn_beta_fast": "beta_fast",
     "yarn_beta_slow": "beta_slow",
 }
-_NEUTRAL = {
-    "attn_factor": 1,
-    "yarn_attn_factor": 1,
-    "yarn_ext_factor": 1,
-    "yarn_log_multiplier": 0,
-}
-"""Fields that change the scaling, and their only values that are reproduced."""
+_NEUTRAL = {"attn_factor": 1, "yarn_attn_factor": 1, "yarn_ext_factor": 1, "yarn_log_multiplier": 0}
+"""Fields that change a scaling, and the values that change nothing."""
+_READ_BY = {"yarn": {"yarn_attn_factor", "yarn_log_multiplier"}, "longrope": {"attn_factor"}}
+"""Those that are read for a type of scaling; for others, other values are refused."""
 READ = frozenset(
     {
         *(f"scaling.{name}" for name in (*_YARN, *_NEUTRAL, "type", "finetuned")),
-        *("scale_linear", "freq_base", "dimension_count"),
+        *("scale_linear", "freq_base", "freq_base_swa", "dimension_count"),
     }
 )
 """Fields behind `rope.` that are read here and by `config.py`; `finetuned` has no effect."""
+
+
+def rope_tensors(header: GgufHeader) -> set[str]:
+    """Names of the tensors that are read here; they are no weights."""
+    factors = set(FACTORS.values())
+    return {FREQS} | (factors if factors <= header.tensors.keys() else set())
 
 
 def rope_scaling(header: GgufHeader, own: dict[str, Any]) -> dict[str, Any] | None:
@@ -57,41 +62,66 @@ def rope_scaling(header: GgufHeader, own: dict[str, Any]) -> dict[str, Any] | No
         for name in ("type", *_YARN, *_NEUTRAL)
         if f"rope.scaling.{name}" in own
     }
-    for name, neutral in _NEUTRAL.items():
-        if stated.get(name, neutral) != neutral:
-            raise UnsupportedModel(
-                f"{header.path.name}: rope.scaling.{name} {stated[name]} is not supported, "
-                f"only {neutral}"
-            )
     factor = stated.get("factor", own.get("rope.scale_linear", 0))
-    # Without a type, llama.cpp takes a factor as linear; 0 stands for 1.
-    kind = stated.get("type", "linear")
-    if kind == "none" or (kind == "linear" and factor in (0, 1)):
+    # Without a type, llama.cpp takes a factor as linear; 0 stands for 1. Files of Phi-3 may name
+    # no type either: their factors are tensors.
+    longrope = set(FACTORS.values()) <= header.tensors.keys()
+    kind = "longrope" if longrope else stated.get("type", "linear")
+    if kind == "linear" and factor in (0, 1):
+        kind = "none"
+    _check_neutral(header, stated, _READ_BY.get(kind, set()))
+    if kind == "none":
         return _divided(header, own)
     if FREQS in header.tensors:
         raise UnsupportedModel(f"{header.path.name}: {FREQS} beside a scaling of rope")
     if kind == "linear":
         return {"rope_type": kind, "factor": factor}
-    if kind != "yarn":
-        # The factors of longrope are tensors, which are not read.
+    if kind == "yarn":
+        return _yarn(stated)
+    if not longrope:
         raise UnsupportedModel(
-            f"{header.path.name}: rope type {shown(kind)} is not supported in a GGUF; supported "
-            "are linear and yarn"
+            f"{header.path.name}: rope type {shown(kind)} is not supported in a GGUF without "
+            f"{' and '.join(FACTORS.values())}; supported are linear and yarn"
         )
+    if factor not in (0, 1):
+        raise UnsupportedModel(f"{header.path.name}: rope.scaling.factor {factor} beside longrope")
+    return _longrope(header, stated)
+
+
+def _check_neutral(header: GgufHeader, stated: dict[str, Any], read: set[str]) -> None:
+    for name, neutral in _NEUTRAL.items():
+        if name not in read and stated.get(name, neutral) != neutral:
+            raise UnsupportedModel(
+                f"{header.path.name}: rope.scaling.{name} {stated[name]} is not supported, "
+                f"only {neutral}"
+            )
+
+
+def _yarn(stated: dict[str, Any]) -> dict[str, Any]:
     yarn = {name: stated[field] for field, name in _YARN.items() if field in stated}
-    return {"rope_type": kind, **yarn}
+    if stated.get("yarn_attn_factor", 1) != 1:
+        yarn["attention_factor"] = stated["yarn_attn_factor"]
+    if stated.get("yarn_log_multiplier", 0) != 0:
+        # llama.cpp takes the other of the two as 1.
+        yarn |= {"mscale": 1.0, "mscale_all_dim": stated["yarn_log_multiplier"]}
+    return {"rope_type": "yarn", **yarn}
+
+
+def _longrope(header: GgufHeader, stated: dict[str, Any]) -> dict[str, Any]:
+    factors = {name: _vector(header, tensor).tolist() for name, tensor in FACTORS.items()}
+    names = {
+        "attn_factor": "attention_factor",
+        "original_context_length": "original_max_position_embeddings",
+    }
+    others = {name: stated[field] for field, name in names.items() if field in stated}
+    return {"rope_type": "longrope", **factors, **others}
 
 
 def _divided(header: GgufHeader, own: dict[str, Any]) -> dict[str, Any] | None:
     """The scaling whose divisors stand among the tensors: that of Llama 3 is known."""
     if FREQS not in header.tensors:
         return None
-    tensor = header.tensors[FREQS]
-    if tensor.kind != "F32":
-        raise UnsupportedModel(f"{header.path.name}: {FREQS} is of type {tensor.kind}, not F32")
-    found = np.fromfile(
-        header.path, "<f4", count=math.prod(tensor.shape), offset=tensor.start
-    ).astype(np.float64)
+    found = _vector(header, FREQS)
     if np.all(found == 1):
         return None
     factor = round(float(found.max()), 4)  # 32.000004 is 32 in fp32
@@ -101,6 +131,14 @@ def _divided(header: GgufHeader, own: dict[str, Any]) -> dict[str, Any] | None:
             f"{header.path.name}: {FREQS} holds other divisors than those of Llama 3.1, 3.2 or 3.3"
         )
     return {"rope_type": "llama3", "factor": factor, **_LLAMA3}
+
+
+def _vector(header: GgufHeader, name: str) -> npt.NDArray[np.float64]:
+    tensor = header.tensors[name]
+    if tensor.kind != "F32":
+        raise UnsupportedModel(f"{header.path.name}: {name} is of type {tensor.kind}, not F32")
+    count = math.prod(tensor.shape)
+    return np.fromfile(header.path, "<f4", count=count, offset=tensor.start).astype(np.float64)
 
 
 def _llama3_divisors(theta: float, number: int, factor: float) -> npt.NDArray[np.float64]:

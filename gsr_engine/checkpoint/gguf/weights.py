@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,9 @@ import torch
 from gsr_engine.checkpoint.gguf.config import unread_fields
 from gsr_engine.checkpoint.gguf.families import GgufFamily, family_of
 from gsr_engine.checkpoint.gguf.header import GgufHeader, TensorInfo, library, read_header
-from gsr_engine.checkpoint.gguf.rope import FREQS
+from gsr_engine.checkpoint.gguf.rope import rope_tensors
 from gsr_engine.checkpoint.model_config import ModelConfig, shown_names
-from gsr_engine.errors import UnsupportedModel
+from gsr_engine.errors import CheckpointError, UnsupportedModel, shown
 
 DTYPES = {
     "F32": torch.float32,
@@ -24,6 +25,8 @@ DTYPES = {
     **dict.fromkeys(("Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K"), torch.float32),
 }
 """The types that are read, and the dtype that holds their values."""
+_EXPERT = re.compile(r"\.experts\.(\d+)\.")
+"""In transformers' names; a file has all experts of a layer in one tensor."""
 _AT_ONCE = 1 << 22
 """Values that are dequantised at once: the library takes twice the memory of its result."""
 
@@ -34,11 +37,13 @@ class GgufTensor:
 
     Attributes:
         pairs: heads whose rows stand as rotary pairs (`GgufFamily.interleaved`); 0 if none do.
+        offset: what the converter added to the values.
     """
 
     path: Path
     info: TensorInfo
     pairs: int = 0
+    offset: float = 0.0
 
     @property
     def name(self) -> str:
@@ -66,6 +71,9 @@ class GgufTensor:
         for start in range(0, len(rows), step):
             part = np.array(rows[start : start + step])
             out[start : start + step] = torch.from_numpy(package.dequantize(part, kind))
+        if self.offset:
+            # Exact for weights of bf16 from 2^-16 on: fp32 holds their sum with 1.
+            out = out.float() - self.offset
         return self._unpaired(out.reshape(info.shape))
 
     def _unpaired(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -93,12 +101,17 @@ def open_gguf(
     family = family_of(header)
     stored = _stored_names(header, config, names)
     tensors = {
-        name: GgufTensor(path, header.tensors[theirs], _pairs(family, config, name))
+        name: GgufTensor(
+            path,
+            _part(header.tensors[theirs], config, name),
+            _pairs(family, config, name),
+            config.family.norm_offset if name.endswith("norm.weight") else 0.0,
+        )
         for name, theirs in stored.items()
         if theirs in header.tensors
     }
     # What a file holds counts in the model that it was made of, as there is no list beside it.
-    if unknown := header.tensors.keys() - set(stored.values()) - {FREQS}:
+    if unknown := header.tensors.keys() - set(stored.values()) - rope_tensors(header):
         raise UnsupportedModel(
             f"{path.name}: tensors that {config.architecture} has not: "
             f"{shown_names(sorted(unknown))}"
@@ -120,8 +133,31 @@ def _stored_names(header: GgufHeader, config: ModelConfig, names: Iterable[str])
     architecture = header.metadata["general.architecture"]
     (known,) = (one for one, spelt in package.MODEL_ARCH_NAMES.items() if spelt == architecture)
     table = package.get_tensor_name_map(known, config.num_layers)
-    found = {name: table.get_name(name, try_suffixes=(".weight", ".bias")) for name in names}
+    found = {
+        name: table.get_name(_EXPERT.sub(".experts.", name), try_suffixes=(".weight", ".bias"))
+        for name in names
+    }
     return {name: theirs for name, theirs in found.items() if theirs is not None}
+
+
+def _part(info: TensorInfo, config: ModelConfig, name: str) -> TensorInfo:
+    """The tensor itself, or where it has all experts of a layer, that of one."""
+    found = _EXPERT.search(name)
+    if found is None or config.experts is None:
+        return info
+    number, index = config.experts.number, int(found[1])
+    if len(info.shape) < 2 or info.shape[0] != number:
+        raise CheckpointError(
+            f"tensor {info.name} has shape {shown(info.shape)}, which is not of {number} experts"
+        )
+    size = info.size // number
+    return replace(
+        info,
+        name=f"{info.name}[{index}]",
+        shape=info.shape[1:],
+        start=info.start + index * size,
+        size=size,
+    )
 
 
 def _pairs(family: GgufFamily, config: ModelConfig, name: str) -> int:
