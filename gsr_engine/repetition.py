@@ -66,8 +66,13 @@ class RepetitionMatcher:
     def push(self, token: int) -> bool:
         """Add the stream's next token; returns whether the stream now ends in a loop."""
         places, before = self._places.setdefault(token, deque()), self._runs
-        periods = [self._length - place for place in places]
-        self._runs = {period: before.get(period, 0) + 1 for period in periods}
+        runs, loops = dict[int, int](), False
+        for place in places:
+            period = self._length - place
+            runs[period] = run = before.get(period, 0) + 1
+            if run >= period * self._repeats and period >= self._least:
+                loops = True
+        self._runs = runs
         places.append(self._length)
         self._window.append(token)
         self._length += 1
@@ -76,7 +81,4 @@ class RepetitionMatcher:
             self._places[oldest].popleft()
             if not self._places[oldest]:
                 del self._places[oldest]
-        return any(
-            period >= self._least and run >= period * self._repeats
-            for period, run in self._runs.items()
-        )
+        return loops

@@ -127,7 +127,9 @@ def _refinement(world: World, rng: Random) -> SelfRefineParams:
     return SelfRefineParams(
         k=k,
         layout=layout,
-        candidate=SamplingParams(max_tokens=rng.randrange(1, 40)),
+        candidate=SamplingParams(
+            max_tokens=rng.randrange(1, 40), repetition_detection=rng.choice((None, _LOOPS))
+        ),
         refine=SamplingParams(max_tokens=rng.randrange(1, 40)),
         order="as_finished" if finished else "shuffled",
         view=rng.choice(("summary", "full")),

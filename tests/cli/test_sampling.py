@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typer.testing import CliRunner
+
 from gsr_engine import SamplingParams
 from gsr_engine.checkpoint.generation_config import GenerationConfig
 from gsr_engine.cli import options, sampling
@@ -40,4 +42,7 @@ def test_with_the_engines_own_values_there_is_nothing_to_leave_out() -> None:
 def test_messages_name_the_flag_and_not_the_file() -> None:
     text = "/x/generation_config.json: top_k: is bad; generation_config='none' does not read it"
     assert options.with_flags(text) == text.replace("generation_config=", "--generation-config=")
-    assert app.registered_commands  # the flag itself is read by `gsr solve` and `gsr generate`
+    for command in ("solve", "generate"):
+        done = CliRunner().invoke(app, [command, "a", "--generation-config", "vllm"])
+        assert done.exit_code == 2
+        assert "'vllm' is not one of 'auto', 'none'" in done.stderr
