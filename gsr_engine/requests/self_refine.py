@@ -61,13 +61,12 @@ class SelfRefineRequest(Request[RefineResult]):
             StopRule.of(sampling, prompts.tokenizer)
             for sampling in (params.candidate, params.refine)
         ]
+        drawn = params.candidate
         if given is not None:
             if params.order == "as_finished":
                 raise InvalidRequest("order", "as_finished needs candidates that are generated")
             longest = max(1, *map(len, given))
-            drawn = replace(params.candidate, max_tokens=longest, min_tokens=0)
-        else:
-            drawn = params.candidate
+            drawn = replace(drawn, max_tokens=longest, min_tokens=0)
         self._budget = plan_budget(
             replace(params, candidate=drawn), self.problem, limits, generates=given is None
         )
