@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from gsr_engine.outputs import Completion, GenerateResult, PhaseUsage, RefineResult, Usage
     from gsr_engine.params import SamplingParams, SelfRefineParams
+    from gsr_engine.repetition import RepetitionDetectionParams
     from gsr_engine.serving.async_engine import AsyncEngine, final_result
     from gsr_engine.serving.events import (
         CandidateDone,
@@ -66,6 +67,7 @@ __all__ = [
     "QueueFull",
     "RefineResult",
     "RefineToken",
+    "RepetitionDetectionParams",
     "SamplingParams",
     "SelfRefineParams",
     "Submitted",
@@ -95,6 +97,7 @@ _MODULES = {
     ),
     "outputs": ("Completion", "GenerateResult", "PhaseUsage", "RefineResult", "Usage"),
     "params": ("SamplingParams", "SelfRefineParams"),
+    "repetition": ("RepetitionDetectionParams",),
     "serving.async_engine": ("AsyncEngine", "final_result"),
     "serving.events": (
         "CandidateDone",
