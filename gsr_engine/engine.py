@@ -30,7 +30,8 @@ from gsr_engine.execution.threads import Threads
 from gsr_engine.model.decoder import Decoder
 from gsr_engine.model.weights import decoder_of
 from gsr_engine.outputs import GenerateResult, RefineResult
-from gsr_engine.params import SamplingParams, SelfRefineParams, one_each
+from gsr_engine.params import SamplingParams, SelfRefineParams
+from gsr_engine.requests.inputs import one_each
 from gsr_engine.requests.limits import Limits
 from gsr_engine.requests.maker import RequestMaker
 from gsr_engine.requests.request import Request, RequestState

@@ -6,9 +6,9 @@ in `gsr_engine.requests`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, SupportsIndex, TypeVar, get_args
+from typing import Any, Literal, SupportsIndex, get_args
 
 from gsr_engine.errors import (
     InvalidRequest,
@@ -25,7 +25,6 @@ MAX_CANDIDATES = 256
 
 Layout = Literal["linear", "branched"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
-ParamsT = TypeVar("ParamsT")
 View = Literal["summary", "full"]
 Order = Literal["shuffled", "as_generated", "as_finished"]
 
@@ -189,10 +188,14 @@ class SelfRefineParams:
 
     `widths` adds rounds of refinements in between. Each refinement writes a solution from those it
     reads, and the next round reads these. `k=32, widths=(4,)` is a width schedule of 32, 4, 1.
-    `k=n, widths=(n,) * (t - 1), subset=m` is recursive self-aggregation (arXiv 2509.26626).
+    `k=n, widths=(n,) * (t - 2), subset=m` is recursive self-aggregation with t populations (arXiv
+    2509.26626), of the last of which one is written. `gsr_engine.program` has such published ones.
 
     Attributes:
         k: candidates per problem.
+        template: prompts of this request by the name of a built-in template: agglm, gsr, pacore,
+            plain, restated, rsa. None takes the engine's. Those that ask for no form of answer
+            (plain) have no `answer`, and neither votes nor agreement.
         layout: "linear" prefills the candidates' summaries again after the problem. "branched"
             attends to the candidates' KV as it was generated, and needs a checkpoint trained for
             it; solutions of earlier refinements are prefilled again in every layout.
@@ -213,6 +216,11 @@ class SelfRefineParams:
             are shown as far as they got.
         agreement: once this many finished candidates state the same answer, the others are stopped
             and left out; 0 waits for all.
+        first: once this many candidates have ended by themselves with something to show, the others
+            are stopped and left out (First Finish Search, arXiv 2505.18149); 0 waits for all. One
+            that `max_tokens` or the context cut does not count, but is shown; so is one that ends
+            in the same step as the last that counts. Which are first may depend on what else the
+            engine does, as with `deadline` and `as_finished`.
         widths: refinements in each round before the last.
         subset: how many solutions of the round before each refinement reads, drawn by the seed;
             None reads all.
@@ -225,6 +233,7 @@ class SelfRefineParams:
     """
 
     k: int = 4
+    template: str | None = None
     layout: Layout = "linear"
     candidate: SamplingParams = field(default_factory=SamplingParams)
     refine: SamplingParams = field(default_factory=lambda: SamplingParams(temperature=0.0))
@@ -235,6 +244,7 @@ class SelfRefineParams:
     min_candidates: int = 1
     deadline: float | None = None
     agreement: int = 0
+    first: int = 0
     widths: tuple[int, ...] = ()
     subset: int | None = None
     refinements: int = 1
@@ -246,6 +256,8 @@ class SelfRefineParams:
     def __post_init__(self) -> None:
         """Raise InvalidRequest for a value out of range or a contradiction."""
         _keep_int(self, "k", 1, MAX_CANDIDATES)
+        if not isinstance(self.template, str | None):
+            raise InvalidRequest("template", f"must be a name, got {shown(self.template)}")
         check_choice("layout", self.layout, LAYOUTS)
         check_choice("view", self.view, get_args(View))
         check_choice("order", self.order, get_args(Order))
@@ -254,6 +266,7 @@ class SelfRefineParams:
         _keep_int(self, "min_candidates", 1, self.k)
         _keep_float(self, "deadline", 0.0, 1e9, optional=True)
         _keep_int(self, "agreement", 0, self.k)
+        self._check_first()
         self._check_rounds()
         check_bool("force_layout", self.force_layout)
         variables = self.chat_template_kwargs
@@ -272,6 +285,15 @@ class SelfRefineParams:
             if params.seed is not None:
                 raise InvalidRequest(
                     f"{name}.seed", "must be None: SelfRefineParams.seed derives it"
+                )
+
+    def _check_first(self) -> None:
+        _keep_int(self, "first", 0, self.k)
+        for name in ("min_candidates", "agreement"):
+            needed = getattr(self, name)
+            if 0 < self.first < needed:
+                raise InvalidRequest(
+                    "first", f"{self.first} candidates are too few for {name} {needed}"
                 )
 
     def _check_rounds(self) -> None:
@@ -297,45 +319,3 @@ class SelfRefineParams:
         """The largest number of solutions that one refinement reads."""
         most = max(self.k, *self.round_widths[:-1]) if self.widths else self.k
         return most if self.subset is None else min(most, self.subset)
-
-
-def as_list(field: str, items: object) -> list[Any]:
-    """Several inputs as they are; a single one as a list of it.
-
-    A single one is a text, a conversation (a list of messages) or a prompt in token ids.
-
-    Raises:
-        InvalidRequest: `items` is none of these, and no collection.
-    """
-    if isinstance(items, str):
-        return [items]
-    if not isinstance(items, Collection) or isinstance(items, Mapping | bytes):
-        raise InvalidRequest(field, f"must be a list, got {shown(items)}")
-    every = list(items)
-    single = every and all(isinstance(one, Mapping) or as_int(one) is not None for one in every)
-    return [every] if single else every
-
-
-def one_each(
-    field: str,
-    items: object,
-    params: ParamsT | Sequence[ParamsT] | None,
-    kind: type[ParamsT],
-) -> list[tuple[Any, ParamsT]]:
-    """Pair every item with its parameters: one for all (the default if None), or one for each.
-
-    A single item stands for a list of it, as in `as_list`.
-
-    Raises:
-        InvalidRequest: `items` is no collection, or `params` has another type or length.
-    """
-    every = as_list(field, items)
-    if params is None or isinstance(params, kind):
-        params = [kind() if params is None else params] * len(every)
-    if not isinstance(params, Sequence) or not all(isinstance(one, kind) for one in params):
-        raise InvalidRequest(
-            "params", f"must be {kind.__name__} or a list of them, got {shown(params)}"
-        )
-    if len(params) != len(every):
-        raise InvalidRequest("params", f"{len(params)} of them for {len(every)} {field}")
-    return list(zip(every, params, strict=True))

@@ -35,7 +35,10 @@ class SteppedEngine(Protocol):
         """See `Engine.new_self_refine`."""
 
     def direct_prompt(
-        self, problem: Problem, chat_template_kwargs: Variables | None = None
+        self,
+        problem: Problem,
+        chat_template_kwargs: Variables | None = None,
+        template: str | None = None,
     ) -> list[int]:
         """See `Engine.direct_prompt`."""
 
@@ -74,7 +77,7 @@ class RefineElsewhere:
         self._written: list[GenerateRequest] = []
         for index, (problem, params) in enumerate(self._every):
             _check(params)
-            prompt = writer.direct_prompt(problem, params.chat_template_kwargs)
+            prompt = writer.direct_prompt(problem, params.chat_template_kwargs, params.template)
             drawn = replace(params.candidate, n=params.k, seed=params.seed)
             self._written.append(writer.new_generate(prompt, drawn, index=index))
             # Made only to be checked: a bad request must fail now, not once its candidates exist.
@@ -158,6 +161,7 @@ def _check(params: SelfRefineParams) -> None:
     for name, asked in (
         ("order", params.order == "as_finished"),
         ("agreement", bool(params.agreement)),
+        ("first", bool(params.first)),
         ("deadline", params.deadline is not None),
     ):
         if asked:

@@ -15,7 +15,7 @@ from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.demo.report import NANO
 from gsr_engine.errors import shown
 from gsr_engine.model.rope import rope_table
-from gsr_engine.params import one_each
+from gsr_engine.requests.inputs import one_each
 from tests.helpers.hostile import VALUES, assert_short
 
 ABSURD = [*VALUES, math.nan, math.inf, -math.inf, 10**5000, -(10**5000), object(), b"x", (None,)]
