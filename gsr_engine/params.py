@@ -193,9 +193,6 @@ class SelfRefineParams:
 
     Attributes:
         k: candidates per problem.
-        template: prompts of this request by the name of a built-in template: agglm, gsr, pacore,
-            plain, restated, rsa. None takes the engine's. Those that ask for no form of answer
-            (plain) have no `answer`, and neither votes nor agreement.
         layout: "linear" prefills the candidates' summaries again after the problem. "branched"
             attends to the candidates' KV as it was generated, and needs a checkpoint trained for
             it; solutions of earlier refinements are prefilled again in every layout.
@@ -226,6 +223,9 @@ class SelfRefineParams:
             None reads all.
         refinements: refinements in the last round; the majority of their answers wins.
         force_layout: use a layout that the checkpoint was not trained for.
+        template: prompts of this request by the name of a built-in template: agglm, gsr, pacore,
+            plain, restated, rsa. None takes the engine's. Those that ask for no form of answer
+            (plain) have no `answer`, and neither votes nor agreement.
         chat_template_kwargs: variables of the chat template, e.g. `{"enable_thinking": False}`,
             besides those of `gsr.json`.
         priority, cache_salt: as in `SamplingParams`; those inside `candidate` and `refine` are
@@ -233,7 +233,6 @@ class SelfRefineParams:
     """
 
     k: int = 4
-    template: str | None = None
     layout: Layout = "linear"
     candidate: SamplingParams = field(default_factory=SamplingParams)
     refine: SamplingParams = field(default_factory=lambda: SamplingParams(temperature=0.0))
@@ -249,6 +248,7 @@ class SelfRefineParams:
     subset: int | None = None
     refinements: int = 1
     force_layout: bool = False
+    template: str | None = None
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     priority: int = 0
     cache_salt: str = ""
