@@ -216,8 +216,9 @@ class SelfRefineParams:
         first: once this many candidates have ended by themselves with something to show, the others
             are stopped and left out (First Finish Search, arXiv 2505.18149); 0 waits for all. One
             that `max_tokens` or the context cut does not count, but is shown; so is one that ends
-            in the same step as the last that counts. Which are first may depend on what else the
-            engine does, as with `deadline` and `as_finished`.
+            in the same step as the last that counts. `agreement` and `deadline` may end the wait
+            sooner. Which are first may depend on what else the engine does, as with `deadline` and
+            `as_finished`.
         widths: refinements in each round before the last.
         subset: how many solutions of the round before each refinement reads, drawn by the seed;
             None reads all.

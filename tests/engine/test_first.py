@@ -10,9 +10,17 @@ from typing import Any
 
 import pytest
 
-from gsr_engine import Engine, InvalidRequest, RefineResult, SamplingParams, SelfRefineParams
+from gsr_engine import (
+    Engine,
+    EngineConfig,
+    InvalidRequest,
+    RefineResult,
+    SamplingParams,
+    SelfRefineParams,
+)
 from gsr_engine.demo.puzzles import sample_puzzles
 from gsr_engine.demo.report import NANO
+from gsr_engine.execution.loading import load_parts
 
 PROBLEMS = [puzzle.problem for puzzle in sample_puzzles("validation", 5, 2)]
 # So hot that the candidates differ in length.
@@ -106,6 +114,23 @@ def test_the_earlier_of_agreement_and_first_counts(
     early = solved(engine, first=4, agreement=2)
     assert [one.used for one in early] == [one.used for one in first]
     assert [one.num_stopped for one in early] == [one.num_stopped for one in first]
+
+
+def test_a_deadline_may_come_sooner() -> None:
+    now, config = 0.0, EngineConfig(dtype="float32", threads=1)
+    engine = Engine(*load_parts(NANO, config), config, clock=lambda: now)
+    request = engine.new_self_refine(PROBLEMS[0], replace(PARAMS, first=2, deadline=50.0))
+    engine.submit(request)
+    for _ in range(4):
+        engine.step()
+    now = 100.0
+    while engine.has_work:
+        engine.step()
+    result = request.result
+    assert result
+    assert reasons(result) == ["abort"] * 6
+    assert result.used == [0, 1, 2, 3, 4, 5]  # as far as they got
+    assert result.num_stopped == 0
 
 
 def test_it_is_for_candidates_that_this_engine_writes(engine: Engine) -> None:

@@ -265,6 +265,32 @@ def test_rounds_over_subsets_share_their_beginning(qwen2: Path) -> None:
         assert usage.reused_candidates == 0
 
 
+@pytest.mark.parametrize("tokens", [20, 33])
+def test_rounds_over_subsets_finish_in_the_pages_that_were_counted(
+    qwen2: Path, tokens: int
+) -> None:
+    drawn = SamplingParams(max_tokens=tokens, ignore_eos=True, temperature=0.0)
+    params = SelfRefineParams(
+        template="rsa", k=3, refinements=3, subset=2, view="full", candidate=drawn, refine=drawn
+    )
+
+    def of(pages: int) -> Engine:
+        page_bytes = 2 * 3 * 2 * 12 * 4 * 16  # keys and values, layers, heads, head dim, fp32
+        gib = (pages * page_bytes + 1) / 2**30
+        options = {"dtype": "float32", "kv_cache_gib": gib, "prefix_cache": False}
+        return Engine.from_pretrained(qwen2, **options)
+
+    with of(2) as tiny, pytest.raises(InvalidRequest, match="KV pages") as refused:
+        tiny.new_self_refine(QUESTION, params)
+    pages = int(str(refused.value).partition("may need ")[2].split()[0])
+    with of(pages) as enough:
+        request = enough.new_self_refine(QUESTION, params)
+        run_checked(enough, [request])
+    assert request.result
+    assert request.result.error is None
+    assert request.usage.peak_pages <= pages
+
+
 def test_a_named_program_is_not_warned_of(qwen2: Path, recwarn: pytest.WarningsRecorder) -> None:
     with Engine.from_pretrained(qwen2, kv_cache_gib=0.05) as engine:
         engine.new_self_refine("1", program("rsa", candidate=SHORT, refine=GREEDY))
