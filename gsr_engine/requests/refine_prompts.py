@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gsr_engine.kv.prefix_cache import PIECE
 from gsr_engine.kv.segments import Context, Segment, Span, first_tokens
 from gsr_engine.outputs import Phase
 from gsr_engine.requests.request import Group, Stream
@@ -53,7 +54,7 @@ class RefinePrompts:
         rereads: groups that prefill what several prompts read, or what cannot be read in place;
             they must come before their readers.
         beginning: what all linear prompts of the round begin with behind the direct prompt; None
-            if there is a single prompt.
+            if there is a single prompt, or if this is so short that each computes it.
     """
 
     def __init__(self, problem: ProblemPrompts, group: Group, num_prompts: int = 1) -> None:
@@ -67,7 +68,9 @@ class RefinePrompts:
     def linear(self, shown: list[ShownSolution]) -> Segment:
         """A linear prompt: the problem's span is reused, all tokens after it are new."""
         k = len(shown)
-        segment = self.opening(k) if self._num_prompts == 1 else self._behind_beginning(k)
+        segment = self.opening(k)
+        if self._num_prompts > 1 and len(segment) >= PIECE:
+            segment = self._behind(segment)
         self.close(segment, shown, k)
         return segment
 
@@ -77,9 +80,8 @@ class RefinePrompts:
         context = first_tokens(self._group.context, shared)
         return Segment(self._problem.opening(k)[shared:], position=shared, context=context)
 
-    def _behind_beginning(self, k: int) -> Segment:
-        """A linear prompt that reads its beginning, which the prompts of the round share."""
-        opening = self.opening(k)
+    def _behind(self, opening: Segment) -> Segment:
+        """A linear prompt that reads its opening, which the prompts of the round share."""
         if self.beginning is None:
             self.beginning = self._prefill(opening.token_ids, opening.position, opening.context)
         context = (*opening.context, self.beginning)
