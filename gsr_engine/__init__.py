@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from gsr_engine.params import SamplingParams, SelfRefineParams
     from gsr_engine.programs.program import program
     from gsr_engine.programs.template import Template
+    from gsr_engine.repetition import RepetitionDetectionParams
     from gsr_engine.serving.async_engine import AsyncEngine, final_result
     from gsr_engine.serving.events import (
         CandidateDone,
@@ -68,6 +69,7 @@ __all__ = [
     "QueueFull",
     "RefineResult",
     "RefineToken",
+    "RepetitionDetectionParams",
     "SamplingParams",
     "SelfRefineParams",
     "Submitted",
@@ -100,6 +102,7 @@ _MODULES = {
     "params": ("SamplingParams", "SelfRefineParams"),
     "programs.program": ("program",),
     "programs.template": ("Template",),
+    "repetition": ("RepetitionDetectionParams",),
     "serving.async_engine": ("AsyncEngine", "final_result"),
     "serving.events": (
         "CandidateDone",

@@ -15,6 +15,7 @@ import torch
 from gsr_engine.attention.kv_cache import page_bytes
 from gsr_engine.checkpoint.chat_template import Message, Variables
 from gsr_engine.checkpoint.files import find_checkpoint
+from gsr_engine.checkpoint.generation_config import Choice, GenerationConfig
 from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.checkpoint.tensors import open_tensors
@@ -31,6 +32,7 @@ from gsr_engine.model.decoder import Decoder
 from gsr_engine.model.weights import decoder_of
 from gsr_engine.outputs import GenerateResult, RefineResult
 from gsr_engine.params import SamplingParams, SelfRefineParams
+from gsr_engine.requests.advice import advise
 from gsr_engine.requests.inputs import one_each
 from gsr_engine.requests.limits import Limits
 from gsr_engine.requests.maker import RequestMaker
@@ -76,6 +78,7 @@ class Engine(RequestMaker):
         gsr: GsrConfig | None = None,
         config: EngineConfig | None = None,
         *,
+        generation: GenerationConfig | None = None,
         runner: StepRunner | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -86,6 +89,7 @@ class Engine(RequestMaker):
             tokenizer: the tokenizer of its checkpoint.
             gsr: the checkpoint's `gsr.json`; None if it was not trained to refine.
             config: how the engine runs.
+            generation: what None in `SamplingParams` stands for; None is the engine's own values.
             runner: computes the steps; None builds the runner for the decoder's device.
             clock: returns seconds, for deadlines and queueing times.
         """
@@ -101,7 +105,8 @@ class Engine(RequestMaker):
             config.max_num_seqs,
             page_bytes(decoder.config, decoder.dtype),
         )
-        super().__init__(tokenizer, gsr or GsrConfig(trained=False), limits, clock)
+        gsr, generation = gsr or GsrConfig(trained=False), generation or GenerationConfig()
+        super().__init__(tokenizer, gsr, limits, clock, generation)
         self._books = Books(config, runner, clock)
         self._model, self._dtype = decoder.config, decoder.dtype
         self.footprint = Footprint.of(decoder, limits)
@@ -134,6 +139,7 @@ class Engine(RequestMaker):
         *,
         revision: str | None = None,
         template: str | Path | None = None,
+        generation_config: Choice | None = None,
         **options: Any,
     ) -> Self:
         """Load a checkpoint from a local folder or the Hugging Face hub.
@@ -142,6 +148,9 @@ class Engine(RequestMaker):
             path_or_id: folder with config.json, tokenizer and safetensors, or a hub id.
             revision: branch, tag or commit on the hub.
             template: other prompts than the checkpoint's: see `GsrConfig.with_prompts_of`.
+            generation_config: "auto" takes what the checkpoint's generation_config.json states
+                where a field of `SamplingParams` is None, "none" the engine's own values. None is
+                "auto", but "none" for a checkpoint with gsr.json.
             options: fields of `EngineConfig`, e.g. `dtype="float32"`.
 
         Raises:
@@ -156,7 +165,12 @@ class Engine(RequestMaker):
         except TypeError as error:
             raise InvalidRequest("options", str(error)) from None
         with Threads(config.threads).held():
-            return cls(*load_parts(path_or_id, config, revision, template), config)
+            folder = find_checkpoint(path_or_id, revision)
+            generation = GenerationConfig.of_checkpoint(folder, generation_config)
+            parts = load_parts(folder, config, template=template)
+            for note in generation.notes:
+                advise(note)
+            return cls(*parts, config, generation=generation)
 
     def submit(self, request: AnyRequest) -> None:
         """Queue a request made by `new_generate` or `new_self_refine`; `step` moves it on.

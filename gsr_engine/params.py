@@ -19,6 +19,7 @@ from gsr_engine.errors import (
     check_int,
     shown,
 )
+from gsr_engine.repetition import RepetitionDetectionParams
 
 MAX_CANDIDATES = 256
 """Upper limit of `n` and `k`, because a small request creates this many streams."""
@@ -74,6 +75,11 @@ class SamplingParams:
     Penalties and `min_tokens` change the logits before temperature and truncation. The reported
     log-probabilities stay those of the model: temperature 1, not truncated, not penalised.
 
+    Where `temperature`, `top_k`, `top_p`, `min_p` and `repetition_penalty` are None, an engine uses
+    what the checkpoint's generation_config.json states, or else 1, 0, 1, 0 and 1. The option
+    `generation_config` of `Engine.from_pretrained` says whether the file is read. The `params` of a
+    result hold the numbers that were used.
+
     Attributes:
         n: streams per prompt; they share the prompt's KV.
         temperature: 0 takes the most likely token (the lowest id on a tie) and ignores top_k,
@@ -98,17 +104,19 @@ class SamplingParams:
         stop_token_ids: token ids that end a stream, besides the checkpoint's own end tokens. A
             single id and None are taken, too; it is kept as a tuple.
         ignore_eos: the checkpoint's own end tokens do not end a stream.
+        repetition_detection: ends a stream that has run into a loop, with finish reason
+            "repetition"; None lets it run on. `min_tokens` holds for it, too.
         top_logprobs: report this many of the most likely tokens beside each drawn token.
         priority: a request is queued as if it had arrived 64 places earlier per level.
         cache_salt: the prefix cache is shared only among requests with the same salt.
     """
 
     n: int = 1
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     max_tokens: int | None = None
@@ -117,6 +125,7 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    repetition_detection: RepetitionDetectionParams | None = None
     top_logprobs: int = 0
     priority: int = 0
     cache_salt: str = ""
@@ -124,16 +133,16 @@ class SamplingParams:
     def __post_init__(self) -> None:
         """Raise InvalidRequest for a value out of range."""
         _keep_int(self, "n", 1, MAX_CANDIDATES)
-        _keep_float(self, "temperature", 0.0, 100.0)
+        _keep_float(self, "temperature", 0.0, 100.0, optional=True)
         if as_int(self.top_k) == -1:
             _keep(self, "top_k", 0)
-        _keep_int(self, "top_k", 0, 2**31 - 1)
-        _keep_float(self, "top_p", 0.0, 1.0)
+        _keep_int(self, "top_k", 0, 2**31 - 1, optional=True)
+        _keep_float(self, "top_p", 0.0, 1.0, optional=True)
         if self.top_p == 0.0:
             raise InvalidRequest("top_p", "must be above 0, got 0 (for greedy use temperature=0)")
-        _keep_float(self, "min_p", 0.0, 1.0)
+        _keep_float(self, "min_p", 0.0, 1.0, optional=True)
         # Beyond these bounds a logit would leave the range of fp32.
-        _keep_float(self, "repetition_penalty", 0.01, 100.0)
+        _keep_float(self, "repetition_penalty", 0.01, 100.0, optional=True)
         _keep_float(self, "presence_penalty", -2.0, 2.0)
         _keep_float(self, "frequency_penalty", -2.0, 2.0)
         _keep_int(self, "seed", 0, 2**63 - 1, optional=True)
@@ -152,6 +161,11 @@ class SamplingParams:
 
     def _check_stops(self) -> None:
         check_bool("ignore_eos", self.ignore_eos)
+        loops = self.repetition_detection
+        if not isinstance(loops, RepetitionDetectionParams | None):
+            raise InvalidRequest(
+                "repetition_detection", f"must be RepetitionDetectionParams, got {shown(loops)}"
+            )
         stop, ids = _as_tuple(self.stop, str), _as_tuple(self.stop_token_ids, SupportsIndex)
         if stop is None:
             raise InvalidRequest("stop", f"must be a text or some, got {shown(self.stop)}")
@@ -171,9 +185,17 @@ class SamplingParams:
         _keep(self, "stop_token_ids", kept)
 
     @property
+    def draw_numbers(self) -> tuple[float, int, float, float]:
+        """Temperature, top_k, top_p and min_p of a draw; each must be given."""
+        temperature, top_k, top_p, min_p = self.temperature, self.top_k, self.top_p, self.min_p
+        if temperature is None or top_k is None or top_p is None or min_p is None:
+            raise TypeError(f"{self} must have numbers")
+        return temperature, top_k, top_p, min_p
+
+    @property
     def penalises(self) -> bool:
         """Whether a penalty is on."""
-        off = self.repetition_penalty == 1.0
+        off = self.repetition_penalty in (None, 1.0)
         return not (off and self.presence_penalty == 0.0 and self.frequency_penalty == 0.0)
 
     @property
@@ -196,8 +218,11 @@ class SelfRefineParams:
         layout: "linear" prefills the candidates' summaries again after the problem. "branched"
             attends to the candidates' KV as it was generated, and needs a checkpoint trained for
             it; solutions of earlier refinements are prefilled again in every layout.
-        candidate: sampling of the candidates (`n` must be 1: `k` says how many).
-        refine: sampling of the refinements; greedy by default.
+        candidate: sampling of the candidates (`n` must be 1: `k` says how many). Where its
+            temperature, top_k and top_p are None, candidates draw at 1, 0 and 1, whatever the
+            checkpoint states: the method asks for different solutions.
+        refine: sampling of the refinements; greedy by default. Where its repetition_penalty is
+            None there is none: it would count against what a refinement reads and is to repeat.
         seed: seeds candidates, orders and refinements. The seeds inside `candidate` and `refine`
             must be None.
         view: show a refinement the "summary" of a solution (the text after its thinking) or its

@@ -110,7 +110,8 @@ def solve(
     layout: options.Layout = None,
     max_tokens: options.MaxTokens = None,
     temperature: options.CandidateTemperature = None,
-    top_p: options.TopP = None,
+    top_p: options.CandidateTopP = None,
+    generation_config: options.GenerationConfig = None,
     seed: options.Seed = None,
     summary_tokens: options.SummaryTokens = None,
     force_layout: options.ForceLayout = False,
@@ -156,15 +157,23 @@ def solve(
         "max_model_len": max_model_len,
         "threads": threads,
         "template": template,
+        "generation_config": generation_config,
     }
     with terminal.notes(), _ready(model, kv_cache_gib, settings, make) as (engine, request):
-        from gsr_engine.cli import results
+        from gsr_engine.cli import results, sampling
 
+        used = request.params
+        values = {
+            "candidate": sampling.values(wanted.candidate, used.candidate),
+            "refine": sampling.values(wanted.refine, used.refine),
+        }
+        terminal.note(
+            sampling.line({"candidates": values["candidate"], "refinement": values["refine"]})
+        )
         result, seconds, interrupted = _run(engine, request)
-        capped = options.all_capped(wanted, engine.limits.max_model_len)
-        solved = results.Solved(engine, result, capped)
+        solved = results.Solved(engine, result)
         if as_json:
-            results.say(solved.as_json(seconds))
+            results.say(solved.as_json(seconds, values))
         else:
             solved.print()
         _end(result.usage.completion_tokens, seconds, interrupted, solved.why_no_answer is None)
@@ -178,6 +187,7 @@ def generate(
     max_tokens: options.MaxTokens = None,
     temperature: options.Temperature = None,
     top_p: options.TopP = None,
+    generation_config: options.GenerationConfig = None,
     stop: options.Stop = None,
     seed: options.Seed = None,
     system: options.System = None,
@@ -208,22 +218,28 @@ def generate(
         raise InvalidRequest("special_tokens", "is for raw text; messages never spell any")
 
     def make(engine: Engine) -> GenerateRequest:
-        sampling = options.capped(wanted, engine.limits.max_model_len)
+        capped = options.capped(wanted, engine.limits.max_model_len)
         if raw:
-            return engine.new_generate(prompt, sampling, special_tokens=special_tokens)
+            return engine.new_generate(prompt, capped, special_tokens=special_tokens)
         ids = engine.chat_prompt(options.conversation(system, prompt), variables)
-        return engine.new_generate(ids, sampling)
+        return engine.new_generate(ids, capped)
 
-    settings = {"dtype": dtype, "max_model_len": max_model_len, "threads": threads}
+    settings = {
+        "dtype": dtype,
+        "max_model_len": max_model_len,
+        "threads": threads,
+        "generation_config": generation_config,
+    }
     with terminal.notes(), _ready(model, kv_cache_gib, settings, make) as (engine, request):
-        from gsr_engine.cli import results
+        from gsr_engine.cli import results, sampling
 
+        values = sampling.values(wanted, request.params)
+        terminal.note(sampling.line({"": values}))
         result, seconds, interrupted = _run(engine, request)
         if as_json:
-            results.say(results.generated_json(result, seconds))
+            results.say(results.generated_json(result, seconds, values))
         else:
-            capped = options.capped(wanted, engine.limits.max_model_len)
-            results.print_generated(result, capped)
+            results.print_generated(result)
         _end(result.usage.completion_tokens, seconds, interrupted, result.error is None)
 
 

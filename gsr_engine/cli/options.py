@@ -15,11 +15,15 @@ from gsr_engine.errors import InvalidRequest, shown
 from gsr_engine.params import SamplingParams, SelfRefineParams
 from gsr_engine.programs.program import PROGRAMS, find_program
 from gsr_engine.programs.template import TEMPLATES
+from gsr_engine.repetition import RepetitionDetectionParams
 
 DEFAULT_MAX_TOKENS = 1024
 """The cap of the commands where none is given."""
+LOOPS = RepetitionDetectionParams(max_pattern_size=256, min_pattern_size=16, min_count=4)
+"""What ends a stream of `gsr solve` where nothing is given: 64 tokens or more that only repeat.
+No solution says the same 16 tokens four times in a row, but for tables of equal rows."""
 
-ParamsT = TypeVar("ParamsT", SamplingParams, SelfRefineParams)
+ParamsT = TypeVar("ParamsT", SamplingParams, SelfRefineParams, RepetitionDetectionParams)
 
 
 def _option(text: str, default: str | None = None, *names: str, **more: Any) -> Any:
@@ -60,11 +64,20 @@ First = Annotated[
 Layout = Annotated[str | None, _option("linear or branched.", "linear")]
 N = Annotated[int | None, _option("Streams.", "1")]
 MaxTokens = Annotated[int | None, _option("Most tokens of each stream.", f"{DEFAULT_MAX_TOKENS:,}")]
-Temperature = Annotated[float | None, _option("0 is greedy.", "1.0")]
+Temperature = Annotated[float | None, _option("0 is greedy.", "the checkpoint's, or 1.0")]
 CandidateTemperature = Annotated[
     float | None, _option("Of the candidates; the refinement is greedy.", "1.0")
 ]
-TopP = Annotated[float | None, _option("Nucleus; 1 keeps all.", "1.0")]
+CandidateTopP = Annotated[float | None, _option("Nucleus of the candidates; 1 keeps all.", "1.0")]
+TopP = Annotated[float | None, _option("Nucleus; 1 keeps all.", "the checkpoint's, or 1.0")]
+GenerationConfig = Annotated[
+    Literal["auto", "none"] | None,
+    _option(
+        "Take sampling values that are not given from the checkpoint's generation_config.json, or "
+        "not.",
+        "auto; none with a gsr.json",
+    ),
+]
 Stop = Annotated[list[str] | None, _option("Text that ends a stream; give it again for more.")]
 Seed = Annotated[int | None, _option("Makes the run repeatable.", "a new one")]
 SummaryTokens = Annotated[
@@ -116,6 +129,7 @@ _FLAGS = (
     *("max_tokens", "summary_tokens", "force_layout", "top_p", "max_model_len", "kv_cache_gib"),
     *("chat_template_kwargs", "special_tokens"),
     "threads(?=[:=])",  # elsewhere it is a common word
+    "generation_config(?=[:=])",  # elsewhere it is a file
 )
 
 
@@ -194,8 +208,10 @@ def self_refine_params(
         theirs = values.get(name, {})
         if not isinstance(theirs, dict):
             raise InvalidRequest(name, f"must be an object of fields, got {shown(theirs)}")
-        greedy = {"temperature": 0.0} if name == "refine" else {}
-        values[name] = _made(SamplingParams, {**greedy, **theirs}, {**own, **cap}, f"{name}.")
+        usual: dict[str, Any] = {"repetition_detection": LOOPS}
+        if name == "refine":
+            usual["temperature"] = 0.0
+        values[name] = _made(SamplingParams, {**usual, **theirs}, {**own, **cap}, f"{name}.")
     return _made(SelfRefineParams, values, _given(flags))
 
 
@@ -233,6 +249,11 @@ def _made(
     for name in values:
         if name not in known:
             raise InvalidRequest(f"{place}{name}", f"is none of {', '.join(map(repr, known))}")
+    values = dict(values)
+    loops = values.get("repetition_detection")
+    if isinstance(loops, dict):
+        inside = f"{place}repetition_detection."
+        values["repetition_detection"] = _made(RepetitionDetectionParams, loops, {}, inside)
     try:
         return kind(**{**values, **flags})
     except InvalidRequest as error:

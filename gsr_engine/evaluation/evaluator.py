@@ -117,7 +117,7 @@ class Evaluator:
         self._on_step = on_step
 
     def draw(self, params: SamplingParams) -> list[list[Attempt]]:
-        """`params.n` direct solutions of each exercise.
+        """`params.n` direct solutions of each exercise, sampled as candidates are.
 
         Raises:
             InvalidRequest: an exercise cannot be asked; none was then.
@@ -139,7 +139,7 @@ class Evaluator:
         """
 
         def refused(error: str) -> GenerateResult:
-            return GenerateResult([], [], Usage(), error)
+            return GenerateResult([], [], Usage(), params, error)
 
         for index, result in self._each(indices, lambda i: self._new_draw(i, params), refused):
             failed = result.error is not None
@@ -188,7 +188,7 @@ class Evaluator:
         """
 
         def refused(error: str) -> RefineResult:
-            return RefineResult.failed(error, Usage())
+            return RefineResult.failed(error, Usage(), params)
 
         def new(index: int) -> SelfRefineRequest:
             return self._new_refine(index, params, candidates)
@@ -219,7 +219,8 @@ class Evaluator:
 
     def _new_draw(self, index: int, params: SamplingParams) -> GenerateRequest:
         prompt = self._engine.direct_prompt(self._exercises[index].text)
-        return self._engine.new_generate(prompt, params, index=index)
+        sampling = self._engine.candidate_sampling(params)
+        return self._engine.new_generate(prompt, sampling, index=index)
 
     def _new_refine(
         self,

@@ -62,12 +62,14 @@ class SelfRefineRequest(Request[RefineResult]):
             StopRule.of(sampling, prompts.tokenizer)
             for sampling in (params.candidate, params.refine)
         ]
+        drawn = params.candidate
         if given is not None:
             refine_checks.check_generates(params)
             longest = max(1, *map(len, given))
-            drawn = replace(params.candidate, max_tokens=longest, min_tokens=0)
-            params = replace(params, candidate=drawn)
-        self._budget = plan_budget(params, self.problem, limits, generates=given is None)
+            drawn = replace(drawn, max_tokens=longest, min_tokens=0)
+        self._budget = plan_budget(
+            replace(params, candidate=drawn), self.problem, limits, generates=given is None
+        )
         num_candidates = params.k if given is None else 0  # given ones are not decoded
         most_streams = max(num_candidates, *params.round_widths)
         super().__init__(most_streams, self._budget.most_pages, params.priority)
@@ -88,6 +90,11 @@ class SelfRefineRequest(Request[RefineResult]):
         self._shown: list[list[int]] = []
         self._shortened: set[Stream] = set()  # shown with fewer tokens than asked for
         self.rounds: list[list[Stream]] = []
+
+    @property
+    def params(self) -> SelfRefineParams:
+        """What it was made with, with numbers for None in `candidate` and `refine`."""
+        return self._params
 
     @property
     def candidates(self) -> list[Stream]:
@@ -309,7 +316,7 @@ class SelfRefineRequest(Request[RefineResult]):
 
     def fail(self, error: str) -> None:
         """Set a result without solutions."""
-        self.result = RefineResult.failed(error, self.usage)
+        self.result = RefineResult.failed(error, self.usage, self._params)
 
     def _finish(self, error: str | None) -> None:
         tokenizer = self._prompts.tokenizer
@@ -333,6 +340,7 @@ class SelfRefineRequest(Request[RefineResult]):
             used=used,
             rounds=rounds,
             usage=self.usage,
+            params=self._params,
             error=error,
             summary_tokens=self._budget.summary_tokens,
             num_shortened=len(self._shortened),

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Literal, Protocol
 
-from gsr_engine import SamplingParams, SelfRefineParams
+from gsr_engine import RepetitionDetectionParams, SamplingParams, SelfRefineParams
 from gsr_engine.params import Layout
 
+_LOOPS = RepetitionDetectionParams(max_pattern_size=3, min_count=2)
 Fault = Literal["launch", "late", "nan", "attention", "sampling", "transfer", "interrupt"]
 
 
@@ -88,6 +89,7 @@ def _sampling(world: World, rng: Random) -> SamplingParams:
         seed=rng.randrange(100),
         priority=rng.choice((0, 0, 0, 2)),
         cache_salt=rng.choice(("", "", "other")),
+        repetition_detection=rng.choice((None, None, _LOOPS)),
     )
 
 
@@ -126,7 +128,9 @@ def _refinement(world: World, rng: Random) -> SelfRefineParams:
     return SelfRefineParams(
         k=k,
         layout=layout,
-        candidate=SamplingParams(max_tokens=rng.randrange(1, 40)),
+        candidate=SamplingParams(
+            max_tokens=rng.randrange(1, 40), repetition_detection=rng.choice((None, _LOOPS))
+        ),
         refine=SamplingParams(max_tokens=rng.randrange(1, 40)),
         order="as_finished" if finished else "shuffled",
         view=rng.choice(("summary", "full")),

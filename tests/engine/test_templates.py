@@ -147,7 +147,7 @@ def test_the_parameters_of_programs() -> None:
     assert program("rsa", k=8, widths=(3,)).round_widths == (3, 1)
     high = program("pacore", k=32, widths=(4,), refine={"max_tokens": 9})
     assert (high.round_widths, high.view) == ((4, 1), "summary")
-    assert high.refine == SamplingParams(temperature=1.0, max_tokens=9)
+    assert high.refine == SamplingParams(temperature=1.0, top_p=1.0, max_tokens=9)
     own = SamplingParams(temperature=0.3)
     assert program("agglm", candidate=own).candidate == own
     assert program("gsr") == SelfRefineParams(template="gsr")

@@ -136,6 +136,7 @@ def _open_drawer(
             max_num_seqs=job.streams,
             prefix_cache=False,
             template=_prompts_file(job),
+            generation_config="none",
         )
         return EngineDrawer(stack.enter_context(engine), config)
     drawer = EndpointDrawer(

@@ -87,7 +87,10 @@ class SelfRefEvaluation:
             model = ModelConfig.from_folder(folder)
             longest = min(model.max_position, model.sliding_window or model.max_position)
             self._engine = Engine.from_pretrained(
-                folder, kv_cache_gib=KV_CACHE_GIB, max_model_len=longest
+                folder,
+                generation_config="none",
+                kv_cache_gib=KV_CACHE_GIB,
+                max_model_len=longest,
             )
         else:
             self._engine.reload_weights(folder)
