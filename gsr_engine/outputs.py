@@ -162,7 +162,8 @@ class RefineResult:
 
     Attributes:
         text: the refined solution without its thinking.
-        answer: its final answer, found by the checkpoint's pattern; None if it states none.
+        answer: its final answer, found by the checkpoint's pattern; None if it states none, or if
+            the template asks for none in a fixed form.
         refinement: the refined stream. Of several refinements it is the first with the majority's
             answer. None if the last round never began.
         candidates: all k candidates, in the order of their index.
@@ -177,6 +178,8 @@ class RefineResult:
             failed.
         num_shortened: how many solutions were shown with fewer tokens than asked for, because the
             context had no room for more.
+        num_stopped: how many candidates were stopped, and left out, because `first` or `agreement`
+            had enough of the others.
     """
 
     text: str
@@ -190,6 +193,7 @@ class RefineResult:
     error: str | None = None
     summary_tokens: int = 0
     num_shortened: int = 0
+    num_stopped: int = 0
 
     @classmethod
     def failed(cls, error: str, usage: Usage, params: SelfRefineParams) -> RefineResult:

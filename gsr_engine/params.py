@@ -210,7 +210,8 @@ class SelfRefineParams:
 
     `widths` adds rounds of refinements in between. Each refinement writes a solution from those it
     reads, and the next round reads these. `k=32, widths=(4,)` is a width schedule of 32, 4, 1.
-    `k=n, widths=(n,) * (t - 1), subset=m` is recursive self-aggregation (arXiv 2509.26626).
+    `k=n, widths=(n,) * (t - 2), subset=m` is recursive self-aggregation with t populations (arXiv
+    2509.26626), of the last of which one is written. `gsr_engine.program` has such published ones.
 
     Attributes:
         k: candidates per problem.
@@ -237,11 +238,20 @@ class SelfRefineParams:
             are shown as far as they got.
         agreement: once this many finished candidates state the same answer, the others are stopped
             and left out; 0 waits for all.
+        first: once this many candidates have ended by themselves with something to show, the others
+            are stopped and left out (First Finish Search, arXiv 2505.18149); 0 waits for all. One
+            that `max_tokens` or the context cut does not count, but is shown; so is one that ends
+            in the same step as the last that counts. `agreement` and `deadline` may end the wait
+            sooner. Which are first may depend on what else the engine does, as with `deadline` and
+            `as_finished`.
         widths: refinements in each round before the last.
         subset: how many solutions of the round before each refinement reads, drawn by the seed;
             None reads all.
         refinements: refinements in the last round; the majority of their answers wins.
         force_layout: use a layout that the checkpoint was not trained for.
+        template: prompts of this request by the name of a built-in template: agglm, gsr, pacore,
+            plain, restated, rsa. None takes the engine's. Those that ask for no form of answer
+            (plain) have no `answer`, and neither votes nor agreement.
         chat_template_kwargs: variables of the chat template, e.g. `{"enable_thinking": False}`,
             besides those of `gsr.json`.
         priority, cache_salt: as in `SamplingParams`; those inside `candidate` and `refine` are
@@ -259,10 +269,12 @@ class SelfRefineParams:
     min_candidates: int = 1
     deadline: float | None = None
     agreement: int = 0
+    first: int = 0
     widths: tuple[int, ...] = ()
     subset: int | None = None
     refinements: int = 1
     force_layout: bool = False
+    template: str | None = None
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     priority: int = 0
     cache_salt: str = ""
@@ -270,6 +282,8 @@ class SelfRefineParams:
     def __post_init__(self) -> None:
         """Raise InvalidRequest for a value out of range or a contradiction."""
         _keep_int(self, "k", 1, MAX_CANDIDATES)
+        if not isinstance(self.template, str | None):
+            raise InvalidRequest("template", f"must be a name, got {shown(self.template)}")
         check_choice("layout", self.layout, LAYOUTS)
         check_choice("view", self.view, get_args(View))
         check_choice("order", self.order, get_args(Order))
@@ -278,6 +292,7 @@ class SelfRefineParams:
         _keep_int(self, "min_candidates", 1, self.k)
         _keep_float(self, "deadline", 0.0, 1e9, optional=True)
         _keep_int(self, "agreement", 0, self.k)
+        self._check_first()
         self._check_rounds()
         check_bool("force_layout", self.force_layout)
         variables = self.chat_template_kwargs
@@ -296,6 +311,15 @@ class SelfRefineParams:
             if params.seed is not None:
                 raise InvalidRequest(
                     f"{name}.seed", "must be None: SelfRefineParams.seed derives it"
+                )
+
+    def _check_first(self) -> None:
+        _keep_int(self, "first", 0, self.k)
+        for name in ("min_candidates", "agreement"):
+            needed = getattr(self, name)
+            if 0 < self.first < needed:
+                raise InvalidRequest(
+                    "first", f"{self.first} candidates are too few for {name} {needed}"
                 )
 
     def _check_rounds(self) -> None:

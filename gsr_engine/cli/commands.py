@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -102,7 +103,11 @@ def solve(
     problem: Annotated[str, typer.Argument(help="The problem's text.", show_default=False)],
     model: options.Model = None,
     adapter: options.Adapter = None,
+    program: options.Program = None,
     k: options.K = None,
+    widths: options.Widths = None,
+    subset: options.Subset = None,
+    first: options.First = None,
     layout: options.Layout = None,
     max_tokens: options.MaxTokens = None,
     temperature: options.CandidateTemperature = None,
@@ -126,6 +131,9 @@ def solve(
         params,
         {
             "k": k,
+            "widths": options.round_widths(widths),
+            "subset": subset,
+            "first": first,
             "layout": layout,
             "seed": seed,
             "summary_tokens": summary_tokens,
@@ -134,7 +142,10 @@ def solve(
         },
         {"temperature": temperature, "top_p": top_p},
         max_tokens,
+        program,
     )
+    if template is not None:  # that of the engine, instead of the program's
+        wanted = replace(wanted, template=None)
 
     def make(engine: Engine) -> SelfRefineRequest:
         asked = problem if system is None else options.conversation(system, problem)
@@ -167,7 +178,7 @@ def solve(
             results.say(solved.as_json(seconds, values))
         else:
             solved.print()
-        _end(result.usage.completion_tokens, seconds, interrupted, result.answer is not None)
+        _end(result.usage.completion_tokens, seconds, interrupted, solved.why_no_answer is None)
 
 
 @app.command(epilog=STATUS)

@@ -13,6 +13,8 @@ import typer
 
 from gsr_engine.errors import InvalidRequest, shown
 from gsr_engine.params import SamplingParams, SelfRefineParams
+from gsr_engine.programs.program import PROGRAMS, find_program
+from gsr_engine.programs.template import TEMPLATES
 from gsr_engine.repetition import RepetitionDetectionParams
 
 DEFAULT_MAX_TOKENS = 1024
@@ -39,7 +41,30 @@ Adapter = Annotated[
     str | None,
     _option("LoRA adapter as peft saves it: folder or hub id.", "none", metavar="PATH"),
 ]
+Program = Annotated[
+    str | None,
+    _option(
+        "Published program, whose prompts, widths and sampling become the defaults: "
+        + "; ".join(f"{one.name} ({one.about})" for one in PROGRAMS.values())
+        + ".",
+        "none",
+        metavar="NAME",
+    ),
+]
 K = Annotated[int | None, _option("Candidates.", "4")]
+Widths = Annotated[
+    str | None,
+    _option(
+        "Refinements of each round before the last: 16,4 is two rounds, 16x8 eight rounds of 16.",
+        "none",
+    ),
+]
+Subset = Annotated[
+    int | None, _option("How many solutions of the round before a refinement reads.", "all")
+]
+First = Annotated[
+    int | None, _option("Stop once so many candidates have ended by themselves.", "0: all")
+]
 Layout = Annotated[str | None, _option("linear or branched.", "linear")]
 N = Annotated[int | None, _option("Streams.", "1")]
 MaxTokens = Annotated[int | None, _option("Most tokens of each stream.", f"{DEFAULT_MAX_TOKENS:,}")]
@@ -76,7 +101,11 @@ SpecialTokens = Annotated[
 ]
 Template = Annotated[
     str | None,
-    _option("Prompts: gsr, restated, or a file like gsr.json.", "the checkpoint's", metavar="NAME"),
+    _option(
+        f"Prompts: {', '.join(TEMPLATES)}, or a file like gsr.json.",
+        "the program's or the checkpoint's",
+        metavar="NAME",
+    ),
 ]
 Params = Annotated[
     Path | None,
@@ -120,6 +149,20 @@ def conversation(system: str | None, text: str) -> list[dict[str, str]]:
     return [*before, {"role": "user", "content": text}]
 
 
+def round_widths(text: str | None) -> list[int] | None:
+    """The widths that a text like `16,4` or `16x8` stands for; None if there is none.
+
+    Raises:
+        InvalidRequest: it is no such text.
+    """
+    if text is None:
+        return None
+    parts = [re.fullmatch(r"(\d{1,9})(?:x(\d{1,3}))?", part.strip()) for part in text.split(",")]
+    if not all(parts):
+        raise InvalidRequest("widths", f"must be like 16,4 or 16x8, got {shown(text)}")
+    return [int(one[1]) for one in parts if one for _ in range(int(one[2] or 1))]
+
+
 def template_variables(text: str | None) -> dict[str, Any] | None:
     """The variables of a JSON object; None if there is none.
 
@@ -152,13 +195,18 @@ def self_refine_params(
     flags: Mapping[str, Any],
     candidate: Mapping[str, Any],
     max_tokens: int | None,
+    program: str | None = None,
 ) -> SelfRefineParams:
     """The parameters of `gsr solve`, with flags of the candidates and one for all streams.
 
+    Flags go before the file, and the file before the program.
+
     Raises:
-        InvalidRequest, CheckpointError: as `sampling_params`.
+        InvalidRequest, CheckpointError: as `sampling_params`; or there is no such program.
     """
     values = _read(file)
+    if program is not None:
+        values = find_program(program).completed({**values, **_given(flags)})
     cap = _given({"max_tokens": max_tokens})
     for name, own in (("candidate", _given(candidate)), ("refine", {})):
         theirs = values.get(name, {})

@@ -12,6 +12,7 @@ from gsr_engine.engine import Engine
 from gsr_engine.outputs import CUT, Completion, GenerateResult, RefineResult, Usage
 from gsr_engine.params import SamplingParams
 from gsr_engine.text.answers import majority, same_answer
+from gsr_engine.text.prompts import Prompts
 
 
 def say(text: str) -> None:
@@ -67,12 +68,12 @@ class Solved:
 
     def print(self) -> None:
         """The candidates, the refinement, and the answers of all."""
-        result = self.result
+        result, asked = self.result, self._prompts.gsr.template.answer_form
         for candidate in result.candidates:
-            answer = self.engine.find_answer(candidate)
+            answer = self._answer(candidate)
             stated = "no answer" if answer is None else f"answer {answer}"
             how = ending(candidate, result.params.candidate)
-            say(f"── candidate {candidate.index + 1} ({how}, {stated})")
+            say(f"── candidate {candidate.index + 1} ({how}{f', {stated}' if asked else ''})")
             say(candidate.text)
         if result.refinement is None:
             say(f"── not refined: {self.why_no_answer}")
@@ -84,6 +85,12 @@ class Solved:
                 f"of {result.num_shortened} solutions only the last {result.summary_tokens} tokens "
                 "were shown to the refinement: the context has no room for more"
             )
+        if result.num_stopped:
+            note(f"{result.num_stopped} candidates were stopped: the others were enough")
+        if not asked:
+            if self.why_no_answer is not None:
+                note(self.why_no_answer)
+            return
         if result.candidates:
             winner, votes = self._majority()
             stated = f"{winner} ({votes} of {len(result.candidates)})" if votes else "none"
@@ -95,8 +102,7 @@ class Solved:
         """The same as one JSON object, with its sampling values, and what it took."""
 
         def stream(one: Completion | None) -> dict[str, Any] | None:
-            answer = None if one is None else self.engine.find_answer(one)
-            return None if one is None else {**_completion(one), "answer": answer}
+            return None if one is None else {**_completion(one), "answer": self._answer(one)}
 
         result = self.result
         return json.dumps(
@@ -111,14 +117,23 @@ class Solved:
                 "majority": self._majority()[0],
                 "summary_tokens": result.summary_tokens,
                 "num_shortened": result.num_shortened,
+                "num_stopped": result.num_stopped,
                 "sampling": sampling,
                 **_cost(result.usage, seconds),
             }
         )
 
     @property
+    def _prompts(self) -> Prompts:
+        """Those of the request."""
+        return self.engine.prompts.templated(self.result.params.template)
+
+    def _answer(self, one: Completion) -> str | None:
+        return self._prompts.text_and_answer(one)[1]
+
+    @property
     def why_no_answer(self) -> str | None:
-        """Why there is no answer; None if there is one."""
+        """Why there is no answer; None if there is one, or a text where no form is asked for."""
         result, refinement = self.result, self.result.refinement
         if result.answer is not None:
             return None
@@ -126,6 +141,8 @@ class Solved:
             return "; ".join([result.error, *self._hints()])
         if refinement is None:
             return "the refinement never began"
+        if result.text.strip() and not self._prompts.gsr.template.answer_form:
+            return None
         if refinement.finish_reason == "length":
             end = _cut_by_context(refinement, result.params.refine) or ": raise --max-tokens"
             return f"the refinement was cut at {len(refinement.token_ids):,} tokens{end}"
@@ -149,7 +166,7 @@ class Solved:
 
     def _majority(self) -> tuple[str | None, int]:
         """The answer that most candidates state, and how many do."""
-        answers = [self.engine.find_answer(candidate) for candidate in self.result.candidates]
+        answers = [self._answer(candidate) for candidate in self.result.candidates]
         best = majority(answers)
         if best is None:
             return None, 0

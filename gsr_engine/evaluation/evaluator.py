@@ -98,6 +98,9 @@ class Evaluator:
         exercises: the whole set.
         grader: compares answers with gold ones.
         on_step: called after every step of `draw_each` and `refine_each`.
+
+    Raises:
+        InvalidRequest: the engine's template asks for no form of answer, so none could be graded.
     """
 
     def __init__(
@@ -108,6 +111,7 @@ class Evaluator:
         on_step: Callable[[], object] = lambda: None,
     ) -> None:
         self._engine = engine
+        self._check_form(None)
         self._exercises = exercises
         self._grader = grader
         self._on_step = on_step
@@ -207,6 +211,12 @@ class Evaluator:
             return error
         return None
 
+    def _check_form(self, template: str | None) -> None:
+        """Raise InvalidRequest if no answer could be graded that this template asks for."""
+        asked = self._engine.prompts.templated(template).gsr.template
+        if not asked.answer_form:
+            raise InvalidRequest("template", f"{asked.name} states no answer form to grade")
+
     def _new_draw(self, index: int, params: SamplingParams) -> GenerateRequest:
         prompt = self._engine.direct_prompt(self._exercises[index].text)
         sampling = self._engine.candidate_sampling(params)
@@ -220,6 +230,7 @@ class Evaluator:
     ) -> SelfRefineRequest:
         given = None if candidates is None else candidates[index]
         text = self._exercises[index].text
+        self._check_form(params.template)
         return self._engine.new_self_refine(text, params, candidates=given, index=index)
 
     def _each(

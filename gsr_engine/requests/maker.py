@@ -136,10 +136,16 @@ class RequestMaker:
         return self._conversations.chat(messages, chat_template_kwargs or {})
 
     def direct_prompt(
-        self, problem: Problem, chat_template_kwargs: Variables | None = None
+        self,
+        problem: Problem,
+        chat_template_kwargs: Variables | None = None,
+        template: str | None = None,
     ) -> list[int]:
-        """Token ids of the prompt that the candidates of a problem continue."""
-        prompts = self.prompts.varied(chat_template_kwargs or {})
+        """Token ids of the prompt that the candidates of a problem continue.
+
+        `template` as in `SelfRefineParams`.
+        """
+        prompts = self.prompts.templated(template).varied(chat_template_kwargs or {})
         return ProblemPrompts(prompts, self._inputs.problem(problem)).direct
 
     def solution_text(self, completion: Completion) -> str:

@@ -35,7 +35,10 @@ class SteppedEngine(Protocol):
         """See `Engine.new_self_refine`."""
 
     def direct_prompt(
-        self, problem: Problem, chat_template_kwargs: Variables | None = None
+        self,
+        problem: Problem,
+        chat_template_kwargs: Variables | None = None,
+        template: str | None = None,
     ) -> list[int]:
         """See `Engine.direct_prompt`."""
 
@@ -78,7 +81,7 @@ class RefineElsewhere:
         self._params: list[SelfRefineParams] = []  # with numbers for None
         for index, (problem, params) in enumerate(self._every):
             _check(params)
-            prompt = writer.direct_prompt(problem, params.chat_template_kwargs)
+            prompt = writer.direct_prompt(problem, params.chat_template_kwargs, params.template)
             candidate = writer.candidate_sampling(params.candidate)
             drawn = replace(candidate, n=params.k, seed=params.seed)
             self._written.append(writer.new_generate(prompt, drawn, index=index))
@@ -168,6 +171,7 @@ def _check(params: SelfRefineParams) -> None:
     for name, asked in (
         ("order", params.order == "as_finished"),
         ("agreement", bool(params.agreement)),
+        ("first", bool(params.first)),
         ("deadline", params.deadline is not None),
     ):
         if asked:

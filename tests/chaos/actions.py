@@ -124,6 +124,7 @@ def _refinement(world: World, rng: Random) -> SelfRefineParams:
     finished = layout == "linear" and rng.random() < 0.3
     one_round = finished or rng.random() < 0.6
     k = rng.randrange(1, 5)
+    agreement = min(k, rng.choice((0, 0, 0, 2)))
     return SelfRefineParams(
         k=k,
         layout=layout,
@@ -137,7 +138,9 @@ def _refinement(world: World, rng: Random) -> SelfRefineParams:
         widths=() if one_round else (rng.randrange(1, 4),),
         subset=None if finished or rng.random() < 0.6 else rng.randrange(1, 3),
         refinements=rng.randrange(1, 3),
-        agreement=min(k, rng.choice((0, 0, 0, 2))),
+        agreement=agreement,
+        first=rng.choice((0, 0, 0, agreement or 1)),
+        template=rng.choice((None, None, "rsa")) if layout == "linear" else None,
         priority=rng.choice((0, 0, 0, 2)),
         cache_salt=rng.choice(("", "", "other")),
         seed=rng.randrange(100),
@@ -150,13 +153,14 @@ def _refine(world: World, rng: Random) -> None:
 
 
 def _refine_given(world: World, rng: Random) -> None:
-    params = replace(_refinement(world, rng), agreement=0, order="shuffled")
+    params = replace(_refinement(world, rng), agreement=0, first=0, order="shuffled")
     given = [[rng.randrange(6, 9)] * rng.randrange(0, 20) for _ in range(params.k)]
     world.refine(rng.choice(world.problems), params, given, rng.random() < 0.2)
 
 
 def _two_engines(world: World, rng: Random) -> None:
-    params = replace(_refinement(world, rng), layout="linear", order="shuffled", agreement=0)
+    drawn = _refinement(world, rng)
+    params = replace(drawn, layout="linear", order="shuffled", agreement=0, first=0)
     world.two_engines(rng.choice(world.problems), params)
 
 

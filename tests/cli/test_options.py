@@ -80,6 +80,29 @@ def test_what_a_file_may_not_hold(tmp_path: Path, values: Any, message: str) -> 
     assert str(caught.value).startswith(message)
 
 
+def test_flags_go_before_the_file_and_the_file_before_the_program(tmp_path: Path) -> None:
+    file = written(tmp_path, {"subset": 3, "candidate": {"top_k": 3}, "refine": {"max_tokens": 9}})
+    made = options.self_refine_params(file, {"k": 5}, {"temperature": 0.5}, None, "rsa")
+    assert (made.template, made.k, made.subset, made.widths) == ("rsa", 5, 3, (5,) * 8)
+    usual: Any = {"top_p": 1.0, "repetition_detection": options.LOOPS}
+    assert made.candidate == SamplingParams(temperature=0.5, top_k=3, max_tokens=8192, **usual)
+    assert made.refine == SamplingParams(temperature=1.0, top_k=0, max_tokens=9, **usual)
+    capped = options.self_refine_params(None, {"widths": [2]}, NOTHING, 70, "rsa")
+    assert (capped.k, capped.widths, capped.refine.max_tokens) == (16, (2,), 70)
+    with pytest.raises(InvalidRequest, match=r"^program: must be one of agglm, gsr, .*, got 'x'"):
+        options.self_refine_params(None, NOTHING, NOTHING, None, "x")
+
+
+def test_widths_are_a_list_or_repeat() -> None:
+    assert options.round_widths(None) is None
+    assert options.round_widths("4") == [4]
+    assert options.round_widths("32, 4") == [32, 4]
+    assert options.round_widths("16x3,2") == [16, 16, 16, 2]
+    for text in ("", "4,", "x3", "4x", "-1", "4;2"):
+        with pytest.raises(InvalidRequest, match="widths: must be like 16,4 or 16x8"):
+            options.round_widths(text)
+
+
 def test_a_bad_flag_is_named_as_one() -> None:
     for flags, candidate, cap, field in (
         ({"k": 0}, {}, None, "k"),

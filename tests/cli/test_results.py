@@ -23,6 +23,7 @@ from gsr_engine import (
     Usage,
 )
 from gsr_engine.cli import results
+from gsr_engine.programs.template import TEMPLATES
 from gsr_engine.text.answers import find_answer
 
 RAW = "3:100:7 :one: [b]x[/b]\n\ttab \x07\x1b[31m red\r\n" + "x = " + " + ".join("abcdefgh" * 9)
@@ -47,8 +48,13 @@ def refined(*candidates: Completion, refinement: Completion | None, **changes: A
 
 @pytest.fixture
 def engine() -> Any:
+    prompts = SimpleNamespace(
+        gsr=SimpleNamespace(template=TEMPLATES["gsr"]),
+        text_and_answer=lambda one: (one.text, find_answer(one.text, None)),
+    )
+    prompts.templated = lambda _: prompts
     return SimpleNamespace(
-        find_answer=lambda one: find_answer(one.text, None),
+        prompts=prompts,
         solution_text=lambda one: one.text,
         gsr=SimpleNamespace(answer_pattern=None),
     )
@@ -154,3 +160,22 @@ def test_a_stream_that_filled_the_context_is_told_so() -> None:
     assert results.ending(stream("a", "repetition"), more) == (
         "repetition: cut at 7 tokens, which ran in a loop"
     )
+
+
+def test_without_an_answer_form_a_text_is_enough(
+    engine: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine.prompts.gsr.template = TEMPLATES["plain"]
+    engine.prompts.text_and_answer = lambda one: (one.text, None)
+    result = refined(stream("x"), refinement=stream("y"), answer=None, num_stopped=3)
+    solved = results.Solved(engine, result)
+    solved.print()
+    out, err = capsys.readouterr()
+    assert out == "── candidate 1 (stop, 7 tokens)\nx\n── refined (stop, 7 tokens)\ny\n"
+    assert err == "note: 3 candidates were stopped: the others were enough\n"
+    assert solved.why_no_answer is None
+    told = json.loads(solved.as_json(1.0, {}))
+    assert (told["answer"], told["no_answer"], told["num_stopped"]) == (None, None, 3)
+    empty = replace(result, text="")
+    results.Solved(engine, empty).print()
+    assert "no text after its thinking" in capsys.readouterr().err
