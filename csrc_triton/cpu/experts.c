@@ -95,7 +95,8 @@ static void sum_task(const void* work, long token) {
     long left = w->size - d;
     v16 total = {0};
     for (long k = 0; k < w->top_k; k++)
-      total += to_float(w->weights[token * w->top_k + k]) * load_up_to(rows + k * w->size + d, left);
+      total +=
+          to_float(w->weights[token * w->top_k + k]) * load_up_to(rows + k * w->size + d, left);
     store_up_to(w->out + token * w->size + d, total, left);
   }
 }
