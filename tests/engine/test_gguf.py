@@ -83,7 +83,7 @@ def test_values_are_those_of_the_package(
 ) -> None:
     """Also where a tensor is dequantised in pieces, the last of which is shorter."""
     path = write_gguf(tmp_path / "tiny.gguf", llama, kind)
-    monkeypatch.setattr("gsr_engine.checkpoint.gguf.weights._AT_ONCE", 3 * 256)
+    monkeypatch.setattr("gsr_engine.checkpoint.gguf.weights.AT_ONCE", 3 * 256)
     ours = read_all(path, llama)
     stored = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
     for name, theirs in (
