@@ -11,6 +11,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import generate_merges
 
+from gsr_engine.checkpoint.gguf.config import EMBEDDING
 from gsr_engine.checkpoint.gguf.header import GgufHeader, read_header
 from gsr_engine.checkpoint.gguf.pre_tokenizers import PRE_TOKENIZERS, PreTokenizing
 from gsr_engine.errors import CheckpointError, UnsupportedModel, shown
@@ -73,6 +74,12 @@ class _Vocabulary:
         self.ids = {token: index for index, token in enumerate(self.tokens)}
         if len(self.ids) < len(self.tokens):
             raise CheckpointError(f"{self.where}: {_PREFIX}tokens has a token twice")
+        embedding = header.tensors.get(EMBEDDING)
+        if embedding is not None and len(self.tokens) > embedding.shape[0]:
+            raise CheckpointError(
+                f"{self.where}: {_PREFIX}tokens has {len(self.tokens)} tokens, "
+                f"{EMBEDDING} has {embedding.shape[0]} rows"
+            )
         self.types: list[int] = (
             self.listed("token_type", int, len(self.tokens))
             if _PREFIX + "token_type" in self._metadata
