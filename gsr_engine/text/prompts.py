@@ -65,6 +65,7 @@ class Prompts:
         tokenizer.check_variables(gsr.template.chat_template_kwargs)
         fixed = gsr.template.date
         self._day = date.fromisoformat(fixed) if fixed else day
+        self._templated: dict[str, Prompts] = {}  # what they cached serves the next request, too
 
     def varied(self, variables: Variables) -> Prompts:
         """The same prompts with some more variables for the chat template.
@@ -86,7 +87,10 @@ class Prompts:
         """
         if name is None:
             return self
-        return Prompts(self.tokenizer, self.gsr.with_template(name), self._day)
+        if name not in self._templated:
+            gsr = self.gsr.with_template(name)
+            self._templated[name] = Prompts(self.tokenizer, gsr, self._day)
+        return self._templated[name]
 
     def chat_parts(self, messages: Sequence[Message]) -> tuple[list[list[int]], list[int]]:
         """`Tokenizer.chat_parts` with the date and the variables of these prompts."""
