@@ -20,10 +20,10 @@ demo: $(INSTALLED) ## solve held-out puzzles four ways at once, then refine (abo
 	$(BIN)/gsr demo
 
 test: $(INSTALLED) $(REAL_MODEL) ## run the tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 real: $(INSTALLED) $(REAL_MODEL) ## run the tests of a real chat model alone
-	$(BIN)/python -m pytest -n 2 tests/real
+	$(BIN)/python -m pytest -n 2 --dist loadgroup tests/real
 
 quick: check ## the check, and the tests that take less than a minute together
 	$(BIN)/python -m pytest -n 2 -m "not slow"

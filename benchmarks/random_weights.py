@@ -15,12 +15,13 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, Qwen2Config
 
 from gsr_engine import Engine, EngineConfig, InvalidRequest
-from gsr_engine.checkpoint.gsr_config import GsrConfig, Template
+from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.checkpoint.tokenizer import Tokenizer
 from gsr_engine.demo.report import NANO
 from gsr_engine.execution.runner import Runner
 from gsr_engine.model.decoder import Decoder
+from gsr_engine.programs.template import Template
 
 ROOT = Path("runs/random-weights")
 

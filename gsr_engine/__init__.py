@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from gsr_engine.checkpoint.gsr_config import GsrConfig, Template
+    from gsr_engine.checkpoint.gsr_config import GsrConfig
     from gsr_engine.config import EngineConfig
     from gsr_engine.engine import Engine
     from gsr_engine.errors import (
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     )
     from gsr_engine.outputs import Completion, GenerateResult, PhaseUsage, RefineResult, Usage
     from gsr_engine.params import SamplingParams, SelfRefineParams
+    from gsr_engine.programs.program import program
+    from gsr_engine.programs.template import Template
+    from gsr_engine.repetition import RepetitionDetectionParams
     from gsr_engine.serving.async_engine import AsyncEngine, final_result
     from gsr_engine.serving.events import (
         CandidateDone,
@@ -66,6 +69,7 @@ __all__ = [
     "QueueFull",
     "RefineResult",
     "RefineToken",
+    "RepetitionDetectionParams",
     "SamplingParams",
     "SelfRefineParams",
     "Submitted",
@@ -73,10 +77,11 @@ __all__ = [
     "UnsupportedModel",
     "Usage",
     "final_result",
+    "program",
 ]
 
 _MODULES = {
-    "checkpoint.gsr_config": ("GsrConfig", "Template"),
+    "checkpoint.gsr_config": ("GsrConfig",),
     "config": ("EngineConfig",),
     "engine": ("Engine",),
     "errors": (
@@ -95,6 +100,9 @@ _MODULES = {
     ),
     "outputs": ("Completion", "GenerateResult", "PhaseUsage", "RefineResult", "Usage"),
     "params": ("SamplingParams", "SelfRefineParams"),
+    "programs.program": ("program",),
+    "programs.template": ("Template",),
+    "repetition": ("RepetitionDetectionParams",),
     "serving.async_engine": ("AsyncEngine", "final_result"),
     "serving.events": (
         "CandidateDone",

@@ -15,6 +15,7 @@ import torch
 from gsr_engine.attention.kv_cache import page_bytes
 from gsr_engine.checkpoint.chat_template import Message, Variables
 from gsr_engine.checkpoint.files import find_adapter, find_checkpoint
+from gsr_engine.checkpoint.generation_config import Choice, GenerationConfig
 from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.checkpoint.tokenizer import SpecialTokens, Tokenizer
@@ -30,7 +31,9 @@ from gsr_engine.execution.threads import Threads
 from gsr_engine.model.decoder import Decoder
 from gsr_engine.model.weights import decoder_of
 from gsr_engine.outputs import GenerateResult, RefineResult
-from gsr_engine.params import SamplingParams, SelfRefineParams, one_each
+from gsr_engine.params import SamplingParams, SelfRefineParams
+from gsr_engine.requests.advice import advise
+from gsr_engine.requests.inputs import one_each
 from gsr_engine.requests.limits import Limits
 from gsr_engine.requests.maker import RequestMaker
 from gsr_engine.requests.request import Request, RequestState
@@ -75,6 +78,7 @@ class Engine(RequestMaker):
         gsr: GsrConfig | None = None,
         config: EngineConfig | None = None,
         *,
+        generation: GenerationConfig | None = None,
         runner: StepRunner | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -85,6 +89,7 @@ class Engine(RequestMaker):
             tokenizer: the tokenizer of its checkpoint.
             gsr: the checkpoint's `gsr.json`; None if it was not trained to refine.
             config: how the engine runs.
+            generation: what None in `SamplingParams` stands for; None is the engine's own values.
             runner: computes the steps; None builds the runner for the decoder's device.
             clock: returns seconds, for deadlines and queueing times.
         """
@@ -100,7 +105,8 @@ class Engine(RequestMaker):
             config.max_num_seqs,
             page_bytes(decoder.config, decoder.dtype),
         )
-        super().__init__(tokenizer, gsr or GsrConfig(trained=False), limits, clock)
+        gsr, generation = gsr or GsrConfig(trained=False), generation or GenerationConfig()
+        super().__init__(tokenizer, gsr, limits, clock, generation)
         self._books = Books(config, runner, clock)
         self._model, self._dtype = decoder.config, decoder.dtype
         self.footprint = Footprint.of(decoder, limits)
@@ -134,6 +140,7 @@ class Engine(RequestMaker):
         revision: str | None = None,
         template: str | Path | None = None,
         adapter: str | Path | None = None,
+        generation_config: Choice | None = None,
         **options: Any,
     ) -> Self:
         """Load a checkpoint from a local folder, a GGUF file or the Hugging Face hub.
@@ -146,6 +153,9 @@ class Engine(RequestMaker):
             adapter: a LoRA adapter as peft saves it, a folder or a hub id. It is merged into the
                 weights as they are read: W + scale B A in fp32, rounded once. Its gsr.json counts
                 if it has one; tokenizer and chat template stay the checkpoint's.
+            generation_config: "auto" takes what the checkpoint's generation_config.json states
+                where a field of `SamplingParams` is None, "none" the engine's own values. None is
+                "auto", but "none" for a checkpoint with gsr.json.
             options: fields of `EngineConfig`, e.g. `dtype="float32"`.
 
         Raises:
@@ -161,7 +171,13 @@ class Engine(RequestMaker):
         except TypeError as error:
             raise InvalidRequest("options", str(error)) from None
         with Threads(config.threads).held():
-            return cls(*load_parts(path_or_id, config, revision, template, adapter), config)
+            folder = find_checkpoint(path_or_id, revision)
+            over = None if adapter is None else find_adapter(adapter)
+            generation = GenerationConfig.of_checkpoint(folder, generation_config, over)
+            parts = load_parts(folder, config, template=template, adapter=over)
+            for note in generation.notes:
+                advise(note)
+            return cls(*parts, config, generation=generation)
 
     def submit(self, request: AnyRequest) -> None:
         """Queue a request made by `new_generate` or `new_self_refine`; `step` moves it on.

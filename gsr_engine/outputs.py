@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields
 from typing import Literal
 
-FinishReason = Literal["stop", "length", "abort", "error", "given"]
+from gsr_engine.params import SamplingParams, SelfRefineParams
+
+FinishReason = Literal["stop", "length", "repetition", "abort", "error", "given"]
+CUT: tuple[FinishReason, ...] = ("length", "repetition")
+"""How a stream ends that was going on: at a limit, or because it ran in a loop."""
 TopLogprobs = list[tuple[int, float]]
 """(token id, log-probability), the most likely first."""
 Phase = Literal["candidate_prefill", "candidate_decode", "refine_prefill", "refine_decode"]
@@ -104,8 +108,9 @@ class Completion:
         logprobs: log-probability of each token under the model at temperature 1, without
             truncation and penalties.
         finish_reason: "stop" at an end token or a stop string, "length" at max_tokens or where the
-            context ends. "abort" if the stream was stopped from outside, "error" if its request
-            failed. "given" for a candidate that the caller supplied.
+            context ends, "repetition" in a loop (`SamplingParams.repetition_detection`). "abort" if
+            the stream was stopped from outside, "error" if its request failed. "given" for a
+            candidate that the caller supplied.
         content_length: number of tokens before the end token, or before the first token that
             contains a part of the stop string.
         top_logprobs: for each token the most likely tokens at its position, computed like
@@ -135,12 +140,19 @@ class Completion:
 class GenerateResult:
     """The result of `Engine.generate` and `Engine.chat` for one prompt.
 
-    `error` is the reason if the request failed, else None.
+    Attributes:
+        prompt_token_ids: the prompt.
+        completions: its n streams.
+        usage: the cost of the whole request.
+        params: what it was made with. Temperature, truncation and penalties are numbers: where the
+            caller gave None, those that were used.
+        error: the reason if the request failed, else None.
     """
 
     prompt_token_ids: list[int]
     completions: list[Completion]
     usage: Usage
+    params: SamplingParams
     error: str | None = None
 
 
@@ -150,7 +162,8 @@ class RefineResult:
 
     Attributes:
         text: the refined solution without its thinking.
-        answer: its final answer, found by the checkpoint's pattern; None if it states none.
+        answer: its final answer, found by the checkpoint's pattern; None if it states none, or if
+            the template asks for none in a fixed form.
         refinement: the refined stream. Of several refinements it is the first with the majority's
             answer. None if the last round never began.
         candidates: all k candidates, in the order of their index.
@@ -158,12 +171,15 @@ class RefineResult:
             are candidates, or with `widths` solutions of the round before.
         rounds: the streams of every round of refinements; the last round holds `refinement`.
         usage: the cost of the whole request.
+        params: what it was made with; `candidate` and `refine` as in `GenerateResult.params`.
         error: the reason if the request failed or was aborted, else None.
         summary_tokens: the most tokens of a solution that a refinement was shown. Less than
             `SelfRefineParams.summary_tokens` if the context had no room for more; 0 if the request
             failed.
         num_shortened: how many solutions were shown with fewer tokens than asked for, because the
             context had no room for more.
+        num_stopped: how many candidates were stopped, and left out, because `first` or `agreement`
+            had enough of the others.
     """
 
     text: str
@@ -173,14 +189,16 @@ class RefineResult:
     used: list[int]
     rounds: list[list[Completion]]
     usage: Usage
+    params: SelfRefineParams
     error: str | None = None
     summary_tokens: int = 0
     num_shortened: int = 0
+    num_stopped: int = 0
 
     @classmethod
-    def failed(cls, error: str, usage: Usage) -> RefineResult:
-        """A result that holds nothing but the error and the cost."""
-        return cls("", None, None, [], [], [], usage, error)
+    def failed(cls, error: str, usage: Usage, params: SelfRefineParams) -> RefineResult:
+        """A result without solutions."""
+        return cls("", None, None, [], [], [], usage, params, error)
 
     @property
     def k_effective(self) -> int:

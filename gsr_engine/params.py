@@ -6,9 +6,9 @@ in `gsr_engine.requests`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, SupportsIndex, TypeVar, get_args
+from typing import Any, Literal, SupportsIndex, get_args
 
 from gsr_engine.errors import (
     InvalidRequest,
@@ -19,13 +19,13 @@ from gsr_engine.errors import (
     check_int,
     shown,
 )
+from gsr_engine.repetition import RepetitionDetectionParams
 
 MAX_CANDIDATES = 256
 """Upper limit of `n` and `k`, because a small request creates this many streams."""
 
 Layout = Literal["linear", "branched"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
-ParamsT = TypeVar("ParamsT")
 View = Literal["summary", "full"]
 Order = Literal["shuffled", "as_generated", "as_finished"]
 
@@ -75,6 +75,11 @@ class SamplingParams:
     Penalties and `min_tokens` change the logits before temperature and truncation. The reported
     log-probabilities stay those of the model: temperature 1, not truncated, not penalised.
 
+    Where `temperature`, `top_k`, `top_p`, `min_p` and `repetition_penalty` are None, an engine uses
+    what the checkpoint's generation_config.json states, or else 1, 0, 1, 0 and 1. The option
+    `generation_config` of `Engine.from_pretrained` says whether the file is read. The `params` of a
+    result hold the numbers that were used.
+
     Attributes:
         n: streams per prompt; they share the prompt's KV.
         temperature: 0 takes the most likely token (the lowest id on a tie) and ignores top_k,
@@ -99,17 +104,19 @@ class SamplingParams:
         stop_token_ids: token ids that end a stream, besides the checkpoint's own end tokens. A
             single id and None are taken, too; it is kept as a tuple.
         ignore_eos: the checkpoint's own end tokens do not end a stream.
+        repetition_detection: ends a stream that has run into a loop, with finish reason
+            "repetition"; None lets it run on. `min_tokens` holds for it, too.
         top_logprobs: report this many of the most likely tokens beside each drawn token.
         priority: a request is queued as if it had arrived 64 places earlier per level.
         cache_salt: the prefix cache is shared only among requests with the same salt.
     """
 
     n: int = 1
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     max_tokens: int | None = None
@@ -118,6 +125,7 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    repetition_detection: RepetitionDetectionParams | None = None
     top_logprobs: int = 0
     priority: int = 0
     cache_salt: str = ""
@@ -125,16 +133,16 @@ class SamplingParams:
     def __post_init__(self) -> None:
         """Raise InvalidRequest for a value out of range."""
         _keep_int(self, "n", 1, MAX_CANDIDATES)
-        _keep_float(self, "temperature", 0.0, 100.0)
+        _keep_float(self, "temperature", 0.0, 100.0, optional=True)
         if as_int(self.top_k) == -1:
             _keep(self, "top_k", 0)
-        _keep_int(self, "top_k", 0, 2**31 - 1)
-        _keep_float(self, "top_p", 0.0, 1.0)
+        _keep_int(self, "top_k", 0, 2**31 - 1, optional=True)
+        _keep_float(self, "top_p", 0.0, 1.0, optional=True)
         if self.top_p == 0.0:
             raise InvalidRequest("top_p", "must be above 0, got 0 (for greedy use temperature=0)")
-        _keep_float(self, "min_p", 0.0, 1.0)
+        _keep_float(self, "min_p", 0.0, 1.0, optional=True)
         # Beyond these bounds a logit would leave the range of fp32.
-        _keep_float(self, "repetition_penalty", 0.01, 100.0)
+        _keep_float(self, "repetition_penalty", 0.01, 100.0, optional=True)
         _keep_float(self, "presence_penalty", -2.0, 2.0)
         _keep_float(self, "frequency_penalty", -2.0, 2.0)
         _keep_int(self, "seed", 0, 2**63 - 1, optional=True)
@@ -153,6 +161,11 @@ class SamplingParams:
 
     def _check_stops(self) -> None:
         check_bool("ignore_eos", self.ignore_eos)
+        loops = self.repetition_detection
+        if not isinstance(loops, RepetitionDetectionParams | None):
+            raise InvalidRequest(
+                "repetition_detection", f"must be RepetitionDetectionParams, got {shown(loops)}"
+            )
         stop, ids = _as_tuple(self.stop, str), _as_tuple(self.stop_token_ids, SupportsIndex)
         if stop is None:
             raise InvalidRequest("stop", f"must be a text or some, got {shown(self.stop)}")
@@ -172,9 +185,17 @@ class SamplingParams:
         _keep(self, "stop_token_ids", kept)
 
     @property
+    def draw_numbers(self) -> tuple[float, int, float, float]:
+        """Temperature, top_k, top_p and min_p of a draw; each must be given."""
+        temperature, top_k, top_p, min_p = self.temperature, self.top_k, self.top_p, self.min_p
+        if temperature is None or top_k is None or top_p is None or min_p is None:
+            raise TypeError(f"{self} must have numbers")
+        return temperature, top_k, top_p, min_p
+
+    @property
     def penalises(self) -> bool:
         """Whether a penalty is on."""
-        off = self.repetition_penalty == 1.0
+        off = self.repetition_penalty in (None, 1.0)
         return not (off and self.presence_penalty == 0.0 and self.frequency_penalty == 0.0)
 
     @property
@@ -189,15 +210,19 @@ class SelfRefineParams:
 
     `widths` adds rounds of refinements in between. Each refinement writes a solution from those it
     reads, and the next round reads these. `k=32, widths=(4,)` is a width schedule of 32, 4, 1.
-    `k=n, widths=(n,) * (t - 1), subset=m` is recursive self-aggregation (arXiv 2509.26626).
+    `k=n, widths=(n,) * (t - 2), subset=m` is recursive self-aggregation with t populations (arXiv
+    2509.26626), of the last of which one is written. `gsr_engine.program` has such published ones.
 
     Attributes:
         k: candidates per problem.
         layout: "linear" prefills the candidates' summaries again after the problem. "branched"
             attends to the candidates' KV as it was generated, and needs a checkpoint trained for
             it; solutions of earlier refinements are prefilled again in every layout.
-        candidate: sampling of the candidates (`n` must be 1: `k` says how many).
-        refine: sampling of the refinements; greedy by default.
+        candidate: sampling of the candidates (`n` must be 1: `k` says how many). Where its
+            temperature, top_k and top_p are None, candidates draw at 1, 0 and 1, whatever the
+            checkpoint states: the method asks for different solutions.
+        refine: sampling of the refinements; greedy by default. Where its repetition_penalty is
+            None there is none: it would count against what a refinement reads and is to repeat.
         seed: seeds candidates, orders and refinements. The seeds inside `candidate` and `refine`
             must be None.
         view: show a refinement the "summary" of a solution (the text after its thinking) or its
@@ -213,11 +238,20 @@ class SelfRefineParams:
             are shown as far as they got.
         agreement: once this many finished candidates state the same answer, the others are stopped
             and left out; 0 waits for all.
+        first: once this many candidates have ended by themselves with something to show, the others
+            are stopped and left out (First Finish Search, arXiv 2505.18149); 0 waits for all. One
+            that `max_tokens` or the context cut does not count, but is shown; so is one that ends
+            in the same step as the last that counts. `agreement` and `deadline` may end the wait
+            sooner. Which are first may depend on what else the engine does, as with `deadline` and
+            `as_finished`.
         widths: refinements in each round before the last.
         subset: how many solutions of the round before each refinement reads, drawn by the seed;
             None reads all.
         refinements: refinements in the last round; the majority of their answers wins.
         force_layout: use a layout that the checkpoint was not trained for.
+        template: prompts of this request by the name of a built-in template: agglm, gsr, pacore,
+            plain, restated, rsa. None takes the engine's. Those that ask for no form of answer
+            (plain) have no `answer`, and neither votes nor agreement.
         chat_template_kwargs: variables of the chat template, e.g. `{"enable_thinking": False}`,
             besides those of `gsr.json`.
         priority, cache_salt: as in `SamplingParams`; those inside `candidate` and `refine` are
@@ -235,10 +269,12 @@ class SelfRefineParams:
     min_candidates: int = 1
     deadline: float | None = None
     agreement: int = 0
+    first: int = 0
     widths: tuple[int, ...] = ()
     subset: int | None = None
     refinements: int = 1
     force_layout: bool = False
+    template: str | None = None
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     priority: int = 0
     cache_salt: str = ""
@@ -246,6 +282,8 @@ class SelfRefineParams:
     def __post_init__(self) -> None:
         """Raise InvalidRequest for a value out of range or a contradiction."""
         _keep_int(self, "k", 1, MAX_CANDIDATES)
+        if not isinstance(self.template, str | None):
+            raise InvalidRequest("template", f"must be a name, got {shown(self.template)}")
         check_choice("layout", self.layout, LAYOUTS)
         check_choice("view", self.view, get_args(View))
         check_choice("order", self.order, get_args(Order))
@@ -254,6 +292,7 @@ class SelfRefineParams:
         _keep_int(self, "min_candidates", 1, self.k)
         _keep_float(self, "deadline", 0.0, 1e9, optional=True)
         _keep_int(self, "agreement", 0, self.k)
+        self._check_first()
         self._check_rounds()
         check_bool("force_layout", self.force_layout)
         variables = self.chat_template_kwargs
@@ -272,6 +311,15 @@ class SelfRefineParams:
             if params.seed is not None:
                 raise InvalidRequest(
                     f"{name}.seed", "must be None: SelfRefineParams.seed derives it"
+                )
+
+    def _check_first(self) -> None:
+        _keep_int(self, "first", 0, self.k)
+        for name in ("min_candidates", "agreement"):
+            needed = getattr(self, name)
+            if 0 < self.first < needed:
+                raise InvalidRequest(
+                    "first", f"{self.first} candidates are too few for {name} {needed}"
                 )
 
     def _check_rounds(self) -> None:
@@ -297,45 +345,3 @@ class SelfRefineParams:
         """The largest number of solutions that one refinement reads."""
         most = max(self.k, *self.round_widths[:-1]) if self.widths else self.k
         return most if self.subset is None else min(most, self.subset)
-
-
-def as_list(field: str, items: object) -> list[Any]:
-    """Several inputs as they are; a single one as a list of it.
-
-    A single one is a text, a conversation (a list of messages) or a prompt in token ids.
-
-    Raises:
-        InvalidRequest: `items` is none of these, and no collection.
-    """
-    if isinstance(items, str):
-        return [items]
-    if not isinstance(items, Collection) or isinstance(items, Mapping | bytes):
-        raise InvalidRequest(field, f"must be a list, got {shown(items)}")
-    every = list(items)
-    single = every and all(isinstance(one, Mapping) or as_int(one) is not None for one in every)
-    return [every] if single else every
-
-
-def one_each(
-    field: str,
-    items: object,
-    params: ParamsT | Sequence[ParamsT] | None,
-    kind: type[ParamsT],
-) -> list[tuple[Any, ParamsT]]:
-    """Pair every item with its parameters: one for all (the default if None), or one for each.
-
-    A single item stands for a list of it, as in `as_list`.
-
-    Raises:
-        InvalidRequest: `items` is no collection, or `params` has another type or length.
-    """
-    every = as_list(field, items)
-    if params is None or isinstance(params, kind):
-        params = [kind() if params is None else params] * len(every)
-    if not isinstance(params, Sequence) or not all(isinstance(one, kind) for one in params):
-        raise InvalidRequest(
-            "params", f"must be {kind.__name__} or a list of them, got {shown(params)}"
-        )
-    if len(params) != len(every):
-        raise InvalidRequest("params", f"{len(params)} of them for {len(every)} {field}")
-    return list(zip(every, params, strict=True))

@@ -25,7 +25,8 @@ class Sample:
         key: hash of what shaped it.
         token_ids: without the end token; None where a server sent text.
         tokenizer: digest of the tokenizer of `token_ids`; "" where that is not known.
-        finish_reason: "stop", "length", or "error" for a sample that failed for good.
+        finish_reason: "stop", "length", "repetition" (where a server ends loops), or "error" for a
+            sample that failed for good.
         num_tokens: generated tokens.
         logprob: of the whole sample under the model; None where a server sent text.
         answer: its final answer; None where it states none.

@@ -110,6 +110,7 @@ def _measure(command: AccuracyCommand, console: Console) -> None:
             adapter=adapter,
             dtype=command.dtype,
             template=command.template,
+            generation_config="none",
             max_model_len=command.max_model_len,
             prefix_cache=False,
         ) as engine,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from benchmarks.accuracy.results import Solution
 from gsr_engine import Engine
+from gsr_engine.outputs import CUT
 from train.command import log
 from train.generation.progress import progress_line
 from train.generation.worker import Tally
@@ -51,7 +52,7 @@ class AccuracyProgress:
         for one in solutions:
             tally.tokens += one.tokens
             tally.failed += one.finish_reason == "error"
-            tally.cut += one.finish_reason == "length"
+            tally.cut += one.finish_reason in CUT
             tally.unanswered += one.answer is None and one.finish_reason != "error"
 
     def step(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.accuracy.results import ProblemResult, Solution
+from gsr_engine.outputs import CUT
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,8 +14,8 @@ class Spent:
     """One method over all problems.
 
     Attributes:
-        cut: share of its solutions that were cut at max_tokens: of the candidates that it reads the
-            answer from, or of its refinements.
+        cut: share of its solutions that were cut, at max_tokens or in a loop: of the candidates
+            that it reads the answer from, or of its refinements.
         unanswered: share of the problems that it has no answer for; of pass@1 share of candidates.
         tokens: generated per problem. Those of the candidates that it votes over, chooses from or
             refines count; pass@1 counts one candidate.
@@ -64,7 +65,7 @@ def of_refinement(samples: Sequence[ProblemResult], method: str, k: int) -> Spen
 
 
 def _cut(solutions: Iterable[Solution]) -> float:
-    return _mean(one.finish_reason == "length" for one in solutions)
+    return _mean(one.finish_reason in CUT for one in solutions)
 
 
 def _tokens(solutions: Iterable[Solution]) -> float:

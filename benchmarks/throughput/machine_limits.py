@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 
 from gsr_engine.environment import describe_machine
-from gsr_engine.model.decoder import Decoder
+from gsr_engine.errors import UnsupportedModel
+from gsr_engine.model.decoder import Decoder, Mlp
 from gsr_engine.model.linear import Linear
-from gsr_engine.speed.machine_limits import best_seconds, copy_bandwidth, layer_linears
+from gsr_engine.speed.machine_limits import best_seconds, copy_bandwidth
 
 _PREFILL_ROWS = 256
 # The instructions that decide how fast products are, as Linux names them on x86.
@@ -77,6 +78,20 @@ class Limits:
             [min(pair, key=lambda one: one.seconds) for pair in pairs],
             min(self.prefill, other.prefill, key=lambda one: one.seconds),
         )
+
+
+def layer_linears(decoder: Decoder) -> list[Linear]:
+    """The linears of all layers; the output head is not among them.
+
+    Raises:
+        UnsupportedModel: a layer has experts, and which of them a row goes through is not known.
+    """
+    linears: list[Linear] = []
+    for layer in decoder.layers:
+        if not isinstance(layer.mlp, Mlp):
+            raise UnsupportedModel("the limits of a model with experts are not measured")
+        linears += [layer.qkv, layer.output, layer.mlp.gate_up, layer.mlp.down]
+    return linears
 
 
 def measure_limits(decoder: Decoder, sizes: Sequence[int]) -> Limits:

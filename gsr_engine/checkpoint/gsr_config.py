@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
-from datetime import date
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,74 +12,13 @@ import regex
 from gsr_engine.checkpoint.files import beside, read_json
 from gsr_engine.errors import CheckpointError, InvalidRequest, shown
 from gsr_engine.params import LAYOUTS, MAX_CANDIDATES, Layout
+from gsr_engine.programs.template import TEMPLATES, Template, template_of
 
 RefinePosition = Literal["after", "fork"]
 CandidateKV = Literal["as_generated", "reread"]
 
-MOST_TEMPLATE = 100_000
-"""Characters of one text of a template; more would leave no room for a problem."""
 MOST_TAG = 100
 MOST_PATTERN = 1000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Template:
-    """The texts around a problem and its candidates, and what the chat template reads besides.
-
-    direct   = chat([user: problem + direct])
-    linear   = chat([user: problem + preamble + (separator + candidate) * k + linear + again])
-    branched = chat([user: problem + direct, assistant: candidate (k in parallel),
-                     user: branched + again])
-
-    where again = restate + problem, or nothing if restate is None. If the problem is a
-    conversation, its last message takes the place of the user's, and those before it come first.
-
-    Attributes:
-        chat_template_kwargs: variables of the chat template, e.g. `{"enable_thinking": false}`.
-        date: the date that the chat template reads, as YYYY-MM-DD; None leaves it to the run.
-    """
-
-    direct: str
-    preamble: str
-    separator: str
-    linear: str
-    restate: str | None
-    branched: str
-    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    date: str | None = None
-
-    def __hash__(self) -> int:
-        return hash(self.hash)  # a dict has none
-
-    @property
-    def hash(self) -> str:
-        """The first 16 hex digits of the SHA-256 of the texts and of what is set besides."""
-        values = asdict(self)
-        for name in ("chat_template_kwargs", "date"):
-            if not values[name]:
-                del values[name]
-        text = json.dumps(values, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-_BOXED = "Give the final answer in \\boxed{}."
-_GSR = Template(
-    direct=f"\n\nSolve the problem step by step. {_BOXED}",
-    preamble="\n\nBelow are candidate solutions to this problem. Any of them, all or none may be "
-    "right or complete.",
-    separator="\n\n[Candidate solution]\n",
-    linear="\n\nCompare the candidates with the problem and with one another, find the flaws in "
-    f"them, and then solve the problem yourself. {_BOXED}",
-    restate=None,
-    branched="The solutions above are candidates: any of them, all or none may be right or "
-    "complete. Compare them with the problem and with one another, find the flaws in them, and "
-    f"then solve the problem yourself. {_BOXED}",
-)
-TEMPLATES = {
-    "gsr": _GSR,
-    "restated": Template(**{**asdict(_GSR), "restate": "\n\nThe problem once more:\n\n"}),
-}
-"""Built-in templates: as GSR describes its prompt, and with the problem restated at the end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +44,7 @@ class GsrConfig:
     """
 
     layouts: tuple[Layout, ...] = ("linear",)
-    template: Template = _GSR
+    template: Template = TEMPLATES["gsr"]
     num_candidates: tuple[int, int] | None = None
     refine_position: RefinePosition = "after"
     candidate_kv: CandidateKV = "reread"
@@ -146,7 +82,7 @@ class GsrConfig:
             CheckpointError: the file is unreadable, or a field is unknown or has a bad value.
         """
         if isinstance(template, str) and template in TEMPLATES:
-            return replace(self, template=TEMPLATES[template])
+            return self.with_template(template)
         if not isinstance(template, str | Path) or not Path(template).is_file():
             raise InvalidRequest(
                 "template", f"must be {', '.join(TEMPLATES)} or a file, got {shown(template)}"
@@ -157,6 +93,24 @@ class GsrConfig:
             raise InvalidRequest("template", f"{template} has no template")
         return replace(self, **{name: getattr(theirs, name) for name in taken})
 
+    def with_template(self, name: str) -> GsrConfig:
+        """The same with the texts of a built-in template.
+
+        What the chat template reads besides (its variables, the date) stays the checkpoint's own.
+
+        Raises:
+            InvalidRequest: there is no such template.
+        """
+        if name not in TEMPLATES:
+            raise InvalidRequest(
+                "template", f"must be one of {', '.join(TEMPLATES)}, got {shown(name)}"
+            )
+        own = self.template
+        template = replace(
+            TEMPLATES[name], chat_template_kwargs=own.chat_template_kwargs, date=own.date
+        )
+        return replace(self, template=template)
+
     @classmethod
     def _from_dict(cls, raw: dict[str, Any]) -> GsrConfig:
         known = {field.name for field in fields(cls)} | {"template_hash"}
@@ -164,7 +118,7 @@ class GsrConfig:
             raise ValueError(f"unknown fields {shown(sorted(unknown))}")
         values = dict(raw)
         stated_hash = values.pop("template_hash", None)
-        values["template"] = _template(values.get("template", "gsr"))
+        values["template"] = template_of(values.get("template", "gsr"))
         for name in ("layouts", "num_candidates", "thinking"):
             if isinstance(values.get(name), list):
                 values[name] = tuple(values[name])
@@ -181,6 +135,8 @@ class GsrConfig:
             raise ValueError(f"layouts must be some of {LAYOUTS}, got {shown(self.layouts)}")
         if unknown := set(self.layouts) - set(LAYOUTS):
             raise ValueError(f"unknown layouts {shown(sorted(unknown))}")
+        if "branched" in self.layouts and self.template.branched is None:
+            raise ValueError("layouts has branched, but template.branched is missing")
         if self.refine_position not in get_args(RefinePosition):
             raise ValueError(f"unknown refine_position {shown(self.refine_position)}")
         if self.candidate_kv not in get_args(CandidateKV):
@@ -213,7 +169,7 @@ class GsrConfig:
 
     def save(self, folder: Path) -> None:
         """Write `gsr.json`."""
-        values = asdict(self)
+        values = {**asdict(self), "template": self.template.as_dict()}
         if self.trained:
             del values["trained"]
         values["template_hash"] = self.template.hash
@@ -227,46 +183,6 @@ def _is_tuple_of(kind: type, value: object) -> bool:
 
 def _is_tag(text: str) -> bool:
     return 0 < len(text) <= MOST_TAG
-
-
-def _template(value: object) -> Template:
-    """A built-in template by its name, or one of the checkpoint's own.
-
-    Raises:
-        ValueError: there is no such template, or one of its texts is missing or no text.
-    """
-    if isinstance(value, str) and value in TEMPLATES:
-        return TEMPLATES[value]
-    if not isinstance(value, dict):
-        raise ValueError(f"template must be {' or '.join(TEMPLATES)}, or texts, got {shown(value)}")
-    texts = [one.name for one in fields(Template) if one.default is MISSING is one.default_factory]
-    given = set(value) - {"chat_template_kwargs", "date"}
-    if given not in (set(), set(texts)):
-        raise ValueError(f"template must have {', '.join(texts)}, got {shown(sorted(value))}")
-    if not given:  # only what the chat template reads besides
-        value = {**{name: getattr(_GSR, name) for name in texts}, **value}
-    _check_variables(value.get("chat_template_kwargs", {}), value.get("date"))
-    for name in texts:
-        text = value[name]
-        if text is None and name == "restate":
-            continue
-        if not isinstance(text, str) or len(text) > MOST_TEMPLATE:
-            raise ValueError(
-                f"template.{name} must be a text of at most {MOST_TEMPLATE} characters, "
-                f"got {shown(text)}"
-            )
-    return Template(**value)
-
-
-def _check_variables(variables: object, day: object) -> None:
-    if not isinstance(variables, dict):
-        raise ValueError(f"template.chat_template_kwargs must be a dict, got {shown(variables)}")
-    if day is None:
-        return
-    try:
-        date.fromisoformat(day)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise ValueError(f"template.date must be a date, YYYY-MM-DD, got {shown(day)}") from None
 
 
 def _check_pattern(pattern: object) -> None:

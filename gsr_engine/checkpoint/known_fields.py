@@ -33,6 +33,8 @@ WITHOUT_EFFECT = frozenset(
         *("sep_token_id", "decoder_start_token_id", "max_sequence_length", "is_llama_config"),
         *("unsloth_fixed", "unsloth_version", "transformers.js_config"),
         *("attn_implementation", "cache_implementation"),
+        # Only Qwen2 and Qwen3 read it, and others inherited it.
+        "max_window_layers",
         # Of the router's loss, which only training knows.
         *("output_router_logits", "router_aux_loss_coef"),
         # Settings of generation, which transformers 5 does not take from this file either.

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -102,11 +103,16 @@ def solve(
     problem: Annotated[str, typer.Argument(help="The problem's text.", show_default=False)],
     model: options.Model = None,
     adapter: options.Adapter = None,
+    program: options.Program = None,
     k: options.K = None,
+    widths: options.Widths = None,
+    subset: options.Subset = None,
+    first: options.First = None,
     layout: options.Layout = None,
     max_tokens: options.MaxTokens = None,
     temperature: options.CandidateTemperature = None,
-    top_p: options.TopP = None,
+    top_p: options.CandidateTopP = None,
+    generation_config: options.GenerationConfig = None,
     seed: options.Seed = None,
     summary_tokens: options.SummaryTokens = None,
     force_layout: options.ForceLayout = False,
@@ -125,6 +131,9 @@ def solve(
         params,
         {
             "k": k,
+            "widths": options.round_widths(widths),
+            "subset": subset,
+            "first": first,
             "layout": layout,
             "seed": seed,
             "summary_tokens": summary_tokens,
@@ -133,7 +142,10 @@ def solve(
         },
         {"temperature": temperature, "top_p": top_p},
         max_tokens,
+        program,
     )
+    if template is not None:  # that of the engine, instead of the program's
+        wanted = replace(wanted, template=None)
 
     def make(engine: Engine) -> SelfRefineRequest:
         asked = problem if system is None else options.conversation(system, problem)
@@ -147,18 +159,26 @@ def solve(
         "max_model_len": max_model_len,
         "threads": threads,
         "template": template,
+        "generation_config": generation_config,
     }
     with terminal.notes(), _ready(model, kv_cache_gib, settings, make) as (engine, request):
-        from gsr_engine.cli import results
+        from gsr_engine.cli import results, sampling
 
+        used = request.params
+        values = {
+            "candidate": sampling.values(wanted.candidate, used.candidate),
+            "refine": sampling.values(wanted.refine, used.refine),
+        }
+        terminal.note(
+            sampling.line({"candidates": values["candidate"], "refinement": values["refine"]})
+        )
         result, seconds, interrupted = _run(engine, request)
-        capped = options.all_capped(wanted, engine.limits.max_model_len)
-        solved = results.Solved(engine, result, capped)
+        solved = results.Solved(engine, result)
         if as_json:
-            results.say(solved.as_json(seconds))
+            results.say(solved.as_json(seconds, values))
         else:
             solved.print()
-        _end(result.usage.completion_tokens, seconds, interrupted, result.answer is not None)
+        _end(result.usage.completion_tokens, seconds, interrupted, solved.why_no_answer is None)
 
 
 @app.command(epilog=STATUS)
@@ -170,6 +190,7 @@ def generate(
     max_tokens: options.MaxTokens = None,
     temperature: options.Temperature = None,
     top_p: options.TopP = None,
+    generation_config: options.GenerationConfig = None,
     stop: options.Stop = None,
     seed: options.Seed = None,
     system: options.System = None,
@@ -200,27 +221,29 @@ def generate(
         raise InvalidRequest("special_tokens", "is for raw text; messages never spell any")
 
     def make(engine: Engine) -> GenerateRequest:
-        sampling = options.capped(wanted, engine.limits.max_model_len)
+        capped = options.capped(wanted, engine.limits.max_model_len)
         if raw:
-            return engine.new_generate(prompt, sampling, special_tokens=special_tokens)
+            return engine.new_generate(prompt, capped, special_tokens=special_tokens)
         ids = engine.chat_prompt(options.conversation(system, prompt), variables)
-        return engine.new_generate(ids, sampling)
+        return engine.new_generate(ids, capped)
 
     settings = {
         "adapter": adapter,
         "dtype": dtype,
         "max_model_len": max_model_len,
         "threads": threads,
+        "generation_config": generation_config,
     }
     with terminal.notes(), _ready(model, kv_cache_gib, settings, make) as (engine, request):
-        from gsr_engine.cli import results
+        from gsr_engine.cli import results, sampling
 
+        values = sampling.values(wanted, request.params)
+        terminal.note(sampling.line({"": values}))
         result, seconds, interrupted = _run(engine, request)
         if as_json:
-            results.say(results.generated_json(result, seconds))
+            results.say(results.generated_json(result, seconds, values))
         else:
-            capped = options.capped(wanted, engine.limits.max_model_len)
-            results.print_generated(result, capped)
+            results.print_generated(result)
         _end(result.usage.completion_tokens, seconds, interrupted, result.error is None)
 
 

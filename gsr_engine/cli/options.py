@@ -13,11 +13,17 @@ import typer
 
 from gsr_engine.errors import InvalidRequest, shown
 from gsr_engine.params import SamplingParams, SelfRefineParams
+from gsr_engine.programs.program import PROGRAMS, find_program
+from gsr_engine.programs.template import TEMPLATES
+from gsr_engine.repetition import RepetitionDetectionParams
 
 DEFAULT_MAX_TOKENS = 1024
 """The cap of the commands where none is given."""
+LOOPS = RepetitionDetectionParams(max_pattern_size=256, min_pattern_size=16, min_count=4)
+"""What ends a stream of `gsr solve` where nothing is given: 64 tokens or more that only repeat.
+No solution says the same 16 tokens four times in a row, but for tables of equal rows."""
 
-ParamsT = TypeVar("ParamsT", SamplingParams, SelfRefineParams)
+ParamsT = TypeVar("ParamsT", SamplingParams, SelfRefineParams, RepetitionDetectionParams)
 
 
 def _option(text: str, default: str | None = None, *names: str, **more: Any) -> Any:
@@ -35,15 +41,47 @@ Adapter = Annotated[
     str | None,
     _option("LoRA adapter as peft saves it: folder or hub id.", "none", metavar="PATH"),
 ]
+Program = Annotated[
+    str | None,
+    _option(
+        "Published program, whose prompts, widths and sampling become the defaults: "
+        + "; ".join(f"{one.name} ({one.about})" for one in PROGRAMS.values())
+        + ".",
+        "none",
+        metavar="NAME",
+    ),
+]
 K = Annotated[int | None, _option("Candidates.", "4")]
+Widths = Annotated[
+    str | None,
+    _option(
+        "Refinements of each round before the last: 16,4 is two rounds, 16x8 eight rounds of 16.",
+        "none",
+    ),
+]
+Subset = Annotated[
+    int | None, _option("How many solutions of the round before a refinement reads.", "all")
+]
+First = Annotated[
+    int | None, _option("Stop once so many candidates have ended by themselves.", "0: all")
+]
 Layout = Annotated[str | None, _option("linear or branched.", "linear")]
 N = Annotated[int | None, _option("Streams.", "1")]
 MaxTokens = Annotated[int | None, _option("Most tokens of each stream.", f"{DEFAULT_MAX_TOKENS:,}")]
-Temperature = Annotated[float | None, _option("0 is greedy.", "1.0")]
+Temperature = Annotated[float | None, _option("0 is greedy.", "the checkpoint's, or 1.0")]
 CandidateTemperature = Annotated[
     float | None, _option("Of the candidates; the refinement is greedy.", "1.0")
 ]
-TopP = Annotated[float | None, _option("Nucleus; 1 keeps all.", "1.0")]
+CandidateTopP = Annotated[float | None, _option("Nucleus of the candidates; 1 keeps all.", "1.0")]
+TopP = Annotated[float | None, _option("Nucleus; 1 keeps all.", "the checkpoint's, or 1.0")]
+GenerationConfig = Annotated[
+    Literal["auto", "none"] | None,
+    _option(
+        "Take sampling values that are not given from the checkpoint's generation_config.json, or "
+        "not.",
+        "auto; none with a gsr.json",
+    ),
+]
 Stop = Annotated[list[str] | None, _option("Text that ends a stream; give it again for more.")]
 Seed = Annotated[int | None, _option("Makes the run repeatable.", "a new one")]
 SummaryTokens = Annotated[
@@ -63,7 +101,11 @@ SpecialTokens = Annotated[
 ]
 Template = Annotated[
     str | None,
-    _option("Prompts: gsr, restated, or a file like gsr.json.", "the checkpoint's", metavar="NAME"),
+    _option(
+        f"Prompts: {', '.join(TEMPLATES)}, or a file like gsr.json.",
+        "the program's or the checkpoint's",
+        metavar="NAME",
+    ),
 ]
 Params = Annotated[
     Path | None,
@@ -90,7 +132,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 _FLAGS = (
     *("max_tokens", "summary_tokens", "force_layout", "top_p", "max_model_len", "kv_cache_gib"),
     *("chat_template_kwargs", "special_tokens"),
-    "(?:threads|adapter|dtype)(?=[:=])",  # elsewhere these are common words
+    # Elsewhere these are common words, or a file.
+    "(?:threads|adapter|dtype|generation_config)(?=[:=])",
 )
 
 
@@ -104,6 +147,20 @@ def conversation(system: str | None, text: str) -> list[dict[str, str]]:
     """The user's text, behind a system message if there is one."""
     before = [] if system is None else [{"role": "system", "content": system}]
     return [*before, {"role": "user", "content": text}]
+
+
+def round_widths(text: str | None) -> list[int] | None:
+    """The widths that a text like `16,4` or `16x8` stands for; None if there is none.
+
+    Raises:
+        InvalidRequest: it is no such text.
+    """
+    if text is None:
+        return None
+    parts = [re.fullmatch(r"(\d{1,9})(?:x(\d{1,3}))?", part.strip()) for part in text.split(",")]
+    if not all(parts):
+        raise InvalidRequest("widths", f"must be like 16,4 or 16x8, got {shown(text)}")
+    return [int(one[1]) for one in parts if one for _ in range(int(one[2] or 1))]
 
 
 def template_variables(text: str | None) -> dict[str, Any] | None:
@@ -138,20 +195,27 @@ def self_refine_params(
     flags: Mapping[str, Any],
     candidate: Mapping[str, Any],
     max_tokens: int | None,
+    program: str | None = None,
 ) -> SelfRefineParams:
     """The parameters of `gsr solve`, with flags of the candidates and one for all streams.
 
+    Flags go before the file, and the file before the program.
+
     Raises:
-        InvalidRequest, CheckpointError: as `sampling_params`.
+        InvalidRequest, CheckpointError: as `sampling_params`; or there is no such program.
     """
     values = _read(file)
+    if program is not None:
+        values = find_program(program).completed({**values, **_given(flags)})
     cap = _given({"max_tokens": max_tokens})
     for name, own in (("candidate", _given(candidate)), ("refine", {})):
         theirs = values.get(name, {})
         if not isinstance(theirs, dict):
             raise InvalidRequest(name, f"must be an object of fields, got {shown(theirs)}")
-        greedy = {"temperature": 0.0} if name == "refine" else {}
-        values[name] = _made(SamplingParams, {**greedy, **theirs}, {**own, **cap}, f"{name}.")
+        usual: dict[str, Any] = {"repetition_detection": LOOPS}
+        if name == "refine":
+            usual["temperature"] = 0.0
+        values[name] = _made(SamplingParams, {**usual, **theirs}, {**own, **cap}, f"{name}.")
     return _made(SelfRefineParams, values, _given(flags))
 
 
@@ -189,6 +253,11 @@ def _made(
     for name in values:
         if name not in known:
             raise InvalidRequest(f"{place}{name}", f"is none of {', '.join(map(repr, known))}")
+    values = dict(values)
+    loops = values.get("repetition_detection")
+    if isinstance(loops, dict):
+        inside = f"{place}repetition_detection."
+        values["repetition_detection"] = _made(RepetitionDetectionParams, loops, {}, inside)
     try:
         return kind(**{**values, **flags})
     except InvalidRequest as error:

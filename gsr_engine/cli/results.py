@@ -9,9 +9,10 @@ from typing import Any
 
 from gsr_engine.cli.terminal import note
 from gsr_engine.engine import Engine
-from gsr_engine.outputs import Completion, GenerateResult, RefineResult, Usage
-from gsr_engine.params import SamplingParams, SelfRefineParams
+from gsr_engine.outputs import CUT, Completion, GenerateResult, RefineResult, Usage
+from gsr_engine.params import SamplingParams
 from gsr_engine.text.answers import majority, same_answer
+from gsr_engine.text.prompts import Prompts
 
 
 def say(text: str) -> None:
@@ -21,10 +22,11 @@ def say(text: str) -> None:
 
 def ending(completion: Completion, params: SamplingParams) -> str:
     """How a stream ended, and after how many tokens; a cut is named one."""
-    tokens = f"{len(completion.token_ids):,} tokens"
-    if completion.finish_reason != "length":
-        return f"{completion.finish_reason}, {tokens}"
-    return f"length: cut at {tokens}{_cut_by_context(completion, params)}"
+    reason, tokens = completion.finish_reason, f"{len(completion.token_ids):,} tokens"
+    if reason not in CUT:
+        return f"{reason}, {tokens}"
+    where = _cut_by_context(completion, params) if reason == "length" else ", which ran in a loop"
+    return f"{reason}: cut at {tokens}{where}"
 
 
 def _cut_by_context(completion: Completion, params: SamplingParams) -> str:
@@ -32,54 +34,63 @@ def _cut_by_context(completion: Completion, params: SamplingParams) -> str:
     return ", where the context ends" if below else ""
 
 
-def print_generated(result: GenerateResult, params: SamplingParams) -> None:
+def print_generated(result: GenerateResult) -> None:
     """The streams of `gsr generate`: a single one is printed alone."""
     several = len(result.completions) > 1
     for completion in result.completions:
         if several:
-            say(f"── {completion.index + 1} ({ending(completion, params)})")
+            say(f"── {completion.index + 1} ({ending(completion, result.params)})")
         say(completion.text)
         if not several and completion.finish_reason != "stop":
-            note(ending(completion, params))
+            note(ending(completion, result.params))
     if result.error is not None:
         note(result.error)
 
 
-def generated_json(result: GenerateResult, seconds: float) -> str:
-    """The result of `gsr generate`."""
-    completions = [_completion(one) for one in result.completions]
+def generated_json(result: GenerateResult, seconds: float, sampling: dict[str, Any]) -> str:
+    """The result of `gsr generate`, with its sampling values."""
     return json.dumps(
-        {"completions": completions, "error": result.error, **_cost(result.usage, seconds)}
+        {
+            "completions": [_completion(one) for one in result.completions],
+            "error": result.error,
+            "sampling": sampling,
+            **_cost(result.usage, seconds),
+        }
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Solved:
-    """The result of `gsr solve`, and with what parameters it was made."""
+    """The result of `gsr solve`, and the engine that made it."""
 
     engine: Engine
     result: RefineResult
-    params: SelfRefineParams
 
     def print(self) -> None:
         """The candidates, the refinement, and the answers of all."""
-        result = self.result
+        result, asked = self.result, self._prompts.gsr.template.answer_form
         for candidate in result.candidates:
-            answer = self.engine.find_answer(candidate)
+            answer = self._answer(candidate)
             stated = "no answer" if answer is None else f"answer {answer}"
-            how = ending(candidate, self.params.candidate)
-            say(f"── candidate {candidate.index + 1} ({how}, {stated})")
+            how = ending(candidate, result.params.candidate)
+            say(f"── candidate {candidate.index + 1} ({how}{f', {stated}' if asked else ''})")
             say(candidate.text)
         if result.refinement is None:
             say(f"── not refined: {self.why_no_answer}")
         else:
-            say(f"── refined ({ending(result.refinement, self.params.refine)})")
+            say(f"── refined ({ending(result.refinement, result.params.refine)})")
             say(result.text or result.refinement.text)
         if result.num_shortened:
             note(
                 f"of {result.num_shortened} solutions only the last {result.summary_tokens} tokens "
                 "were shown to the refinement: the context has no room for more"
             )
+        if result.num_stopped:
+            note(f"{result.num_stopped} candidates were stopped: the others were enough")
+        if not asked:
+            if self.why_no_answer is not None:
+                note(self.why_no_answer)
+            return
         if result.candidates:
             winner, votes = self._majority()
             stated = f"{winner} ({votes} of {len(result.candidates)})" if votes else "none"
@@ -87,12 +98,11 @@ class Solved:
         found = f"none: {self.why_no_answer}" if result.answer is None else result.answer
         say(f"answer: {found}")
 
-    def as_json(self, seconds: float) -> str:
-        """The same as one JSON object, and what it took."""
+    def as_json(self, seconds: float, sampling: dict[str, Any]) -> str:
+        """The same as one JSON object, with its sampling values, and what it took."""
 
         def stream(one: Completion | None) -> dict[str, Any] | None:
-            answer = None if one is None else self.engine.find_answer(one)
-            return None if one is None else {**_completion(one), "answer": answer}
+            return None if one is None else {**_completion(one), "answer": self._answer(one)}
 
         result = self.result
         return json.dumps(
@@ -107,13 +117,23 @@ class Solved:
                 "majority": self._majority()[0],
                 "summary_tokens": result.summary_tokens,
                 "num_shortened": result.num_shortened,
+                "num_stopped": result.num_stopped,
+                "sampling": sampling,
                 **_cost(result.usage, seconds),
             }
         )
 
     @property
+    def _prompts(self) -> Prompts:
+        """Those of the request."""
+        return self.engine.prompts.templated(self.result.params.template)
+
+    def _answer(self, one: Completion) -> str | None:
+        return self._prompts.text_and_answer(one)[1]
+
+    @property
     def why_no_answer(self) -> str | None:
-        """Why there is no answer; None if there is one."""
+        """Why there is no answer; None if there is one, or a text where no form is asked for."""
         result, refinement = self.result, self.result.refinement
         if result.answer is not None:
             return None
@@ -121,9 +141,13 @@ class Solved:
             return "; ".join([result.error, *self._hints()])
         if refinement is None:
             return "the refinement never began"
+        if result.text.strip() and not self._prompts.gsr.template.answer_form:
+            return None
         if refinement.finish_reason == "length":
-            end = _cut_by_context(refinement, self.params.refine) or ": raise --max-tokens"
+            end = _cut_by_context(refinement, result.params.refine) or ": raise --max-tokens"
             return f"the refinement was cut at {len(refinement.token_ids):,} tokens{end}"
+        if refinement.finish_reason == "repetition":
+            return f"the refinement ran in a loop, cut at {len(refinement.token_ids):,} tokens"
         if not result.text.strip():
             return "the refinement has no text after its thinking"
         if self.engine.gsr.answer_pattern is None:
@@ -133,14 +157,16 @@ class Solved:
     def _hints(self) -> list[str]:
         """What the candidates lack."""
         candidates = self.result.candidates
-        cut = sum(one.finish_reason == "length" for one in candidates)
+        reasons = [one.finish_reason for one in candidates]
+        cut, looped = reasons.count("length"), reasons.count("repetition")
         empty = sum(not self.engine.solution_text(one).strip() for one in candidates)
         hints = [f"{cut} were cut: raise --max-tokens"] if cut else []
+        hints += [f"{looped} ran in a loop"] if looped else []
         return hints + ([f"{empty} have no text after their thinking"] if empty else [])
 
     def _majority(self) -> tuple[str | None, int]:
         """The answer that most candidates state, and how many do."""
-        answers = [self.engine.find_answer(candidate) for candidate in self.result.candidates]
+        answers = [self._answer(candidate) for candidate in self.result.candidates]
         best = majority(answers)
         if best is None:
             return None, 0

@@ -98,6 +98,9 @@ class Evaluator:
         exercises: the whole set.
         grader: compares answers with gold ones.
         on_step: called after every step of `draw_each` and `refine_each`.
+
+    Raises:
+        InvalidRequest: the engine's template asks for no form of answer, so none could be graded.
     """
 
     def __init__(
@@ -108,12 +111,13 @@ class Evaluator:
         on_step: Callable[[], object] = lambda: None,
     ) -> None:
         self._engine = engine
+        self._check_form(None)
         self._exercises = exercises
         self._grader = grader
         self._on_step = on_step
 
     def draw(self, params: SamplingParams) -> list[list[Attempt]]:
-        """`params.n` direct solutions of each exercise.
+        """`params.n` direct solutions of each exercise, sampled as candidates are.
 
         Raises:
             InvalidRequest: an exercise cannot be asked; none was then.
@@ -135,7 +139,7 @@ class Evaluator:
         """
 
         def refused(error: str) -> GenerateResult:
-            return GenerateResult([], [], Usage(), error)
+            return GenerateResult([], [], Usage(), params, error)
 
         for index, result in self._each(indices, lambda i: self._new_draw(i, params), refused):
             failed = result.error is not None
@@ -184,7 +188,7 @@ class Evaluator:
         """
 
         def refused(error: str) -> RefineResult:
-            return RefineResult.failed(error, Usage())
+            return RefineResult.failed(error, Usage(), params)
 
         def new(index: int) -> SelfRefineRequest:
             return self._new_refine(index, params, candidates)
@@ -207,9 +211,16 @@ class Evaluator:
             return error
         return None
 
+    def _check_form(self, template: str | None) -> None:
+        """Raise InvalidRequest if no answer could be graded that this template asks for."""
+        asked = self._engine.prompts.templated(template).gsr.template
+        if not asked.answer_form:
+            raise InvalidRequest("template", f"{asked.name} states no answer form to grade")
+
     def _new_draw(self, index: int, params: SamplingParams) -> GenerateRequest:
         prompt = self._engine.direct_prompt(self._exercises[index].text)
-        return self._engine.new_generate(prompt, params, index=index)
+        sampling = self._engine.candidate_sampling(params)
+        return self._engine.new_generate(prompt, sampling, index=index)
 
     def _new_refine(
         self,
@@ -219,6 +230,7 @@ class Evaluator:
     ) -> SelfRefineRequest:
         given = None if candidates is None else candidates[index]
         text = self._exercises[index].text
+        self._check_form(params.template)
         return self._engine.new_self_refine(text, params, candidates=given, index=index)
 
     def _each(

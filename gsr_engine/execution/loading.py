@@ -27,7 +27,6 @@ from gsr_engine.requests.advice import advise
 def load_parts(
     path_or_id: str | Path,
     config: EngineConfig,
-    revision: str | None = None,
     template: str | Path | None = None,
     adapter: str | Path | None = None,
 ) -> tuple[Decoder, Tokenizer, GsrConfig]:
@@ -36,7 +35,7 @@ def load_parts(
     Raises:
         CheckpointError, InvalidRequest, OutOfMemory: as in `Engine.from_pretrained`.
     """
-    folder = find_checkpoint(path_or_id, revision)
+    folder = find_checkpoint(path_or_id)
     refuse_adapter(folder)
     model = ModelConfig.from_folder(folder)
     config.model_length(model)

@@ -5,6 +5,7 @@ A draw depends only on the logits, parameters and seed of its stream, and on its
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -120,18 +121,19 @@ def draw_anything(logits: torch.Tensor) -> None:
 
 def _tensors(streams: list[Stream], device: torch.device) -> _Params:
     """Temperature, top_k, top_p, min_p and seed of each stream, as `sample` needs them."""
-    params = [stream.params for stream in streams]
+    numbers = [stream.params.draw_numbers for stream in streams]
+    temperatures, top_ks, top_ps, min_ps = zip(*numbers, strict=True)
 
-    def floats(values: list[float]) -> torch.Tensor:
+    def floats(values: Sequence[float]) -> torch.Tensor:
         return to_device(np.array(values, dtype=np.float32), device)
 
-    def integers(values: list[int]) -> torch.Tensor:
+    def integers(values: Sequence[int]) -> torch.Tensor:
         return to_device(np.array(values, dtype=np.int64), device)
 
     return (
-        floats([p.temperature for p in params]),
-        integers([p.top_k for p in params]),
-        floats([p.top_p for p in params]),
-        floats([p.min_p for p in params]),
+        floats(temperatures),
+        integers(top_ks),
+        floats(top_ps),
+        floats(min_ps),
         integers([stream.seed for stream in streams]),
     )

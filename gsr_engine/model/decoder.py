@@ -41,11 +41,12 @@ class LayerAttention(Protocol):
 class FeedForward(Protocol):
     """What a layer has behind its attention: one network, or experts."""
 
+    @property
+    def weights_per_row(self) -> int:
+        """How many weights a row is multiplied with."""
+
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         """[N, hidden_size] like the input."""
-
-    def linears(self) -> list[Linear]:
-        """The products that every row goes through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +56,14 @@ class Mlp:
     gate_up: Linear
     down: Linear
 
+    @property
+    def weights_per_row(self) -> int:
+        """All of them."""
+        return self.gate_up.weight.numel() + self.down.weight.numel()
+
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         """[N, hidden_size] like the input."""
         return self.down(self.gate_up(hidden))
-
-    def linears(self) -> list[Linear]:
-        """Both products."""
-        return [self.gate_up, self.down]
 
 
 @dataclass(frozen=True, slots=True)

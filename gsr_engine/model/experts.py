@@ -87,6 +87,12 @@ class Experts:
             gate=gate,
         )
 
+    @property
+    def weights_per_row(self) -> int:
+        """Those of the router and of `top_k` experts."""
+        expert = self.gate_up[0].numel() + self.down[0].numel()
+        return self.router.weight.numel() + self.top_k * expert
+
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         """Apply to [N, hidden]."""
         probabilities = torch.softmax(self.router(hidden), -1, dtype=torch.float32)
@@ -97,10 +103,6 @@ class Experts:
         rows = grouped_linear(hidden, self.gate_up, routing, self.intermediate_size, gate=self.gate)
         rows = grouped_linear(rows, self.down, routing, hidden.shape[1])
         return weighted_sum(rows, weights.to(hidden.dtype))
-
-    def linears(self) -> list[Linear]:
-        """The router; a row goes through some of the experts only."""
-        return [self.router]
 
 
 def _stacked(

@@ -21,7 +21,13 @@ def advise(text: str) -> None:
 
 
 def warn_beyond_evidence(params: SelfRefineParams, gsr: GsrConfig) -> None:
-    """Warn of settings that the literature advises against."""
+    """Warn of settings that the literature advises against.
+
+    What is known of GSR's prompts says nothing of another published program, so a request that
+    names a template of one gets no warning.
+    """
+    if params.template is not None:
+        return
     if params.most_shown > 10:
         advise(
             f"a refinement reads {params.most_shown} solutions: GSR (arXiv 2509.00084) gains "
@@ -39,8 +45,8 @@ def warn_beyond_evidence(params: SelfRefineParams, gsr: GsrConfig) -> None:
         )
     elif not gsr.trained:
         advise(
-            "the checkpoint was not trained to refine (no gsr.json says so): that is about as good "
-            "as a majority vote, or worse (GSR, arXiv 2509.00084)"
+            "the checkpoint was not trained to refine (no gsr.json says so); for published ones "
+            "name their program: see 'Which model?' in the README"
         )
 
 

@@ -18,6 +18,7 @@ class GenerateRequest(Request[GenerateResult]):
     The streams draw as streams `first`, `first + 1`, ... of the seed.
 
     Attributes:
+        params: what it was made with, with numbers for None.
         streams: the live streams, once it is admitted. A caller that steps the engine itself can
             read their tokens so far.
 
@@ -39,6 +40,7 @@ class GenerateRequest(Request[GenerateResult]):
         prompt = limits.check_prompt("prompt", prompt)
         self._stop = StopRule.of(params, tokenizer)
         prompt_pages = pages_for(len(prompt))
+        self.params = params
         self._params = limits.bound(params, len(prompt))
         stream_tokens = self._params.max_tokens or 1
         # Alone, its streams may run one after the other.
@@ -84,7 +86,7 @@ class GenerateRequest(Request[GenerateResult]):
 
     def fail(self, error: str) -> None:
         """Set a result without completions."""
-        self.result = GenerateResult(self._prompt, [], self.usage, error)
+        self.result = GenerateResult(self._prompt, [], self.usage, self.params, error)
 
     def _finish(self, error: str | None) -> None:
         self.usage.prompt_tokens = len(self._prompt)
@@ -93,5 +95,6 @@ class GenerateRequest(Request[GenerateResult]):
             prompt_token_ids=self._prompt,
             completions=[completion(stream, self._tokenizer) for stream in self.streams],
             usage=self.usage,
+            params=self.params,
             error=error,
         )

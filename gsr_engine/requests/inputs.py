@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from gsr_engine.checkpoint.chat_template import Message, Variables
 from gsr_engine.checkpoint.tokenizer import SpecialTokens, check_messages
-from gsr_engine.errors import InvalidRequest, shown
+from gsr_engine.errors import InvalidRequest, as_int, shown
 from gsr_engine.requests.limits import CANDIDATE_CONTEXTS, Limits
 from gsr_engine.text.problem_prompts import Problem
 from gsr_engine.text.prompts import Prompts
+
+ParamsT = TypeVar("ParamsT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +66,45 @@ class Inputs:
         elif not isinstance(candidate, list | tuple):
             raise InvalidRequest("candidates", f"must be text or token ids, got {shown(candidate)}")
         return self.limits.check_candidate("candidates", candidate)
+
+
+def as_list(field: str, items: object) -> list[Any]:
+    """Several inputs as they are; a single one as a list of it.
+
+    A single one is a text, a conversation (a list of messages) or a prompt in token ids.
+
+    Raises:
+        InvalidRequest: `items` is none of these, and no collection.
+    """
+    if isinstance(items, str):
+        return [items]
+    if not isinstance(items, Collection) or isinstance(items, Mapping | bytes):
+        raise InvalidRequest(field, f"must be a list, got {shown(items)}")
+    every = list(items)
+    single = every and all(isinstance(one, Mapping) or as_int(one) is not None for one in every)
+    return [every] if single else every
+
+
+def one_each(
+    field: str,
+    items: object,
+    params: ParamsT | Sequence[ParamsT] | None,
+    kind: type[ParamsT],
+) -> list[tuple[Any, ParamsT]]:
+    """Pair every item with its parameters: one for all (the default if None), or one for each.
+
+    A single item stands for a list of it, as in `as_list`.
+
+    Raises:
+        InvalidRequest: `items` is no collection, or `params` has another type or length.
+    """
+    every = as_list(field, items)
+    if params is None or isinstance(params, kind):
+        params = [kind() if params is None else params] * len(every)
+    if not isinstance(params, Sequence) or not all(isinstance(one, kind) for one in params):
+        raise InvalidRequest(
+            "params", f"must be {kind.__name__} or a list of them, got {shown(params)}"
+        )
+    if len(params) != len(every):
+        raise InvalidRequest("params", f"{len(params)} of them for {len(every)} {field}")
+    return list(zip(every, params, strict=True))

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import date
 
 from gsr_engine.checkpoint.chat_template import Message, Variables
+from gsr_engine.checkpoint.generation_config import GenerationConfig
 from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.checkpoint.tokenizer import SpecialTokens, Tokenizer
 from gsr_engine.errors import InvalidRequest
@@ -32,16 +33,23 @@ class RequestMaker:
         prompts: composes the checkpoint's prompts and reads its solutions.
         limits: the limits that every request is checked against.
         clock: the time of deadlines, in seconds.
+        generation: what None in `SamplingParams` stands for.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, gsr: GsrConfig, limits: Limits, clock: Callable[[], float]
+        self,
+        tokenizer: Tokenizer,
+        gsr: GsrConfig,
+        limits: Limits,
+        clock: Callable[[], float],
+        generation: GenerationConfig,
     ) -> None:
         self.tokenizer = tokenizer
         self.gsr = gsr
         self.prompts = Prompts(tokenizer, gsr)
         self.limits = limits
         self.clock = clock
+        self.generation = generation
         self._inputs = Inputs(self.prompts, limits)
         self._conversations = Inputs(Prompts(tokenizer, gsr, date.today()), limits)
 
@@ -64,7 +72,7 @@ class RequestMaker:
         Raises:
             InvalidRequest: the request cannot be served.
         """
-        prompt = self._inputs.prompt(prompt, special_tokens)
+        prompt, params = self._inputs.prompt(prompt, special_tokens), self.generation.fill(params)
         seed = _seed(params.seed, index)
         request = GenerateRequest(prompt, params, seed, self.tokenizer, self.limits, first)
         warn_beyond_context(params, self.limits.max_model_len)
@@ -97,6 +105,11 @@ class RequestMaker:
                 raise InvalidRequest("candidates", "is empty")
             params = replace(params, k=len(every))
             given = [self._inputs.candidate(candidate) for candidate in every]
+        params = replace(
+            params,
+            candidate=self.candidate_sampling(params.candidate),
+            refine=self.generation.fill(params.refine, own=("repetition_penalty",)),
+        )
         seed = _seed(params.seed, index)
         deadline = None if params.deadline is None else self.clock() + params.deadline
         request = SelfRefineRequest(
@@ -106,6 +119,10 @@ class RequestMaker:
         for drawn in (params.candidate, params.refine):
             warn_beyond_context(drawn, self.limits.max_model_len)
         return request
+
+    def candidate_sampling(self, params: SamplingParams) -> SamplingParams:
+        """The sampling of candidates, with numbers for None: see `SelfRefineParams.candidate`."""
+        return self.generation.fill(params, own=("temperature", "top_k", "top_p"))
 
     def chat_prompt(
         self, messages: Sequence[Message], chat_template_kwargs: Variables | None = None
@@ -119,10 +136,16 @@ class RequestMaker:
         return self._conversations.chat(messages, chat_template_kwargs or {})
 
     def direct_prompt(
-        self, problem: Problem, chat_template_kwargs: Variables | None = None
+        self,
+        problem: Problem,
+        chat_template_kwargs: Variables | None = None,
+        template: str | None = None,
     ) -> list[int]:
-        """Token ids of the prompt that the candidates of a problem continue."""
-        prompts = self.prompts.varied(chat_template_kwargs or {})
+        """Token ids of the prompt that the candidates of a problem continue.
+
+        `template` as in `SelfRefineParams`.
+        """
+        prompts = self.prompts.templated(template).varied(chat_template_kwargs or {})
         return ProblemPrompts(prompts, self._inputs.problem(problem)).direct
 
     def solution_text(self, completion: Completion) -> str:

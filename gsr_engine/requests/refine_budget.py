@@ -58,7 +58,8 @@ def plan_budget(
             fit the pool; then the error names the largest `max_tokens` that fits.
     """
     if params.layout == "linear":
-        fixed = len(problem.linear([[]] * params.most_shown))
+        # A single candidate may have a longer text of its own.
+        fixed = max(len(problem.linear([[]] * k)) for k in (1, params.most_shown))
     else:
         fixed = len(problem.branched_glue)
     sizes = _Sizes(len(problem.direct), fixed)
@@ -133,7 +134,8 @@ def _most_pages(
     # take at most one more than the context.
     longest = min(params.refine.max_tokens or limits.max_model_len, limits.max_model_len)
     together = pages_for(refine_prompt) + pages_for(longest)
-    refine_pages = (prompts - 1) * pages_for(refine_prompt)
+    # Several prompts share their beginning, which may take a page more than it saves them.
+    refine_pages = (prompts - 1) * pages_for(refine_prompt) + (prompts > 1)
     refine_pages += min(together, pages_for(limits.max_model_len) + 1)
     if params.layout == "branched":  # the candidates stay, and summaries may be prefilled again
         refine_pages += candidate_pages + most * pages_for(summary)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gsr_engine.kv.prefix_cache import PIECE
 from gsr_engine.kv.segments import Context, Segment, Span, first_tokens
 from gsr_engine.outputs import Phase
 from gsr_engine.requests.request import Group, Stream
@@ -44,36 +45,59 @@ class ShownSolution:
 class RefinePrompts:
     """Builds the prompts of one round behind the direct prompt of a problem.
 
+    Args:
+        problem: the prompts of the problem.
+        group: the direct prompt.
+        num_prompts: how many prompts the round has.
+
     Attributes:
-        rereads: groups that prefill summaries again; they must come before their readers.
+        rereads: groups that prefill what several prompts read, or what cannot be read in place;
+            they must come before their readers.
+        beginning: what all linear prompts of the round begin with behind the direct prompt; None
+            if there is a single prompt, or if this is so short that each computes it.
     """
 
-    def __init__(self, problem: ProblemPrompts, group: Group) -> None:
+    def __init__(self, problem: ProblemPrompts, group: Group, num_prompts: int = 1) -> None:
         self._problem = problem
         self._group = group
+        self._num_prompts = num_prompts
         self._reread: dict[Stream, list[Span]] = {}
         self.rereads: list[Group] = []
+        self.beginning: Span | None = None
 
     def linear(self, shown: list[ShownSolution]) -> Segment:
         """A linear prompt: the problem's span is reused, all tokens after it are new."""
-        segment = self.opening()
-        self.close(segment, shown)
+        k = len(shown)
+        segment = self.opening(k)
+        if self._num_prompts > 1 and len(segment) >= PIECE:
+            segment = self._behind(segment)
+        self.close(segment, shown, k)
         return segment
 
-    def opening(self) -> Segment:
-        """The beginning of a linear prompt, up to its first candidate."""
-        shared = self._problem.problem_stop
+    def opening(self, k: int) -> Segment:
+        """The beginning of a linear prompt of k candidates, up to the first one."""
+        shared = self._problem.problem_stop(k)
         context = first_tokens(self._group.context, shared)
-        return Segment(self._problem.linear_opening[shared:], position=shared, context=context)
+        return Segment(self._problem.opening(k)[shared:], position=shared, context=context)
 
-    def append(self, segment: Segment, solution: ShownSolution, is_first: bool) -> None:
-        """Append the next candidate to a linear prompt that is open."""
-        between = [] if is_first else self._problem.linear_between
+    def _behind(self, opening: Segment) -> Segment:
+        """A linear prompt that reads its opening, which the prompts of the round share."""
+        if self.beginning is None:
+            self.beginning = self._prefill(opening.token_ids, opening.position, opening.context)
+        context = (*opening.context, self.beginning)
+        return Segment([], opening.end_position, context)
+
+    def append(self, segment: Segment, solution: ShownSolution, number: int) -> None:
+        """Append a candidate, counted from 1, to a linear prompt that is open."""
+        between = self._problem.between(number - 1) if number > 1 else []
         segment.token_ids += [*between, *solution.summary.token_ids]
 
-    def close(self, segment: Segment, shown: list[ShownSolution]) -> None:
-        """Append what a linear prompt of these candidates lacks, the opening of the answer last."""
-        whole = self._problem.linear([solution.summary.token_ids for solution in shown])
+    def close(self, segment: Segment, shown: list[ShownSolution], k: int) -> None:
+        """Append what a linear prompt lacks, the opening of the answer last.
+
+        `k` is for how many candidates it was opened; they may have become fewer.
+        """
+        whole = self._problem.linear([solution.summary.token_ids for solution in shown], k)
         segment.token_ids += whole[segment.position + len(segment.token_ids) :]
 
     def branched(self, shown: list[ShownSolution]) -> Segment:

@@ -16,6 +16,7 @@ from gsr_engine.kv.prefix_cache import Node
 from gsr_engine.kv.segments import PAGE_SIZE, Context, Segment, Span
 from gsr_engine.outputs import Completion, FinishReason, Phase, TopLogprobs, Usage
 from gsr_engine.params import SamplingParams
+from gsr_engine.repetition import RepetitionMatcher
 from gsr_engine.text.stopping import StopMatcher, StopRule
 
 
@@ -54,6 +55,7 @@ class Stream:
             planned before the tokens of the current one are known.
         top_logprobs: one entry per token if they were asked for, else empty.
         matcher: looks for stop strings; None if the request has none.
+        loop_matcher: looks for loops; None if they do not end the stream.
         hold_back: characters at the end of its text that a stop string may still remove.
     """
 
@@ -70,6 +72,7 @@ class Stream:
     in_flight: int = 0
     top_logprobs: list[TopLogprobs] = field(default_factory=list)
     matcher: StopMatcher | None = None
+    loop_matcher: RepetitionMatcher | None = None
     hold_back: int = 0
 
     @classmethod
@@ -126,12 +129,15 @@ class Stream:
         self.logprobs.append(logprob)
         if top is not None:
             self.top_logprobs.append(top)
+        loops = self.loop_matcher is not None and self.loop_matcher.push(token)
         if token in self.stop_token_ids or (
             self.matcher is not None and self._completes_stop(token, self.matcher)
         ):
             self.end("stop")
         elif len(self.segment.token_ids) == self.params.max_tokens:
             self.end("length")
+        elif loops and len(self.segment.token_ids) >= self.params.min_tokens:
+            self.end("repetition")
 
     def _completes_stop(self, token: int, matcher: StopMatcher) -> bool:
         armed = len(self.segment.token_ids) >= self.params.min_tokens
@@ -214,13 +220,14 @@ class Group:
         stop: StopRule,
         keep: bool = False,
     ) -> None:
-        """Add one sibling per seed; `params.max_tokens` must be given."""
+        """Add one sibling per seed; no number in `params` may be None."""
         context, position, reads_text = self.context, self.prompt.end_position, stop.reads_text
         for index, seed in enumerate(seeds):
             segment = Segment([], position, context)
             stream = Stream(index, params, seed, stop.token_ids, segment, keep=keep)
             if reads_text:
                 stream.matcher, stream.hold_back = stop.matcher(), stop.hold_back
+            stream.loop_matcher = stop.loop_matcher()
             self.streams.append(stream)
 
     def growing(self) -> Iterator[tuple[Segment, int]]:

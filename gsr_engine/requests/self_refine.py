@@ -5,18 +5,18 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from gsr_engine.checkpoint.gsr_config import GsrConfig
-from gsr_engine.errors import InvalidRequest
 from gsr_engine.kv.segments import Segment, context_length
 from gsr_engine.outputs import FinishReason, Phase, RefineResult
 from gsr_engine.params import SelfRefineParams
+from gsr_engine.requests import refine_checks
+from gsr_engine.requests.early_stop import EarlyStop
 from gsr_engine.requests.limits import Limits
 from gsr_engine.requests.orders import ORDERS
 from gsr_engine.requests.refine_budget import plan_budget
 from gsr_engine.requests.refine_prompts import REFINE, RefinePrompts, ShownSolution
 from gsr_engine.requests.request import Group, NewPrompt, Request, Stream, completion
 from gsr_engine.seeds import derive_seed
-from gsr_engine.text.answers import Votes, majority
+from gsr_engine.text.answers import majority
 from gsr_engine.text.problem_prompts import Problem, ProblemPrompts
 from gsr_engine.text.prompts import Prompts
 from gsr_engine.text.stopping import StopRule
@@ -38,8 +38,8 @@ class SelfRefineRequest(Request[RefineResult]):
             begun. A caller that steps the engine itself can read what they hold so far.
 
     Raises:
-        InvalidRequest: the problem is empty or too long, the pool is too small, or the checkpoint
-            was not trained for the layout.
+        InvalidRequest: the problem is empty or too long, the pool is too small, the checkpoint
+            was not trained for the layout, or the template lacks what is asked of it.
     """
 
     def __init__(
@@ -52,22 +52,24 @@ class SelfRefineRequest(Request[RefineResult]):
         given: list[list[int]] | None = None,
         deadline: float | None = None,
     ) -> None:
-        _check_layout(params, prompts.gsr)
-        _check_streams(params, limits, generates=given is None)
-        prompts = prompts.varied(params.chat_template_kwargs)
+        prompts = prompts.templated(params.template).varied(params.chat_template_kwargs)
+        refine_checks.check_layout(params, prompts.gsr)
+        refine_checks.check_answers(params, prompts.gsr)
+        refine_checks.check_streams(params, limits, generates=given is None)
         self.problem = ProblemPrompts(prompts, problem)
         limits.check_prompt("problem", self.problem.direct)
         self._stops = [
             StopRule.of(sampling, prompts.tokenizer)
             for sampling in (params.candidate, params.refine)
         ]
+        drawn = params.candidate
         if given is not None:
-            if params.order == "as_finished":
-                raise InvalidRequest("order", "as_finished needs candidates that are generated")
+            refine_checks.check_generates(params)
             longest = max(1, *map(len, given))
-            drawn = replace(params.candidate, max_tokens=longest, min_tokens=0)
-            params = replace(params, candidate=drawn)
-        self._budget = plan_budget(params, self.problem, limits, generates=given is None)
+            drawn = replace(drawn, max_tokens=longest, min_tokens=0)
+        self._budget = plan_budget(
+            replace(params, candidate=drawn), self.problem, limits, generates=given is None
+        )
         num_candidates = params.k if given is None else 0  # given ones are not decoded
         most_streams = max(num_candidates, *params.round_widths)
         super().__init__(most_streams, self._budget.most_pages, params.priority)
@@ -80,13 +82,19 @@ class SelfRefineRequest(Request[RefineResult]):
         self._direct_group = Group(self, Segment([]), _CANDIDATE, salt=params.cache_salt)
         self._filling: Group | None = None  # the linear prompt that grows as candidates finish
         self._written: list[ShownSolution] = []  # the candidates in it so far
-        self._votes = Votes()  # of the candidates that have ended by themselves
+        self._early_stop = EarlyStop(params)
+        self._num_stopped = 0  # candidates that it stopped
         self._expired = False
         self._unfinished = 0  # unfinished groups of the current round
         # For each prompt of the current round, the indices of the solutions that it shows.
         self._shown: list[list[int]] = []
         self._shortened: set[Stream] = set()  # shown with fewer tokens than asked for
         self.rounds: list[list[Stream]] = []
+
+    @property
+    def params(self) -> SelfRefineParams:
+        """What it was made with, with numbers for None in `candidate` and `refine`."""
+        return self._params
 
     @property
     def candidates(self) -> list[Stream]:
@@ -118,15 +126,17 @@ class SelfRefineRequest(Request[RefineResult]):
     def stream_finished(self, group: Group, stream: Stream) -> list[Group]:
         """Handle a finished candidate.
 
-        Stops the other candidates once enough of them agree. With order "as_finished" it writes the
-        candidate into the refinement prompt.
+        Stops the other candidates once enough of them finished or agree. With order "as_finished"
+        it writes the candidate into the refinement prompt.
         """
         if group is not self._direct_group:
             return []
-        if self._agreed(stream):
-            for other in group.streams:
-                other.end("abort")
         solution = self._solution(stream)
+        if self._enough(stream, shows=solution is not None):
+            running = [other for other in group.streams if not other.finished]
+            self._num_stopped += len(running)
+            for other in running:
+                other.end("abort")
         if solution is None or not solution.in_place:
             stream.keep = False  # nothing will read its pages
         if self._params.order != "as_finished" or solution is None:
@@ -137,21 +147,25 @@ class SelfRefineRequest(Request[RefineResult]):
         """Append a solution to the prompt that grows while others decode; the first opens it."""
         started = []
         if self._filling is None:
-            self._filling = Group(self, self._refine_prompts().opening(), REFINE, open=True)
+            self._filling = Group(
+                self, self._refine_prompts().opening(self._params.k), REFINE, open=True
+            )
             self._shown = [[]]
             started = [self._filling]
-        self._refine_prompts().append(self._filling.prompt, solution, is_first=bool(started))
         self._written.append(solution)
+        self._refine_prompts().append(self._filling.prompt, solution, len(self._written))
         self._shown[0].append(solution.stream.index)
         return started
 
-    def _agreed(self, stream: Stream) -> bool:
-        """Whether, with this one, enough candidates ended by themselves with the same answer."""
-        if not self._params.agreement or stream.finish_reason != "stop":
+    def _enough(self, stream: Stream, shows: bool) -> bool:
+        """Whether, with this one, enough candidates have ended by themselves."""
+        if not self._early_stop.wanted or stream.finish_reason != "stop":
             return False
-        solution = completion(stream, self._prompts.tokenizer)
-        self._votes.add(stream.index, self._prompts.text_and_answer(solution)[1])
-        return len(self._votes.largest()) >= self._params.agreement
+        answer = None
+        if self._params.agreement:
+            written = completion(stream, self._prompts.tokenizer)
+            answer = self._prompts.text_and_answer(written)[1]
+        return self._early_stop.enough(stream.index, shows, answer)
 
     def group_finished(self, group: Group) -> list[Group]:
         """Start the next round after the last group of a round; after the last round, finish."""
@@ -180,8 +194,8 @@ class SelfRefineRequest(Request[RefineResult]):
 
     def _solution(self, stream: Stream) -> ShownSolution | None:
         """The part of a finished stream that is shown; None if it is left out or has no text."""
-        # An aborted candidate was stopped by agreement and is left out. After the deadline all are
-        # aborted, and shown as far as they got.
+        # An aborted candidate was stopped because others are enough, and is left out. After the
+        # deadline all are aborted, and shown as far as they got.
         dropped = stream.finish_reason == "abort" and not self._expired
         content = stream.segment.token_ids[: stream.content_length]
         whole = self._params.view == "full"
@@ -199,8 +213,8 @@ class SelfRefineRequest(Request[RefineResult]):
         in_place = self._params.layout == "branched" and generated and as_it_is
         return ShownSolution(stream, summary, in_place and summary.verbatim)
 
-    def _refine_prompts(self) -> RefinePrompts:
-        return RefinePrompts(self.problem, self._direct_group)
+    def _refine_prompts(self, num_prompts: int = 1) -> RefinePrompts:
+        return RefinePrompts(self.problem, self._direct_group, num_prompts)
 
     def _refine(self, solutions: list[ShownSolution]) -> list[Group]:
         """The groups of the next round: one shared prompt, or one per refinement with subsets."""
@@ -211,7 +225,7 @@ class SelfRefineRequest(Request[RefineResult]):
         num_prompts = width if subset is not None and subset < len(solutions) else 1
         picks = [self._pick(solutions, round_index, i) for i in range(num_prompts)]
         self._shown = [[solution.stream.index for solution in pick] for pick in picks]
-        prompts = self._refine_prompts()
+        prompts = self._refine_prompts(num_prompts)
         build = prompts.linear if self._params.layout == "linear" else prompts.branched
         readers, streams = [], []
         for index, pick in enumerate(picks):
@@ -222,7 +236,7 @@ class SelfRefineRequest(Request[RefineResult]):
             streams += group.streams
         for index, stream in enumerate(streams):
             stream.index = index
-        self._count_reuse(prompts.rereads, readers)
+        self._count_reuse(prompts, readers)
         self._unfinished = len(readers)
         self.rounds.append(streams)
         # Writers before readers: the summaries that are prefilled again come first.
@@ -256,26 +270,31 @@ class SelfRefineRequest(Request[RefineResult]):
         ]
         group.fork(params, seeds, self._stops[1])
 
-    def _count_reuse(self, rereads: list[Group], readers: list[Group]) -> None:
+    def _count_reuse(self, prompts: RefinePrompts, readers: list[Group]) -> None:
         """Count the tokens whose KV the groups of a round share instead of recomputing."""
         phase = self.usage.phase("refine_prefill")
+        problem = {span.segment for span in self._direct_group.context}
         # Rereads are computed once; their readers below count them as reused, so subtract them.
-        phase.reused_candidates -= sum(len(group.prompt) for group in rereads)
-        direct = {span.segment for span in self._direct_group.context}
+        phase.reused_candidates -= sum(len(group.prompt) for group in prompts.rereads)
+        if prompts.beginning is not None:  # of no candidate, but of the prompt
+            problem.add(prompts.beginning.segment)
+            phase.reused_candidates += len(prompts.beginning)
+            phase.reused_prompt -= len(prompts.beginning)
         for group in readers:
             phase.reused_prompt += (len(group.streams) - 1) * len(group.prompt)
             for span in group.prompt.context:
-                if span.segment in direct:
+                if span.segment in problem:
                     phase.reused_prompt += len(span)
                 else:
                     phase.reused_candidates += len(span)
 
     def _close(self, group: Group) -> list[Group]:
         """End the growing prompt after its last candidate, and fork the refinements."""
-        self._refine_prompts().close(group.prompt, self._written)
+        prompts = self._refine_prompts()
+        prompts.close(group.prompt, self._written, self._params.k)
         group.open = False
         self._fork(group, 0, 0, self._params.refinements)
-        self._count_reuse([], [group])
+        self._count_reuse(prompts, [group])
         self._unfinished = 1
         self.rounds.append(group.streams)
         return [group]
@@ -297,7 +316,7 @@ class SelfRefineRequest(Request[RefineResult]):
 
     def fail(self, error: str) -> None:
         """Set a result without solutions."""
-        self.result = RefineResult.failed(error, self.usage)
+        self.result = RefineResult.failed(error, self.usage, self._params)
 
     def _finish(self, error: str | None) -> None:
         tokenizer = self._prompts.tokenizer
@@ -321,27 +340,9 @@ class SelfRefineRequest(Request[RefineResult]):
             used=used,
             rounds=rounds,
             usage=self.usage,
+            params=self._params,
             error=error,
             summary_tokens=self._budget.summary_tokens,
             num_shortened=len(self._shortened),
+            num_stopped=self._num_stopped,
         )
-
-
-def _check_layout(params: SelfRefineParams, gsr: GsrConfig) -> None:
-    """Raise InvalidRequest for a layout that the checkpoint was not trained for."""
-    if params.layout not in gsr.layouts and not params.force_layout:
-        claims = f"its gsr.json claims {', '.join(gsr.layouts)}" if gsr.trained else "no gsr.json"
-        raise InvalidRequest(
-            "layout",
-            f"the checkpoint was not trained for {params.layout!r} ({claims}); "
-            "force_layout=True tries it all the same",
-        )
-
-
-def _check_streams(params: SelfRefineParams, limits: Limits, generates: bool) -> None:
-    """Raise InvalidRequest for a round with more streams than decode at a time."""
-    if generates:
-        limits.check_streams("k", params.k)
-    for width in params.widths:
-        limits.check_streams("widths", width)
-    limits.check_streams("refinements", params.refinements)

@@ -35,9 +35,15 @@ class SteppedEngine(Protocol):
         """See `Engine.new_self_refine`."""
 
     def direct_prompt(
-        self, problem: Problem, chat_template_kwargs: Variables | None = None
+        self,
+        problem: Problem,
+        chat_template_kwargs: Variables | None = None,
+        template: str | None = None,
     ) -> list[int]:
         """See `Engine.direct_prompt`."""
+
+    def candidate_sampling(self, params: SamplingParams) -> SamplingParams:
+        """See `Engine.candidate_sampling`."""
 
     def solution_text(self, completion: Completion) -> str:
         """See `Engine.solution_text`."""
@@ -72,13 +78,16 @@ class RefineElsewhere:
         self._writer, self._refiner = writer, refiner
         self._every = list(every)
         self._written: list[GenerateRequest] = []
+        self._params: list[SelfRefineParams] = []  # with numbers for None
         for index, (problem, params) in enumerate(self._every):
             _check(params)
-            prompt = writer.direct_prompt(problem, params.chat_template_kwargs)
-            drawn = replace(params.candidate, n=params.k, seed=params.seed)
+            prompt = writer.direct_prompt(problem, params.chat_template_kwargs, params.template)
+            candidate = writer.candidate_sampling(params.candidate)
+            drawn = replace(candidate, n=params.k, seed=params.seed)
             self._written.append(writer.new_generate(prompt, drawn, index=index))
-            # Made only to be checked: a bad request must fail now, not once its candidates exist.
-            refiner.new_self_refine(problem, params, index=index)
+            # Made to be checked: a bad request must fail now, not once its candidates exist.
+            checked = refiner.new_self_refine(problem, params, index=index)
+            self._params.append(replace(checked.params, candidate=candidate))
         self._refined: dict[int, SelfRefineRequest] = {}
 
     def run(self) -> list[RefineResult]:
@@ -121,7 +130,7 @@ class RefineElsewhere:
                 f"min_candidates is {params.min_candidates}"
             )
         if error:
-            results[index] = self._merge(index, RefineResult.failed(error, Usage()))
+            results[index] = self._failed(index, error)
             return
         texts = [shown[index] for index in sorted(shown)]
         try:
@@ -129,7 +138,10 @@ class RefineElsewhere:
             self._refiner.submit(refining)
             self._refined[index] = refining
         except InvalidRequest as reason:  # e.g. too long in the refiner's tokens
-            results[index] = self._merge(index, RefineResult.failed(str(reason), Usage()))
+            results[index] = self._failed(index, str(reason))
+
+    def _failed(self, index: int, error: str) -> RefineResult:
+        return self._merge(index, RefineResult.failed(error, Usage(), self._params[index]))
 
     def _shown(self, index: int) -> dict[int, str]:
         """The text that is shown of each candidate, by its index; candidates without are absent."""
@@ -150,7 +162,8 @@ class RefineElsewhere:
         used = [shown[i] for i in refined.used] if one_round else refined.used
         if written is not None:
             refined.usage.add(written.usage)
-        return replace(refined, candidates=candidates, used=used)
+        params = self._params[index]
+        return replace(refined, candidates=candidates, used=used, params=params)
 
 
 def _check(params: SelfRefineParams) -> None:
@@ -158,6 +171,7 @@ def _check(params: SelfRefineParams) -> None:
     for name, asked in (
         ("order", params.order == "as_finished"),
         ("agreement", bool(params.agreement)),
+        ("first", bool(params.first)),
         ("deadline", params.deadline is not None),
     ):
         if asked:

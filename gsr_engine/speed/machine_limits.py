@@ -11,8 +11,7 @@ from collections.abc import Callable
 
 import torch
 
-from gsr_engine.model.decoder import Decoder
-from gsr_engine.model.linear import Linear
+from gsr_engine.model.decoder import Decoder, Layer
 
 REPEAT_SECONDS = 1.0
 _SECONDS_OF_A_STEP = 0.3
@@ -25,15 +24,19 @@ class StepProducts:
     """How long the matrix products of a decoder's steps take; each size is measured once.
 
     Attributes:
-        weight_bytes: what one step reads of the weights.
+        weight_bytes: what a step of one row reads of the weights.
     """
 
     def __init__(self, decoder: Decoder) -> None:
-        self._layers, self._head = layer_linears(decoder), [decoder.head]
+        self._layers = [one for layer in decoder.layers for one in _products(layer)]
+        self._head: list[_Product] = [(decoder.head, decoder.config.hidden_size)]
         self._decoder = decoder
         self._measured: dict[tuple[bool, int], float] = {}
-        weights = sum(one.weight.numel() for one in (*self._layers, decoder.head))
-        self.weight_bytes = weights * decoder.dtype.itemsize
+        layers = sum(
+            layer.qkv.weight.numel() + layer.output.weight.numel() + layer.mlp.weights_per_row
+            for layer in decoder.layers
+        )
+        self.weight_bytes = (layers + decoder.head.weight.numel()) * decoder.dtype.itemsize
 
     def seconds(self, rows: int, draws: int) -> float:
         """Of a step of so many tokens, of which `draws` go through the output head."""
@@ -47,14 +50,14 @@ class StepProducts:
 
     @torch.inference_mode()
     def _measure(self, head: bool, rows: int) -> float:
-        linears = self._head if head else self._layers
+        products = self._head if head else self._layers
         dtype, device = self._decoder.dtype, self._decoder.device
-        widths = {one.weight.shape[1] for one in linears}
+        widths = {width for _, width in products}
         inputs = {width: torch.randn(rows, width).to(device, dtype) for width in widths}
 
         def run() -> None:
-            for one in linears:
-                one(inputs[one.weight.shape[1]])
+            for multiply, width in products:
+                multiply(inputs[width])
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
 
@@ -74,13 +77,13 @@ def copy_bandwidth(mib: int = 256, device: str | torch.device = "cpu") -> float:
     return 2 * source.numel() / best_seconds(run) / 1e9
 
 
-def layer_linears(decoder: Decoder) -> list[Linear]:
-    """The linears of all layers; the output head is not among them."""
-    return [
-        linear
-        for layer in decoder.layers
-        for linear in (layer.qkv, layer.output, *layer.mlp.linears())
-    ]
+_Product = tuple[Callable[[torch.Tensor], torch.Tensor], int]
+"""Something that multiplies, and the width of its input."""
+
+
+def _products(layer: Layer) -> list[_Product]:
+    hidden, attended = layer.qkv.weight.shape[1], layer.output.weight.shape[1]
+    return [(layer.qkv, hidden), (layer.output, attended), (layer.mlp, hidden)]
 
 
 def best_seconds(run: Callable[[], object], seconds: float | None = None) -> float:

@@ -50,6 +50,7 @@ class ProblemPrompts:
         self._text = contents[-1]
         if not self._text.strip():
             raise InvalidRequest("problem", "is empty")
+        self._rendered: dict[tuple[int, bool], tuple[list[list[int]], list[int]]] = {}
         self.direct = prompts.chat(self._asked(self._text + self._template.direct))
 
     def _asked(self, content: Content) -> list[Message]:
@@ -58,54 +59,61 @@ class ProblemPrompts:
     def _says(self, content: Content) -> Mapping[str, Any]:
         return {**self._last, "content": content}
 
-    @cached_property
-    def problem_stop(self) -> int:
-        """How many tokens the direct and the linear prompt begin with in common.
+    def problem_stop(self, k: int) -> int:
+        """How many tokens the direct and the linear prompt of k candidates begin with in common.
 
-        These are header and problem, so they compute them once.
+        These are computed once: header and problem, or the header alone if the template writes
+        something before the problem.
         """
-        pairs = zip(self.direct, self.linear_opening, strict=False)
+        opening = self.opening(k)
+        pairs = zip(self.direct, opening, strict=False)
         # The last token of a prompt computes its answer, so it is never shared.
-        most = min(len(self.direct), len(self.linear_opening)) - 1
+        most = min(len(self.direct), len(opening)) - 1
         return min(most, len(list(takewhile(lambda pair: pair[0] == pair[1], pairs))))
 
-    def linear(self, summaries: Sequence[list[int]]) -> list[int]:
-        """The whole refinement prompt of the linear layout."""
-        parts, slots = self._two_candidates
-        if slots == [0, 1]:  # nearly always: then the others are like these two
-            opening, between, closing = parts
-            parts = [opening, *[between] * (len(summaries) - 1), closing]
-            slots = list(range(len(summaries)))
-        else:
-            parts, slots = self._linear_parts(len(summaries))
+    def linear(self, summaries: Sequence[list[int]], texts_of: int | None = None) -> list[int]:
+        """The whole refinement prompt of the linear layout.
+
+        Args:
+            summaries: of the candidates, in the order to show.
+            texts_of: for how many candidates the texts are, if not for these: a prompt that is
+                written while candidates finish begins before their number is known.
+        """
+        k = len(summaries)
+        parts, slots = self._linear_parts(k, self._alone(texts_of or k))
         token_ids = list(parts[0])
         for slot, part in zip(slots, parts[1:], strict=True):
             token_ids += summaries[slot]
             token_ids += part
         return token_ids
 
-    @cached_property
-    def linear_opening(self) -> list[int]:
-        """The linear prompt up to its first candidate."""
-        return self._two_candidates[0][0]
+    def opening(self, k: int) -> list[int]:
+        """The linear prompt of k candidates up to its first candidate."""
+        return self._linear_parts(min(k, 2), self._alone(k))[0][0]
 
-    @property
-    def linear_between(self) -> list[int]:
-        """The tokens between a candidate and the next one in a linear prompt."""
-        return self._two_candidates[0][1]
+    def between(self, number: int) -> list[int]:
+        """The tokens between a candidate, counted from 1, and the next one in a linear prompt."""
+        return self._linear_parts(number + 1, alone=False)[0][number]
 
-    @cached_property
-    def _two_candidates(self) -> tuple[list[list[int]], list[int]]:
-        return self._linear_parts(2)
+    def _alone(self, k: int) -> bool:
+        return k == 1 and bool(self._template.alone)
 
-    def _linear_parts(self, k: int) -> tuple[list[list[int]], list[int]]:
-        template = self._template
-        content: list[str | int] = [self._text + template.preamble]
+    def _linear_parts(self, k: int, alone: bool) -> tuple[list[list[int]], list[int]]:
+        """The parts around the candidates, and which candidate follows each but the last."""
+        if not alone and k != 2 and not self._template.numbered:
+            (opening, between, *closing), slots = self._linear_parts(2, alone)
+            if slots == [0, 1]:  # nearly always: then the others are like these two
+                return [opening, *[between] * (k - 1), *closing], list(range(k))
+        if (k, alone) not in self._rendered:
+            self._rendered[k, alone] = self._render_linear(k, alone)
+        return self._rendered[k, alone]
+
+    def _render_linear(self, k: int, alone: bool) -> tuple[list[list[int]], list[int]]:
+        texts = self._template.shows(1 if alone else 2)
+        content: list[str | int] = [texts.opening + self._text + texts.preamble]
         for slot in range(k):
-            content += [template.separator, slot]
-        parts, slots = self._prompts.chat_parts(
-            self._asked([*content, template.linear + self._again])
-        )
+            content += [texts.before(slot + 1), slot]
+        parts, slots = self._prompts.chat_parts(self._asked([*content, texts.linear + self._again]))
         # A template may write the whole content again, but not drop a candidate.
         if slots[:k] != list(range(k)):
             raise InvalidRequest("problem", "the chat template drops or reorders candidates")
@@ -121,9 +129,17 @@ class ProblemPrompts:
         """The tokens after the candidates in the branched layout.
 
         They close the assistant's turn, state the instruction and open the next turn.
+
+        Raises:
+            InvalidRequest: the template has no text for this layout.
         """
+        text = self._template.branched
+        if text is None:
+            raise InvalidRequest(
+                "layout", f"the template {self._template.name} has no text for 'branched'"
+            )
         candidate = {"role": "assistant", "content": [0]}
-        instruction = self._says(self._template.branched + self._again)
+        instruction = self._says(text + self._again)
         asked = self._asked(self._text + self._template.direct)
         parts, slots = self._prompts.chat_parts([*asked, candidate, instruction])
         if slots != [0]:

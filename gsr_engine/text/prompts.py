@@ -65,6 +65,7 @@ class Prompts:
         tokenizer.check_variables(gsr.template.chat_template_kwargs)
         fixed = gsr.template.date
         self._day = date.fromisoformat(fixed) if fixed else day
+        self._templated: dict[str, Prompts] = {}  # what they cached serves the next request, too
 
     def varied(self, variables: Variables) -> Prompts:
         """The same prompts with some more variables for the chat template.
@@ -77,6 +78,19 @@ class Prompts:
         every = {**self.gsr.template.chat_template_kwargs, **variables}
         template = replace(self.gsr.template, chat_template_kwargs=every)
         return Prompts(self.tokenizer, replace(self.gsr, template=template), self._day)
+
+    def templated(self, name: str | None) -> Prompts:
+        """The same with the texts of a built-in template; None leaves them.
+
+        Raises:
+            InvalidRequest: there is no such template.
+        """
+        if name is None:
+            return self
+        if name not in self._templated:
+            gsr = self.gsr.with_template(name)
+            self._templated[name] = Prompts(self.tokenizer, gsr, self._day)
+        return self._templated[name]
 
     def chat_parts(self, messages: Sequence[Message]) -> tuple[list[list[int]], list[int]]:
         """`Tokenizer.chat_parts` with the date and the variables of these prompts."""
@@ -135,13 +149,17 @@ class Prompts:
         return Summary(shown, start, len(token_ids)) if shown else None
 
     def text_and_answer(self, solution: Completion) -> tuple[str, str | None]:
-        """A solution's text without its thinking ("" if that never ended), and its answer."""
+        """A solution's text without its thinking ("" if that never ended), and its answer.
+
+        There is no answer if it states none, or if the template asks for none in a fixed form.
+        """
         content = solution.content_ids
         # If a stop string begins inside a token, the text also has the first part of that token.
         rest = solution.text[len(self.tokenizer.decode(content)) :]
         summary = self.summary(content, max(1, len(content)))
         text = self.tokenizer.decode(summary.token_ids) + rest if summary else ""
-        return text, find_answer(text, self.gsr.answer_pattern)
+        asked = self.gsr.template.answer_form
+        return text, find_answer(text, self.gsr.answer_pattern) if asked else None
 
     def _thinking_stop(self, token_ids: list[int]) -> int | None:
         """Index of the first token after the thinking; None if the thinking never ended."""

@@ -1,4 +1,4 @@
-"""The conditions that end a stream: end tokens, and strings in its text."""
+"""The conditions that end a stream: end tokens, strings in its text, and loops."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from gsr_engine.checkpoint.tokenizer import Tokenizer
 from gsr_engine.params import SamplingParams
+from gsr_engine.repetition import RepetitionDetectionParams, RepetitionMatcher
 from gsr_engine.text.detokenizer import Detokenizer
 
 
@@ -70,14 +71,15 @@ class StopMatcher:
 
 @dataclass(frozen=True, slots=True)
 class StopRule:
-    """The end tokens and stop strings of a request.
+    """The end tokens and stop strings of a request, and what counts as a loop.
 
-    Each stream has its own matcher for `strings`; most requests have no stop strings.
+    Each stream has its own matchers for `strings` and `loops`; most requests have neither.
     """
 
     token_ids: frozenset[int]
     strings: tuple[str, ...]
     tokenizer: Tokenizer
+    loops: RepetitionDetectionParams | None = None
 
     @classmethod
     def of(cls, params: SamplingParams, tokenizer: Tokenizer) -> StopRule:
@@ -92,7 +94,8 @@ class StopRule:
         named = {text: tokenizer.stop_token(text) for text in params.stop}
         ids = {token for token in named.values() if token is not None}
         strings = tuple(text for text, token in named.items() if token is None)
-        return cls(own | ids | frozenset(params.stop_token_ids), strings, tokenizer)
+        every, loops = own | ids | frozenset(params.stop_token_ids), params.repetition_detection
+        return cls(every, strings, tokenizer, loops)
 
     @property
     def hold_back(self) -> int:
@@ -107,3 +110,9 @@ class StopRule:
     def matcher(self) -> StopMatcher:
         """A matcher for one stream, if the rule reads text."""
         return StopMatcher(self.tokenizer, self.strings)
+
+    def loop_matcher(self) -> RepetitionMatcher | None:
+        """A matcher for the loops of one stream; None if loops do not end it."""
+        if self.loops is None or not self.loops.max_pattern_size:
+            return None
+        return RepetitionMatcher(self.loops)

@@ -87,7 +87,7 @@ def test_shares_and_tokens_by_hand() -> None:
     other = ProblemResult("b", "", "7", "", [cut(None, 10, -1.0), cut(None, 10, -2.0)])
     one.greedy, other.greedy = whole("1", 2, 0.0), cut(None, 10, 0.0)
     one.refinements["linear@2"] = Refinement("", "7", True, 6)
-    other.refinements["linear@2"] = Refinement("", None, False, 10, 0.0, "length")
+    other.refinements["linear@2"] = Refinement("", None, False, 10, 0.0, "repetition")
     both = [one, other]
     assert spent.of_candidates(both, 2) == Spent(cut=0.75, unanswered=0.75, tokens=8.5)
     assert spent.of_candidates(both, 1) == Spent(cut=1.0, unanswered=1.0, tokens=10)

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Literal, Protocol
 
-from gsr_engine import SamplingParams, SelfRefineParams
+from gsr_engine import RepetitionDetectionParams, SamplingParams, SelfRefineParams
 from gsr_engine.params import Layout
 
+_LOOPS = RepetitionDetectionParams(max_pattern_size=3, min_count=2)
 Fault = Literal["launch", "late", "nan", "attention", "sampling", "transfer", "interrupt"]
 
 
@@ -88,6 +89,7 @@ def _sampling(world: World, rng: Random) -> SamplingParams:
         seed=rng.randrange(100),
         priority=rng.choice((0, 0, 0, 2)),
         cache_salt=rng.choice(("", "", "other")),
+        repetition_detection=rng.choice((None, None, _LOOPS)),
     )
 
 
@@ -122,10 +124,13 @@ def _refinement(world: World, rng: Random) -> SelfRefineParams:
     finished = layout == "linear" and rng.random() < 0.3
     one_round = finished or rng.random() < 0.6
     k = rng.randrange(1, 5)
+    agreement = min(k, rng.choice((0, 0, 0, 2)))
     return SelfRefineParams(
         k=k,
         layout=layout,
-        candidate=SamplingParams(max_tokens=rng.randrange(1, 40)),
+        candidate=SamplingParams(
+            max_tokens=rng.randrange(1, 40), repetition_detection=rng.choice((None, _LOOPS))
+        ),
         refine=SamplingParams(max_tokens=rng.randrange(1, 40)),
         order="as_finished" if finished else "shuffled",
         view=rng.choice(("summary", "full")),
@@ -133,7 +138,9 @@ def _refinement(world: World, rng: Random) -> SelfRefineParams:
         widths=() if one_round else (rng.randrange(1, 4),),
         subset=None if finished or rng.random() < 0.6 else rng.randrange(1, 3),
         refinements=rng.randrange(1, 3),
-        agreement=min(k, rng.choice((0, 0, 0, 2))),
+        agreement=agreement,
+        first=rng.choice((0, 0, 0, agreement or 1)),
+        template=rng.choice((None, None, "rsa")) if layout == "linear" else None,
         priority=rng.choice((0, 0, 0, 2)),
         cache_salt=rng.choice(("", "", "other")),
         seed=rng.randrange(100),
@@ -146,13 +153,14 @@ def _refine(world: World, rng: Random) -> None:
 
 
 def _refine_given(world: World, rng: Random) -> None:
-    params = replace(_refinement(world, rng), agreement=0, order="shuffled")
+    params = replace(_refinement(world, rng), agreement=0, first=0, order="shuffled")
     given = [[rng.randrange(6, 9)] * rng.randrange(0, 20) for _ in range(params.k)]
     world.refine(rng.choice(world.problems), params, given, rng.random() < 0.2)
 
 
 def _two_engines(world: World, rng: Random) -> None:
-    params = replace(_refinement(world, rng), layout="linear", order="shuffled", agreement=0)
+    drawn = _refinement(world, rng)
+    params = replace(drawn, layout="linear", order="shuffled", agreement=0, first=0)
     world.two_engines(rng.choice(world.problems), params)
 
 

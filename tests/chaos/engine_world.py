@@ -218,6 +218,7 @@ class _Writer:
         self.new_generate, self.abort = world.engine.new_generate, world.engine.abort
         self.new_self_refine = world.engine.new_self_refine
         self.direct_prompt = world.engine.direct_prompt
+        self.candidate_sampling = world.engine.candidate_sampling
         self.solution_text = world.engine.solution_text
 
 

@@ -14,7 +14,7 @@ from tests.chaos.engine_world import MAX_STREAMS, EngineWorld, Make, nano
 from tests.chaos.saboteur import Saboteur
 
 AnyResult = GenerateResult | RefineResult
-_UNDISTURBED = {"stop", "length", "given"}
+_UNDISTURBED = {"stop", "length", "repetition", "given"}
 PAGE_GIB = 2 * 3 * 2 * 32 * 4 * 16 / 2**30  # of nano's keys and values
 
 

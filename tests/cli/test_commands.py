@@ -37,11 +37,13 @@ def test_the_status_says_whether_there_is_an_answer() -> None:
     assert answered.exit_code == 0
     assert "\nanswer: " in answered.stdout
     assert " tokens/s" in answered.stderr
+    assert "note: sampling: candidates temperature 1; refinement temperature 0\n" in answered.stderr
     cut = gsr("solve", PROBLEM, "--seed", "1", "--k", "2", "--max-tokens", "3", "--json")
     assert cut.exit_code == 1
     told = json.loads(cut.stdout)
     assert told["answer"] is None
     assert told["refinement"]["finish_reason"] == "length"
+    assert [told["sampling"][name]["temperature"] for name in ("candidate", "refine")] == [1, 0]
     assert told["no_answer"] == "the refinement was cut at 3 tokens: raise --max-tokens"
 
 
@@ -121,9 +123,9 @@ def test_a_full_disk_is_one_line() -> None:
 def test_what_a_model_wrote_is_utf8_in_any_locale(locale: dict[str, str]) -> None:
     text = "ħ → 数 \t:100: \x07" + "x" * 100
     fake = f"""
-from gsr_engine import Completion, Engine, GenerateResult, Usage
+from gsr_engine import Completion, Engine, GenerateResult, SamplingParams, Usage
 one = Completion(0, {text!a}, [5], [0.0], "stop", 1)
-Engine.run = lambda self, requests, step: [GenerateResult([1], [one], Usage())]
+Engine.run = lambda self, requests, step: [GenerateResult([1], [one], Usage(), SamplingParams())]
 """
     done = subprocess.run(
         [sys.executable, "-c", fake + MAIN, "generate", "a", "--raw"],

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gsr_engine import CheckpointError, InvalidRequest, SamplingParams, SelfRefineParams
+from gsr_engine import (
+    CheckpointError,
+    InvalidRequest,
+    RepetitionDetectionParams,
+    SamplingParams,
+    SelfRefineParams,
+)
 from gsr_engine.cli import options
 from gsr_engine.cli.commands import app
 
@@ -23,7 +29,10 @@ def written(folder: Path, values: object) -> Path:
 
 
 def test_every_field_can_be_given_in_a_file(tmp_path: Path) -> None:
-    given = SamplingParams(temperature=0.6, top_k=20, stop=("END",), stop_token_ids=(5,))
+    loops = RepetitionDetectionParams(max_pattern_size=9, min_count=3)
+    given = SamplingParams(
+        temperature=0.6, stop=("END",), stop_token_ids=(5,), repetition_detection=loops
+    )
     for kind, make in (
         (SamplingParams, lambda file: options.sampling_params(file, NOTHING)),
         (SelfRefineParams, lambda file: options.self_refine_params(file, NOTHING, NOTHING, None)),
@@ -33,6 +42,8 @@ def test_every_field_can_be_given_in_a_file(tmp_path: Path) -> None:
         for name in {"candidate", "refine"} & values.keys():
             part = values[name]
             values[name] = {one.name: getattr(part, one.name) for one in fields(SamplingParams)}
+        if "repetition_detection" in values:
+            values["repetition_detection"] = asdict(loops)
         assert make(written(tmp_path, values)) == wanted
 
 
@@ -40,8 +51,9 @@ def test_flags_go_before_the_file(tmp_path: Path) -> None:
     file = written(tmp_path, {"k": 2, "summary_tokens": 9, "candidate": {"top_k": 3, "top_p": 0.5}})
     made = options.self_refine_params(file, {"k": 5, "seed": None}, {"top_p": 0.9}, 70)
     assert (made.k, made.summary_tokens, made.seed) == (5, 9, None)
-    assert made.candidate == SamplingParams(top_k=3, top_p=0.9, max_tokens=70)
-    assert made.refine == SamplingParams(temperature=0.0, max_tokens=70)
+    usual: Any = {"max_tokens": 70, "repetition_detection": options.LOOPS}
+    assert made.candidate == SamplingParams(top_k=3, top_p=0.9, **usual)
+    assert made.refine == SamplingParams(temperature=0.0, **usual)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +63,14 @@ def test_flags_go_before_the_file(tmp_path: Path) -> None:
         ({"candidate": {"max_new_tokens": 3}}, "candidate.max_new_tokens: is none of 'n', 'temp"),
         ({"candidate": {"top_p": 3}}, "candidate.top_p: must be a number from 0 to 1, got 3"),
         ({"refine": 5}, "refine: must be an object of fields, got 5"),
+        (
+            {"refine": {"repetition_detection": {"max_pattern_size": 5, "min_count": 1}}},
+            "refine.repetition_detection.min_count: must be at least 2, got 1",
+        ),
+        (
+            {"candidate": {"repetition_detection": {"size": 5}}},
+            "candidate.repetition_detection.size: is none of 'max_pattern_size', 'min_pat",
+        ),
         ({"k": "4"}, "k: must be an integer from 1 to 256, got '4'"),
     ],
 )
@@ -58,6 +78,29 @@ def test_what_a_file_may_not_hold(tmp_path: Path, values: Any, message: str) -> 
     with pytest.raises(InvalidRequest) as caught:
         options.self_refine_params(written(tmp_path, values), NOTHING, NOTHING, None)
     assert str(caught.value).startswith(message)
+
+
+def test_flags_go_before_the_file_and_the_file_before_the_program(tmp_path: Path) -> None:
+    file = written(tmp_path, {"subset": 3, "candidate": {"top_k": 3}, "refine": {"max_tokens": 9}})
+    made = options.self_refine_params(file, {"k": 5}, {"temperature": 0.5}, None, "rsa")
+    assert (made.template, made.k, made.subset, made.widths) == ("rsa", 5, 3, (5,) * 8)
+    usual: Any = {"top_p": 1.0, "repetition_detection": options.LOOPS}
+    assert made.candidate == SamplingParams(temperature=0.5, top_k=3, max_tokens=8192, **usual)
+    assert made.refine == SamplingParams(temperature=1.0, top_k=0, max_tokens=9, **usual)
+    capped = options.self_refine_params(None, {"widths": [2]}, NOTHING, 70, "rsa")
+    assert (capped.k, capped.widths, capped.refine.max_tokens) == (16, (2,), 70)
+    with pytest.raises(InvalidRequest, match=r"^program: must be one of agglm, gsr, .*, got 'x'"):
+        options.self_refine_params(None, NOTHING, NOTHING, None, "x")
+
+
+def test_widths_are_a_list_or_repeat() -> None:
+    assert options.round_widths(None) is None
+    assert options.round_widths("4") == [4]
+    assert options.round_widths("32, 4") == [32, 4]
+    assert options.round_widths("16x3,2") == [16, 16, 16, 2]
+    for text in ("", "4,", "x3", "4x", "-1", "4;2"):
+        with pytest.raises(InvalidRequest, match="widths: must be like 16,4 or 16x8"):
+            options.round_widths(text)
 
 
 def test_a_bad_flag_is_named_as_one() -> None:
@@ -131,3 +174,12 @@ def test_a_system_message_and_variables_come_from_flags() -> None:
 def test_flags_that_contradict(flags: list[str], message: str) -> None:
     with pytest.raises(InvalidRequest, match=message):
         app(["generate", "hi", *flags], standalone_mode=False)
+
+
+def test_loops_end_streams_of_solve_unless_a_file_says_otherwise(tmp_path: Path) -> None:
+    made = options.self_refine_params(None, NOTHING, NOTHING, None)
+    assert made.candidate.repetition_detection == made.refine.repetition_detection == options.LOOPS
+    file = written(tmp_path, {"candidate": {"repetition_detection": None}})
+    made = options.self_refine_params(file, NOTHING, NOTHING, None)
+    assert (made.candidate.repetition_detection, made.refine.temperature) == (None, 0.0)
+    assert options.sampling_params(None, NOTHING).repetition_detection is None

@@ -9,13 +9,20 @@ from typing import Any
 import pytest
 import torch
 
-from gsr_engine import EngineConfig, InvalidRequest, OutOfMemory, SamplingParams, SelfRefineParams
+from gsr_engine import (
+    EngineConfig,
+    InvalidRequest,
+    OutOfMemory,
+    RepetitionDetectionParams,
+    SamplingParams,
+    SelfRefineParams,
+)
 from gsr_engine.attention.kv_cache import KVCache
 from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.demo.report import NANO
 from gsr_engine.errors import shown
 from gsr_engine.model.rope import rope_table
-from gsr_engine.params import one_each
+from gsr_engine.requests.inputs import one_each
 from tests.helpers.hostile import VALUES, assert_short
 
 ABSURD = [*VALUES, math.nan, math.inf, -math.inf, 10**5000, -(10**5000), object(), b"x", (None,)]
@@ -39,7 +46,9 @@ def refusal(kind: type, name: str, value: object) -> InvalidRequest | None:
     return None
 
 
-@pytest.mark.parametrize("kind", [EngineConfig, SamplingParams, SelfRefineParams])
+@pytest.mark.parametrize(
+    "kind", [EngineConfig, RepetitionDetectionParams, SamplingParams, SelfRefineParams]
+)
 def test_every_field_refuses_what_is_absurd(kind: type) -> None:
     for field in fields(kind):
         refusals = [refusal(kind, field.name, value) for value in ABSURD]

@@ -25,6 +25,7 @@ from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.checkpoint.tensors import tensor_shapes
 from gsr_engine.cli.commands import app
 from gsr_engine.execution.loading import open_weights
+from gsr_engine.model.decoder import Mlp
 from gsr_engine.model.weights import decoder_of
 
 peft = pytest.importorskip("peft")
@@ -118,7 +119,9 @@ def test_tensors_are_merged_in_fp32_and_rounded_once(qwen2: Path, plain: Path) -
                 stored.read(name, shape), expected[name], atol=1e-5, rtol=1e-5
             )
         name = "model.layers.0.mlp.down_proj.weight"
-        down = decoder_of(stored, torch.bfloat16).layers[0].mlp.linears()[1].dense()
+        mlp = decoder_of(stored, torch.bfloat16).layers[0].mlp
+        assert isinstance(mlp, Mlp)
+        down = mlp.down.dense()
         assert torch.equal(down, stored.read(name, tuple(down.shape)).bfloat16())
 
 

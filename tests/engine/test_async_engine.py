@@ -20,6 +20,7 @@ from gsr_engine import (
     Engine,
     InvalidRequest,
     RefineToken,
+    RepetitionDetectionParams,
     SamplingParams,
     SelfRefineParams,
     Submitted,
@@ -86,6 +87,18 @@ def test_streamed_text_holds_nothing_of_a_stop_string(qwen2: Path) -> None:
             (stream,) = result.completions
             assert stream.finish_reason == "stop"
             assert free[0].completions[0].text.startswith(stream.text + stop)
+
+    asyncio.run(main())
+
+
+def test_a_loop_is_streamed_whole_and_has_its_reason(qwen2: Path) -> None:
+    loops = RepetitionDetectionParams(max_pattern_size=3, min_count=2)
+    params = SamplingParams(n=2, seed=2, top_k=2, ignore_eos=True, repetition_detection=loops)
+
+    async def main() -> None:
+        async with serving(qwen2) as engine:
+            result = verify(await read(engine.generate("hello", params)))
+            assert {stream.finish_reason for stream in result.completions} == {"repetition"}
 
     asyncio.run(main())
 

@@ -79,6 +79,10 @@ def test_sampling_params(arguments: dict[str, Any], field: str, message: str) ->
         ({"candidate": SamplingParams(n=2)}, "candidate.n", "must be 1"),
         ({"refine": SamplingParams(seed=1)}, "refine.seed", "SelfRefineParams.seed derives it"),
         ({"candidate": None}, "candidate", "must be SamplingParams, got None"),
+        ({"template": 3}, "template", "must be a name, got 3"),
+        ({"first": 5}, "first", "from 0 to 4, got 5"),
+        ({"first": 1, "min_candidates": 2}, "first", "1 candidates are too few for min_cand"),
+        ({"first": 2, "agreement": 3}, "first", "2 candidates are too few for agreement 3"),
     ],
 )
 def test_self_refine_params(arguments: dict[str, Any], field: str, message: str) -> None:

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from gsr_engine import Engine, SamplingParams, SelfRefineParams
-from gsr_engine.checkpoint.gsr_config import TEMPLATES
 from gsr_engine.execution.sampler import PendingDraws
+from gsr_engine.programs.template import TEMPLATES
 from tests.helpers.recorder import Recorder
 
 

@@ -108,11 +108,11 @@ def test_a_linear_prompt_holds_the_candidates_as_they_are(kind: str, template: s
     written = tokenizer.decode(linear)
     spaced = written.replace("]\n ", "]\n")  # SentencePiece may write a word with its space
     assert f"What is 2 + 2?{text.preamble}{said}{text.linear}" in spaced
-    stop = problem.problem_stop
+    stop = problem.problem_stop(2)
     assert linear[:stop] == problem.direct[:stop]
     assert "What is 2 + 2" in tokenizer.decode(linear[:stop])
     # The prompt can be written candidate by candidate.
-    opened = [*problem.linear_opening, *summaries[0], *problem.linear_between, *summaries[1]]
+    opened = [*problem.opening(2), *summaries[0], *problem.between(1), *summaries[1]]
     assert linear[: len(opened)] == opened
 
 

@@ -20,19 +20,23 @@ def test_without_a_gpu(qwen2: Path) -> None:
         Engine.from_pretrained(qwen2, device="cuda")
 
 
-@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama3"])
+@pytest.mark.parametrize(
+    "family", ["qwen2", "qwen3", "llama3", "qwen3moe", "phi3-partial", "gemma3"]
+)
 def test_weights_are_counted_and_copied_whole(family: str, checkpoints: dict[str, Path]) -> None:
     model = ModelConfig.from_folder(checkpoints[family])
     source = load_decoder(checkpoints[family], model, torch.float32)
     target = dummy_decoder(model, torch.float32)
     copy_weights(source, target)
+    hidden = torch.randn(9, model.hidden_size, generator=torch.manual_seed(0))
     layers = zip(source.layers, target.layers, strict=True)
     for mine, theirs in layers:
         linears = (mine.qkv, theirs.qkv), (mine.output, theirs.output)
-        for one, other in (*linears, *zip(mine.mlp.linears(), theirs.mlp.linears(), strict=True)):
+        for one, other in linears:
             assert torch.equal(one.weight, other.weight)
             assert one.bias is None or torch.equal(one.bias, other.bias)
         assert torch.equal(mine.before_attention, theirs.before_attention)
+        assert torch.equal(mine.mlp(hidden), theirs.mlp(hidden))
         assert mine.q_norm is None or torch.equal(mine.q_norm, theirs.q_norm)
     assert torch.equal(source.head.weight, target.head.weight)
     parameters = sum(file.stat().st_size for file in checkpoints[family].glob("*.safetensors"))

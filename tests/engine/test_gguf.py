@@ -83,7 +83,7 @@ def test_values_are_those_of_the_package(
 ) -> None:
     """Also where a tensor is dequantised in pieces, the last of which is shorter."""
     path = write_gguf(tmp_path / "tiny.gguf", llama, kind)
-    monkeypatch.setattr("gsr_engine.checkpoint.gguf.weights._AT_ONCE", 3 * 256)
+    monkeypatch.setattr("gsr_engine.checkpoint.gguf.weights.AT_ONCE", 3 * 256)
     ours = read_all(path, llama)
     stored = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
     for name, theirs in (
@@ -185,6 +185,7 @@ def test_linear_scaling_in_its_three_spellings(
             "sliding_window_pattern 6 is not supported for MistralForCausalLM",
         ),
         ({"llama__rope__freq_base_swa": 5.0}, "rope.freq_base_swa is not supported for Llama"),
+        ({"llama__vocab_size": 999}, "vocab_size must be an integer from 1 to 305, got 999"),
         ({"llama__expert_count": 8}, "num_local_experts 8"),
         ({"llama__logit_scale": 0.25}, "logit_scale 0.25"),
         ({"llama__final_logit_softcapping": 30.0}, "final_logit_softcapping 30.0"),
@@ -236,9 +237,11 @@ def test_metadata_that_are_not_read_are_named(llama: PreTrainedModel, tmp_path: 
         llama__new_feature=1,
         general__sampling__temp=0.6,
         general__author="somebody",
+        tokenizer__ggml__precompiled_charsmap="x",
     )
     with open_tensors(path, ModelConfig.from_folder(path)) as stored:
-        assert stored.notes == ("tiny.gguf: not read: llama.new_feature, general.sampling.temp",)
+        named = "llama.new_feature, general.sampling.temp, tokenizer.ggml.precompiled_charsmap"
+        assert stored.notes == (f"tiny.gguf: not read: {named}",)
 
 
 def test_what_lies_beside_a_file_has_its_name(llama: PreTrainedModel, tmp_path: Path) -> None:

@@ -235,6 +235,12 @@ def test_a_bad_tokenizer_is_refused_by_name(
     assert isinstance(caught.value, UnsupportedModel) == ("not supported" in message)
 
 
+def test_a_token_without_a_row_of_the_embedding(tmp_path: Path) -> None:
+    own = tokenizer_fields(chat_tokenizer("byte-level", "plain"))
+    with pytest.raises(CheckpointError, match=r"tokens has 305 tokens, token_embd.* has 304 rows"):
+        tokenizer_of(tmp_path / "bad.gguf", tiny_model("llama", vocab_size=304), own)
+
+
 def test_pieces_of_sentencepiece_are_not_too_long(model: PreTrainedModel, tmp_path: Path) -> None:
     own = tokenizer_fields(chat_tokenizer("legacy", "plain"), "llama")
     own["tokenizer.ggml.tokens"][9] = "x" * 100_000

@@ -55,7 +55,7 @@ def whole(segment: Segment) -> list[int]:
 def test_linear_reuses_the_problem_and_reads_everything_else() -> None:
     one = Round([20, 21], [22])
     segment = one.builder.linear(one.shown())
-    assert context_length(segment.context) == segment.position == one.problem.problem_stop
+    assert context_length(segment.context) == segment.position == one.problem.problem_stop(2)
     assert whole(segment) == one.problem.linear([[20, 21], [22]])
 
 

@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import RepetitionPenaltyLogitsProcessor
 
-from gsr_engine import Completion, Engine, InvalidRequest, SamplingParams, SelfRefineParams
+from gsr_engine import (
+    Completion,
+    Engine,
+    InvalidRequest,
+    RepetitionDetectionParams,
+    SamplingParams,
+    SelfRefineParams,
+)
+from gsr_engine.checkpoint.generation_config import GenerationConfig
 from gsr_engine.execution.logits import LogitEdits
 from gsr_engine.execution.sampler import Sampler
 from gsr_engine.kv.segments import Segment, Span
@@ -26,6 +34,7 @@ from tests.helpers.steps import run_checked
 pytestmark = pytest.mark.slow
 
 VOCAB = 40
+LOOPS = RepetitionDetectionParams(max_pattern_size=4, min_count=3)
 prove = settings(deadline=None, derandomize=True, max_examples=100)
 TOKENS = st.lists(st.integers(0, VOCAB - 1), max_size=30)
 
@@ -34,7 +43,8 @@ def stream(prompt: list[list[int]], drawn: list[int], **params: Any) -> Stream:
     """A stream whose context holds a span of each of some segments."""
     context = tuple(Span(Segment([0, *ids, 1]), 1, 1 + len(ids)) for ids in prompt)
     segment = Segment(list(drawn), context=context)
-    return Stream(0, SamplingParams(**params), 7, frozenset({2, 3, VOCAB + 5}), segment)
+    filled = GenerationConfig().fill(SamplingParams(**params))
+    return Stream(0, filled, 7, frozenset({2, 3, VOCAB + 5}), segment)
 
 
 def edited(logits: torch.Tensor, streams: list[Stream], before: Any = None) -> torch.Tensor:
@@ -227,6 +237,7 @@ EXTRAS: list[dict[str, Any]] = [
     {"frequency_penalty": 0.7, "min_tokens": 20, "top_k": 20},
     {"stop": ("a", "zz", "7")},
     {"repetition_penalty": 0.8, "stop": ("e",), "min_tokens": 15},
+    {"top_k": 2, "repetition_detection": LOOPS},
 ]
 
 
@@ -252,7 +263,7 @@ def test_in_company_and_preempted_a_request_gets_what_it_gets_alone(qwen2: Path)
         assert [c.token_ids for c in mine] == [c.token_ids for c in other]
         assert [c.text for c in mine] == [c.text for c in other]
     reasons = {c.finish_reason for completions in alone for c in completions}
-    assert reasons >= {"stop", "length"}
+    assert reasons >= {"stop", "length", "repetition"}
 
 
 def test_stop_strings(qwen2: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -222,7 +222,7 @@ def test_candidates_cannot_close_their_turn(qwen2: Path) -> None:
 def test_the_layouts_share_header_and_problem(qwen2: Path) -> None:
     with Engine.from_pretrained(qwen2) as engine:
         problem = ProblemPrompts(engine.prompts, "what is 6 times 7?")
-        stop, linear = problem.problem_stop, problem.linear([[50, 51]])
+        stop, linear = problem.problem_stop(1), problem.linear([[50, 51]])
         assert problem.direct[:stop] == linear[:stop]
         assert "6 times 7?" in engine.tokenizer.decode(linear[:stop])
         glue = problem.branched_glue

@@ -153,7 +153,7 @@ def test_prompts_of_ones_own(qwen2: Path, tmp_path: Path) -> None:
             assert not engine.gsr.trained  # the file is the user's, and claims no training
             assert engine.gsr.thinking == GsrConfig().thinking
     for template in ("nope", 5):
-        with pytest.raises(InvalidRequest, match="template: must be gsr, restated or a file"):
+        with pytest.raises(InvalidRequest, match="template: must be agglm, gsr, "):
             Engine.from_pretrained(qwen2, template=template)
     file.write_text(json.dumps({"layouts": ["branched"]}))
     with pytest.raises(InvalidRequest, match="has no template"):

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gsr_engine import Engine, InvalidRequest, SamplingParams, SelfRefineParams
-from gsr_engine.checkpoint.gsr_config import TEMPLATES, GsrConfig
+from gsr_engine.checkpoint.gsr_config import GsrConfig
+from gsr_engine.programs.template import TEMPLATES
 from tests.engine.test_self_refine import with_gsr
 from train.dataset import RowSet
 from train.hybrid.candidate_sets import SetConfig, draw_sets, uniform_weights

@@ -220,7 +220,7 @@ def test_the_command_writes_prompts_for_the_teacher(qwen2: Path, tmp_path: Path)
             "text": f"it is {i + (j == 0 or i % 3 > 0)}" if j < 4 else "cut",
             "answer": str(i + (j == 0 or i % 3 > 0)),
             "correct": j == 0 or i % 3 > 0,
-            "finish_reason": ("stop", "stop", "stop", "stop", "length", "error")[j],
+            "finish_reason": ("stop", "stop", "stop", "stop", "repetition", "error")[j],
         }
         for i in range(30)
         for j in range(6)

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from gsr_engine.checkpoint.gsr_config import TEMPLATES, GsrConfig
+from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.evaluation.grader import ExactGrader
+from gsr_engine.programs.template import TEMPLATES
 from tests.helpers.drawers import CONFIG, PROMPTS, contents, open_store
 from tests.helpers.fake_server import Answer, FakeServer
 from train.command import show_log

@@ -24,7 +24,7 @@ from tests.helpers.drawers import contents
 from train.generate import SamplesFailed, run
 from train.generation.drawer import Ask, DrawConfig
 from train.generation.engine_drawer import EngineDrawer, runs
-from train.generation.job import GenerationJob
+from train.generation.job import GenerationJob, open_store
 from train.generation.questions import (
     Question,
     direct_prompts,
@@ -273,3 +273,18 @@ def test_other_prompts_than_the_checkpoints(qwen2: Path, data: Path, tmp_path: P
         subprocess.run(words, check=True, capture_output=True)
     keys = [{one["key"] for one in read_samples(tmp_path / out)} for out in ("own", "other")]
     assert not keys[0] & keys[1]
+
+
+def test_prompts_without_an_answer_form_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "gsr.json").write_text(json.dumps({"template": "plain"}))
+    (tmp_path / "problems.jsonl").write_text(json.dumps({"problem": "1 + 1", "answer": "2"}))
+    job = GenerationJob(
+        task="direct",
+        data=str(tmp_path / "problems.jsonl"),
+        model="served",
+        out=tmp_path / "out",
+        base_url="http://127.0.0.1:1",
+        prompts=tmp_path,
+    )
+    with pytest.raises(InvalidRequest, match="prompts: the template 'plain' states no answer form"):
+        open_store(job)

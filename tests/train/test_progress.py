@@ -26,7 +26,7 @@ def test_before_the_first_sample_is_finished() -> None:
 def test_cut_and_unanswered_samples_are_shares() -> None:
     drawn = tally(
         sample(finish_reason="length", correct=False),
-        sample(finish_reason="length", correct=False),
+        sample(finish_reason="repetition", correct=False),
         sample(answer="7", correct=True),
         sample(answer="8", correct=False),
         sample(finish_reason="error"),

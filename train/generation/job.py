@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
-from gsr_engine import Engine
+from gsr_engine import Engine, InvalidRequest
 from gsr_engine.checkpoint.digest import tokenizer_digest
 from gsr_engine.checkpoint.files import find_checkpoint
 from gsr_engine.checkpoint.gsr_config import GsrConfig
@@ -136,6 +136,7 @@ def _open_drawer(
             max_num_seqs=job.streams,
             prefix_cache=False,
             template=_prompts_file(job),
+            generation_config="none",
         )
         return EngineDrawer(stack.enter_context(engine), config)
     drawer = EndpointDrawer(
@@ -150,7 +151,18 @@ def _open_drawer(
 
 
 def _gsr(job: GenerationJob) -> GsrConfig:
-    """The texts around problems, and how answers are found."""
+    """The texts around problems, and how answers are found.
+
+    Raises:
+        InvalidRequest: these texts ask for no form of answer, so no sample would have one.
+    """
+    gsr = _stated(job)
+    if not gsr.template.answer_form:
+        raise InvalidRequest("prompts", f"the template {gsr.template.name} states no answer form")
+    return gsr
+
+
+def _stated(job: GenerationJob) -> GsrConfig:
     if job.base_url is None:
         own = GsrConfig.from_folder(find_checkpoint(job.model, weights=False))
         file = _prompts_file(job)

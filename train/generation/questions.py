@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gsr_engine.checkpoint.gsr_config import Template
 from gsr_engine.errors import InvalidRequest
+from gsr_engine.programs.template import Template
 from gsr_engine.text.problem_prompts import ProblemPrompts
 from gsr_engine.text.prompts import Prompts
 from train.files import read_jsonl
@@ -71,6 +71,8 @@ def prompt_text(prompt: Question, template: Template) -> str:
     problem = prompt.problem.strip()
     if prompt.candidates is None:
         return problem + template.direct
-    shown = "".join(template.separator + candidate for candidate in prompt.candidates)
-    again = "" if template.restate is None else template.restate + problem
-    return problem + template.preamble + shown + template.linear + again
+    texts = template.shows(len(prompt.candidates))
+    candidates = enumerate(prompt.candidates, 1)
+    shown = "".join(texts.before(number) + candidate for number, candidate in candidates)
+    again = "" if texts.restate is None else texts.restate + problem
+    return texts.opening + problem + texts.preamble + shown + texts.linear + again

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 
 from gsr_engine.errors import InvalidRequest
 from gsr_engine.evaluation.grader import Grader
+from gsr_engine.outputs import CUT
 from train.generation.drawer import Ask, Drawer
 from train.generation.store import Shard, Store
 from train.samples import Sample
@@ -24,7 +25,7 @@ class Tally:
         samples, tokens: drawn.
         graded, correct: samples with a gold answer, and samples that match it.
         failed: samples that failed for good.
-        cut: samples that reached the longest length.
+        cut: samples that reached the longest length or ran in a loop.
         unanswered: samples without an answer, failed ones not counted.
         present: samples that its unfinished shards have.
         running: tokens so far of samples that are not finished.
@@ -50,7 +51,7 @@ class Tally:
         self.graded += sample.correct is not None
         self.correct += bool(sample.correct)
         self.failed += failed
-        self.cut += sample.finish_reason == "length"
+        self.cut += sample.finish_reason in CUT
         self.unanswered += sample.answer is None and not failed
 
     def add(self, other: Tally) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gsr_engine.outputs import CUT
 from train.samples import Sample
 
 _COLUMNS = "sample, text, token_ids, tokenizer, finish_reason, answer, correct, source"
@@ -20,7 +21,7 @@ class SampleFilter:
     """Which samples are kept besides complete ones with a right answer.
 
     Attributes:
-        truncated: keep samples that reached the longest length.
+        truncated: keep samples that reached the longest length or ran in a loop.
         wrong: keep samples with a wrong answer.
         unchecked: keep samples of problems without a gold answer.
     """
@@ -31,9 +32,9 @@ class SampleFilter:
 
     def reason(self, sample: Sample) -> str:
         """Why a sample is left out; "" if it is kept."""
-        if not sample.text or sample.finish_reason not in ("stop", "length"):
+        if not sample.text or sample.finish_reason not in ("stop", *CUT):
             return "failed"
-        if sample.finish_reason == "length" and not self.truncated:
+        if sample.finish_reason in CUT and not self.truncated:
             return "truncated"
         if sample.correct is None:
             return "" if self.unchecked else "unchecked"

@@ -17,8 +17,9 @@ from tokenizers import Tokenizer as RawTokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.models.llama.modeling_llama import LlamaAttention
 
-from gsr_engine.checkpoint.gsr_config import GsrConfig, Template
+from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.demo.puzzles import ANSWER_PATTERN, BASE, CARRIES, LINES, PLACES
+from gsr_engine.programs.template import Template
 
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<user>", "<assistant>", "<unk>")
 THINKING = ("<think>", "</think>")

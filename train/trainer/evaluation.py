@@ -83,7 +83,9 @@ class SelfRefEvaluation:
 
     def _load(self, folder: Path) -> Engine:
         if self._engine is None:
-            self._engine = Engine.from_pretrained(folder, kv_cache_gib=KV_CACHE_GIB)
+            self._engine = Engine.from_pretrained(
+                folder, generation_config="none", kv_cache_gib=KV_CACHE_GIB
+            )
         else:
             self._engine.reload_weights(folder)
         return self._engine

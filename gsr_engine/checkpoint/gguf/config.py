@@ -57,6 +57,19 @@ _ELSEWHERE = frozenset(
 )
 """Fields that are read one by one; `tensor_data_layout` has no effect."""
 _LAYERS_OF_27B, _MOST_LAYERS = 62, 1 << 12
+_TOKENIZER = frozenset(
+    {
+        *("model", "pre", "tokens", "token_type", "scores", "merges"),
+        *("add_bos_token", "add_eos_token", "add_space_prefix"),
+        *("bos_token_id", "eos_token_id", "eot_token_id", "eom_token_id"),
+        *("unknown_token_id", "padding_token_id"),
+        # Roles that no text or stream of the engine has.
+        *("seperator_token_id", "cls_token_id", "mask_token_id", "token_type_count"),
+        *(f"fim_{part}_token_id" for part in ("pre", "suf", "mid", "pad", "rep", "sep")),
+        *(f"{part}_token_id" for part in ("prefix", "suffix", "middle")),
+    }
+)
+"""Fields behind `tokenizer.ggml.` that are read, or have no effect."""
 EMBEDDING, HEAD = "token_embd.weight", "output.weight"
 
 
@@ -85,19 +98,22 @@ def read_config(path: Path) -> dict[str, Any]:
         **_experts(own, FAMILIES[architecture]),
         **_biases(header, family),
         **_ropes(header, family, own),
-        "vocab_size": _vocab_size(header),
+        "vocab_size": _vocab_size(header, own),
         "tie_word_embeddings": HEAD not in header.tensors,
         "dtype": _dtype(header),
     }
 
 
 def unread_fields(header: GgufHeader) -> list[str]:
-    """Names of the architecture's fields that are not read, and of settings of sampling."""
+    """Names of fields that are not read, but for those that only describe the file."""
     read = _SHAPE.keys() | _CHANGING.keys() | _FIXED.keys() | _ELSEWHERE
     prefix = header.fields.text("general.architecture") + "."
     own = _own_fields(header)
     unread = [prefix + name for name in own if name not in read]
-    return [*unread, *(name for name in header.metadata if name.startswith("general.sampling."))]
+    known = {"tokenizer.chat_template"} | {f"tokenizer.ggml.{name}" for name in _TOKENIZER}
+    others = ("tokenizer.", "general.sampling.")
+    unread += [one for one in header.metadata if one.startswith(others) and one not in known]
+    return unread
 
 
 def _own_fields(header: GgufHeader) -> dict[str, Any]:
@@ -223,10 +239,12 @@ def _biases(header: GgufHeader, family: GgufFamily) -> dict[str, Any]:
     }
 
 
-def _vocab_size(header: GgufHeader) -> int:
+def _vocab_size(header: GgufHeader, own: dict[str, Any]) -> int:
     if EMBEDDING not in header.tensors:
         raise CheckpointError(f"{header.path.name} has no tensor {EMBEDDING}")
-    return header.tensors[EMBEDDING].shape[0]
+    rows = header.tensors[EMBEDDING].shape[0]
+    Fields(header.path.name, own).integer("vocab_size", 1, rows, rows)
+    return rows
 
 
 def _dtype(header: GgufHeader) -> str:

@@ -23,10 +23,11 @@ from gsr_engine.errors import CheckpointError, UnsupportedModel, shown
 
 VERSIONS = (2, 3)
 _MAGIC = b"GGUF"
-# A hundred times what files have, or more; beyond it a file would keep its reader busy for minutes.
+# Ten times what files have, or more; beyond it a file would keep its reader busy for minutes.
 _MOST_FIELDS, _MOST_TENSORS = 1 << 16, 1 << 16
+_MOST_BYTES = 1 << 28
 _MOST_VALUES = 1 << 22
-"""Elements of all arrays of texts; the largest vocabulary has a quarter of a million."""
+"""Elements of all arrays together; the largest vocabulary has a quarter of a million tokens."""
 _MOST_DIMENSIONS = 4
 _NUMBERS = {**dict(enumerate("BbHhIif?")), **dict(enumerate("Qqd", start=10))}
 """Codes of `struct` by the numbers of the value types."""
@@ -174,7 +175,12 @@ class _Reader:
             return self._text()
         if kind == _ARRAY:
             kind, number = self._number("I"), self._number("Q")
-            return self._texts(number) if kind == _TEXT else self._numbers(kind, number)
+            self._values += number
+            if self._values > _MOST_VALUES:
+                raise self._error(f"it lists more than {_MOST_VALUES} values")
+            if kind == _TEXT:
+                return [self._text() for _ in range(number)]
+            return self._numbers(kind, number)
         return self._number(self._code(kind))
 
     def _numbers(self, kind: int, number: int) -> list[Any]:
@@ -182,12 +188,6 @@ class _Reader:
         values = self._take(number * struct.calcsize(code))
         listed: list[Any] = np.frombuffer(values, np.dtype(code).newbyteorder("<")).tolist()
         return listed
-
-    def _texts(self, number: int) -> list[str]:
-        self._values += number
-        if self._values > _MOST_VALUES:
-            raise self._error(f"it lists more than {_MOST_VALUES} texts")
-        return [self._text() for _ in range(number)]
 
     def _text(self) -> str:
         try:
@@ -208,6 +208,8 @@ class _Reader:
         stop = self._at + size
         if stop > len(self._data):
             raise self._error("it ends in the middle of its header")
+        if stop > _MOST_BYTES:
+            raise self._error(f"its header has more than {_MOST_BYTES} bytes")
         taken = self._data[self._at : stop]
         self._at = stop
         return taken

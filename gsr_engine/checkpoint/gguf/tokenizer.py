@@ -11,6 +11,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import generate_merges
 
+from gsr_engine.checkpoint.gguf.config import EMBEDDING
 from gsr_engine.checkpoint.gguf.header import GgufHeader, read_header
 from gsr_engine.checkpoint.gguf.pre_tokenizers import PRE_TOKENIZERS, PreTokenizing
 from gsr_engine.errors import CheckpointError, UnsupportedModel, shown
@@ -47,7 +48,7 @@ def read_tokenizer(path: Path) -> tuple[PreTrainedTokenizerBase, frozenset[int]]
         UnsupportedModel: the model or the pre-tokenizer of it is not known.
     """
     vocabulary = _Vocabulary(read_header(path))
-    kind = vocabulary.field("text", "model")
+    kind = vocabulary.fields.text(_PREFIX + "model")
     makers = {"gpt2": _byte_level, "llama": _sentence_piece}
     if kind not in makers:
         raise UnsupportedModel(
@@ -67,21 +68,23 @@ class _Vocabulary:
     """The tokens of a file and what they are."""
 
     def __init__(self, header: GgufHeader) -> None:
-        self.where, self._fields = header.path.name, header.fields
+        self.where, self.fields = header.path.name, header.fields
         self._metadata = header.metadata
         self.tokens: list[str] = self.listed("tokens", str)
         self.ids = {token: index for index, token in enumerate(self.tokens)}
         if len(self.ids) < len(self.tokens):
             raise CheckpointError(f"{self.where}: {_PREFIX}tokens has a token twice")
+        embedding = header.tensors.get(EMBEDDING)
+        if embedding is not None and len(self.tokens) > embedding.shape[0]:
+            raise CheckpointError(
+                f"{self.where}: {_PREFIX}tokens has {len(self.tokens)} tokens, "
+                f"{EMBEDDING} has {embedding.shape[0]} rows"
+            )
         self.types: list[int] = (
             self.listed("token_type", int, len(self.tokens))
             if _PREFIX + "token_type" in self._metadata
             else [_NORMAL] * len(self.tokens)
         )
-
-    def field(self, kind: str, name: str, *default: Any) -> Any:
-        """A field of the tokenizer; `kind` is a method of `Fields`."""
-        return getattr(self._fields, kind)(_PREFIX + name, *default)
 
     def listed(self, name: str, kind: type, length: int | None = None) -> list[Any]:
         """An array of the file."""
@@ -101,7 +104,7 @@ class _Vocabulary:
         """The id of a token with a role."""
         if _PREFIX + name not in self._metadata:
             return default if default is None or default < len(self.tokens) else None
-        found: int = self.field("integer", name, 0, len(self.tokens) - 1)
+        found: int = self.fields.integer(_PREFIX + name, 0, len(self.tokens) - 1)
         return found
 
     def end_ids(self) -> frozenset[int]:
@@ -119,7 +122,7 @@ class _Vocabulary:
         ids = {role: self.role(name, defaults.get(role)) for role, name in _ROLES.items()}
         roles = {role: self.tokens[i] for role, i in ids.items() if i is not None}
         self._frame(raw, roles, add_bos)
-        template = self._fields.text("tokenizer.chat_template", "")
+        template = self.fields.text("tokenizer.chat_template", "")
         return PreTrainedTokenizerFast(
             tokenizer_object=raw, chat_template=template or None, **roles
         )
@@ -127,8 +130,8 @@ class _Vocabulary:
     def _frame(self, raw: Tokenizer, roles: dict[str, str], add_bos: bool) -> None:
         """Let raw prompts begin and end with the tokens that the file asks for."""
         asked = {
-            "bos_token": self.field("flag", "add_bos_token", add_bos),
-            "eos_token": self.field("flag", "add_eos_token", False),
+            "bos_token": self.fields.flag(_PREFIX + "add_bos_token", add_bos),
+            "eos_token": self.fields.flag(_PREFIX + "add_eos_token", False),
         }
         bos, eos = ([roles[one]] if asked[one] and one in roles else [] for one in asked)
         if bos or eos:
@@ -146,7 +149,7 @@ class _Vocabulary:
 
 def _byte_level(vocabulary: _Vocabulary) -> tuple[Tokenizer, bool, dict[str, int]]:
     """BPE over bytes, as in GPT-2."""
-    name = vocabulary.field("text", "pre")
+    name = vocabulary.fields.text(_PREFIX + "pre")
     if name not in PRE_TOKENIZERS:
         raise UnsupportedModel(
             f"{vocabulary.where}: {_PREFIX}pre {shown(name)} is not supported; "
@@ -190,7 +193,7 @@ def _sentence_piece(vocabulary: _Vocabulary) -> tuple[Tokenizer, bool, dict[str,
             byte_fallback=True,
         )
     )
-    prefixed = vocabulary.field("flag", "add_space_prefix", True)
+    prefixed = vocabulary.fields.flag(_PREFIX + "add_space_prefix", True)
     spaces = normalizers.Replace(" ", _SPACE)
     raw.normalizer = normalizers.Sequence(
         [normalizers.Prepend(_SPACE), spaces] if prefixed else [spaces]

@@ -27,7 +27,7 @@ DTYPES = {
 """The types that are read, and the dtype that holds their values."""
 _EXPERT = re.compile(r"\.experts\.(\d+)\.")
 """In transformers' names; a file has all experts of a layer in one tensor."""
-_AT_ONCE = 1 << 22
+AT_ONCE = 1 << 22
 """Values that are dequantised at once: the library takes twice the memory of its result."""
 
 
@@ -67,7 +67,7 @@ class GgufTensor:
         stored = np.memmap(self.path, np.uint8, "r", info.start, (info.size,))
         rows = stored.reshape(-1, info.size * info.shape[-1] // math.prod(info.shape))
         out = torch.empty(len(rows), info.shape[-1], dtype=DTYPES[info.kind])
-        step = max(1, _AT_ONCE // info.shape[-1])
+        step = max(1, AT_ONCE // info.shape[-1])
         for start in range(0, len(rows), step):
             part = np.array(rows[start : start + step])
             out[start : start + step] = torch.from_numpy(package.dequantize(part, kind))

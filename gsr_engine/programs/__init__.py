@@ -1,0 +1,1 @@
+"""Published programs of parallel refinement as data: prompts, parameters, sources."""
