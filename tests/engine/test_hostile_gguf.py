@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -203,10 +205,42 @@ def test_any_value_of_a_field_loads_or_is_refused(name: str, tmp_path: Path) -> 
             assert_short(error, path)
 
 
+CHANGING = (
+    *("attention.sliding_window", "attention.sliding_window_pattern", "rope.freq_base_swa"),
+    *("attention.temperature_scale", "expert_count", "expert_used_count", "expert_gating_func"),
+    *("expert_feed_forward_length", "rope.dimension_count", "rope.scaling.type"),
+    *("rope.scaling.attn_factor", "rope.scaling.original_context_length"),
+    *("rope.scaling.yarn_attn_factor", "rope.scaling.yarn_log_multiplier"),
+)
+
+
+@pytest.mark.parametrize("kind", ["qwen3_moe", "phi3", "olmo3", "ministral3", "gemma3_text"])
+def test_any_value_of_any_field_of_a_family_loads_or_is_refused(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The header is changed behind the reader, which is faster than as many files."""
+    path = write_gguf(tmp_path / "tiny.gguf", tiny_model(kind, pad_token_id=None, num_experts=4))
+    header = read_header(path)
+    prefix = header.fields.text("general.architecture") + "."
+    names = {name for name in header.metadata if name.startswith(prefix)}
+    values = [
+        value for value in [*VALUES, math.nan, math.inf, [True, False]] if _is_writable(value)
+    ]
+    for name in names | {prefix + one for one in CHANGING}:
+        for value in values:
+            changed = replace(header, metadata={**header.metadata, name: value})
+            reader = Mock(return_value=changed)
+            monkeypatch.setattr("gsr_engine.checkpoint.gguf.config.read_header", reader)
+            try:
+                ModelConfig.from_folder(path)
+            except CheckpointError as error:
+                assert_short(error, path)
+
+
 def _is_writable(value: Any) -> bool:
     """Whether GGUF has a type for it, and the writer takes it."""
     if isinstance(value, list):
-        return value in ([1, 2], ["linear"])
+        return value in ([1, 2], ["linear"], [True, False])
     if isinstance(value, int):
         return 0 <= value < 2**32
     return (isinstance(value, float) and not 1e38 < value < math.inf) or (

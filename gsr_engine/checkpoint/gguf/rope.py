@@ -59,14 +59,15 @@ def rope_scaling(header: GgufHeader, own: dict[str, Any]) -> dict[str, Any] | No
     """
     stated = {
         name: own[f"rope.scaling.{name}"]
-        for name in ("type", *_YARN, *_NEUTRAL)
+        for name in (*_YARN, *_NEUTRAL)
         if f"rope.scaling.{name}" in own
     }
     factor = stated.get("factor", own.get("rope.scale_linear", 0))
     # Without a type, llama.cpp takes a factor as linear; 0 stands for 1. Files of Phi-3 may name
     # no type either: their factors are tensors.
     longrope = set(FACTORS.values()) <= header.tensors.keys()
-    kind = "longrope" if longrope else stated.get("type", "linear")
+    named = Fields(header.path.name, own).text("rope.scaling.type", "linear")
+    kind = "longrope" if longrope else named
     if kind == "linear" and factor in (0, 1):
         kind = "none"
     _check_neutral(header, stated, _READ_BY.get(kind, set()))
@@ -84,7 +85,9 @@ def rope_scaling(header: GgufHeader, own: dict[str, Any]) -> dict[str, Any] | No
             f"{' and '.join(FACTORS.values())}; supported are linear and yarn"
         )
     if factor not in (0, 1):
-        raise UnsupportedModel(f"{header.path.name}: rope.scaling.factor {factor} beside longrope")
+        raise UnsupportedModel(
+            f"{header.path.name}: rope.scaling.factor {shown(factor)} beside longrope"
+        )
     return _longrope(header, stated)
 
 
@@ -92,8 +95,8 @@ def _check_neutral(header: GgufHeader, stated: dict[str, Any], read: set[str]) -
     for name, neutral in _NEUTRAL.items():
         if name not in read and stated.get(name, neutral) != neutral:
             raise UnsupportedModel(
-                f"{header.path.name}: rope.scaling.{name} {stated[name]} is not supported, "
-                f"only {neutral}"
+                f"{header.path.name}: rope.scaling.{name} {shown(stated[name])} is not "
+                f"supported, only {neutral}"
             )
 
 
