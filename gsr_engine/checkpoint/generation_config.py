@@ -1,4 +1,4 @@
-"""How a checkpoint wants to be sampled: `generation_config.json` beside its `config.json`."""
+"""How a checkpoint wants to be sampled: `generation_config.json`, or the metadata of a GGUF file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from gsr_engine.checkpoint.files import beside, read_json
+from gsr_engine.checkpoint.files import beside, is_gguf, read_json
+from gsr_engine.checkpoint.gguf.config import sampling_fields
 from gsr_engine.errors import CheckpointError, InvalidRequest, check_choice, shown
 from gsr_engine.params import SamplingParams
 
@@ -86,9 +87,13 @@ class GenerationConfig:
             choice = "none" if trained else "auto"
         check_choice("generation_config", choice, get_args(Choice))
         path = beside(checkpoint, "generation_config.json")
-        if choice == "none" or not path.exists():
+        if choice == "none":
             return cls()
-        return cls.from_fields(str(path), read_json(path))
+        if path.exists():
+            return cls.from_fields(str(path), read_json(path))
+        if is_gguf(checkpoint):
+            return cls.from_fields(str(checkpoint), sampling_fields(checkpoint))
+        return cls()
 
     @classmethod
     def from_fields(cls, where: str, raw: Mapping[str, Any]) -> GenerationConfig:

@@ -17,6 +17,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from gsr_engine import CheckpointError, Engine, UnsupportedModel
 from gsr_engine.checkpoint.digest import tokenizer_digest, weights_digest
 from gsr_engine.checkpoint.files import find_checkpoint
+from gsr_engine.checkpoint.generation_config import GenerationConfig
 from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.checkpoint.tensors import StoredTensors, open_tensors
@@ -235,13 +236,25 @@ def test_metadata_that_are_not_read_are_named(llama: PreTrainedModel, tmp_path: 
         tmp_path / "tiny.gguf",
         llama,
         llama__new_feature=1,
-        general__sampling__temp=0.6,
         general__author="somebody",
         tokenizer__ggml__precompiled_charsmap="x",
     )
     with open_tensors(path, ModelConfig.from_folder(path)) as stored:
-        named = "llama.new_feature, general.sampling.temp, tokenizer.ggml.precompiled_charsmap"
+        named = "llama.new_feature, tokenizer.ggml.precompiled_charsmap"
         assert stored.notes == (f"tiny.gguf: not read: {named}",)
+
+
+def test_a_file_states_how_it_wants_to_be_sampled(llama: PreTrainedModel, tmp_path: Path) -> None:
+    stated = {"temp": 0.5, "top_k": 20, "penalty_repeat": 1.5, "mirostat": 0}
+    fields = {f"general__sampling__{name}": value for name, value in stated.items()}
+    path = write_gguf(tmp_path / "tiny.gguf", llama, **fields)
+    found = GenerationConfig.of_checkpoint(path)
+    assert found.stated == {"temperature": 0.5, "top_k": 20}
+    assert found.notes == (f"{path}: not applied: penalty_repeat=1.5",)
+    assert GenerationConfig.of_checkpoint(path, "none") == GenerationConfig()
+    beside = tmp_path / "tiny.generation_config.json"
+    beside.write_text('{"top_p": 0.9}')  # written for this file by hand, so it counts alone
+    assert GenerationConfig.of_checkpoint(path).stated == {"top_p": 0.9}
 
 
 def test_what_lies_beside_a_file_has_its_name(llama: PreTrainedModel, tmp_path: Path) -> None:

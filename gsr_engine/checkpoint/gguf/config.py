@@ -111,9 +111,25 @@ def unread_fields(header: GgufHeader) -> list[str]:
     own = _own_fields(header)
     unread = [prefix + name for name in own if name not in read]
     known = {"tokenizer.chat_template"} | {f"tokenizer.ggml.{name}" for name in _TOKENIZER}
-    others = ("tokenizer.", "general.sampling.")
-    unread += [one for one in header.metadata if one.startswith(others) and one not in known]
+    unread += [one for one in header.metadata if one.startswith("tokenizer.") and one not in known]
     return unread
+
+
+def sampling_fields(path: Path) -> dict[str, Any]:
+    """How a file wants to be sampled, under the names of `generation_config.json`.
+
+    Its penalty counts the last tokens only, not all of a stream, so it keeps llama.cpp's name.
+
+    Raises:
+        CheckpointError: the file is broken.
+    """
+    prefix = "general.sampling."
+    stated = {
+        name.removeprefix(prefix): value
+        for name, value in read_header(path).metadata.items()
+        if name.startswith(prefix)
+    }
+    return {"temperature" if name == "temp" else name: value for name, value in stated.items()}
 
 
 def _own_fields(header: GgufHeader) -> dict[str, Any]:
