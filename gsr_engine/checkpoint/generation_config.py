@@ -1,4 +1,4 @@
-"""How a checkpoint wants to be sampled: `generation_config.json`, or the metadata of a GGUF file."""
+"""How a checkpoint wants to be sampled: its generation_config.json, or a GGUF file's metadata."""
 
 from __future__ import annotations
 
