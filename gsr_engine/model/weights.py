@@ -187,10 +187,14 @@ class _Reader:
             weight = self._stacked(prefix, "qkv", "weight")
             bias = self._stacked(prefix, "qkv", "bias") if self.config.family.qkv_bias else None
         order = self._order(index)
-        if order is not None:
-            rotated = (self.config.num_heads + self.config.num_kv_heads) * self.config.head_dim
-            weight = torch.cat([_ordered(weight[:rotated], order), weight[rotated:]])
-        return weight, bias
+        if order is None:
+            return weight, bias
+        size = (self.config.num_heads + self.config.num_kv_heads) * self.config.head_dim
+
+        def ordered(rows: torch.Tensor) -> torch.Tensor:
+            return torch.cat([_ordered(rows[:size], order), rows[size:]])
+
+        return ordered(weight), None if bias is None else ordered(bias)
 
     def _stacked(self, prefix: str, names: Sequence[str], suffix: str) -> torch.Tensor:
         return torch.cat([self.tensor(f"{prefix}{name}_proj.{suffix}") for name in names])
