@@ -109,6 +109,7 @@ class Engine(RequestMaker):
         super().__init__(tokenizer, gsr, limits, clock, generation)
         self._books = Books(config, runner, clock)
         self._model, self._dtype = decoder.config, decoder.dtype
+        self._device = decoder.device
         self.footprint = Footprint.of(decoder, limits)
         _log.info("%s", self.footprint)
 
@@ -236,9 +237,9 @@ class Engine(RequestMaker):
         with open_weights(folder, ModelConfig.from_folder(folder), over) as stored:
             if replace(stored.config, dtype=self._model.dtype) != self._model:
                 raise CheckpointError(f"{folder} holds another model than the one that is loaded")
-            check_memory_for_reload(stored.config, self._dtype)
+            check_memory_for_reload(stored.config, self._dtype, self._device)
             with self._threads.held():
-                self._books.use(decoder_of(stored, self._dtype))
+                self._books.use(decoder_of(stored, self._dtype, runs_on=self._device))
 
     @property
     def has_work(self) -> bool:

@@ -14,7 +14,13 @@ from gsr_engine.checkpoint.adapter_config import AdapterConfig
 from gsr_engine.checkpoint.files import INDEX, SMALL_FILES
 from gsr_engine.checkpoint.model_config import ModelConfig, shown_names
 from gsr_engine.checkpoint.tensor_names import EMBEDDING, HEAD, tensor_shapes
-from gsr_engine.checkpoint.tensors import ModelTensors, StoredTensor, open_file, read_tensor
+from gsr_engine.checkpoint.tensors import (
+    ModelTensors,
+    StoredTensor,
+    model_name,
+    open_file,
+    read_tensor,
+)
 from gsr_engine.errors import CheckpointError, UnsupportedModel, shown
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -189,8 +195,9 @@ def _product(
 
 
 def _target(name: str, shapes: dict[str, tuple[int, ...]]) -> str | None:
-    """The model's tensor of a name, which lacks "model." if the adapter is a base model's."""
-    return next((one for one in (name, f"model.{name}") if one in shapes), None)
+    """The model's tensor of a name, in any spelling that counts for the model's own weights."""
+    found = model_name(name, shapes)
+    return found if found in shapes else None
 
 
 def _stray(path: Path, stored: str) -> CheckpointError:

@@ -11,7 +11,7 @@ from gsr_engine.checkpoint.fields import Fields
 from gsr_engine.checkpoint.files import is_gguf, read_json
 from gsr_engine.checkpoint.gguf.config import read_config as read_gguf
 from gsr_engine.checkpoint.image_models import IMAGE_MODELS, language_model
-from gsr_engine.checkpoint.known_fields import check_fields
+from gsr_engine.checkpoint.known_fields import READ, check_fields
 from gsr_engine.checkpoint.layer_kinds import (
     LayerKind,
     expert_layers,
@@ -127,7 +127,7 @@ class ModelConfig:
         family = FAMILIES[architecture]
         own = frozenset((*family.window_fields, *family.reads, *family.fixed))
         unread = check_fields(raw, own)
-        raw = {name: value for name, value in raw.items() if name not in unread}
+        raw = {name: value for name, value in raw.items() if name in READ or name in own}
         if family.experts and raw.get("num_local_experts") is not None:
             raw["num_experts"] = raw["num_local_experts"]  # as transformers 5 writes it
         fields = Fields(_FILE, {**family.defaults, **raw})
@@ -249,9 +249,10 @@ def _architecture(raw: dict[str, Any]) -> str:
     architecture = named[0] if isinstance(named, list) else named
     if not isinstance(architecture, str) or architecture not in FAMILIES:
         name = architecture if isinstance(architecture, str) else shown(architecture)
+        families = ", ".join(one.removesuffix("ForCausalLM") for one in FAMILIES)
         raise UnsupportedModel(
-            f"architecture {name:.80} is not supported{_reason(name)}; supported are "
-            f"{', '.join((*FAMILIES, *IMAGE_MODELS))}"
+            f"architecture {name:.80} is not supported{_reason(name)}; supported are {families} "
+            f"(ForCausalLM), {', '.join(IMAGE_MODELS)}"
         )
     kind = raw.get("model_type")
     if kind is not None and kind != FAMILIES[architecture].model_type:

@@ -69,7 +69,12 @@ def read_ropes(config: Fields, family: Family) -> tuple[Rope, Rope, list[str]]:
             # What `config.json` states at its top is that of the full layers, in transformers, too.
             sliding["rope_theta"] = family.sliding_theta
         sliding, more = _read(config, family, sliding, "rope_parameters.sliding_attention")
-        return full, sliding, [*unread, *more]
+        flat = [
+            f"rope_parameters.{name}"
+            for name, value in parameters.items()
+            if name not in ("full_attention", "sliding_attention") and value is not None
+        ]
+        return full, sliding, [*unread, *more, *flat]
     where = "rope_scaling" if scaling else "rope_parameters"
     stated = scaling or parameters or (_MINISTRAL if family.scaled_queries else {})
     if any(isinstance(value, dict) for value in stated.values()):

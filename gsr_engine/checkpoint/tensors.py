@@ -167,7 +167,7 @@ def _open_safetensors(
     tensors: dict[str, StoredTensor] = {}
     for file in files:
         for stored, tensor in open_file(file, stack).items():
-            tensors[_model_name(stored, names)] = tensor
+            tensors[model_name(stored, names)] = tensor
     return tensors, notes
 
 
@@ -200,7 +200,7 @@ def refuse_adapter(folder: Path) -> None:
         )
 
 
-def _model_name(stored: str, names: dict[str, tuple[int, ...]]) -> str:
+def model_name(stored: str, names: dict[str, tuple[int, ...]]) -> str:
     """The name in the model: "model." is removed or added where that makes a known name.
 
     Models that see images call their language model "language_model".

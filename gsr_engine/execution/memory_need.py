@@ -59,9 +59,9 @@ class MemoryNeed:
         )
 
     @classmethod
-    def of_reload(cls, model: ModelConfig, dtype: torch.dtype) -> MemoryNeed:
+    def of_reload(cls, model: ModelConfig, dtype: torch.dtype, device: torch.device) -> MemoryNeed:
         """The need of other weights in the host's memory, beside an engine that runs."""
-        held = bytes_to_hold(model, dtype, torch.device("cpu"))
+        held = bytes_to_hold(model, dtype, device)
         name = str(dtype).removeprefix("torch.")
         return cls(held, _bytes_while_loading(model, dtype), 0, name)
 
@@ -114,9 +114,9 @@ def check_memory(
     need.check(min(free, int(total * share)), whose)
 
 
-def check_memory_for_reload(model: ModelConfig, dtype: torch.dtype) -> None:
+def check_memory_for_reload(model: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
     """Raise OutOfMemory if other weights do not fit the host's memory beside those that run."""
-    _check_host(MemoryNeed.of_reload(model, dtype))
+    _check_host(MemoryNeed.of_reload(model, dtype, device))
 
 
 def _check_host(need: MemoryNeed) -> None:

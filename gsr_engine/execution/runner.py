@@ -43,7 +43,7 @@ class StepRunner(Protocol):
         """Start a step: compute the plan's chunks, draw its tokens."""
 
     def use(self, decoder: Decoder) -> None:
-        """Switch to the weights of another decoder of the same shape, loaded on the CPU."""
+        """Switch to the weights of another decoder of the same shape and layout, on the CPU."""
 
     def reset(self) -> None:
         """Forget the streams of the last step."""
@@ -106,7 +106,7 @@ class Runner:
         return self.decoder.hidden(token_ids, self.attention, batch.logit_rows)
 
     def use(self, decoder: Decoder) -> None:
-        """Switch to the weights of another decoder of the same shape, loaded on the CPU.
+        """Switch to the weights of another decoder of the same shape and layout, on the CPU.
 
         On a GPU they are copied over the old ones: there is no room for both, and captured graphs
         read these addresses.

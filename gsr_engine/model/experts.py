@@ -55,8 +55,9 @@ class Experts:
         top_k: int,
         normalise: bool,
         gate: Gate = "silu",
+        runs_on: torch.device | None = None,
     ) -> Experts:
-        """Experts of plain weights, laid out for their device.
+        """Experts of plain weights, laid out for a device.
 
         A CPU with kernels takes packed weights, in bf16 too: oneDNN would need a call for each
         expert. Each weight is read once, in the order of experts, and only one at a time is held
@@ -69,11 +70,13 @@ class Experts:
             top_k: as in the class.
             normalise: as in the class.
             gate: as in the class.
+            runs_on: the device whose layout the weights get; None: that which holds them.
 
         Raises:
             ValueError: there are fewer or more than E weights, or their shapes differ.
         """
-        packed = router.device.type == "cpu" and has_cpu_kernels(router.dtype)
+        device = runs_on or router.device
+        packed = device.type == "cpu" and has_cpu_kernels(router.dtype)
         experts = router.shape[0]
         first = _stacked(gate_up, experts, packed, gated=True)
         second = _stacked(down, experts, packed, gated=False)

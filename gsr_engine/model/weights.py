@@ -44,8 +44,17 @@ def load_decoder(
         return decoder_of(stored, dtype, device)
 
 
-def decoder_of(stored: ModelTensors, dtype: torch.dtype, device: torch.device = _CPU) -> Decoder:
-    """As `load_decoder`, from weights that are open."""
+def decoder_of(
+    stored: ModelTensors,
+    dtype: torch.dtype,
+    device: torch.device = _CPU,
+    runs_on: torch.device | None = None,
+) -> Decoder:
+    """As `load_decoder`, from weights that are open.
+
+    `runs_on` is the device whose layout the weights get, if it is not the one that holds them: of
+    such a decoder `copy_weights` copies them.
+    """
     heap = Heap()
 
     def get(name: str, shape: tuple[int, ...]) -> torch.Tensor:
@@ -53,7 +62,7 @@ def decoder_of(stored: ModelTensors, dtype: torch.dtype, device: torch.device = 
         heap.took(tensor.nbytes)
         return tensor
 
-    decoder = _assemble(stored.config, dtype, device, get)
+    decoder = _assemble(stored.config, dtype, runs_on or device, get)
     heap.trim()
     return decoder
 
@@ -96,7 +105,10 @@ def bytes_held(decoder: Decoder) -> int:
 
 
 def copy_weights(source: Decoder, target: Decoder) -> None:
-    """Copy the weights of `source` into the tensors of `target`; both must have one shape."""
+    """Copy the weights of `source` into the tensors of `target`.
+
+    Both must have one shape, and weights in one layout: see `decoder_of`.
+    """
     for new, old in zip(_tensors(source), _tensors(target), strict=True):
         old.copy_(new)
 
@@ -114,9 +126,10 @@ def _tensors(part: object) -> Iterator[torch.Tensor]:
 
 
 def _assemble(
-    config: ModelConfig, dtype: torch.dtype, device: torch.device, get: GetTensor
+    config: ModelConfig, dtype: torch.dtype, runs_on: torch.device, get: GetTensor
 ) -> Decoder:
-    reader = _Reader(config, dict(tensor_shapes(config)), get, linear_maker(config, dtype, device))
+    linear = linear_maker(config, dtype, runs_on)
+    reader = _Reader(config, dict(tensor_shapes(config)), get, linear, runs_on)
     embedding = reader.tensor(EMBEDDING)
     head = embedding if config.tie_embeddings else reader.tensor(HEAD)
     scale = config.hidden_size**0.5 if config.family.scaled_embedding else 1.0
@@ -138,6 +151,7 @@ class _Reader:
     shapes: dict[str, tuple[int, ...]]
     get: GetTensor
     linear: MakeLinear
+    runs_on: torch.device
 
     def tensor(self, name: str) -> torch.Tensor:
         """A tensor that the checkpoint must hold."""
@@ -187,10 +201,14 @@ class _Reader:
             weight = self._stacked(prefix, "qkv", "weight")
             bias = self._stacked(prefix, "qkv", "bias") if self.config.family.qkv_bias else None
         order = self._order(index)
-        if order is not None:
-            rotated = (self.config.num_heads + self.config.num_kv_heads) * self.config.head_dim
-            weight = torch.cat([_ordered(weight[:rotated], order), weight[rotated:]])
-        return weight, bias
+        if order is None:
+            return weight, bias
+        size = (self.config.num_heads + self.config.num_kv_heads) * self.config.head_dim
+
+        def ordered(rows: torch.Tensor) -> torch.Tensor:
+            return torch.cat([_ordered(rows[:size], order), rows[size:]])
+
+        return ordered(weight), None if bias is None else ordered(bias)
 
     def _stacked(self, prefix: str, names: Sequence[str], suffix: str) -> torch.Tensor:
         return torch.cat([self.tensor(f"{prefix}{name}_proj.{suffix}") for name in names])
@@ -207,6 +225,7 @@ class _Reader:
                 top_k=config.experts.per_token,
                 normalise=config.experts.normalise,
                 gate=gate,
+                runs_on=self.runs_on,
             )
         if config.family.fused:
             gate_up = self.tensor(prefix + "gate_up_proj.weight")

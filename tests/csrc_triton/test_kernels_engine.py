@@ -39,6 +39,21 @@ def kernel_engine(folder, monkeypatch):
     return paged_engine(folder, **OPTIONS)
 
 
+@pytest.mark.skipif(INTERPRETED, reason="needs a GPU, whose weights have another layout")
+@pytest.mark.parametrize("family", ["mistral", "qwen3moe"])
+def test_other_weights_take_the_place_of_the_first(family, tmp_path):
+    first, second = (
+        make_checkpoint(tmp_path / str(seed), family, seed=seed, config=FAMILIES[family])
+        for seed in range(2)
+    )
+    with Engine.from_pretrained(second, device="cpu", **OPTIONS) as engine:
+        expected = engine.generate([PROMPT], STREAM)[0].completions[0].token_ids
+    with Engine.from_pretrained(first, device="cuda", **OPTIONS) as engine:
+        engine.generate([PROMPT], STREAM)
+        engine.reload_weights(second)
+        assert engine.generate([PROMPT], STREAM)[0].completions[0].token_ids == expected
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_same_tokens(family, tmp_path, monkeypatch):
     """Head dims are those that the kernels support."""

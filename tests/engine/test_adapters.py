@@ -14,7 +14,7 @@ import pytest
 import torch
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Gemma3Config
 from typer.testing import CliRunner
 
 from gsr_engine import CheckpointError, Engine, InvalidRequest, SamplingParams, UnsupportedModel
@@ -31,6 +31,12 @@ from gsr_engine.model.weights import decoder_of
 peft = pytest.importorskip("peft")
 
 IDS = [5, 6, 7, 8, 40, 41, 90, 3]
+SMALL = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
 
 
 def make_adapter(base: Path, folder: Path, *, seed: int = 0, **settings: Any) -> Path:
@@ -101,6 +107,33 @@ def test_it_is_pefts_model(
     expected = peft_logits(base, adapter)
     assert worst(engine_logits(base, adapter), expected) < 1e-4
     assert worst(engine_logits(base, None), expected) > 0.05
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_one_over_a_model_that_sees_images_counts_for_its_language_model(
+    qwen2: Path, tmp_path: Path
+) -> None:
+    base, vision = tmp_path / "base", {"image_size": 28, "patch_size": 14, **SMALL}
+    config = Gemma3Config(
+        text_config={**SMALL, "vocab_size": 101, "head_dim": 16, "num_key_value_heads": 1},
+        vision_config={**vision, "model_type": "siglip_vision_model"},
+        mm_tokens_per_image=4,
+    )
+    AutoModelForImageTextToText.from_config(config).save_pretrained(base)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(qwen2 / name, base)
+    model = peft.get_peft_model(
+        AutoModelForImageTextToText.from_pretrained(base, dtype=torch.float32).eval(),
+        peft.LoraConfig(task_type="CAUSAL_LM", target_modules=".*language_model.*q_proj"),
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.ones_like(parameter))
+        expected = torch.log_softmax(model(input_ids=torch.tensor([IDS])).logits[0, -1], -1)
+    model.save_pretrained(tmp_path / "adapter")
+    assert worst(engine_logits(base, tmp_path / "adapter"), expected) < 1e-4
+    assert worst(engine_logits(base, None), expected) > 0.01
 
 
 @pytest.fixture(scope="module")

@@ -104,6 +104,17 @@ def test_fields_that_nobody_knows_are_named(qwen2: Path, tmp_path: Path) -> None
     assert text == "config.json: not read: zebra, rope_parameters.mrope_section"
 
 
+@pytest.mark.parametrize("architecture", ["Olmo3ForCausalLM", "Gemma3ForCausalLM"])
+def test_rope_parameters_of_no_type_of_layer_are_named(architecture: str) -> None:
+    """Transformers does not read them either where the rotation differs by layer."""
+    rope = {"rope_type": "linear", "factor": 8.0, "sliding_attention": {"rope_type": "default"}}
+    plain = {**BASE, "architectures": [architecture]}
+    config = ModelConfig.from_dict({**plain, "rope_parameters": rope})
+    assert config == ModelConfig.from_dict(plain)
+    named = "config.json: not read: rope_parameters.rope_type, rope_parameters.factor"
+    assert config.notes == (named,)
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [

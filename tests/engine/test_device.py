@@ -9,8 +9,15 @@ import torch
 
 from gsr_engine import Engine, InvalidRequest
 from gsr_engine.checkpoint.model_config import ModelConfig
+from gsr_engine.checkpoint.tensors import open_tensors
 from gsr_engine.execution.device import choose_device
-from gsr_engine.model.weights import copy_weights, dummy_decoder, load_decoder, weight_bytes
+from gsr_engine.model.weights import (
+    copy_weights,
+    decoder_of,
+    dummy_decoder,
+    load_decoder,
+    weight_bytes,
+)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -41,3 +48,21 @@ def test_weights_are_counted_and_copied_whole(family: str, checkpoints: dict[str
     assert torch.equal(source.head.weight, target.head.weight)
     parameters = sum(file.stat().st_size for file in checkpoints[family].glob("*.safetensors"))
     assert weight_bytes(model, torch.float32) == pytest.approx(parameters, rel=0.05)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3moe"])
+def test_weights_for_a_gpu_are_read_on_the_host_in_its_layout(
+    family: str, checkpoints: dict[str, Path]
+) -> None:
+    """A running engine's weights on a GPU are overwritten by those of another checkpoint."""
+    model = ModelConfig.from_folder(checkpoints[family])
+    with open_tensors(checkpoints[family], model) as stored:
+        there = decoder_of(stored, torch.float32, torch.device("meta"))  # laid out as on a GPU
+        host = decoder_of(stored, torch.float32, runs_on=torch.device("cuda"))
+        packed = decoder_of(stored, torch.float32)
+    assert host.device.type == "cpu"
+    copy_weights(host, there)
+    assert torch.equal(host.layers[0].qkv.weight, packed.layers[0].qkv.dense())
+    x = torch.randn(5, model.hidden_size)
+    for mine, other in zip(host.layers, packed.layers, strict=True):
+        torch.testing.assert_close(mine.mlp(x), other.mlp(x), atol=1e-4, rtol=1e-4)

@@ -132,7 +132,14 @@ VARIANTS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "window that the rows fit": ("mistral", _config(sliding_window=1024)),
     "fields without effect": (
         "qwen2",
-        _config(use_cache=False, temperature=0.5, _name_or_path="x", logits_scaling=1.0),
+        _config(
+            use_cache=False,
+            temperature=0.5,
+            _name_or_path="x",
+            logits_scaling=1.0,
+            no_rope_layers=[],
+            num_experts=0,
+        ),
     ),
     "no dtype": ("qwen2", _config(dtype=...)),
 }
