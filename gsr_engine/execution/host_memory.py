@@ -8,8 +8,9 @@ from pathlib import Path
 
 from gsr_engine.execution.control_groups import group_folders, kernel_text
 
-_INACTIVE = ("inactive_file", "total_inactive_file")
-"""File caches that are given back on demand, as cgroup v2 and v1 call them in memory.stat."""
+_CACHES = (("inactive_file", "total_inactive_file"), ("active_file", "total_active_file"))
+"""Caches of files, as cgroup v2 and v1 call them in memory.stat. Both kinds are given back on
+demand; weights that were read twice are active."""
 _FILES = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
 """Limit and use of a control group, v2 and v1."""
 
@@ -46,6 +47,6 @@ def _free_of_group(folder: Path) -> list[int]:
             stat = dict(
                 line.split(maxsplit=1) for line in kernel_text(folder / "memory.stat").splitlines()
             )
-            cache = max(int(stat.get(name, 0)) for name in _INACTIVE)
-            return [max(0, int(most) - int(taken) + cache)]
+            caches = sum(max(int(stat.get(name, 0)) for name in names) for names in _CACHES)
+            return [max(0, int(most) - int(taken) + caches)]
     return []

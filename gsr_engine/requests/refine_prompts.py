@@ -87,9 +87,9 @@ class RefinePrompts:
         context = (*opening.context, self.beginning)
         return Segment([], opening.end_position, context)
 
-    def append(self, segment: Segment, solution: ShownSolution, number: int) -> None:
-        """Append a candidate, counted from 1, to a linear prompt that is open."""
-        between = self._problem.between(number - 1) if number > 1 else []
+    def append(self, segment: Segment, solution: ShownSolution, number: int, k: int) -> None:
+        """Append a candidate, counted from 1, to a linear prompt that was opened for k."""
+        between = self._problem.between(number - 1, k) if number > 1 else []
         segment.token_ids += [*between, *solution.summary.token_ids]
 
     def close(self, segment: Segment, shown: list[ShownSolution], k: int) -> None:

@@ -153,7 +153,8 @@ class SelfRefineRequest(Request[RefineResult]):
             self._shown = [[]]
             started = [self._filling]
         self._written.append(solution)
-        self._refine_prompts().append(self._filling.prompt, solution, len(self._written))
+        prompt, number = self._filling.prompt, len(self._written)
+        self._refine_prompts().append(prompt, solution, number, self._params.k)
         self._shown[0].append(solution.stream.index)
         return started
 

@@ -89,11 +89,11 @@ class ProblemPrompts:
 
     def opening(self, k: int) -> list[int]:
         """The linear prompt of k candidates up to its first candidate."""
-        return self._linear_parts(min(k, 2), self._alone(k))[0][0]
+        return self._linear_parts(k, self._alone(k))[0][0]
 
-    def between(self, number: int) -> list[int]:
-        """The tokens between a candidate, counted from 1, and the next one in a linear prompt."""
-        return self._linear_parts(number + 1, alone=False)[0][number]
+    def between(self, number: int, k: int) -> list[int]:
+        """The tokens between a candidate, counted from 1, and the next one in a prompt of k."""
+        return self._linear_parts(k, alone=False)[0][number]
 
     def _alone(self, k: int) -> bool:
         return k == 1 and bool(self._template.alone)

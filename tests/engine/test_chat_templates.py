@@ -112,7 +112,7 @@ def test_a_linear_prompt_holds_the_candidates_as_they_are(kind: str, template: s
     assert linear[:stop] == problem.direct[:stop]
     assert "What is 2 + 2" in tokenizer.decode(linear[:stop])
     # The prompt can be written candidate by candidate.
-    opened = [*problem.opening(2), *summaries[0], *problem.between(1), *summaries[1]]
+    opened = [*problem.opening(2), *summaries[0], *problem.between(1, 2), *summaries[1]]
     assert linear[: len(opened)] == opened
 
 

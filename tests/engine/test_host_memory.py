@@ -50,6 +50,16 @@ def test_a_limit_counts_what_is_used_but_not_caches_of_files(tmp_path: Path) -> 
     assert free_memory(root) == 0
 
 
+@pytest.mark.parametrize("own", ["", "total_"])
+def test_what_was_read_twice_is_given_back_too(own: str, tmp_path: Path) -> None:
+    """The files of a checkpoint that was hashed and then loaded count as active."""
+    root = system(tmp_path, "0::/job\n")
+    group(root / "sys/fs/cgroup/job", V2, str(4 * GIB), 3 * GIB)
+    stat = f"{own}inactive_file {GIB // 2}\n{own}active_file {GIB}\nactive_anon {GIB}\n"
+    (root / "sys/fs/cgroup/job/memory.stat").write_text(stat)
+    assert free_memory(root) == 2.5 * GIB
+
+
 def test_the_groups_above_bind_too(tmp_path: Path) -> None:
     root = system(tmp_path, "0::/user/job\n")
     group(root / "sys/fs/cgroup/user/job", V2, str(6 * GIB), 0)

@@ -110,8 +110,13 @@ def test_a_prompt_can_be_written_candidate_by_candidate(tokenizer: Any, name: st
     whole, stop = problem.linear(summaries), problem.problem_stop(k)
     written = [*problem.opening(k), *summaries[0]]
     for number, summary in enumerate(summaries[1:], 1):
-        written += [*problem.between(number), *summary]
+        written += [*problem.between(number, k), *summary]
     assert whole[: len(written)] == written
+    if k > 2:  # fewer may come than it was opened for
+        fewer = problem.linear(summaries[:3], k)
+        between = [problem.between(number, k) for number in (1, 2)]
+        begun = [*problem.opening(k), *summaries[0], *between[0], *summaries[1], *between[1]]
+        assert fewer[: len(begun)] == begun
     # As much as can be is shared: the next token differs, or is the last of one of them.
     assert whole[:stop] == problem.direct[:stop]
     ends = min(len(problem.direct), len(problem.opening(k))) - 1
@@ -263,6 +268,24 @@ def test_rounds_over_subsets_share_their_beginning(qwen2: Path) -> None:
         assert usage.tokens_computed == (opening - stop) + 4 * (len(prompt) - opening)
         assert usage.reused_prompt == 4 * stop + 3 * (opening - stop)
         assert usage.reused_candidates == 0
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_no_prompt_is_rendered_while_candidates_finish(
+    qwen2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a long problem takes to be rendered, other requests would wait for."""
+    params = SelfRefineParams(
+        template="pacore", order="as_finished", k=5, candidate=SHORT, refine=GREEDY
+    )
+    with Engine.from_pretrained(qwen2, kv_cache_gib=0.05) as engine:
+        request = engine.new_self_refine(QUESTION, params)
+        assert not engine.prompts.templated("pacore").begins_thinking  # it renders one turn, once
+        monkeypatch.delattr(Tokenizer, "chat_parts")
+        run_checked(engine, [request])
+    assert request.result
+    assert request.result.error is None
+    assert len(request.result.used) == 5
 
 
 @pytest.mark.parametrize("tokens", [20, 33])
