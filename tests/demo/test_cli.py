@@ -118,7 +118,7 @@ def test_env() -> None:
         (("solve", "x", "--layout", "spiral"), "gsr: layout: must be one of linear, branched"),
         (("solve", " "), "gsr: problem: is empty"),
         (("solve", "x", "--model", "/nowhere"), "gsr: /nowhere is not a folder"),
-        (("generate", "x", "--dtype", "int4"), "gsr: dtype: must be auto, float32 or bfloat16"),
+        (("generate", "x", "--dtype", "int4"), "gsr: --dtype: must be auto, float32 or bfloat16"),
         (("generate", "x" * 5000), "gsr: prompt: has 5003 tokens"),
     ],
 )
