@@ -237,7 +237,7 @@ class SelfRefineParams:
         deadline: seconds from submission after which all candidates are stopped; unfinished ones
             are shown as far as they got.
         agreement: once this many finished candidates state the same answer, the others are stopped
-            and left out; 0 waits for all.
+            and left out; 0 waits for all. Neither this nor `first` is for given candidates.
         first: once this many candidates have ended by themselves with something to show, the others
             are stopped and left out (First Finish Search, arXiv 2505.18149); 0 waits for all. One
             that `max_tokens` or the context cut does not count, but is shown; so is one that ends

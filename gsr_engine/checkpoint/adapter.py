@@ -127,7 +127,8 @@ def adapter_notes(folder: Path, base: Path) -> list[str]:
     unread += [name for name in ("model.safetensors", INDEX) if (folder / name).exists()]
     if unread:
         notes.append(
-            f"{folder.name}: not read, though other than the base model's: {shown_names(unread)}"
+            f"{shown(folder.name)}: not read, though other than the base model's: "
+            f"{shown_names(unread)}"
         )
     return notes
 
@@ -138,7 +139,7 @@ def _is_snapshot(base: Path, named: str) -> bool:
 
 
 def _same(file: Path, other: Path) -> bool:
-    return other.is_file() and file.read_bytes() == other.read_bytes()
+    return file.is_file() and other.is_file() and file.read_bytes() == other.read_bytes()
 
 
 def _places(

@@ -45,7 +45,11 @@ def check_streams(params: SelfRefineParams, limits: Limits, generates: bool) -> 
 
 def check_generates(params: SelfRefineParams) -> None:
     """Raise InvalidRequest for what needs candidates that are not given but generated."""
-    for name, asked in (("order", params.order == "as_finished"), ("first", bool(params.first))):
+    for name, asked in (
+        ("order", params.order == "as_finished"),
+        ("agreement", params.agreement > 0),
+        ("first", params.first > 0),
+    ):
         if asked:
             value = getattr(params, name)
             raise InvalidRequest(name, f"{value} needs candidates that are generated")

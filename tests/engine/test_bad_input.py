@@ -361,3 +361,6 @@ def test_given_candidates_do_not_finish_one_by_one() -> None:
         params = SelfRefineParams(order="as_finished")
         with pytest.raises(InvalidRequest, match="order: as_finished needs candidates"):
             engine.new_self_refine("1 * 2", params, candidates=["2"])
+        params = SelfRefineParams(agreement=1)
+        with pytest.raises(InvalidRequest, match="agreement: 1 needs candidates"):
+            engine.new_self_refine("1 * 2", params, candidates=["2"])
