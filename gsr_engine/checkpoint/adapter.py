@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from gsr_engine.checkpoint.adapter_config import AdapterConfig
-from gsr_engine.checkpoint.files import INDEX, SMALL_FILES
+from gsr_engine.checkpoint.files import INDEX, SMALL_FILES, is_gguf
 from gsr_engine.checkpoint.model_config import ModelConfig, shown_names
 from gsr_engine.checkpoint.tensor_names import EMBEDDING, HEAD, tensor_shapes
 from gsr_engine.checkpoint.tensors import (
@@ -126,10 +126,8 @@ def adapter_notes(folder: Path, base: Path) -> list[str]:
     ]
     unread += [name for name in ("model.safetensors", INDEX) if (folder / name).exists()]
     if unread:
-        notes.append(
-            f"{shown(folder.name)}: not read, though other than the base model's: "
-            f"{shown_names(unread)}"
-        )
+        why = "" if is_gguf(base) else ", though other than the base model's"
+        notes.append(f"{shown(folder.name)}: not read{why}: {shown_names(unread)}")
     return notes
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +76,10 @@ class Solved:
             how = ending(candidate, result.params.candidate)
             say(f"── candidate {candidate.index + 1} ({how}{f', {stated}' if asked else ''})")
             say(candidate.text)
+        for number, solutions in enumerate(result.rounds[:-1], start=1):
+            winner, votes = self._majority(solutions)
+            of = f": majority {winner} ({votes} of {len(solutions)})" if votes and asked else ""
+            say(f"── round {number}, {len(solutions)} solutions{of}")
         if result.refinement is None:
             say(f"── not refined: {self.why_no_answer}")
         else:
@@ -86,13 +91,14 @@ class Solved:
                 "were shown to the refinement: the context has no room for more"
             )
         if result.num_stopped:
-            note(f"{result.num_stopped} candidates were stopped: the others were enough")
+            count = result.num_stopped
+            note(f"candidates that were stopped, because the others were enough: {count}")
         if not asked:
             if self.why_no_answer is not None:
                 note(self.why_no_answer)
             return
         if result.candidates:
-            winner, votes = self._majority()
+            winner, votes = self._majority(result.candidates)
             stated = f"{winner} ({votes} of {len(result.candidates)})" if votes else "none"
             say(f"majority: {stated}")
         found = f"none: {self.why_no_answer}" if result.answer is None else result.answer
@@ -113,8 +119,9 @@ class Solved:
                 "error": result.error,
                 "used": result.used,
                 "candidates": [stream(one) for one in result.candidates],
+                "rounds": [[stream(one) for one in every] for every in result.rounds],
                 "refinement": stream(result.refinement),
-                "majority": self._majority()[0],
+                "majority": self._majority(result.candidates)[0],
                 "summary_tokens": result.summary_tokens,
                 "num_shortened": result.num_shortened,
                 "num_stopped": result.num_stopped,
@@ -164,9 +171,9 @@ class Solved:
         hints += [f"{looped} ran in a loop"] if looped else []
         return hints + ([f"{empty} have no text after their thinking"] if empty else [])
 
-    def _majority(self) -> tuple[str | None, int]:
-        """The answer that most candidates state, and how many do."""
-        answers = [self._answer(candidate) for candidate in self.result.candidates]
+    def _majority(self, solutions: Sequence[Completion]) -> tuple[str | None, int]:
+        """The answer that most solutions state, and how many do."""
+        answers = [self._answer(one) for one in solutions]
         best = majority(answers)
         if best is None:
             return None, 0

@@ -12,7 +12,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from gsr_engine.errors import shown
+from gsr_engine.errors import InvalidRequest, shown
 
 MOST_TEMPLATE = 100_000
 """Characters of one text of a template; more would leave no room for a problem."""
@@ -59,6 +59,12 @@ class Template:
 
     def __hash__(self) -> int:
         return hash(self.hash)  # a dict has none
+
+    def branched_text(self) -> str:
+        """The text of the branched layout. Raises InvalidRequest if there is none."""
+        if self.branched is None:
+            raise InvalidRequest("layout", f"the template {self.name} has no text for 'branched'")
+        return self.branched
 
     @property
     def hash(self) -> str:

@@ -9,7 +9,9 @@ from gsr_engine.requests.limits import Limits
 
 
 def check_layout(params: SelfRefineParams, gsr: GsrConfig) -> None:
-    """Raise InvalidRequest for a layout that the checkpoint was not trained for."""
+    """Raise InvalidRequest for a layout that template or checkpoint do not have."""
+    if params.layout == "branched":
+        gsr.template.branched_text()
     if params.layout not in gsr.layouts and not params.force_layout:
         claims = f"its gsr.json claims {', '.join(gsr.layouts)}" if gsr.trained else "no gsr.json"
         raise InvalidRequest(

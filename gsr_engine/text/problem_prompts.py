@@ -133,11 +133,7 @@ class ProblemPrompts:
         Raises:
             InvalidRequest: the template has no text for this layout.
         """
-        text = self._template.branched
-        if text is None:
-            raise InvalidRequest(
-                "layout", f"the template {self._template.name} has no text for 'branched'"
-            )
+        text = self._template.branched_text()
         candidate = {"role": "assistant", "content": [0]}
         instruction = self._says(text + self._again)
         asked = self._asked(self._text + self._template.direct)

@@ -82,6 +82,17 @@ def test_the_models_text_is_printed_byte_for_byte(engine: Any) -> None:
     assert printed.endswith("answer: 1:100:2\n")
 
 
+def test_rounds_are_told(engine: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """`used` are indices of the round before, so that round must be there."""
+    right, wrong = stream(r"\boxed{4}"), stream(r"\boxed{5}")
+    rounds = [[right, wrong, right], [right]]
+    solved = results.Solved(engine, refined(wrong, refinement=right, rounds=rounds))
+    solved.print()
+    assert "── round 1, 3 solutions: majority 4 (2 of 3)\n── refined" in capsys.readouterr().out
+    told = json.loads(solved.as_json(1.0, {}))["rounds"]
+    assert [[one["answer"] for one in every] for every in told] == [["4", "5", "4"], ["4"]]
+
+
 def test_answers_of_all_and_the_majority(engine: Any) -> None:
     texts = (r"\boxed{4}", r"\boxed{5}", "no idea", r"so \boxed{5}")
     candidates = [stream(text, index=index) for index, text in enumerate(texts)]
@@ -172,7 +183,7 @@ def test_without_an_answer_form_a_text_is_enough(
     solved.print()
     out, err = capsys.readouterr()
     assert out == "── candidate 1 (stop, 7 tokens)\nx\n── refined (stop, 7 tokens)\ny\n"
-    assert err == "note: 3 candidates were stopped: the others were enough\n"
+    assert err == "note: candidates that were stopped, because the others were enough: 3\n"
     assert solved.why_no_answer is None
     told = json.loads(solved.as_json(1.0, {}))
     assert (told["answer"], told["no_answer"], told["num_stopped"]) == (None, None, 3)
