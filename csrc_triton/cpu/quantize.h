@@ -1,0 +1,30 @@
+// Symmetric 8-bit quantisation: a number is its scale times an integer from -127 to 127.
+
+#pragma once
+
+#include "vector.h"
+
+#define MOST 127.0f
+// Numbers that are all smaller count as 0: 127 over a smaller one could be infinite.
+#define LEAST 1e-30f
+
+typedef struct { float scale, inverse; } Scale;
+
+// The scale of some numbers; a NaN if one of them is a NaN or infinite.
+INLINE Scale scale_of(const element* x, long n) {
+  v16 most = {0}, not_finite = {0};
+  for (long i = 0; i < n; i += LANES) {
+    v16 size = (v16)((i16)load_up_to(x + i, n - i) & 0x7fffffff);
+    most = greater(most, size);
+    not_finite += size * 0.0f;
+  }
+  float size = greatest_lane(most), nan = sum_lanes(not_finite);
+  if (nan != nan || size < LEAST) return (Scale){nan, 0.0f};
+  return (Scale){size / MOST, MOST / size};
+}
+
+// The nearest integers, ties to even. Any integers if the scale is a NaN.
+INLINE i16 quantized(v16 x, Scale scale) {
+  const float shift = 12582912.0f;  // 1.5 * 2^23: the sum has the integer in its low bits
+  return (i16)(x * scale.inverse + shift) - 0x4b400000;
+}
