@@ -6,7 +6,11 @@
 #include "product.h"
 #include "quantize.h"
 
-typedef signed char s8x16_bytes __attribute__((vector_size(16)));
+// Weights are fetched into the cache so many inputs ahead: at the end of a block, those of the block
+// that comes next.
+#define AHEAD 32
+// Rows that are packed at once, at most.
+#define AT_MOST 256
 
 // `padded` is the number of inputs rounded up to the next multiple of 4. The rows of x are packed in tiles: numbers
 // [padded / STEP][rows][STEP], and for each group [rows] scales and what the sums begin at.
@@ -76,8 +80,10 @@ INLINE void multiply_bytes(int rows, int blocks, const Quantized* w, long tile, 
     }
     for (long i = group * w->group; i < end; i += STEP) {
       Weights some[GROUP];
+      long ahead = i + AHEAD < w->padded ? i + AHEAD : i + AHEAD + (blocks - 1) * w->padded;
       UNROLL for (int b = 0; b < blocks; b++) {
         some[b] = load_weights(weights + (b * w->padded + i) * LANES);
+        __builtin_prefetch(weights + (b * w->padded + ahead) * LANES);
       }
       UNROLL for (int r = 0; r < rows; r++) {
         UNROLL for (int b = 0; b < blocks; b++) {
@@ -142,7 +148,6 @@ static void quantized_task(const void* work, long task) {
 
 // `scratch` has room for two numbers of 4 bytes for each group, and one of 2 bytes for each padded input,
 // of each of the rows, or of AT_MOST of them.
-#define AT_MOST 256
 
 void quantized_linear(element* out, const element* x, const unsigned char* weights,
                       const float* scales, const element* bias, float* scratch, long rows,
