@@ -1,4 +1,5 @@
-// Symmetric 8-bit quantisation: a number is its scale times an integer from -127 to 127.
+// Symmetric 8-bit quantisation: a number is its scale times an integer from -127 to 127. Each row,
+// be it of x or of a weight, has a scale for every `group` inputs.
 
 #pragma once
 
@@ -8,7 +9,22 @@
 // Numbers that are all smaller count as 0: 127 over a smaller one could be infinite.
 #define LEAST 1e-30f
 
-typedef struct { float scale, inverse; } Scale;
+// `padded` is inputs, rounded up to whole steps of every chip. The last group may be shorter.
+typedef struct {
+  long inputs, padded, group, groups;
+} Groups;
+
+INLINE Groups groups_of(long inputs, long group) {
+  return (Groups){inputs, (inputs + 3) / 4 * 4, group, (inputs + group - 1) / group};
+}
+
+INLINE long end_of(long group, long size, long inputs) {
+  return (group + 1) * size < inputs ? (group + 1) * size : inputs;
+}
+
+typedef struct {
+  float scale, inverse;
+} Scale;
 
 // The scale of some numbers; a NaN if one of them is a NaN or infinite.
 INLINE Scale scale_of(const element* x, long n) {

@@ -1,40 +1,33 @@
-// y = x Wᵀ + b, or with a gate f(x Gᵀ) * (x Uᵀ), in 8 bits: sums of a group of inputs are exact
-// integers, and enter y with the scale of the row's group and that of the output's group.
+// y = x Wᵀ + b, or with a gate f(x Gᵀ) * (x Uᵀ), in 8 bits. The sum of a group's products is an
+// exact integer. It enters y times the row's scale and the output's scale for that group.
 
 #include "dot.h"
 #include "parallel.h"
 #include "product.h"
 #include "quantize.h"
 
-// Weights are fetched into the cache so many inputs ahead: at the end of a block, those of the block
-// that comes next.
+// Weights are fetched into the cache so many inputs ahead: at the end of a block, those of the
+// block that is next.
 #define AHEAD 32
 // Rows that are packed at once, at most.
 #define AT_MOST 256
 
-// `padded` is the number of inputs rounded up to the next multiple of 4. The rows of x are packed in tiles: numbers
-// [padded / STEP][rows][STEP], and for each group [rows] scales and what the sums begin at.
+// The rows of x are packed in tiles of some rows: numbers [padded / STEP][rows][STEP], and
+// [groups][rows] of their scales and of what their sums begin at.
 typedef struct {
   Product product;
+  Groups in;
   const unsigned char* weights;
   const float* scales;
-  long padded, group, groups;
   float* x_scales;
   int* starts;
   number* numbers;
 } Quantized;
 
-INLINE long multiple_of(long size, long n) { return (n + size - 1) / size * size; }
-
-INLINE long end_of(const Quantized* w, long group, long inputs) {
-  long end = (group + 1) * w->group;
-  return end < inputs ? end : inputs;
-}
-
-static void pack_group(const Quantized* w, const element* x, long tile, int rows, int row,
-                       long group) {
-  number* numbers = w->numbers + tile * TILE * w->padded + row * STEP;
-  long begin = group * w->group, end = end_of(w, group, w->product.inputs);
+static void pack_group(const Quantized* w, const element* x, long tile, int row, long group) {
+  int rows = rows_of(&w->product, tile);
+  number* numbers = w->numbers + tile * TILE * w->in.padded + row * STEP;
+  long begin = group * w->in.group, end = end_of(group, w->in.group, w->in.inputs);
   Scale scale = scale_of(x + begin, end - begin);
   i16 sums = {0};
   for (long i = begin; i < end; i += LANES) {
@@ -42,13 +35,12 @@ static void pack_group(const Quantized* w, const element* x, long tile, int rows
     sums += some;
     number narrow[LANES];
     for (int lane = 0; lane < LANES; lane++) narrow[lane] = (number)some[lane];
-    long width = multiple_of(STEP, end - i);
-    for (int lane = 0; lane < LANES && lane < width; lane += STEP)
+    for (int lane = 0; lane < LANES && i + lane < end; lane += STEP)
       __builtin_memcpy(numbers + (i + lane) * rows, narrow + lane, STEP * sizeof(number));
   }
+  long place = tile * TILE * w->in.groups + group * rows + row;
   int sum = 0;
   for (int lane = 0; lane < LANES; lane++) sum += sums[lane];
-  long place = (tile * TILE * w->groups) + group * rows + row;
   w->x_scales[place] = scale.scale;
   w->starts[place] = -ZERO * sum;
 }
@@ -56,88 +48,87 @@ static void pack_group(const Quantized* w, const element* x, long tile, int rows
 static void pack_rows(const void* work, long tile) {
   const Quantized* w = work;
   const Product* product = &w->product;
-  int rows = rows_of(product, tile);
-  for (int row = 0; row < rows; row++) {
-    const element* x = product->x + slot_of(product, tile * TILE + row) / product->slots_per_x *
-                                        product->inputs;
-    for (long group = 0; group < w->groups; group++) pack_group(w, x, tile, rows, row, group);
+  for (int row = 0; row < rows_of(product, tile); row++) {
+    long slot = slot_of(product, tile * TILE + row);
+    const element* x = product->x + slot / product->slots_per_x * product->inputs;
+    for (long group = 0; group < w->in.groups; group++) pack_group(w, x, tile, row, group);
+  }
+}
+
+// The integer sums of a group, of all its inputs begin <= i < end.
+INLINE void add_group(int rows, int blocks, const Quantized* w, const number* x, const int* starts,
+                      const unsigned char* weights, long begin, long end, i16* sums) {
+  UNROLL for (int r = 0; r < rows; r++) {
+    UNROLL for (int b = 0; b < blocks; b++) { sums[r * blocks + b] = starts[r] - (i16){0}; }
+  }
+  for (long i = begin; i < end; i += STEP) {
+    Weights some[GROUP];
+    long next = i + AHEAD < w->in.padded ? i + AHEAD : i + AHEAD + (blocks - 1) * w->in.padded;
+    UNROLL for (int b = 0; b < blocks; b++) {
+      some[b] = load_weights(weights + (b * w->in.padded + i) * LANES);
+      __builtin_prefetch(weights + (b * w->in.padded + next) * LANES);
+    }
+    UNROLL for (int r = 0; r < rows; r++) {
+      const number* step = x + i * rows + r * STEP;
+      UNROLL for (int b = 0; b < blocks; b++) {
+        sums[r * blocks + b] = add_products(sums[r * blocks + b], step, some[b]);
+      }
+    }
   }
 }
 
 // The products of a tile with consecutive blocks.
 INLINE void multiply_bytes(int rows, int blocks, const Quantized* w, long tile, long first,
                            Sums* totals) {
-  const number* x = w->numbers + tile * TILE * w->padded;
-  const unsigned char* weights = w->weights + first * w->padded * LANES;
-  for (long group = 0; group < w->groups; group++) {
-    long place = tile * TILE * w->groups + group * rows;
-    long end = end_of(w, group, w->padded);
+  const number* x = w->numbers + tile * TILE * w->in.padded;
+  const unsigned char* weights = w->weights + first * w->in.padded * LANES;
+  for (long group = 0; group < w->in.groups; group++) {
+    long place = tile * TILE * w->in.groups + group * rows;
     i16 sums[ACCUMULATORS];
-    UNROLL for (int r = 0; r < rows; r++) {
-      UNROLL for (int b = 0; b < blocks; b++) {
-        sums[r * blocks + b] = w->starts[place + r] - (i16){0};
-      }
-    }
-    for (long i = group * w->group; i < end; i += STEP) {
-      Weights some[GROUP];
-      long ahead = i + AHEAD < w->padded ? i + AHEAD : i + AHEAD + (blocks - 1) * w->padded;
-      UNROLL for (int b = 0; b < blocks; b++) {
-        some[b] = load_weights(weights + (b * w->padded + i) * LANES);
-        __builtin_prefetch(weights + (b * w->padded + ahead) * LANES);
-      }
-      UNROLL for (int r = 0; r < rows; r++) {
-        UNROLL for (int b = 0; b < blocks; b++) {
-          sums[r * blocks + b] =
-              add_products(sums[r * blocks + b], x + i * rows + r * STEP, some[b]);
-        }
-      }
-    }
+    add_group(rows, blocks, w, x, w->starts + place, weights, group * w->in.group,
+              end_of(group, w->in.group, w->in.padded), sums);
     UNROLL for (int b = 0; b < blocks; b++) {
-      v16 scale = load_floats(w->scales + ((first + b) * w->groups + group) * LANES);
+      v16 scales = load_floats(w->scales + ((first + b) * w->in.groups + group) * LANES);
       UNROLL for (int r = 0; r < rows; r++) {
         v16 total = group ? load_floats(totals[b][r]) : (v16){0};
-        total += __builtin_convertvector(sums[r * blocks + b], v16) *
-                 (scale * w->x_scales[place + r]);
-        store_floats(totals[b][r], total);
+        v16 sum = __builtin_convertvector(sums[r * blocks + b], v16);
+        store_floats(totals[b][r], total + sum * (scales * w->x_scales[place + r]));
       }
     }
   }
 }
 
-// How many blocks go with a number of rows at once. All divide GROUP.
+// How many blocks go with a number of rows at once: divisors of GROUP.
 #if TILE == 8
-#define FOR_EACH_ROWS(CALL) \
+#define FOR_EACH_HEIGHT(CALL) \
   CALL(1, 6) CALL(2, 6) CALL(3, 6) CALL(4, 6) CALL(5, 3) CALL(6, 3) CALL(7, 3) CALL(8, 3)
 #else
-#define FOR_EACH_ROWS(CALL) CALL(1, 3) CALL(2, 2) CALL(3, 2) CALL(4, 1) CALL(5, 1) CALL(6, 1)
+#define FOR_EACH_HEIGHT(CALL) CALL(1, 3) CALL(2, 2) CALL(3, 2) CALL(4, 1) CALL(5, 1) CALL(6, 1)
 #endif
 
-#define DEFINE(rows, at_once)                                                                 \
-  static void multiply_##rows(const Quantized* w, long tile, long first, long count,          \
-                              Sums* totals) {                                                 \
-    long block = 0;                                                                           \
-    for (; block + at_once <= count; block += at_once)                                        \
-      multiply_bytes(rows, at_once, w, tile, first + block, totals + block);                  \
-    for (; block < count; block++)                                                            \
-      multiply_bytes(rows, 1, w, tile, first + block, totals + block);                        \
-  }
-FOR_EACH_ROWS(DEFINE)
+INLINE void multiply_some(int rows, int at_once, const Quantized* w, long tile, long first,
+                          long count, Sums* totals) {
+  long block = 0;
+  for (; block + at_once <= count; block += at_once)
+    multiply_bytes(rows, at_once, w, tile, first + block, totals + block);
+  for (; block < count; block++) multiply_bytes(rows, 1, w, tile, first + block, totals + block);
+}
 
-// A task's blocks of outputs for all rows: those that share weights of the L2 cache one by one.
+// Some blocks of outputs for all rows; those of a group of blocks stay in the L2 cache.
 static void quantized_task(const void* work, long task) {
   const Quantized* w = work;
   const Product* product = &w->product;
-  long begin = task * product->blocks_per_task, end = begin + product->blocks_per_task;
+  long first = task * product->blocks_per_task, end = first + product->blocks_per_task;
   if (end > product->blocks) end = product->blocks;
   long step = product->gate ? 2 : 1;
-  for (long first = begin; first < end; first += GROUP) {
+  for (; first < end; first += GROUP) {
     long count = end - first < GROUP ? end - first : GROUP;
     for (long tile = 0; tile * TILE < product->rows; tile++) {
       Sums totals[GROUP];
       switch (rows_of(product, tile)) {
 #define CALL(rows, at_once) \
-  case rows: multiply_##rows(w, tile, first, count, totals); break;
-        FOR_EACH_ROWS(CALL)
+  case rows: multiply_some(rows, at_once, w, tile, first, count, totals); break;
+        FOR_EACH_HEIGHT(CALL)
 #undef CALL
       }
       for (long block = 0; block < count; block += step)
@@ -146,33 +137,27 @@ static void quantized_task(const void* work, long task) {
   }
 }
 
-// `scratch` has room for two numbers of 4 bytes for each group, and one of 2 bytes for each padded input,
-// of each of the rows, or of AT_MOST of them.
-
+// `scratch` has room for 2 floats of each group, and half a float of each padded input, for each of
+// the rows, or for AT_MOST of them.
 void quantized_linear(element* out, const element* x, const unsigned char* weights,
                       const float* scales, const element* bias, float* scratch, long rows,
                       long inputs, long outputs, long group, long gate, long threads) {
   for (long begin = 0; begin < rows; begin += AT_MOST) {
     long count = rows - begin < AT_MOST ? rows - begin : AT_MOST;
-    long groups = (inputs + group - 1) / group;
-    Quantized work = {
-        .product = {.out = out + begin * outputs,
-                    .x = x + begin * inputs,
-                    .bias = bias,
-                    .rows = count,
-                    .slots_per_x = 1,
-                    .inputs = inputs,
-                    .outputs = outputs,
-                    .gate = (int)gate},
-        .weights = weights,
-        .scales = scales,
-        .padded = multiple_of(4, inputs),
-        .group = group,
-        .groups = groups,
-        .x_scales = scratch,
-        .starts = (int*)(scratch + count * groups),
-        .numbers = (number*)(scratch + 2 * count * groups),
-    };
+    Quantized work = {.product = {.out = out + begin * outputs,
+                                  .x = x + begin * inputs,
+                                  .bias = bias,
+                                  .rows = count,
+                                  .slots_per_x = 1,
+                                  .inputs = inputs,
+                                  .outputs = outputs,
+                                  .gate = (int)gate},
+                      .in = groups_of(inputs, group),
+                      .weights = weights,
+                      .scales = scales};
+    work.x_scales = scratch;
+    work.starts = (int*)(scratch + count * work.in.groups);
+    work.numbers = (number*)(scratch + 2 * count * work.in.groups);
     divide(&work.product, 1, count, threads);
     long packers = count * inputs < 1 << 16 ? 1 : threads;
     parallel_for((count + TILE - 1) / TILE, packers, pack_rows, &work);
