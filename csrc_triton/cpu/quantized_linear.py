@@ -22,6 +22,7 @@ def _kernels(dtype: torch.dtype) -> Library:
 
 def quantize_weight(weight: Tensor, group: int, gated: bool) -> QuantizedWeight:
     """See `csrc_triton.quantize_weight`."""
+    weight = weight.contiguous()
     rows, inputs = weight.shape
     parts = 2 if gated else 1
     outputs = rows // parts
@@ -32,7 +33,7 @@ def quantize_weight(weight: Tensor, group: int, gated: bool) -> QuantizedWeight:
     _kernels(weight.dtype).quantize_weight(
         bytes_.data_ptr(),
         scales.data_ptr(),
-        weight.contiguous().data_ptr(),
+        weight.data_ptr(),
         outputs,
         inputs,
         group,
