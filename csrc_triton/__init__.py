@@ -23,14 +23,8 @@ from csrc_triton.contracts.attention import (
     rope_and_cache,
 )
 from csrc_triton.contracts.experts import grouped_linear, weighted_sum
-from csrc_triton.contracts.products import (
-    dequantize_weight,
-    has_cpu_kernels,
-    pack_weight,
-    packed_linear,
-    quantize_weight,
-    quantized_linear,
-)
+from csrc_triton.contracts.products import has_cpu_kernels, pack_weight, packed_linear
+from csrc_triton.contracts.quantized import dequantize_weight, quantize_weight, quantized_linear
 from csrc_triton.contracts.rows import gated_activation, rms_norm
 from csrc_triton.contracts.sampling import sample, token_logprobs
 from csrc_triton.pages import cache_views

@@ -40,9 +40,7 @@ def integers(rows: int, inputs: int, group: int, seed: int) -> torch.Tensor:
 
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(shapes, groups, st.integers(0, 99))
-def test_sums_are_those_of_int64(
-    shape: tuple[int, int, int], group: int | None, seed: int
-) -> None:
+def test_sums_are_those_of_int64(shape: tuple[int, int, int], group: int | None, seed: int) -> None:
     rows, inputs, outputs = shape
     x = integers(rows, inputs, group or inputs, seed)
     weight = integers(outputs, inputs, group or inputs, seed + 1)
@@ -52,7 +50,9 @@ def test_sums_are_those_of_int64(
 
 @pytest.mark.parametrize("signs", [(1, 1), (1, -1), (-1, -1)])
 def test_the_greatest_sums_do_not_overflow(signs: tuple[int, int]) -> None:
-    x, weight = (sign * torch.full((n, 1 << 17), 127.0) for sign, n in zip(signs, (9, 1)))
+    x, weight = (
+        sign * torch.full((n, 1 << 17), 127.0) for sign, n in zip(signs, (9, 1), strict=True)
+    )
     found = quantized_linear(x, quantize_weight(weight), None)
     exact = signs[0] * signs[1] * 127 * 127 * (1 << 17)
     assert torch.equal(found, torch.full((9, 1), exact).float())
