@@ -55,23 +55,27 @@ static void pack_rows(const void* work, long tile) {
   }
 }
 
-// The integer sums of a group, of all its inputs begin <= i < end.
+// The integer sums of a group: of its inputs begin <= i < end.
 INLINE void add_group(int rows, int blocks, const Quantized* w, const number* x, const int* starts,
-                      const unsigned char* weights, long begin, long end, i16* sums) {
+                      const unsigned char* weights, long begin, long end, part* sums) {
+  const int parts = blocks * PARTS;
   UNROLL for (int r = 0; r < rows; r++) {
-    UNROLL for (int b = 0; b < blocks; b++) { sums[r * blocks + b] = starts[r] - (i16){0}; }
+    UNROLL for (int p = 0; p < parts; p++) { sums[r * parts + p] = spread(starts[r]); }
   }
   for (long i = begin; i < end; i += STEP) {
-    Weights some[GROUP];
+    part some[GROUP * PARTS];
     long next = i + AHEAD < w->in.padded ? i + AHEAD : i + AHEAD + (blocks - 1) * w->in.padded;
     UNROLL for (int b = 0; b < blocks; b++) {
-      some[b] = load_weights(weights + (b * w->in.padded + i) * LANES);
-      __builtin_prefetch(weights + (b * w->in.padded + next) * LANES);
+      const unsigned char* from = weights + (b * w->in.padded + i) * LANES;
+      UNROLL for (int p = 0; p < PARTS; p++) {
+        some[b * PARTS + p] = load_part(from + p * PART_BYTES);
+      }
+      __builtin_prefetch(from + (next - i) * LANES);
     }
     UNROLL for (int r = 0; r < rows; r++) {
-      const number* step = x + i * rows + r * STEP;
-      UNROLL for (int b = 0; b < blocks; b++) {
-        sums[r * blocks + b] = add_products(sums[r * blocks + b], step, some[b]);
+      part same = spread_numbers(x + i * rows + r * STEP);
+      UNROLL for (int p = 0; p < parts; p++) {
+        sums[r * parts + p] = add_part(sums[r * parts + p], same, some[p]);
       }
     }
   }
@@ -84,15 +88,15 @@ INLINE void multiply_bytes(int rows, int blocks, const Quantized* w, long tile, 
   const unsigned char* weights = w->weights + first * w->in.padded * LANES;
   for (long group = 0; group < w->in.groups; group++) {
     long place = tile * TILE * w->in.groups + group * rows;
-    i16 sums[ACCUMULATORS];
+    part sums[ACCUMULATORS * PARTS];
     add_group(rows, blocks, w, x, w->starts + place, weights, group * w->in.group,
               end_of(group, w->in.group, w->in.padded), sums);
     UNROLL for (int b = 0; b < blocks; b++) {
       v16 scales = load_floats(w->scales + ((first + b) * w->in.groups + group) * LANES);
       UNROLL for (int r = 0; r < rows; r++) {
         v16 total = group ? load_floats(totals[b][r]) : (v16){0};
-        v16 sum = __builtin_convertvector(sums[r * blocks + b], v16);
-        store_floats(totals[b][r], total + sum * (scales * w->x_scales[place + r]));
+        total += floats_of(sums + (r * blocks + b) * PARTS) * (scales * w->x_scales[place + r]);
+        store_floats(totals[b][r], total);
       }
     }
   }
@@ -137,7 +141,7 @@ static void quantized_task(const void* work, long task) {
   }
 }
 
-// `scratch` has room for 2 floats of each group, and half a float of each padded input, for each of
+// `scratch` has room for 2 floats of each group, and one of each padded input, for each of
 // the rows, or for AT_MOST of them.
 void quantized_linear(element* out, const element* x, const unsigned char* weights,
                       const float* scales, const element* bias, float* scratch, long rows,

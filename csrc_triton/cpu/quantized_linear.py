@@ -69,7 +69,7 @@ def quantized_linear(
     padded, groups = weight.bytes.shape[1], weight.scales.shape[1]
     rows = x.numel() // weight.inputs
     out = x.new_empty((*x.shape[:-1], weight.outputs))
-    each = 2 * groups + padded // 2  # scales, sums and 16-bit numbers
+    each = 2 * groups + padded  # scales, sums, and numbers of up to 4 bytes
     scratch = x.new_empty(min(rows, _MOST_ROWS) * each, dtype=torch.float32)
     kernels.quantized_linear(
         out.data_ptr(),
