@@ -91,8 +91,11 @@ INLINE void multiply_bytes(int rows, int blocks, const Quantized* w, long tile, 
     part sums[ACCUMULATORS * PARTS];
     add_group(rows, blocks, w, x, w->starts + place, weights, group * w->in.group,
               end_of(group, w->in.group, w->in.padded), sums);
+    long next = group + 2 < w->in.groups ? group + 2 : group + 2 + (blocks - 1) * w->in.groups;
     UNROLL for (int b = 0; b < blocks; b++) {
-      v16 scales = load_floats(w->scales + ((first + b) * w->in.groups + group) * LANES);
+      const float* scales_of_block = w->scales + (first + b) * w->in.groups * LANES;
+      __builtin_prefetch(scales_of_block + next * LANES);
+      v16 scales = load_floats(scales_of_block + group * LANES);
       UNROLL for (int r = 0; r < rows; r++) {
         v16 total = group ? load_floats(totals[b][r]) : (v16){0};
         total += floats_of(sums + (r * blocks + b) * PARTS) * (scales * w->x_scales[place + r]);
