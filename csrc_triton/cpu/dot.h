@@ -2,8 +2,9 @@
 //
 // Weights are stored as [inputs / STEP][16][STEP] bytes; a weight of 0 is stored as ZERO. The
 // numbers of a row of x lie side by side. Sums have 32 bits and nothing saturates: a chip that does
-// not add four products of bytes at once multiplies pairs of 16-bit integers. The product of bytes
-// that saturates would save one instruction in four, and cost the weights a bit.
+// not add four products of bytes at once multiplies pairs of 16-bit integers. AVX2's product of
+// bytes, which saturates, was 1.35 times as fast at 64 rows, and costs the weights a bit: that triples
+// what 8 bits add to a model's loss.
 
 #pragma once
 

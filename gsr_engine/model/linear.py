@@ -113,7 +113,7 @@ class Int8Linear(Linear):
     """A linear in 8 bits for the kernels of a CPU; see `csrc_triton.quantized_linear`.
 
     Attributes:
-        weight: the bytes of `quantized`.
+        weight: the numbers of `quantized`.
         quantized: what `csrc_triton.quantize_weight` made.
     """
 
@@ -129,7 +129,7 @@ class Int8Linear(Linear):
     ) -> Int8Linear:
         """Quantise a plain weight."""
         quantized = quantize_weight(weight, group=group, gated=gate is not None)
-        return cls(quantized.bytes, bias, gate, quantized=quantized)
+        return cls(quantized.data, bias, gate, quantized=quantized)
 
     def _apply(self, x: torch.Tensor) -> torch.Tensor:
         return quantized_linear(x, self.quantized, self.bias, gate=self.gate)

@@ -141,7 +141,8 @@ def test_a_weight_becomes_the_nearest_integers(
     assert torch.equal(found, reference_quantized.dequantize(*parts, inputs))
     again = quantize_weight(found, group=group, gated=gated)
     torch.testing.assert_close(dequantize_weight(again), found, rtol=1e-6, atol=0)
-    assert quantized.bytes.dtype == torch.uint8
+    packed = -(-outputs // 16) * 16 * (-(-inputs // 4) * 4) * (2 if gated else 1)
+    assert quantized.data.numel() == packed + 4 * quantized.scales.numel()
 
 
 def test_what_does_not_fit_is_refused() -> None:
