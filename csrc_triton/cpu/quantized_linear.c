@@ -86,6 +86,7 @@ INLINE void multiply_bytes(int rows, int blocks, const Quantized* w, long tile, 
                            Sums* totals) {
   const number* x = w->numbers + tile * TILE * w->in.padded;
   const unsigned char* weights = w->weights + first * w->in.padded * LANES;
+  __builtin_memset(totals, 0, (unsigned long)blocks * sizeof *totals);
   for (long group = 0; group < w->in.groups; group++) {
     long place = tile * TILE * w->in.groups + group * rows;
     part sums[ACCUMULATORS * PARTS];
@@ -97,7 +98,7 @@ INLINE void multiply_bytes(int rows, int blocks, const Quantized* w, long tile, 
       __builtin_prefetch(scales_of_block + next * LANES);
       v16 scales = load_floats(scales_of_block + group * LANES);
       UNROLL for (int r = 0; r < rows; r++) {
-        v16 total = group ? load_floats(totals[b][r]) : (v16){0};
+        v16 total = load_floats(totals[b][r]);
         total += floats_of(sums + (r * blocks + b) * PARTS) * (scales * w->x_scales[place + r]);
         store_floats(totals[b][r], total);
       }
