@@ -39,8 +39,9 @@ INLINE Scale scale_of(const element* x, long n) {
   return (Scale){size / MOST, MOST / size};
 }
 
-// The nearest integers, ties to even. Any integers if the scale is a NaN.
+// The nearest integers, ties to even. All are 0 if the scale is a NaN.
 INLINE i16 quantized(v16 x, Scale scale) {
   const float shift = 12582912.0f;  // 1.5 * 2^23: the sum has the integer in its low bits
-  return (i16)(x * scale.inverse + shift) - 0x4b400000;
+  v16 shifted = x * scale.inverse + shift;
+  return (i16)choose(shifted == shifted, shifted, all_lanes(shift)) - 0x4b400000;
 }

@@ -55,7 +55,8 @@ static void pack_rows(const void* work, long tile) {
   }
 }
 
-// The integer sums of a group: of its inputs begin <= i < end.
+// The integer sums of a group: of its inputs begin <= i < end. Behind the last input all weights
+// are 0, and the numbers of x are 0 or not set.
 INLINE void add_group(int rows, int blocks, const Quantized* w, const number* x, const int* starts,
                       const unsigned char* weights, long begin, long end, part* sums) {
   const int parts = blocks * PARTS;
