@@ -3,8 +3,8 @@
 // Weights are stored as [inputs / STEP][16][STEP] bytes; a weight of 0 is stored as ZERO. The
 // numbers of a row of x lie side by side. Sums have 32 bits and nothing saturates: a chip that does
 // not add four products of bytes at once multiplies pairs of 16-bit integers. AVX2's product of
-// bytes, which saturates, was 1.35 times as fast at 64 rows, and costs the weights a bit: that triples
-// what 8 bits add to a model's loss.
+// bytes saturates. It was 1.35 times as fast at 64 rows, but costs the weights a bit, and that
+// triples what 8 bits add to a model's loss.
 
 #pragma once
 
@@ -36,11 +36,19 @@ typedef __m128i half_part;
 #define PARTS 4
 typedef int32x4_t part;
 
+INLINE part spread(int x) { return vdupq_n_s32(x); }
+
 #else
 
 #define PARTS 1
 typedef i16 part;
 
+INLINE part spread(int x) { return x - (i16){0}; }
+
+#endif
+
+#if defined(WIDE)
+INLINE part spread(int x) { return WIDE(set1_epi32)(x); }
 #endif
 
 #if defined(__AVX512VNNI__) || (defined(__AVXVNNI__) && !defined(__AVX512BW__))
@@ -56,8 +64,6 @@ typedef signed char number;
 #define DOT _mm256_dpbusd_avx_epi32
 #endif
 
-INLINE part spread(int x) { return WIDE(set1_epi32)(x); }
-
 INLINE part load_part(const unsigned char* from) {
   part x;
   __builtin_memcpy(&x, from, sizeof x);
@@ -71,8 +77,6 @@ INLINE part add_part(part sum, part x, part weights) { return DOT(sum, weights, 
 #define STEP 2
 #define ZERO 0
 typedef short number;
-
-INLINE part spread(int x) { return WIDE(set1_epi32)(x); }
 
 INLINE part load_part(const unsigned char* from) {
   half_part x;
@@ -90,8 +94,6 @@ INLINE part add_part(part sum, part x, part weights) {
 #define ZERO 0
 typedef signed char number;
 
-INLINE part spread(int x) { return vdupq_n_s32(x); }
-
 INLINE part load_part(const unsigned char* from) {
   return vreinterpretq_s32_s8(vld1q_s8((const signed char*)from));
 }
@@ -107,8 +109,6 @@ INLINE part add_part(part sum, part x, part weights) {
 typedef int number;
 typedef signed char s8x16 __attribute__((vector_size(16)));
 
-INLINE part spread(int x) { return x - (i16){0}; }
-
 INLINE part load_part(const unsigned char* from) {
   s8x16 bytes;
   __builtin_memcpy(&bytes, from, sizeof bytes);
@@ -119,9 +119,8 @@ INLINE part add_part(part sum, part x, part weights) { return sum + x * weights;
 
 #endif
 
-// Lanes of a part, and bytes of its weights.
-#define PART_LANES (LANES / PARTS)
-#define PART_BYTES (PART_LANES * STEP)
+// The bytes of a part's weights.
+#define PART_BYTES (LANES / PARTS * STEP)
 
 // STEP numbers of a row, for all lanes.
 INLINE part spread_numbers(const number* x) {
