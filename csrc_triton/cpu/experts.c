@@ -37,7 +37,7 @@ static void run_task(const void* work, long task) {
   const Pass* pass = work;
   long tasks = tasks_of(&pass->all);
   Product product = product_of(pass, task / tasks);
-  multiply_task(&product, task % tasks);
+  multiply_blocks(&product, task % tasks);
 }
 
 // The runs of the rows begin <= row < end; returns how many.
@@ -76,7 +76,7 @@ void grouped_linear(element* out, const element* x, const element* weights, cons
             },
         .runs = runs,
     };
-    divide(&pass.all, count, (end - begin) / count, threads);
+    divide_blocks(&pass.all, count, (end - begin) / count, threads);
     parallel_for(count, (end - begin) * inputs < 1 << 16 ? 1 : threads, pack_run, &pass);
     parallel_for(count * tasks_of(&pass.all), threads, run_task, &pass);
   }
@@ -95,7 +95,8 @@ static void sum_task(const void* work, long token) {
     long left = w->size - d;
     v16 total = {0};
     for (long k = 0; k < w->top_k; k++)
-      total += to_float(w->weights[token * w->top_k + k]) * load_up_to(rows + k * w->size + d, left);
+      total +=
+          to_float(w->weights[token * w->top_k + k]) * load_up_to(rows + k * w->size + d, left);
     store_up_to(w->out + token * w->size + d, total, left);
   }
 }

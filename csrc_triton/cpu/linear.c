@@ -5,7 +5,7 @@
 
 static void pack_task(const void* work, long tile) { pack_tile(work, tile); }
 
-static void linear_task(const void* work, long task) { multiply_task(work, task); }
+static void linear_task(const void* work, long task) { multiply_blocks(work, task); }
 
 // `packed` has room for inputs numbers of each of the rows, or of TILES * TILE of them.
 void linear(element* out, const element* x, const element* weights, const element* bias,
@@ -24,7 +24,7 @@ void linear(element* out, const element* x, const element* weights, const elemen
         .outputs = outputs,
         .gate = (int)gate,
     };
-    divide(&product, 1, count, threads);
+    divide_blocks(&product, 1, count, threads);
     long packers = count * inputs < 1 << 16 ? 1 : threads;
     parallel_for((count + TILE - 1) / TILE, packers, pack_task, &product);
     parallel_for(tasks_of(&product), threads, linear_task, &product);

@@ -32,7 +32,8 @@ static void norm_task(const void* work, long task) {
   }
 }
 
-// x, out [rows, size], the rows of x x_stride apart; with a residual [rows, size] x + residual goes to `sum` and is normalised.
+// x, out [rows, size], the rows of x x_stride apart; with a residual [rows, size] x + residual goes
+// to `sum` and is normalised.
 void rms_norm(element* out, element* sum, const element* x, const element* residual,
               const void* weight, long wide, long rows, long x_stride, long size, float eps,
               long threads) {

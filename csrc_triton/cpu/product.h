@@ -1,26 +1,14 @@
-// y = x Wᵀ + b, or with a gate f(x Gᵀ) * (x Uᵀ), for some rows. A product is one chain of
-// additions, whatever the other rows are.
-//
-// Weights are packed as [blocks][inputs][16]: a vector holds the weights of 16 outputs for one
-// input. With a gate every other block is G's, and the one behind it is U's for the same outputs.
-// The rows of x are packed in tiles, input for input, so that a tile is read in the order of
-// memory.
+// The product of some rows with packed weights, which several kernels share.
 
 #pragma once
 
-#include "gate.h"
 #include "tile.h"
 
-// Inputs that are multiplied at once: those of a tile stay in the L1 cache, and the weights of a
-// task in the L2 cache.
-#define SLICE 256
-// Tiles of rows that share the weights of a task, and most blocks of outputs of a task. It takes
-// whole groups of blocks: as many as are multiplied at once, and pairs of gates and outputs.
+// Tiles of rows that share the weights of a task: the most rows of a product.
 #define TILES 16
-#define BLOCKS 12
+// A task takes whole groups of blocks: as many as are multiplied at once, and pairs of gates and
+// outputs.
 #define GROUP 6
-// Multiplications of a task, at least: enough to pay for handing it to a thread.
-#define ENOUGH (1L << 18)
 
 typedef float Sums[TILE][LANES];
 
@@ -42,96 +30,17 @@ INLINE int rows_of(const Product* w, long tile) {
   return rest < TILE ? (int)rest : TILE;
 }
 
-static void pack_tile(const Product* w, long tile) {
-  float* packed = w->packed + tile * TILE * w->inputs;
-  int rows = rows_of(w, tile);
-  for (int r = 0; r < rows; r++) {
-    const element* x = w->x + slot_of(w, tile * TILE + r) / w->slots_per_x * w->inputs;
-    for (long i = 0; i < w->inputs; i++) packed[i * rows + r] = to_float(x[i]);
-  }
-}
+// Pack the rows of a tile, input for input.
+void pack_tile(const Product* w, long tile);
 
-// Add the products of the inputs begin <= i < end to the sums of consecutive blocks.
-INLINE void multiply(int rows, int blocks, const Product* w, const float* x, const element* weights,
-                     long begin, long end, Sums* totals) {
-  v16 sums[ACCUMULATORS];
-  UNROLL for (int r = 0; r < rows; r++) {
-    UNROLL for (int b = 0; b < blocks; b++) {
-      sums[r * blocks + b] = begin ? load_floats(totals[b][r]) : (v16){0};
-    }
-  }
-  x += begin * rows;
-  for (long i = begin; i < end; i++, x += rows) {
-    v16 some[MOST_AT_ONCE];
-    UNROLL for (int b = 0; b < blocks; b++) {
-      some[b] = load(weights + (b * w->inputs + i) * LANES);
-    }
-    UNROLL for (int r = 0; r < rows; r++) {
-      UNROLL for (int b = 0; b < blocks; b++) { sums[r * blocks + b] += x[r] * some[b]; }
-    }
-  }
-  UNROLL for (int r = 0; r < rows; r++) {
-    UNROLL for (int b = 0; b < blocks; b++) { store_floats(totals[b][r], sums[r * blocks + b]); }
-  }
-}
+// Multiply all rows with some blocks of outputs; the tiles are packed.
+void multiply_blocks(const Product* w, long task);
 
-INLINE void multiply_blocks(int rows, int at_once, const Product* w, const float* x,
-                            const element* weights, long count, long begin, long end,
-                            Sums* totals) {
-  long block = 0, size = w->inputs * LANES;
-  for (; block + at_once <= count; block += at_once)
-    multiply(rows, at_once, w, x, weights + block * size, begin, end, totals + block);
-  for (; block < count; block++)
-    multiply(rows, 1, w, x, weights + block * size, begin, end, totals + block);
-}
+// Store 16 outputs of a tile's rows: the sums of a block, or of a pair of blocks.
+void store_outputs(const Product* w, long tile, long first, const Sums* sums);
 
-// Store 16 outputs: those of a block, or of a pair of blocks.
-static void store_outputs(const Product* w, long tile, long first, const Sums* totals) {
-  long column = first * LANES, width = w->outputs - column;
-  v16 bias = {0};
-  if (w->bias) bias = load_up_to(w->bias + column, width);
-  for (int r = 0; r < rows_of(w, tile); r++) {
-    element* out = w->out + slot_of(w, tile * TILE + r) * w->outputs + column;
-    v16 y = load_floats(totals[0][r]);
-    y = w->gate ? gated(w->gate, rounded(y), rounded(load_floats(totals[1][r]))) : y + bias;
-    store_up_to(out, y, width);
-  }
-}
-
-// Some blocks of outputs for all rows, of which there are at most TILES tiles.
-static void multiply_task(const Product* w, long task) {
-  long first = task * w->blocks_per_task, count = w->blocks - first;
-  if (count > w->blocks_per_task) count = w->blocks_per_task;
-  const element* weights = w->weights + first * w->inputs * LANES;
-  Sums totals[TILES][BLOCKS];
-  // With one tile weights are read once, so they are read in the order of memory.
-  long slice = w->rows > TILE ? SLICE : w->inputs;
-  for (long begin = 0; begin < w->inputs; begin += slice) {
-    long end = begin + slice < w->inputs ? begin + slice : w->inputs;
-    for (long tile = 0; tile * TILE < w->rows; tile++) {
-      const float* x = w->packed + tile * TILE * w->inputs;
-      switch (rows_of(w, tile)) {
-#define CALL(rows, at_once) \
-  case rows: multiply_blocks(rows, at_once, w, x, weights, count, begin, end, totals[tile]); break;
-        FOR_EACH_WIDTH(CALL)
-#undef CALL
-      }
-    }
-  }
-  long step = w->gate ? 2 : 1;
-  for (long tile = 0; tile * TILE < w->rows; tile++)
-    for (long block = 0; block < count; block += step)
-      store_outputs(w, tile, (first + block) / step, totals[tile] + block);
-}
-
-// Blocks of outputs of a product, and how many a task takes of products with that many rows.
-static void divide(Product* w, long products, long rows, long threads) {
-  w->blocks = (w->outputs + LANES - 1) / LANES * (w->gate ? 2 : 1);
-  long fair = w->blocks * products / (threads * 4);
-  long enough = ENOUGH / (rows * w->inputs * LANES + 1) + 1;
-  long blocks = ((fair > enough ? fair : enough) + GROUP - 1) / GROUP * GROUP;
-  w->blocks_per_task = blocks < BLOCKS ? blocks : BLOCKS;
-}
+// Choose blocks_per_task for a number of products with that many rows each.
+void divide_blocks(Product* w, long products, long rows, long threads);
 
 INLINE long tasks_of(const Product* w) {
   return (w->blocks + w->blocks_per_task - 1) / w->blocks_per_task;

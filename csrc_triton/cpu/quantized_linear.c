@@ -167,7 +167,7 @@ void quantized_linear(element* out, const element* x, const unsigned char* weigh
     work.x_scales = scratch;
     work.starts = (int*)(scratch + count * work.in.groups);
     work.numbers = (number*)(scratch + 2 * count * work.in.groups);
-    divide(&work.product, 1, count, threads);
+    divide_blocks(&work.product, 1, count, threads);
     long packers = count * inputs < 1 << 16 ? 1 : threads;
     parallel_for((count + TILE - 1) / TILE, packers, pack_rows, &work);
     parallel_for(tasks_of(&work.product), threads, quantized_task, &work);

@@ -16,9 +16,10 @@ typedef struct {
   float eps;
 } Work;
 
-// Normalise a head if there is a weight, and write it rotated to `out`: (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin).
-static void rotate(const element* x, Weight norm, float eps, const float* cos_sin,
-                   long head_dim, element* out) {
+// Normalise a head if there is a weight, and write it rotated to `out`: (x1, x2) -> (x1 cos - x2
+// sin, x2 cos + x1 sin).
+static void rotate(const element* x, Weight norm, float eps, const float* cos_sin, long head_dim,
+                   element* out) {
   long half = head_dim / 2;
   element normed[MOST_DIMS];
   if (norm.narrow || norm.wide) {

@@ -30,7 +30,8 @@ def compiled_for(flag: str, folder: Path) -> SimpleNamespace:
     """The functions of this file's sources, compiled for a chip."""
     command, *options, native = compiler.compiler()
     flag = flag if native.startswith("-mcpu") else flag.replace("mcpu", "march").replace("_v", "-v")
-    sources = [str(SOURCES / name) for name in ("quantized_linear.c", "quantize.c", "parallel.c")]
+    names = ("quantized_linear", "quantize", "product", "parallel")
+    sources = [str(SOURCES / f"{name}.c") for name in names]
     target = folder / "kernels.so"
     flags = ["-std=gnu11", "-O1", "-ffp-contract=fast", "-fPIC", "-shared"]
     subprocess.run([command, *options, flag, *flags, "-o", target, *sources], check=True)
