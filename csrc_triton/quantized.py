@@ -49,8 +49,12 @@ class QuantizedWeight:
         return -(-self.inputs // 4) * 4
 
     @property
+    def scales_begin(self) -> int:
+        """Where in `data` the scales begin."""
+        scale_bytes = self.groups * torch.float32.itemsize
+        return self.data.numel() // (self.padded + scale_bytes) * self.padded
+
+    @property
     def scales(self) -> Tensor:
         """Fp32 [blocks, groups, 16]."""
-        scale_bytes = self.groups * torch.float32.itemsize
-        start = self.data.numel() // (self.padded + scale_bytes) * self.padded
-        return self.data[start:].view(torch.float32).view(-1, self.groups, LANES)
+        return self.data[self.scales_begin :].view(torch.float32).view(-1, self.groups, LANES)

@@ -63,7 +63,8 @@ def quantized_linear(
 
 
 def _numbers(weight: QuantizedWeight) -> tuple[int, int]:
-    return weight.data.data_ptr(), weight.scales.data_ptr()
+    begin = weight.data.data_ptr()
+    return begin, begin + weight.scales_begin
 
 
 def _sizes(weight: QuantizedWeight) -> tuple[int, int, int, bool, int]:
