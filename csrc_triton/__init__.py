@@ -24,9 +24,11 @@ from csrc_triton.contracts.attention import (
 )
 from csrc_triton.contracts.experts import grouped_linear, weighted_sum
 from csrc_triton.contracts.products import has_cpu_kernels, pack_weight, packed_linear
+from csrc_triton.contracts.quantized import dequantize_weight, quantize_weight, quantized_linear
 from csrc_triton.contracts.rows import gated_activation, rms_norm
 from csrc_triton.contracts.sampling import sample, token_logprobs
 from csrc_triton.pages import cache_views
+from csrc_triton.quantized import QuantizedWeight
 from csrc_triton.reference import merge_states, uniform
 from csrc_triton.routing import Routing
 from csrc_triton.worklist import PagedSpan, PrefillPlan, WorkList
@@ -35,11 +37,13 @@ __all__ = [
     "Gate",
     "PagedSpan",
     "PrefillPlan",
+    "QuantizedWeight",
     "Routing",
     "WorkList",
     "cache_views",
     "decode_attention",
     "decode_attention_partials",
+    "dequantize_weight",
     "gated_activation",
     "grouped_linear",
     "has_cpu_kernels",
@@ -47,6 +51,8 @@ __all__ = [
     "pack_weight",
     "packed_linear",
     "prefill_attention",
+    "quantize_weight",
+    "quantized_linear",
     "reduce_partials",
     "rms_norm",
     "rope_and_cache",

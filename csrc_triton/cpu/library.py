@@ -25,6 +25,9 @@ _SIGNATURES = {
     "merge_partials": "ppppppllll",
     "prefill": "pppp" + "ppppp" + "p" + "lllllllfl",
     "linear": "ppppplllll",
+    "quantize_weight": "ppplllll",
+    "dequantize_weight": "ppplllll",
+    "quantized_linear": "ppppppllllll",
     "grouped_linear": "pppppp" + "llllll",
     "weighted_sum": "pppllll",
     "sample": "ppp" + "p" + "pppppp" + "llllll",
@@ -45,6 +48,9 @@ class Library:
     merge_partials: Function
     prefill: Function
     linear: Function
+    quantize_weight: Function
+    dequantize_weight: Function
+    quantized_linear: Function
     grouped_linear: Function
     weighted_sum: Function
     sample: Function

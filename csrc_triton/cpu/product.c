@@ -13,21 +13,10 @@
 // Inputs that are multiplied at once: those of a tile stay in the L1 cache, and the weights of a
 // task in the L2 cache.
 #define SLICE 256
-// Most blocks of outputs of a task. It takes whole groups of blocks: as many as are multiplied at
-// once, and pairs of gates and outputs.
+// Most blocks of outputs of a task.
 #define BLOCKS 12
-#define GROUP 6
 // Multiplications of a task, at least: enough to pay for handing it to a thread.
 #define ENOUGH (1L << 18)
-
-typedef float Sums[TILE][LANES];
-
-INLINE long slot_of(const Product* w, long row) { return w->slots ? w->slots[row] : row; }
-
-INLINE int rows_of(const Product* w, long tile) {
-  long rest = w->rows - tile * TILE;
-  return rest < TILE ? (int)rest : TILE;
-}
 
 void pack_tile(const Product* w, long tile) {
   float* packed = w->packed + tile * TILE * w->inputs;
@@ -71,8 +60,7 @@ INLINE void multiply_tile(int rows, int at_once, const Product* w, const float* 
     multiply(rows, 1, w, x, weights + block * size, begin, end, totals + block);
 }
 
-// Store 16 outputs: those of a block, or of a pair of blocks.
-static void store_outputs(const Product* w, long tile, long first, const Sums* totals) {
+void store_outputs(const Product* w, long tile, long first, const Sums* totals) {
   long column = first * LANES, width = w->outputs - column;
   v16 bias = {0};
   if (w->bias) bias = load_up_to(w->bias + column, width);

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 
-from csrc_triton import Gate, gated_activation, has_cpu_kernels, pack_weight, packed_linear
+from csrc_triton import (
+    Gate,
+    QuantizedWeight,
+    dequantize_weight,
+    gated_activation,
+    has_cpu_kernels,
+    pack_weight,
+    packed_linear,
+    quantize_weight,
+    quantized_linear,
+)
 from gsr_engine.checkpoint.model_config import ModelConfig
 
 LEAST_WEIGHTS = 1 << 18
@@ -96,6 +106,37 @@ class PackedLinear(Linear):
         parts = 2 if self.gate else 1
         rows: torch.Tensor = self.weight.transpose(1, 2).unflatten(0, (-1, parts)).transpose(0, 1)
         return rows.flatten(1, 2)[:, : self.num_outputs].flatten(0, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Int8Linear(Linear):
+    """A linear in 8 bits for the kernels of a CPU; see `csrc_triton.quantized_linear`.
+
+    Attributes:
+        weight: the numbers of `quantized`.
+        quantized: what `csrc_triton.quantize_weight` made.
+    """
+
+    quantized: QuantizedWeight = field(kw_only=True)
+
+    @classmethod
+    def of(
+        cls,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None = None,
+        gate: Gate | None = None,
+        group: int | None = None,
+    ) -> Int8Linear:
+        """Quantise a plain weight."""
+        quantized = quantize_weight(weight, group=group, gated=gate is not None)
+        return cls(quantized.data, bias, gate, quantized=quantized)
+
+    def _apply(self, x: torch.Tensor) -> torch.Tensor:
+        return quantized_linear(x, self.quantized, self.bias, gate=self.gate)
+
+    def dense(self) -> torch.Tensor:
+        """The weight as [out, in], fp32."""
+        return dequantize_weight(self.quantized)
 
 
 MakeLinear = Callable[..., Linear]

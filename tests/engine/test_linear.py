@@ -16,7 +16,7 @@ from gsr_engine import Completion, Engine, SamplingParams
 from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.demo.report import NANO
 from gsr_engine.model import linear
-from gsr_engine.model.linear import Linear, OnednnLinear, PackedLinear, linear_maker
+from gsr_engine.model.linear import Int8Linear, Linear, OnednnLinear, PackedLinear, linear_maker
 from gsr_engine.model.weights import load_decoder
 
 FP32, BF16, CPU = torch.float32, torch.bfloat16, torch.device("cpu")
@@ -92,6 +92,25 @@ def test_every_layout_computes_what_plain_weights_do(onednn: torch.dtype) -> Non
             assert isinstance(made, OnednnLinear if onednn == BF16 else PackedLinear)
             assert torch.equal(made.dense(), weight)
             torch.testing.assert_close(made(x), plain(x), **CLOSE[onednn])
+
+
+@pytest.mark.parametrize("dtype", [FP32, BF16], ids=str)
+@pytest.mark.parametrize("group", [None, 32])
+def test_8_bits_compute_nearly_what_their_dense_weights_do(
+    group: int | None, dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(1)
+    weight = (torch.randn(96, 100, generator=generator) / 10).to(dtype)
+    x, bias = (torch.randn(*shape, generator=generator).to(dtype) for shape in ((9, 100), (96,)))
+    for made, plain in (
+        (Int8Linear.of(weight, bias, group=group), Linear(weight, bias)),
+        (Int8Linear.of(weight, None, "silu", group), Linear(weight, None, "silu")),
+    ):
+        assert (made(x) - plain(x)).norm() < 0.02 * plain(x).norm()
+        assert (made.dense() - weight).norm() < 0.01 * weight.norm()
+        other = Int8Linear.of(torch.zeros_like(weight), made.bias, made.gate, group)
+        other.weight.copy_(made.weight)  # as a reload does: nothing of a weight lies elsewhere
+        assert torch.equal(other(x), made(x))
 
 
 def test_the_decoder_of_a_checkpoint_holds_its_weights(qwen2: Path) -> None:
