@@ -95,4 +95,9 @@ def _made(kind: type[ParamsT], values: Mapping[str, Any], place: str = "") -> Pa
     known = {one.name for one in fields(kind)}
     if unknown := [name for name in values if name not in known]:
         raise InvalidRequest(f"{place}{unknown[0]}", f"is no field of {kind.__name__}")
-    return kind(**values)
+    try:
+        return kind(**values)
+    except InvalidRequest as error:
+        if not place:
+            raise
+        raise InvalidRequest(f"{place}{error.field}", str(error).partition(": ")[2]) from None

@@ -164,6 +164,7 @@ def test_the_parameters_of_programs() -> None:
         ({"name": "rsb"}, "program"),
         ({"name": "rsa", "kk": 3}, "kk"),
         ({"name": "rsa", "refine": {"top": 3}}, r"refine\.top"),
+        ({"name": "rsa", "candidate": {"temperature": -1}}, r"candidate\.temperature"),
         ({"name": "rsa", "k": "x"}, "k"),
     ):
         with pytest.raises(InvalidRequest, match=f"^{field}: "):
