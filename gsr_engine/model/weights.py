@@ -21,6 +21,7 @@ from gsr_engine.checkpoint.tensor_names import (
 from gsr_engine.checkpoint.tensors import ModelTensors, open_tensors
 from gsr_engine.model.decoder import Decoder, FeedForward, Layer, Mlp
 from gsr_engine.model.experts import Experts
+from gsr_engine.model.fp8 import fp8_linear
 from gsr_engine.model.heap import Heap
 from gsr_engine.model.linear import Linear, MakeLinear, linear_maker
 from gsr_engine.model.rope import rotary_order
@@ -49,8 +50,9 @@ def decoder_of(
     dtype: torch.dtype,
     device: torch.device = _CPU,
     runs_on: torch.device | None = None,
+    quantization: str = "none",
 ) -> Decoder:
-    """As `load_decoder`, from weights that are open.
+    """As `load_decoder`, from weights that are open; each is quantised as soon as it is read.
 
     `runs_on` is the device whose layout the weights get, if it is not the one that holds them: of
     such a decoder `copy_weights` copies them.
@@ -62,7 +64,7 @@ def decoder_of(
         heap.took(tensor.nbytes)
         return tensor
 
-    decoder = _assemble(stored.config, dtype, runs_on or device, get)
+    decoder = _assemble(stored.config, dtype, runs_on or device, get, quantization)
     heap.trim()
     return decoder
 
@@ -126,9 +128,14 @@ def _tensors(part: object) -> Iterator[torch.Tensor]:
 
 
 def _assemble(
-    config: ModelConfig, dtype: torch.dtype, runs_on: torch.device, get: GetTensor
+    config: ModelConfig,
+    dtype: torch.dtype,
+    runs_on: torch.device,
+    get: GetTensor,
+    quantization: str = "none",
 ) -> Decoder:
-    linear = linear_maker(config, dtype, runs_on)
+    in_fp8 = quantization == "fp8"
+    linear = fp8_linear if in_fp8 else linear_maker(config, dtype, runs_on)
     reader = _Reader(config, dict(tensor_shapes(config)), get, linear, runs_on)
     embedding = reader.tensor(EMBEDDING)
     head = embedding if config.tie_embeddings else reader.tensor(HEAD)
@@ -138,7 +145,7 @@ def _assemble(
         embedding=embedding,
         layers=[reader.layer(index) for index in range(config.num_layers)],
         final_norm=reader.norm(LAST_NORM),
-        head=reader.linear(head),
+        head=Linear(head) if in_fp8 else reader.linear(head),  # no copy of a tied embedding
         embedding_scale=float(torch.tensor(scale, dtype=dtype)),
     )
 
