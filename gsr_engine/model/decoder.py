@@ -9,6 +9,7 @@ import torch
 
 from csrc_triton import rms_norm
 from gsr_engine.checkpoint.model_config import ModelConfig
+from gsr_engine.config import Quantization
 from gsr_engine.model.linear import Linear
 
 
@@ -42,8 +43,8 @@ class FeedForward(Protocol):
     """What a layer has behind its attention: one network, or experts."""
 
     @property
-    def weights_per_row(self) -> int:
-        """How many weights a row is multiplied with."""
+    def bytes_per_row(self) -> int:
+        """What the products of one row read of the weights."""
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         """[N, hidden_size] like the input."""
@@ -57,9 +58,9 @@ class Mlp:
     down: Linear
 
     @property
-    def weights_per_row(self) -> int:
+    def bytes_per_row(self) -> int:
         """All of them."""
-        return self.gate_up.weight.numel() + self.down.weight.numel()
+        return self.gate_up.weight_bytes + self.down.weight_bytes
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         """[N, hidden_size] like the input."""
@@ -90,6 +91,7 @@ class Decoder:
 
     Attributes:
         embedding_scale: multiplies embeddings; rounded to their dtype.
+        quantization: what layers and head multiply in; experts multiply in the dtype.
     """
 
     config: ModelConfig
@@ -98,10 +100,11 @@ class Decoder:
     final_norm: torch.Tensor
     head: Linear
     embedding_scale: float = 1.0
+    quantization: Quantization = "none"
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of weights, activations and KV."""
+        """The dtype of activations and KV, and of weights that are not quantised."""
         return self.embedding.dtype
 
     @property
