@@ -90,22 +90,21 @@ class Decoder:
     """The model: token ids and positions in, logits out, attention behind an interface.
 
     Attributes:
-        embedding_scale: multiplies embeddings; rounded to their dtype.
+        dtype: of activations and KV, and of weights that are not quantised.
+        embedding: [vocab_size, hidden_size]; beside quantised weights it may take fewer bits than
+            the dtype.
+        embedding_scale: multiplies embeddings; rounded to the dtype.
         quantization: what layers and head multiply in; experts multiply in the dtype.
     """
 
     config: ModelConfig
+    dtype: torch.dtype
     embedding: torch.Tensor
     layers: list[Layer]
     final_norm: torch.Tensor
     head: Linear
     embedding_scale: float = 1.0
     quantization: Quantization = "none"
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of activations and KV, and of weights that are not quantised."""
-        return self.embedding.dtype
 
     @property
     def device(self) -> torch.device:
@@ -148,7 +147,7 @@ class Decoder:
         return self.head(hidden)
 
     def _embed(self, token_ids: torch.Tensor) -> torch.Tensor:
-        embedded = self.embedding[token_ids]
+        embedded = self.embedding[token_ids].to(self.dtype)
         return embedded if self.embedding_scale == 1.0 else embedded * self.embedding_scale
 
     def _norm(self, x: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:

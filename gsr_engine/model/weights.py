@@ -96,16 +96,26 @@ def bytes_to_hold(
     quantization: Quantization = "none",
 ) -> int:
     """`bytes_held` of a decoder that is not loaded yet, but for the padding of packed weights."""
+    own = {EMBEDDING: _embedding_dtype(config, dtype, quantization)}
     total = sum(
         linear_bytes(shape, dtype, quantization)
         if _is_linear(name)
-        else dtype.itemsize * math.prod(shape)
+        else own.get(name, dtype).itemsize * math.prod(shape)
         for name, shape in tensor_shapes(config)
     )
     laid_out = linear_maker(config, dtype, device, quantization) is not Linear
     if config.tie_embeddings and laid_out:
         total += linear_bytes((config.vocab_size, config.hidden_size), dtype, quantization)
     return total
+
+
+def _embedding_dtype(
+    config: ModelConfig, dtype: torch.dtype, quantization: Quantization
+) -> torch.dtype:
+    """Beside quantised weights, the checkpoint's if it is smaller: rows are only looked up."""
+    own = dtype if config.dtype is None else getattr(torch, config.dtype)
+    smaller: torch.dtype = own if own.itemsize < dtype.itemsize else dtype
+    return dtype if quantization == "none" else smaller
 
 
 def _is_linear(name: str) -> bool:
@@ -158,7 +168,8 @@ def _assemble(
     scale = config.hidden_size**0.5 if config.family.scaled_embedding else 1.0
     return Decoder(
         config=config,
-        embedding=embedding,
+        dtype=dtype,
+        embedding=embedding.to(_embedding_dtype(config, dtype, quantization)),
         layers=[reader.layer(index) for index in range(config.num_layers)],
         final_norm=reader.norm(LAST_NORM),
         head=head,
