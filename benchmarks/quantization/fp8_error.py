@@ -25,8 +25,8 @@ from gsr_engine import Engine, SamplingParams
 from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.demo.report import NANO
 from gsr_engine.model.decoder import Decoder, LayerAttention, Mlp
-from gsr_engine.model.fp8 import E4M3, fp8_linear
-from gsr_engine.model.linear import Linear
+from gsr_engine.model.fp8 import E4M3
+from gsr_engine.model.linear import Fp8Linear, Linear
 from gsr_engine.model.weights import dummy_decoder, load_decoder
 from gsr_engine.text.problem_prompts import ProblemPrompts
 from train.command import run_command
@@ -84,7 +84,7 @@ def _spread(scales: torch.Tensor, block: int, weight: torch.Tensor) -> torch.Ten
 
 def in_fp8(decoder: Decoder) -> Decoder:
     """The decoder with the linears of its layers in fp8, as the engine quantises them."""
-    return _changed(decoder, lambda one: fp8_linear(one.dense(), one.bias, one.gate))
+    return _changed(decoder, lambda one: Fp8Linear.of(one.dense(), one.bias, one.gate))
 
 
 def in_blocks(decoder: Decoder) -> Decoder:

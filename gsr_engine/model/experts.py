@@ -91,10 +91,10 @@ class Experts:
         )
 
     @property
-    def weights_per_row(self) -> int:
+    def bytes_per_row(self) -> int:
         """Those of the router and of `top_k` experts."""
         expert = self.gate_up[0].numel() + self.down[0].numel()
-        return self.router.weight.numel() + self.top_k * expert
+        return self.router.weight_bytes + self.top_k * expert * self.gate_up.dtype.itemsize
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         """Apply to [N, hidden]."""

@@ -1,14 +1,9 @@
-"""Linear layers in fp8 (e4m3): weights with a scale per output, activations with one per token."""
+"""Products in fp8 (e4m3): weights with a scale per output, activations with one per token."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import torch
 import torch.nn.functional as F
-
-from csrc_triton import Gate, gated_activation
-from gsr_engine.model.linear import Linear
 
 E4M3 = torch.float8_e4m3fn
 LEAST_CAPABILITY = (8, 9)
@@ -21,14 +16,19 @@ _LEAST_SCALE = torch.finfo(torch.float32).tiny
 
 
 def fp8_support(device: torch.device) -> str | None:
-    """Why a device does not run models in fp8; None if it does."""
+    """Why a device does not run models in fp8, after "fp8"; None if it does."""
     if device.type != "cuda":
-        return "fp8 runs on NVIDIA GPUs alone"
+        return "runs on NVIDIA GPUs alone"
     capability = torch.cuda.get_device_capability(device)
     if capability < LEAST_CAPABILITY:
         least, own = (".".join(map(str, one)) for one in (LEAST_CAPABILITY, capability))
-        return f"fp8 needs a GPU of compute capability {least} or more, this one has {own}"
+        return f"needs a GPU of compute capability {least} or more, this one has {own}"
     return None
+
+
+def fits_fp8(weight: torch.Tensor) -> bool:
+    """Whether chips multiply a weight of this shape in fp8."""
+    return all(size % MULTIPLE == 0 for size in weight.shape)
 
 
 def quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -42,52 +42,28 @@ def quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (exact / scales).to(E4M3), scales
 
 
-@dataclass(frozen=True, slots=True)
-class Fp8Linear(Linear):
-    """A linear in fp8, which returns bf16; nothing in it waits for the host.
+def scaled_linear(
+    x: torch.Tensor, weight: torch.Tensor, scales: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    """X Wᵀ + b in bf16 for x [N, in]; each row of x is quantised, and nothing waits for the host.
 
-    Sums are kept as the chip keeps them without fast accumulation, and scales multiply the sums.
+    Products are summed without the chip's fast accumulation. Scales multiply the sums.
 
-    Attributes:
+    Args:
+        x: of any float type.
         weight: e4m3 [out, in], both multiples of `MULTIPLE`.
+        scales: fp32 [1, out]: what multiplies each row of the weight.
         bias: bf16 [out] or None.
-        scales: fp32 [1, out].
     """
-
-    scales: torch.Tensor = field(kw_only=True)
-
-    @classmethod
-    def of(
-        cls, weight: torch.Tensor, bias: torch.Tensor | None = None, gate: Gate | None = None
-    ) -> Fp8Linear:
-        """Quantise a plain weight."""
-        rows, scales = quantize_rows(weight)
-        return cls(rows, None if bias is None else bias.bfloat16(), gate, scales=scales.T)
-
-    def _apply(self, x: torch.Tensor) -> torch.Tensor:
-        rows, scales = quantize_rows(x.flatten(0, -2))
-        row_wise = F.ScalingType.RowWise
-        product = F.scaled_mm(
-            rows,
-            self.weight.T,
-            scales,
-            row_wise,
-            self.scales,
-            row_wise,
-            bias=self.bias,
-            output_dtype=torch.bfloat16,
-        ).unflatten(0, x.shape[:-1])
-        return gated_activation(product, self.gate) if self.gate else product
-
-    def dense(self) -> torch.Tensor:
-        """The weight as [out, in], fp32."""
-        return self.weight.float() * self.scales.T
-
-
-def fp8_linear(
-    weight: torch.Tensor, bias: torch.Tensor | None = None, gate: Gate | None = None
-) -> Linear:
-    """An `Fp8Linear`, or a plain linear if the shape is none that chips multiply in fp8."""
-    if any(size % MULTIPLE for size in weight.shape):
-        return Linear(weight, bias, gate)
-    return Fp8Linear.of(weight, bias, gate)
+    rows, own = quantize_rows(x)
+    product: torch.Tensor = F.scaled_mm(
+        rows,
+        weight.T,
+        own,
+        F.ScalingType.RowWise,
+        scales,
+        F.ScalingType.RowWise,
+        bias=bias,
+        output_dtype=torch.bfloat16,
+    )
+    return product

@@ -19,11 +19,17 @@ from gsr_engine.checkpoint.tensor_names import (
     tensor_shapes,
 )
 from gsr_engine.checkpoint.tensors import ModelTensors, open_tensors
+from gsr_engine.config import Quantization
 from gsr_engine.model.decoder import Decoder, FeedForward, Layer, Mlp
 from gsr_engine.model.experts import Experts
-from gsr_engine.model.fp8 import fp8_linear
 from gsr_engine.model.heap import Heap
-from gsr_engine.model.linear import Linear, MakeLinear, linear_maker
+from gsr_engine.model.linear import (
+    Linear,
+    MakeLinear,
+    head_quantization,
+    linear_bytes,
+    linear_maker,
+)
 from gsr_engine.model.rope import rotary_order
 
 _CPU = torch.device("cpu")
@@ -50,7 +56,7 @@ def decoder_of(
     dtype: torch.dtype,
     device: torch.device = _CPU,
     runs_on: torch.device | None = None,
-    quantization: str = "none",
+    quantization: Quantization = "none",
 ) -> Decoder:
     """As `load_decoder`, from weights that are open; each is quantised as soon as it is read.
 
@@ -89,18 +95,45 @@ def weight_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
     return dtype.itemsize * sum(math.prod(shape) for _, shape in tensor_shapes(config))
 
 
-def bytes_to_hold(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> int:
+def bytes_to_hold(
+    config: ModelConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    quantization: Quantization = "none",
+) -> int:
     """`bytes_held` of a decoder that is not loaded yet, but for the padding of packed weights."""
-    copies_head = config.tie_embeddings and linear_maker(config, dtype, device) is not Linear
-    return weight_bytes(config, dtype) + copies_head * (
-        dtype.itemsize * config.vocab_size * config.hidden_size
+    own = {EMBEDDING: _embedding_dtype(config, dtype, quantization)}
+    of_head = head_quantization(quantization)
+    total = sum(
+        linear_bytes(shape, dtype, of_head if name == HEAD else quantization)
+        if _is_linear(name)
+        else own.get(name, dtype).itemsize * math.prod(shape)
+        for name, shape in tensor_shapes(config)
     )
+    laid_out = linear_maker(config, dtype, device, of_head) is not Linear
+    if config.tie_embeddings and laid_out:
+        total += linear_bytes((config.vocab_size, config.hidden_size), dtype, of_head)
+    return total
+
+
+def _embedding_dtype(
+    config: ModelConfig, dtype: torch.dtype, quantization: Quantization
+) -> torch.dtype:
+    """Beside quantised weights, the checkpoint's if it is smaller: rows are only looked up."""
+    own = dtype if config.dtype is None else getattr(torch, config.dtype)
+    smaller: torch.dtype = own if own.itemsize < dtype.itemsize else dtype
+    return dtype if quantization == "none" else smaller
+
+
+def _is_linear(name: str) -> bool:
+    """Whether a tensor is the weight of a linear; those of experts and routers are not."""
+    return name == HEAD or (name.endswith("_proj.weight") and ".experts." not in name)
 
 
 def bytes_held(decoder: Decoder) -> int:
     """Memory, in bytes, that a decoder's weights take as they are.
 
-    A tied head that is packed is a second copy of the embedding.
+    A tied head that is packed or quantised is a second copy of the embedding.
     """
     tensors = {id(tensor): tensor for tensor in _tensors(decoder)}
     return sum(tensor.numel() * tensor.dtype.itemsize for tensor in tensors.values())
@@ -132,20 +165,23 @@ def _assemble(
     dtype: torch.dtype,
     runs_on: torch.device,
     get: GetTensor,
-    quantization: str = "none",
+    quantization: Quantization = "none",
 ) -> Decoder:
-    in_fp8 = quantization == "fp8"
-    linear = fp8_linear if in_fp8 else linear_maker(config, dtype, runs_on)
+    linear = linear_maker(config, dtype, runs_on, quantization)
     reader = _Reader(config, dict(tensor_shapes(config)), get, linear, runs_on)
     embedding = reader.tensor(EMBEDDING)
-    head = embedding if config.tie_embeddings else reader.tensor(HEAD)
+    # First, so that what is read of it is free before the layers are.
+    make_head = linear_maker(config, dtype, runs_on, head_quantization(quantization))
+    head = make_head(embedding if config.tie_embeddings else reader.tensor(HEAD))
     scale = config.hidden_size**0.5 if config.family.scaled_embedding else 1.0
     return Decoder(
         config=config,
-        embedding=embedding,
+        dtype=dtype,
+        embedding=embedding.to(_embedding_dtype(config, dtype, quantization)),
         layers=[reader.layer(index) for index in range(config.num_layers)],
         final_norm=reader.norm(LAST_NORM),
-        head=Linear(head) if in_fp8 else reader.linear(head),  # no copy of a tied embedding
+        head=head,
+        quantization=quantization,
         embedding_scale=float(torch.tensor(scale, dtype=dtype)),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,21 @@ from transformers import AutoModelForCausalLM, FineGrainedFP8Config
 from benchmarks.quantization.fp8_error import all_logits, blocks_of, errors_of
 from benchmarks.random_weights import engine_over
 from csrc_triton import Gate, gated_activation
-from gsr_engine import CheckpointError, Engine, SamplingParams, UnsupportedModel
+from gsr_engine import CheckpointError, Engine, InvalidRequest, SamplingParams, UnsupportedModel
 from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.checkpoint.tensors import open_tensors
 from gsr_engine.demo.report import NANO
-from gsr_engine.model.fp8 import E4M3, Fp8Linear, fp8_linear, fp8_support, quantize_rows
-from gsr_engine.model.linear import Linear
-from gsr_engine.model.weights import copy_weights, decoder_of, load_decoder
+from gsr_engine.model.decoder import Decoder
+from gsr_engine.model.fp8 import E4M3, fp8_support, quantize_rows
+from gsr_engine.model.linear import Fp8Linear, Linear
+from gsr_engine.model.weights import (
+    bytes_held,
+    bytes_to_hold,
+    copy_weights,
+    decoder_of,
+    load_decoder,
+)
+from tests.helpers.checkpoints import make_checkpoint
 from tests.helpers.variants import Tensors, change_config, change_tensors
 
 BF16, FP32 = torch.bfloat16, torch.float32
@@ -78,17 +87,19 @@ def test_a_row_with_a_nan_is_its_own_affair_and_zeros_stay() -> None:
 
 
 def test_shapes_that_chips_do_not_multiply_stay_as_they_are() -> None:
-    assert type(fp8_linear(torch.randn(32, 48))) is Fp8Linear
+    assert type(Fp8Linear.of(torch.randn(32, 48))) is Fp8Linear
     for shape in ((32, 40), (40, 32)):
         weight = torch.randn(shape)
-        plain = fp8_linear(weight, None, "silu")
+        plain = Fp8Linear.of(weight, None, "silu")
         assert type(plain) is Linear
         assert plain.weight is weight
         assert plain.gate == "silu"
 
 
-def test_a_cpu_does_not_run_fp8() -> None:
-    assert fp8_support(torch.device("cpu")) == "fp8 runs on NVIDIA GPUs alone"
+def test_a_cpu_does_not_run_fp8(qwen2: Path) -> None:
+    assert fp8_support(torch.device("cpu")) == "runs on NVIDIA GPUs alone"
+    with pytest.raises(InvalidRequest, match="quantization: 'fp8' runs on NVIDIA GPUs alone"):
+        Engine.from_pretrained(qwen2, quantization="fp8")
 
 
 @pytest.mark.parametrize(("capability", "runs"), [((8, 6), False), ((8, 9), True), ((10, 0), True)])
@@ -97,19 +108,17 @@ def test_a_gpu_runs_it_from_ada_on(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     reason = fp8_support(torch.device("cuda", 0))
-    assert reason is None if runs else "capability 8.9 or more, this one has 8.6" in str(reason)
+    why = "needs a GPU of compute capability 8.9 or more, this one has 8.6"
+    assert reason == (None if runs else why)
 
 
 def test_nano_in_fp8_through_the_engine() -> None:
     config = ModelConfig.from_folder(NANO)
-    with open_tensors(NANO, config) as stored:
-        decoder = decoder_of(stored, BF16, quantization="fp8")
-        other = decoder_of(stored, BF16, quantization="fp8")
+    decoder, other = load_quantized(NANO), load_quantized(NANO)
     for layer in decoder.layers:
         for linear in (layer.qkv, layer.output, layer.mlp.gate_up, layer.mlp.down):
             assert isinstance(linear, Fp8Linear)
             assert linear.weight.dtype == E4M3
-    assert decoder.head.weight is decoder.embedding
     prompts = [[1, *range(20, 60)]]
     bf16 = load_decoder(NANO, config, BF16)
     errors = errors_of(bf16, prompts)
@@ -215,8 +224,7 @@ def test_transformers_dequantises_as_we_do(checkpoints: dict[str, Path], tmp_pat
 
 def test_blocks_run_in_fp8_too(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     folder, plain = in_fp8(checkpoints["qwen3"], tmp_path / "fp8", (16, 16))
-    with open_tensors(folder, ModelConfig.from_folder(folder)) as stored:
-        decoder = decoder_of(stored, BF16, quantization="fp8")
+    decoder = load_quantized(folder)
     found = decoder.layers[1].output.dense()
     expected = plain["model.layers.1.self_attn.o_proj.weight"]
     assert 0.01 < (found - expected).norm() / expected.norm() < 0.04
@@ -252,6 +260,106 @@ def test_an_adapter_is_merged_into_what_was_dequantised(
     adapter = make_adapter(dequantised, tmp_path / "adapter")
     assert engine_logits(folder, adapter) == engine_logits(dequantised, adapter)
     assert engine_logits(folder, adapter) != engine_logits(folder, None)
+
+
+@pytest.fixture
+def any_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU is taken for a device that runs fp8, as its operators do."""
+    monkeypatch.setattr("gsr_engine.execution.arithmetic.fp8_support", lambda _: None)
+
+
+def notes_of(folder: Path, **options: Any) -> tuple[str, str, str]:
+    """Quantisation and dtype of an engine, and what it says of them."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with Engine.from_pretrained(folder, kv_cache_gib=0.01, **options) as engine:
+            engine.generate([IDS], SamplingParams(max_tokens=2))
+            return engine.quantization, engine.dtype, " ".join(str(one.message) for one in caught)
+
+
+def test_a_checkpoint_in_fp8_is_dequantised_with_one_note(
+    checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    folder, _ = in_fp8(checkpoints["qwen3"], tmp_path / "fp8", (16, 16))
+    for asked, run in (("auto", "none"), ("none", "none"), ("int8", "int8")):
+        *found, said = notes_of(folder, quantization=asked)
+        assert found == [run, "float32"]
+        layers = "float32" if run == "none" else "int8"
+        assert said == f"weights in fp8 are dequantised: layers run in {layers}"
+
+
+@pytest.mark.usefixtures("any_device")
+def test_a_checkpoint_in_fp8_runs_in_fp8_where_the_device_does(
+    checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    folder, _ = in_fp8(checkpoints["qwen3"], tmp_path / "fp8", (16, 16))
+    *found, said = notes_of(folder)
+    assert found == ["fp8", "bfloat16"]
+    assert "a checkpoint in fp8 runs in fp8, a scale for each row" in said
+    *found, said = notes_of(folder, dtype="float32")
+    assert found == ["none", "float32"]
+    assert "are dequantised: layers run in float32" in said
+    *found, said = notes_of(folder, quantization="none")
+    assert found[0] == "none"
+    with pytest.raises(InvalidRequest, match="'fp8' returns bfloat16: take dtype='bfloat16'"):
+        Engine.from_pretrained(folder, quantization="fp8", dtype="float32")
+
+
+@pytest.mark.usefixtures("any_device")
+def test_any_checkpoint_runs_in_fp8_and_is_reloaded(
+    checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    source = checkpoints["qwen2"]
+    folder, _ = in_fp8(source, tmp_path / "fp8", (16, 16))
+    params = SamplingParams(max_tokens=12, temperature=0.0, ignore_eos=True)
+
+    def tokens(engine: Engine) -> list[int]:
+        return engine.generate([IDS], params)[0].completions[0].token_ids
+
+    options: dict[str, Any] = {"quantization": "fp8", "kv_cache_gib": 0.01}
+    with (
+        Engine.from_pretrained(source, **options) as engine,
+        Engine.from_pretrained(folder, **options) as other,
+    ):
+        assert engine.stats()["quantization"] == "fp8"
+        assert "fp8, bfloat16" in str(engine.footprint)
+        assert tokens(engine) != tokens(other)
+        engine.reload_weights(folder)
+        assert tokens(engine) == tokens(other)
+
+
+@pytest.mark.usefixtures("any_device")
+def test_products_that_stay_plain_are_named(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "odd", "qwen2", config={"intermediate_size": 88})
+    assert "3 of 12 products stay in bfloat16" in notes_of(folder, quantization="fp8")[2]
+    held = load_quantized(folder)
+    config = ModelConfig.from_folder(folder)
+    assert bytes_to_hold(config, BF16, torch.device("cuda"), "fp8") < bytes_held(held)
+
+
+@pytest.mark.usefixtures("any_device")
+def test_memory_is_what_was_foretold(checkpoints: dict[str, Path]) -> None:
+    held = bytes_held(load_quantized(checkpoints["qwen3"]))
+    config = ModelConfig.from_folder(checkpoints["qwen3"])
+    padding = 16 * 2 * config.hidden_size  # of the head, which the kernels of a CPU pack
+    foretold = bytes_to_hold(config, BF16, torch.device("cpu"), "fp8")
+    assert foretold <= held <= foretold + padding
+
+
+def load_quantized(folder: Path) -> Decoder:
+    with open_tensors(folder, ModelConfig.from_folder(folder)) as stored:
+        return decoder_of(stored, BF16, quantization="fp8")
+
+
+@pytest.mark.usefixtures("any_device")
+@pytest.mark.parametrize("asked", ["auto", "fp8"])
+def test_experts_stay_in_their_dtype(
+    asked: str, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    folder, _ = in_fp8(checkpoints["qwen3moe"], tmp_path / "fp8", (16, 16))
+    quantization, _, said = notes_of(folder, quantization=asked, dtype="bfloat16")
+    assert quantization == ("none" if asked == "auto" else "fp8")
+    assert ("experts multiply in bfloat16: only attention runs in fp8" in said) == (asked == "fp8")
 
 
 Q = "model.layers.1.self_attn.q_proj."
