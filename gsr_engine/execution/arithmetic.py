@@ -10,6 +10,7 @@ from csrc_triton import has_cpu_kernels
 from gsr_engine.checkpoint.tensors import ModelTensors
 from gsr_engine.config import EngineConfig, Quantization
 from gsr_engine.errors import InvalidRequest
+from gsr_engine.execution.device import choose_device
 from gsr_engine.model.linear import compute_dtype
 
 
@@ -27,6 +28,14 @@ def choose_arithmetic(
     if reason := _why_not(quantization, dtype, device):
         raise InvalidRequest("quantization", f"{quantization!r} {reason}")
     return dtype, quantization
+
+
+def describe_arithmetic() -> dict[str, str]:
+    """What this machine multiplies in 8 bits, by the names of `EngineConfig.quantization`."""
+    device = choose_device("auto")
+    names: tuple[Quantization, ...] = ("int8", "fp8")
+    reasons = {name: _why_not(name, torch.float32, device) for name in names}
+    return {name: reason or f"yes, on {device.type}" for name, reason in reasons.items()}
 
 
 def arithmetic_notes(
