@@ -323,9 +323,15 @@ def env(as_json: options.Json = False) -> None:
     from rich.table import Table
 
     from gsr_engine.environment import describe_machine
+    from gsr_engine.execution.arithmetic import describe_arithmetic
     from gsr_engine.execution.threads import describe_threads
 
-    facts = {**describe_machine(), **describe_threads(), "location": str(Path(__file__).parent)}
+    facts = {
+        **describe_machine(),
+        **describe_threads(),
+        **describe_arithmetic(),
+        "location": str(Path(__file__).parent),
+    }
     if as_json:
         print(json.dumps(facts))
         return

@@ -10,6 +10,7 @@ from csrc_triton import has_cpu_kernels
 from gsr_engine.checkpoint.tensors import ModelTensors
 from gsr_engine.config import EngineConfig, Quantization
 from gsr_engine.errors import InvalidRequest
+from gsr_engine.execution.device import choose_device
 from gsr_engine.model.decoder import Decoder, Mlp
 from gsr_engine.model.fp8 import MULTIPLE, fp8_support
 from gsr_engine.model.linear import Fp8Linear, compute_dtype
@@ -31,14 +32,22 @@ def choose_arithmetic(
     return dtype, quantization
 
 
+def describe_arithmetic() -> dict[str, str]:
+    """What this machine multiplies in 8 bits, by the names of `EngineConfig.quantization`."""
+    device = choose_device("auto")
+    names: tuple[Quantization, ...] = ("int8", "fp8")
+    reasons = {name: _why_not(name, _dtype("auto", None, device, name), device) for name in names}
+    return {name: reason or f"yes, on {device.type}" for name, reason in reasons.items()}
+
+
 def arithmetic_notes(
     config: EngineConfig, stored: ModelTensors, dtype: torch.dtype, quantization: Quantization
 ) -> Iterator[str]:
     """What a user should know of the choice, in words."""
     name, plain = str(dtype).removeprefix("torch."), quantization == "none"
     if not plain and stored.config.experts is not None:
-        head = "" if quantization == "fp8" else " and the head"
-        yield f"experts multiply in {name}: only attention{head} runs in {quantization}"
+        others = "attention is" if quantization == "fp8" else "attention and the head are"
+        yield f"experts multiply in {name}: only {others} in {quantization}"
     if config.quantization == "auto" and quantization == "int8":
         yield "a quantised file runs in int8; quantization='none' dequantises it"
     if config.quantization == "auto" and quantization == "fp8":
@@ -51,11 +60,15 @@ def arithmetic_notes(
 
 def _usual(config: EngineConfig, stored: ModelTensors, device: torch.device) -> Quantization:
     """What "auto" stands for; the experts of a model, most of it, would stay in the dtype."""
-    usual: Quantization = "int8" if stored.quantized else "fp8"
-    in_eight = stored.quantized or stored.config.fp8 is not None
+    usual: Quantization = "none"
+    if stored.quantized:
+        usual = "int8"
+    elif stored.config.fp8 is not None:
+        usual = "fp8"
+    if stored.config.experts is not None:
+        return "none"
     dtype = _dtype(config.dtype, None, device, usual)
-    runs = stored.config.experts is None and _why_not(usual, dtype, device) is None
-    return usual if in_eight and runs else "none"
+    return usual if _why_not(usual, dtype, device) is None else "none"
 
 
 def _why_not(quantization: Quantization, dtype: torch.dtype, device: torch.device) -> str | None:

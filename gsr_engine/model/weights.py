@@ -170,14 +170,15 @@ def _assemble(
     linear = linear_maker(config, dtype, runs_on, quantization)
     reader = _Reader(config, dict(tensor_shapes(config)), get, linear, runs_on)
     embedding = reader.tensor(EMBEDDING)
-    # First, so that what is read of it is free before the layers are.
+    # The largest tensors come first: what they take on their way is free before the layers come.
     make_head = linear_maker(config, dtype, runs_on, head_quantization(quantization))
     head = make_head(embedding if config.tie_embeddings else reader.tensor(HEAD))
+    embedding = embedding.to(_embedding_dtype(config, dtype, quantization))
     scale = config.hidden_size**0.5 if config.family.scaled_embedding else 1.0
     return Decoder(
         config=config,
         dtype=dtype,
-        embedding=embedding.to(_embedding_dtype(config, dtype, quantization)),
+        embedding=embedding,
         layers=[reader.layer(index) for index in range(config.num_layers)],
         final_norm=reader.norm(LAST_NORM),
         head=head,

@@ -23,6 +23,7 @@ from gsr_engine import CheckpointError, Engine, InvalidRequest, SamplingParams, 
 from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.checkpoint.tensors import open_tensors
 from gsr_engine.demo.report import NANO
+from gsr_engine.execution.arithmetic import describe_arithmetic
 from gsr_engine.model.decoder import Decoder
 from gsr_engine.model.fp8 import E4M3, fp8_support, quantize_rows
 from gsr_engine.model.linear import Fp8Linear, Linear
@@ -293,6 +294,7 @@ def test_a_checkpoint_in_fp8_runs_in_fp8_where_the_device_does(
     checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
     folder, _ = in_fp8(checkpoints["qwen3"], tmp_path / "fp8", (16, 16))
+    assert describe_arithmetic()["fp8"] == "yes, on cpu"
     *found, said = notes_of(folder)
     assert found == ["fp8", "bfloat16"]
     assert "a checkpoint in fp8 runs in fp8, a scale for each row" in said
@@ -359,7 +361,7 @@ def test_experts_stay_in_their_dtype(
     folder, _ = in_fp8(checkpoints["qwen3moe"], tmp_path / "fp8", (16, 16))
     quantization, _, said = notes_of(folder, quantization=asked, dtype="bfloat16")
     assert quantization == ("none" if asked == "auto" else "fp8")
-    assert ("experts multiply in bfloat16: only attention runs in fp8" in said) == (asked == "fp8")
+    assert ("experts multiply in bfloat16: only attention is in fp8" in said) == (asked == "fp8")
 
 
 Q = "model.layers.1.self_attn.q_proj."

@@ -36,16 +36,20 @@ def run(engine: Engine, order: list[int], together: bool) -> dict[int, list[Comp
     return {i: request.result.completions for i, request in requests.items() if request.result}
 
 
-@pytest.mark.parametrize("family", ["qwen2", "qwen3moe", "olmo3"])
+@pytest.mark.parametrize(
+    ("family", "quantization"),
+    [("qwen2", "none"), ("qwen3moe", "none"), ("olmo3", "none"), ("qwen2", "int8")],
+)
 @given(order=st.permutations(range(len(PROMPTS))), keep=st.integers(1, len(PROMPTS)))
 @settings(
     deadline=None, max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_tokens_do_not_depend_on_the_batch(
-    family: str, checkpoints: dict[str, Path], order: list[int], keep: int
+    family: str, quantization: str, checkpoints: dict[str, Path], order: list[int], keep: int
 ) -> None:
-    """Nor on which experts others go through, nor on windows."""
-    with Engine.from_pretrained(checkpoints[family], prefix_cache=False) as engine:
+    """Nor on which experts others go through, nor on windows; in 8 bits neither."""
+    options = {"quantization": quantization, "prefix_cache": False}
+    with Engine.from_pretrained(checkpoints[family], **options) as engine:
         alone = run(engine, list(range(len(PROMPTS))), together=False)
         crowded = run(engine, order[:keep], together=True)
     for index, completions in crowded.items():

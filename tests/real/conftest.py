@@ -35,7 +35,8 @@ def smollm2() -> Path:
 
 @pytest.fixture(scope="session")
 def engine(smollm2: Path) -> Iterator[Engine]:
-    with Engine.from_pretrained(smollm2, dtype="float32", kv_cache_gib=0.5) as engine:
+    options = {"dtype": "float32", "quantization": "none"}
+    with Engine.from_pretrained(smollm2, **options, kv_cache_gib=0.5) as engine:
         yield engine
 
 
