@@ -42,9 +42,6 @@ def arithmetic_notes(
     config: EngineConfig, stored: ModelTensors, dtype: torch.dtype, quantization: Quantization
 ) -> Iterator[str]:
     """What a user should know of the choice, in words."""
-    name, experts = str(dtype).removeprefix("torch."), stored.config.experts is not None
-    if quantization != "none" and experts:
-        yield f"experts multiply in {name}: only attention and the head are in {quantization}"
     if config.quantization == "auto" and quantization == "int8":
         yield "a quantised file runs in int8; quantization='none' dequantises it"
     if config.dtype == "auto" and stored.config.dtype == "float16" and dtype == torch.bfloat16:
@@ -52,8 +49,8 @@ def arithmetic_notes(
 
 
 def _usual(config: EngineConfig, stored: ModelTensors, device: torch.device) -> Quantization:
-    """What "auto" stands for; the experts of a model, most of it, would stay in fp32."""
-    eight = device.type == "cpu" and stored.quantized and stored.config.experts is None
+    """What "auto" stands for."""
+    eight = device.type == "cpu" and stored.quantized
     dtype = _dtype(config.dtype, None, device, "int8")
     return "int8" if eight and _why_not("int8", dtype, device) is None else "none"
 

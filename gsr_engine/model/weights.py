@@ -119,8 +119,8 @@ def _embedding_dtype(
 
 
 def _is_linear(name: str) -> bool:
-    """Whether a tensor is the weight of a linear; those of experts and routers are not."""
-    return name == HEAD or (name.endswith("_proj.weight") and ".experts." not in name)
+    """Whether a tensor is the weight of a linear, or of one of an expert; a router is none."""
+    return name == HEAD or name.endswith("_proj.weight")
 
 
 def bytes_held(decoder: Decoder) -> int:
@@ -161,7 +161,7 @@ def _assemble(
     quantization: Quantization = "none",
 ) -> Decoder:
     linear = linear_maker(config, dtype, runs_on, quantization)
-    reader = _Reader(config, dict(tensor_shapes(config)), get, linear, runs_on)
+    reader = _Reader(config, dict(tensor_shapes(config)), get, linear, runs_on, quantization)
     embedding = reader.tensor(EMBEDDING)
     # The largest tensors come first: what they take on their way is free before the layers come.
     head = reader.linear(embedding if config.tie_embeddings else reader.tensor(HEAD))
@@ -188,6 +188,7 @@ class _Reader:
     get: GetTensor
     linear: MakeLinear
     runs_on: torch.device
+    quantization: Quantization
 
     def tensor(self, name: str) -> torch.Tensor:
         """A tensor that the checkpoint must hold."""
@@ -262,6 +263,7 @@ class _Reader:
                 normalise=config.experts.normalise,
                 gate=gate,
                 runs_on=self.runs_on,
+                quantization=self.quantization,
             )
         if config.family.fused:
             gate_up = self.tensor(prefix + "gate_up_proj.weight")
