@@ -38,9 +38,9 @@ class EngineConfig:
         quantization: what layers and head multiply in: "none" (the dtype), "int8", "fp8" or "auto".
             "int8" is for CPUs: weights and rows have a scale for every 64 inputs, and sums are
             exact, so a row's bits depend on nobody's company. "fp8" is for GPUs: weights have a
-            scale per output, rows one each, and the head stays in bfloat16. "auto" is "int8" for a
-            GGUF file of quantised tensors on a CPU, and "fp8" for a checkpoint in fp8 on a GPU that
-            multiplies it, unless its model has experts; else "none".
+            scale per output, rows one each, and head and experts stay in bfloat16. "auto" is "int8"
+            for a GGUF file of quantised tensors on a CPU, and "fp8" for a checkpoint in fp8 without
+            experts on a GPU that multiplies it, else "none".
         device: "cpu", "cuda" (the current NVIDIA GPU), or "auto": cuda if there is a GPU.
         max_model_len: longest context in tokens; None takes the checkpoint's maximum, which yarn
             stretches to its factor times the original length.

@@ -44,29 +44,27 @@ def arithmetic_notes(
     config: EngineConfig, stored: ModelTensors, dtype: torch.dtype, quantization: Quantization
 ) -> Iterator[str]:
     """What a user should know of the choice, in words."""
-    name, plain = str(dtype).removeprefix("torch."), quantization == "none"
-    if not plain and stored.config.experts is not None:
-        others = "attention is" if quantization == "fp8" else "attention and the head are"
-        yield f"experts multiply in {name}: only {others} in {quantization}"
+    name = str(dtype).removeprefix("torch.")
+    if quantization == "fp8" and stored.config.experts is not None:
+        yield f"experts multiply in {name}: only attention is in fp8"
     if config.quantization == "auto" and quantization == "int8":
         yield "a quantised file runs in int8; quantization='none' dequantises it"
     if config.quantization == "auto" and quantization == "fp8":
         yield "a checkpoint in fp8 runs in fp8, a scale for each row; 'none' dequantises it"
     if stored.config.fp8 is not None and quantization != "fp8":
-        yield f"weights in fp8 are dequantised: layers run in {name if plain else quantization}"
+        runs_in = name if quantization == "none" else quantization
+        yield f"weights in fp8 are dequantised: layers run in {runs_in}"
     if config.dtype == "auto" and stored.config.dtype == "float16" and dtype == torch.bfloat16:
         yield "a float16 checkpoint runs in bfloat16; dtype='float32' keeps its digits"
 
 
 def _usual(config: EngineConfig, stored: ModelTensors, device: torch.device) -> Quantization:
-    """What "auto" stands for; the experts of a model, most of it, would stay in the dtype."""
+    """What "auto" stands for; beside fp8 the experts of a model, most of it, stay in bfloat16."""
     usual: Quantization = "none"
     if stored.quantized:
         usual = "int8"
-    elif stored.config.fp8 is not None:
+    elif stored.config.fp8 is not None and stored.config.experts is None:
         usual = "fp8"
-    if stored.config.experts is not None:
-        return "none"
     dtype = _dtype(config.dtype, None, device, usual)
     return usual if _why_not(usual, dtype, device) is None else "none"
 

@@ -94,7 +94,7 @@ class Decoder:
         embedding: [vocab_size, hidden_size]; beside quantised weights it may take fewer bits than
             the dtype.
         embedding_scale: multiplies embeddings; rounded to the dtype.
-        quantization: what layers and head multiply in; experts multiply in the dtype.
+        quantization: what layers and head multiply in.
     """
 
     config: ModelConfig

@@ -222,8 +222,8 @@ def linear_bytes(
     return outputs * inputs * dtype.itemsize
 
 
-def head_quantization(quantization: Quantization) -> Quantization:
-    """What the head multiplies in: beside fp8 it stays in bf16, and a tied one is no copy."""
+def quantization_beside(quantization: Quantization) -> Quantization:
+    """What head and experts multiply in: beside fp8 it is bf16, and a tied head is no copy."""
     return "none" if quantization == "fp8" else quantization
 
 

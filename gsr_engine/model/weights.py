@@ -26,9 +26,9 @@ from gsr_engine.model.heap import Heap
 from gsr_engine.model.linear import (
     Linear,
     MakeLinear,
-    head_quantization,
     linear_bytes,
     linear_maker,
+    quantization_beside,
 )
 from gsr_engine.model.rope import rotary_order
 
@@ -103,16 +103,16 @@ def bytes_to_hold(
 ) -> int:
     """`bytes_held` of a decoder that is not loaded yet, but for the padding of packed weights."""
     own = {EMBEDDING: _embedding_dtype(config, dtype, quantization)}
-    of_head = head_quantization(quantization)
+    beside = quantization_beside(quantization)
     total = sum(
-        linear_bytes(shape, dtype, of_head if name == HEAD else quantization)
+        linear_bytes(shape, dtype, beside if _is_beside_layers(name) else quantization)
         if _is_linear(name)
         else own.get(name, dtype).itemsize * math.prod(shape)
         for name, shape in tensor_shapes(config)
     )
-    laid_out = linear_maker(config, dtype, device, of_head) is not Linear
+    laid_out = linear_maker(config, dtype, device, beside) is not Linear
     if config.tie_embeddings and laid_out:
-        total += linear_bytes((config.vocab_size, config.hidden_size), dtype, of_head)
+        total += linear_bytes((config.vocab_size, config.hidden_size), dtype, beside)
     return total
 
 
@@ -126,8 +126,13 @@ def _embedding_dtype(
 
 
 def _is_linear(name: str) -> bool:
-    """Whether a tensor is the weight of a linear; those of experts and routers are not."""
-    return name == HEAD or (name.endswith("_proj.weight") and ".experts." not in name)
+    """Whether a tensor is the weight of a linear, or of one of an expert; a router is none."""
+    return name == HEAD or name.endswith("_proj.weight")
+
+
+def _is_beside_layers(name: str) -> bool:
+    """Whether a linear is no product of a layer's own: that of the head, or of an expert."""
+    return name == HEAD or ".experts." in name
 
 
 def bytes_held(decoder: Decoder) -> int:
@@ -168,10 +173,10 @@ def _assemble(
     quantization: Quantization = "none",
 ) -> Decoder:
     linear = linear_maker(config, dtype, runs_on, quantization)
-    reader = _Reader(config, dict(tensor_shapes(config)), get, linear, runs_on)
+    reader = _Reader(config, dict(tensor_shapes(config)), get, linear, runs_on, quantization)
     embedding = reader.tensor(EMBEDDING)
     # The largest tensors come first: what they take on their way is free before the layers come.
-    make_head = linear_maker(config, dtype, runs_on, head_quantization(quantization))
+    make_head = linear_maker(config, dtype, runs_on, quantization_beside(quantization))
     head = make_head(embedding if config.tie_embeddings else reader.tensor(HEAD))
     embedding = embedding.to(_embedding_dtype(config, dtype, quantization))
     scale = config.hidden_size**0.5 if config.family.scaled_embedding else 1.0
@@ -196,6 +201,7 @@ class _Reader:
     get: GetTensor
     linear: MakeLinear
     runs_on: torch.device
+    quantization: Quantization
 
     def tensor(self, name: str) -> torch.Tensor:
         """A tensor that the checkpoint must hold."""
@@ -270,6 +276,7 @@ class _Reader:
                 normalise=config.experts.normalise,
                 gate=gate,
                 runs_on=self.runs_on,
+                quantization=self.quantization,
             )
         if config.family.fused:
             gate_up = self.tensor(prefix + "gate_up_proj.weight")
