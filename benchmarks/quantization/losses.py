@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 import torch
 import torch.nn.functional as F
 
+from benchmarks.peers.text_loss import next_token_loss, text_loss
 from csrc_triton import PagedSpan, PrefillPlan
 from gsr_engine.attention.kv_cache import KVCache
 from gsr_engine.attention.paged_attention import PagedAttention
@@ -53,16 +54,11 @@ def hidden_states(decoder: Decoder, token_ids: list[int]) -> torch.Tensor:
     return decoder.hidden(torch.tensor(token_ids), attention, None)
 
 
-def text_loss(decoder: Decoder, contexts: Iterable[list[int]]) -> float:
-    """Mean loss of the contexts, which have one length."""
-    return fmean(
-        next_token_loss(decoder.logits(hidden_states(decoder, one)), one) for one in contexts
+def decoder_loss(decoder: Decoder, contexts: Sequence[list[int]]) -> float:
+    """Mean loss of the next token over contexts of one length."""
+    return text_loss(
+        lambda one: decoder.logits(hidden_states(decoder, one)).float().numpy(), contexts
     )
-
-
-def next_token_loss(logits: torch.Tensor, token_ids: list[int]) -> float:
-    """Mean of -log p of each token but the first; logits are [tokens, vocabulary]."""
-    return float(F.cross_entropy(logits[:-1].float(), torch.tensor(token_ids[1:])))
 
 
 class Fp32Reference:
@@ -102,7 +98,7 @@ class Fp32Reference:
         """Loss, fp32's loss, KL, top-1 agreement of one context."""
         ours = decoder.logits(hidden_states(decoder, token_ids))
         exact = self._decoder.logits(hidden)
-        losses = [next_token_loss(logits, token_ids) for logits in (ours, exact)]
+        losses = [next_token_loss(logits.numpy(), token_ids) for logits in (ours, exact)]
         agree = float((ours.argmax(-1) == exact.argmax(-1)).float().mean())
         kl = F.kl_div(
             ours.log_softmax(-1), exact.log_softmax(-1), log_target=True, reduction="none"
