@@ -2,13 +2,14 @@
 
 Loss over 6,144 tokens of documents and code, its change against fp32, KL divergence and agreement
 of the most likely token, for groups of inputs of several sizes and several choices of what stays in
-fp32; of a GGUF file also with its own blocks. Then pass@1, maj@4 and selfRef@4 of nano in 8 bits,
-beside fp32 over the same puzzles. No figure is a time.
+fp32; of a GGUF file also with its own blocks. Then pass@1, maj@4 and selfRef@4 of nano for the same
+choices, beside fp32 over the same puzzles. No figure is a time.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +22,7 @@ from benchmarks.quantization.losses import Distance, Fp32Reference
 from benchmarks.quantization.refinement import measure_refinement
 from benchmarks.quantization.table import WIDTH, show
 from benchmarks.quantization.texts import contexts
-from benchmarks.quantization.variants import DEFAULT, VARIANTS, Variant, own_blocks
+from benchmarks.quantization.variants import VARIANTS, Variant, own_blocks
 from benchmarks.throughput.machine_limits import chip
 from gsr_engine import EngineConfig, InvalidRequest
 from gsr_engine.checkpoint.files import find_checkpoint, is_gguf
@@ -56,7 +57,7 @@ def main(
     if losses:
         run |= _losses(find_checkpoint(model or smollm2()), only, stderr)
     if puzzles:
-        scores = measure_refinement(NANO, puzzles, [DEFAULT])
+        scores = measure_refinement(NANO, puzzles, _named(VARIANTS, only))
         found = {name: {m: asdict(s) for m, s in row.items()} for name, row in scores.items()}
         run |= {"puzzles": puzzles, "refinement": found}
     out.mkdir(parents=True, exist_ok=True)
@@ -83,7 +84,8 @@ def _losses(model: Path, only: str, stderr: Console) -> dict[str, Any]:
     texts = contexts(tokenizer)
     reference = Fp32Reference(decoder, texts)
     found: dict[str, Distance] = {"fp32": reference.distance(decoder)}
-    for variant in _chosen(model, only):
+    variants = [*VARIANTS, *([own_blocks(model)] if is_gguf(model) else [])]
+    for variant in _named(variants, only):
         stderr.print(f"[dim]{variant.name}[/]")
         found[variant.name] = reference.distance(variant.of(decoder))
     return {
@@ -93,8 +95,7 @@ def _losses(model: Path, only: str, stderr: Console) -> dict[str, Any]:
     }
 
 
-def _chosen(model: Path, only: str) -> list[Variant]:
-    variants = [*VARIANTS, *([own_blocks(model)] if is_gguf(model) else [])]
+def _named(variants: Sequence[Variant], only: str) -> list[Variant]:
     return [variant for variant in variants if only in variant.name]
 
 

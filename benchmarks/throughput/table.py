@@ -13,7 +13,7 @@ from benchmarks.throughput.rounds import TOLERANCE
 BASELINE = "transformers"
 LOSS = 0.01
 """How much loss an engine may add to that of fp32 and still count as near it."""
-WIDTH = 150
+WIDTH = 170
 
 
 def rate(result: dict[str, Any]) -> float:
