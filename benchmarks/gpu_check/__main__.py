@@ -29,13 +29,15 @@ from train.command import run_command
 #   decode        0.5B 20, 7B 60: 256k tokens of prompts, then steps at five batch sizes, twice
 #   selfref       7B: three values of k, three ways, twice 60; shared spans 15; transformers 30
 #   train         compiling 45, steps of 4 s 30; a tiny model beside the CPU 15
+#   fp8           products 15, logits of 0.5B four ways 10
 PARTS = {
-    "kernels": 100.0,
-    "engine": 105.0,
+    "kernels": 95.0,
+    "engine": 100.0,
     "kernel-speed": 55.0,
     "decode": 75.0,
-    "selfref": 95.0,
-    "train": 90.0,
+    "selfref": 85.0,
+    "train": 85.0,
+    "fp8": 30.0,
 }
 # Seconds that a running case may exceed the end of its part.
 _GRACE = 15.0

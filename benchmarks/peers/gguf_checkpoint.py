@@ -19,11 +19,12 @@ _ARCHITECTURES = {
 _TYPES = {
     "float32": (gguf.GGMLQuantizationType.F32, gguf.LlamaFileType.ALL_F32),
     "bfloat16": (gguf.GGMLQuantizationType.BF16, gguf.LlamaFileType.MOSTLY_BF16),
+    "q8_0": (gguf.GGMLQuantizationType.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
 }
 
 
 def write_gguf(model: Path, dtype: str, file: Path) -> None:
-    """Write the weights in `dtype`; biases and norms stay in fp32.
+    """Write the matrices in `dtype` or "q8_0"; biases and norms stay in fp32.
 
     Raises:
         ValueError: another architecture, or scaled rotary positions.

@@ -28,6 +28,9 @@ class Job:
         refine_tokens: tokens of a refinement.
         kv_gib: memory for keys and values.
         ignore_eos: how lengths are fixed: end tokens are ignored, or they are never drawn.
+        quantization: "int8" for the engine's own 8 bits with its own defaults, KV included; None
+            for weights and KV in `dtype`.
+        texts: token ids of contexts, of one length, whose loss is asked for.
     """
 
     model: str
@@ -40,6 +43,8 @@ class Job:
     refine_tokens: int
     kv_gib: float = 4.0
     ignore_eos: bool = True
+    quantization: str | None = None
+    texts: list[list[int]] = field(default_factory=list)
 
     @property
     def num_streams(self) -> int:
@@ -58,6 +63,7 @@ class Job:
         return max(
             max(map(len, self.prompts)) + self.candidate_tokens,
             max(map(len, self.refine_prompts)) + self.refine_tokens,
+            *map(len, self.texts),
         )
 
     def marked(self, run: int) -> Job:
@@ -76,12 +82,16 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobResult:
-    """Seconds of both phases, the generated tokens, and facts about the engine."""
+    """Seconds of both phases, the generated tokens, and facts about the engine.
+
+    `loss` is the mean loss over the job's texts; None if there are none, or the engine tells none.
+    """
 
     seconds_candidates: float
     seconds_refine: float
     tokens: int
     facts: dict[str, str] = field(default_factory=dict)
+    loss: float | None = None
 
     @property
     def seconds(self) -> float:
@@ -100,8 +110,17 @@ Generate = Callable[[list[list[int]], int, int], int]
 One stream per prompt is greedy; several are sampled at temperature 1.
 """
 
-Loaded = tuple[Generate, dict[str, str]]
-"""An engine that is ready, and facts about it."""
+Loss = Callable[[list[list[int]]], float]
+"""Contexts of one length to the mean loss of the next token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """An engine that is ready, facts about it, and its loss if it can tell."""
+
+    generate: Generate
+    facts: dict[str, str]
+    loss: Loss | None = None
 
 
 def do_job(job: Job, generate: Generate, facts: dict[str, str]) -> JobResult:
@@ -144,7 +163,8 @@ def answer_lines(answer: Callable[[dict[str, Any]], Any]) -> None:
 def serve(load: Callable[[Job], Loaded]) -> None:
     """The main function of an engine that does jobs: the first one loads it.
 
-    Later jobs differ from the first in their token ids alone.
+    Later jobs differ from the first in their token ids alone. The loss is measured behind what is
+    timed.
     """
     loaded: list[Loaded] = []
 
@@ -152,6 +172,9 @@ def serve(load: Callable[[Job], Loaded]) -> None:
         job = Job(**order)
         if not loaded:
             loaded.append(load(job))
-        return do_job(job, *loaded[0])
+        engine = loaded[0]
+        result = do_job(job, engine.generate, engine.facts)
+        loss = engine.loss(job.texts) if engine.loss and job.texts else None
+        return replace(result, loss=loss)
 
     answer_lines(answer)

@@ -2,9 +2,9 @@
 
 One sequence per stream in a unified KV cache. A prompt is read once, and its sequence is copied to
 the other streams of the problem. What a prompt has in common with the one before it is kept, as
-llama.cpp's server does. Weights and KV are in the job's dtype. Sampling is llama.cpp's own. So is
-the choice of its flash attention, which is faster on a CPU than its other one, and rounds to less
-than fp32.
+llama.cpp's server does. Weights and KV are in the job's dtype. In 8 bits weights are Q8_0, and KV
+is fp16, llama.cpp's default. Sampling is llama.cpp's own. So is the choice of its flash attention,
+which is faster on a CPU than its other one, and rounds to less than fp32.
 """
 
 from __future__ import annotations
@@ -13,18 +13,23 @@ import ctypes
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 from itertools import takewhile
 from pathlib import Path
 
 import llama_cpp
+import numpy as np
 from gguf import GGMLQuantizationType
 
 from benchmarks.peers.gguf_checkpoint import write_gguf
 from benchmarks.peers.job import Job, Loaded, serve
+from benchmarks.peers.text_loss import Logits, text_loss
 
 _KV_TYPES = {"float32": GGMLQuantizationType.F32, "bfloat16": GGMLQuantizationType.BF16}
 _BATCH = 2048
+_LOGITS = 256
+"""Rows whose logits llama.cpp holds at once."""
 _SEED = 1
 
 Row = tuple[int, int, int, bool]
@@ -61,7 +66,8 @@ class Sequences:
         folder = Path(job.model)
         llama_cpp.llama_backend_init()
         self._model = llama_cpp.llama_model_load_from_file(
-            str(converted(folder, job.dtype)).encode(), llama_cpp.llama_model_default_params()
+            str(converted(folder, "q8_0" if job.quantization else job.dtype)).encode(),
+            llama_cpp.llama_model_default_params(),
         )
         self._streams = max(job.num_streams, len(job.refine_prompts))
         params = llama_cpp.llama_context_default_params()
@@ -69,7 +75,8 @@ class Sequences:
         params.n_batch = max(_BATCH, self._streams)
         params.n_seq_max = self._streams
         params.n_threads = params.n_threads_batch = job.threads
-        params.type_k = params.type_v = _KV_TYPES[job.dtype]
+        if not job.quantization:
+            params.type_k = params.type_v = _KV_TYPES[job.dtype]
         params.kv_unified = True
         self._context = llama_cpp.llama_init_from_model(self._model, params)
         if not self._context:
@@ -86,7 +93,7 @@ class Sequences:
         """KV cells for the larger phase; a few more, because llama.cpp rounds."""
         drawn = sum(len(p) + job.k * job.candidate_tokens for p in job.prompts)
         refined = sum(len(p) + job.refine_tokens for p in job.refine_prompts)
-        return max(drawn, refined) + 256
+        return max(drawn, refined, job.longest) + 256
 
     def _sampler(self, greedy: bool) -> object:
         chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
@@ -121,6 +128,20 @@ class Sequences:
             for at, stream in enumerate(streams):
                 stream.append(llama_cpp.llama_sampler_sample(sampler, self._context, at))
         return streams
+
+    def logits(self, text: list[int]) -> Logits:
+        """The logits of all tokens of a text, [tokens, vocabulary]; the cache is empty after it."""
+        llama_cpp.llama_memory_clear(self._memory, True)
+        self._kept = []
+        vocab = llama_cpp.llama_model_get_vocab(self._model)
+        found = np.empty((len(text), llama_cpp.llama_vocab_n_tokens(vocab)), dtype=np.float32)
+        for start in range(0, len(text), _LOGITS):
+            part = text[start : start + _LOGITS]
+            self._decode([(token, start + at, 0, True) for at, token in enumerate(part)])
+            rows = found[start : start + len(part)]
+            rows[:] = np.ctypeslib.as_array(llama_cpp.llama_get_logits(self._context), rows.shape)
+        llama_cpp.llama_memory_clear(self._memory, True)
+        return found
 
     def _read(self, prompts: list[list[int]], n: int) -> list[list[int]]:
         """Read the prompts, and draw the first token of every stream."""
@@ -189,7 +210,8 @@ def load(job: Job) -> Loaded:
     def generate(prompts: list[list[int]], n: int, tokens: int) -> int:
         return sum(map(len, sequences.generate(prompts, n, tokens)))
 
-    return generate, {"llama-cpp-python": version("llama-cpp-python")}
+    facts = {"llama-cpp-python": version("llama-cpp-python")}
+    return Loaded(generate, facts, partial(text_loss, sequences.logits))
 
 
 if __name__ == "__main__":

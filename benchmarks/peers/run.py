@@ -28,6 +28,8 @@ _MODULES = {
 }
 PEERS = tuple(name for name in _MODULES if name != "trl")
 """The engines that do a `Job`."""
+PEERS_IN_INT8 = ("openvino", "llama-cpp")
+"""Those of them that do it in their own 8 bits, too."""
 _CHECKOUT = Path(__file__).parents[2]
 _CLOSING_SECONDS = 10
 

@@ -41,7 +41,7 @@ def load(job: Job) -> Loaded:
         )
         return sum(len(output.generated_tokens) for output in outputs.values())
 
-    return generate, {"transformers": version("transformers")}
+    return Loaded(generate, {"transformers": version("transformers")})
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib.metadata import version
 
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from benchmarks.peers.job import Generate, Job, JobResult, Loaded, do_job, serve
+from benchmarks.peers.text_loss import Logits, text_loss
 
 
 def sampling(n: int, tokens: int) -> GenerationConfig:
@@ -34,7 +36,13 @@ def load(job: Job) -> Loaded:
     """The model for such jobs."""
     torch.set_num_threads(job.threads)
     model = AutoModelForCausalLM.from_pretrained(job.model, dtype=getattr(torch, job.dtype)).eval()
-    return _generate_with(model), _facts()
+
+    @torch.inference_mode()
+    def logits_of(text: list[int]) -> Logits:
+        logits: torch.Tensor = model(torch.tensor([text])).logits[0]
+        return logits.float().numpy()
+
+    return Loaded(_generate_with(model), _facts(), partial(text_loss, logits_of))
 
 
 def run_on(model: PreTrainedModel, job: Job) -> JobResult:

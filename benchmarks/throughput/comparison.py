@@ -2,32 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.job import JobResult
-from benchmarks.peers.run import PeerProcess
+from benchmarks.peers.run import PEERS_IN_INT8, PeerProcess
 from benchmarks.throughput.floor import product_seconds
-from benchmarks.throughput.machine_limits import measure_limits
+from benchmarks.throughput.machine_limits import Limits, measure_limits
 from benchmarks.throughput.ours import OurEngines, RefineWork
 from benchmarks.throughput.rounds import Rounds
 
 
 class _Peer:
-    """A peer whose process starts with its first run; a run is a job of its own."""
+    """A peer whose process starts with its first run; a run is a job of its own.
 
-    def __init__(self, name: str, ours: OurEngines, out: Path, processes: ExitStack) -> None:
-        self._name, self._ours, self._out, self._processes = name, ours, out, processes
+    The first run also asks for the loss of the texts.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        quantization: str | None,
+        work: RefineWork,
+        ours: OurEngines,
+        out: Path,
+        processes: ExitStack,
+    ) -> None:
+        self._name, self._quantization, self._texts = name, quantization, list(work.texts)
+        self._ours, self._out, self._processes = ours, out, processes
         self._process: PeerProcess | None = None
         self._runs = 0
 
     def __call__(self) -> JobResult:
         job = self._ours.job
         assert job is not None  # noqa: S101  # a layout runs first
+        job = replace(job, quantization=self._quantization)
         if self._process is None:
+            job = replace(job, texts=self._texts)
             process = PeerProcess(self._name, job.threads, self._out)
             self._process = self._processes.enter_context(process)
         self._runs += 1
@@ -37,6 +51,7 @@ class _Peer:
 def compare(
     work: RefineWork,
     peers: list[str],
+    quantization: str | None,
     sharing_off: bool,
     rounds: Rounds,
     out: Path,
@@ -47,6 +62,7 @@ def compare(
     Args:
         work: to do.
         peers: which of them.
+        quantization: what this engine and the peers that can also compute in; None for nothing.
         sharing_off: whether this engine also does it with nothing shared.
         rounds: fresh ones.
         out: folder for the peers' logs.
@@ -54,31 +70,55 @@ def compare(
     """
     problems = len(work.problems)
     streams = {"candidates": problems * work.k, "refine": problems}
+    sizes = sorted({1, work.k, *streams.values()})
+    works = [work, *([replace(work, quantization=quantization)] if quantization else [])]
     with ExitStack() as opened:
-        ours = opened.enter_context(OurEngines(work))
-        sizes = sorted({1, work.k, *streams.values()})
+        ours = {one.precision: opened.enter_context(OurEngines(one)) for one in works}
         progress("the machine's limits")
-        limits = measure_limits(ours.decoder, sizes)
-        engines: dict[str, Callable[[], JobResult]] = {
-            "linear": lambda: ours.refine("linear"),
-            "branched": lambda: ours.refine("branched"),
-        }
+        limits = _limits(ours, sizes)
+        first, *others = ours
+        engines = _layouts(ours[first], "")
         if sharing_off:
-            engines["sharing off"] = ours.share_nothing
-        engines |= {name: _Peer(name, ours, out, opened) for name in peers}
+            engines["sharing off"] = ours[first].share_nothing
+        for precision in others:
+            engines |= _layouts(ours[precision], f" {precision}")
+        for name in peers:
+            engines[name] = _Peer(name, None, work, ours[first], out, opened)
+            if quantization and name in PEERS_IN_INT8:
+                folder = out / quantization
+                folder.mkdir(exist_ok=True)
+                peer = _Peer(name, quantization, work, ours[first], folder, opened)
+                engines[f"{name} {quantization}"] = peer
         rounds.measure(engines, progress)
         progress("the machine's limits, again")
-        limits = limits.or_better(measure_limits(ours.decoder, sizes))
-    floors = {
-        layout: product_seconds(tokens, limits, streams)
-        for layout, tokens in ours.phase_tokens.items()
+        again = _limits(ours, sizes)
+        limits = {name: limits[name].or_better(again[name]) for name in limits}
+    tokens = {
+        layout if precision == first else f"{layout} {precision}": (precision, phases)
+        for precision, one in ours.items()
+        for layout, phases in one.phase_tokens.items()
     }
     return {
-        "limits": asdict(limits),
-        "floors": floors,
-        "phase_tokens": ours.phase_tokens,
+        "limits": {name: asdict(one) for name, one in limits.items()},
+        "floors": {
+            name: product_seconds(phases, limits[precision], streams)
+            for name, (precision, phases) in tokens.items()
+        },
+        "phase_tokens": {name: phases for name, (_, phases) in tokens.items()},
         "results": {name: asdict(rounds.outcome(name)) for name in rounds.runs},
         "runs": {name: [asdict(run) for run in runs] for name, runs in rounds.runs.items()},
         "fastest_product": rounds.fastest,
         "skipped": rounds.skipped,
     }
+
+
+def _layouts(ours: OurEngines, suffix: str) -> dict[str, Callable[[], JobResult]]:
+    return {
+        f"linear{suffix}": lambda: ours.refine("linear"),
+        f"branched{suffix}": lambda: ours.refine("branched"),
+    }
+
+
+def _limits(ours: Mapping[str, OurEngines], sizes: Sequence[int]) -> dict[str, Limits]:
+    """Of each precision of the products."""
+    return {precision: measure_limits(one.decoder, sizes) for precision, one in ours.items()}

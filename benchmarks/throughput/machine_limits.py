@@ -1,7 +1,7 @@
 """What the machine can do: how fast it copies, and how long a model's products alone take.
 
-No engine that computes in this dtype can be faster than the products of its steps. The difference
-to a measured run is attention, sampling and the engine itself.
+No engine that computes in this precision can be faster than the products of its steps. The
+difference to a measured run is attention, sampling and the engine itself.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def measure_products(own: Sequence[Linear], sizes: Sequence[int]) -> list[Produc
     plain = [Linear(one.dense(), one.bias, one.gate) for one in own]
     weights = sum(one.weight.numel() for one in plain)
     dtype = plain[0].weight.dtype
-    bytes_read = weights * dtype.itemsize
+    bytes_read = sum(one.weight.numel() * one.weight.itemsize for one in own)
     found = []
     for rows in sizes:
         inputs = [torch.randn(rows, one.weight.shape[1]).to(dtype) for one in plain]

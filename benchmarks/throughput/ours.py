@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
 from benchmarks.peers.job import Job, JobResult, do_job
+from benchmarks.quantization.losses import decoder_loss
+from benchmarks.quantization.variants import load_quantized
 from gsr_engine import Engine, EngineConfig, RefineResult, SamplingParams, SelfRefineParams
-from gsr_engine.execution.loading import load_parts
 from gsr_engine.params import Layout
 from gsr_engine.text.problem_prompts import ProblemPrompts
 
@@ -20,7 +21,10 @@ _SEED = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefineWork:
-    """selfRef@k of several problems at fixed lengths; see `Job`."""
+    """selfRef@k of several problems at fixed lengths; see `Job`.
+
+    `quantization` is what this engine computes in: None for `dtype`, or "int8".
+    """
 
     model: Path
     problems: Sequence[str]
@@ -31,6 +35,13 @@ class RefineWork:
     threads: int
     kv_gib: float
     ignore_eos: bool = True
+    quantization: str | None = None
+    texts: Sequence[list[int]] = ()
+
+    @property
+    def precision(self) -> str:
+        """Of this engine's products."""
+        return self.quantization or self.dtype
 
     def params(self, layout: Layout, tokens: int | None = None, run: int = 0) -> SelfRefineParams:
         """The request; `tokens` instead of the work's own lengths.
@@ -49,7 +60,10 @@ class RefineWork:
         )
 
     def job(self, engine: Engine, results: Sequence[RefineResult]) -> Job:
-        """The same work for a peer, with the candidates of these results to refine."""
+        """The same work for a peer, with the candidates of these results to refine.
+
+        It is in `dtype`, and asks for no loss.
+        """
         problems = [ProblemPrompts(engine.prompts, problem) for problem in self.problems]
         return Job(
             model=str(self.model.absolute()),
@@ -73,14 +87,16 @@ class OurEngines:
 
     Attributes:
         decoder: the weights.
+        loss: mean loss over the work's texts; None if it has none.
         job: the work for the peers; there is none before a layout ran.
         phase_tokens: of each layout that ran, the tokens that each phase computed.
     """
 
     def __init__(self, work: RefineWork) -> None:
         self._work = work
-        parts = load_parts(work.model, EngineConfig(dtype=work.dtype))
+        parts = load_quantized(work.model, work.dtype, work.quantization)
         self.decoder = parts[0]
+        self.loss = decoder_loss(self.decoder, work.texts) if work.texts else None
         self._shared, self._apart = (
             Engine(*parts, EngineConfig(kv_cache_gib=work.kv_gib, prefix_cache=shares))
             for shares in (True, False)
@@ -96,12 +112,12 @@ class OurEngines:
         self.phase_tokens[layout] = _phase_tokens(results)
         if self.job is None:
             self.job = self._work.job(self._shared, results)
-        return result
+        return replace(result, loss=self.loss)
 
     def share_nothing(self) -> JobResult:
         """Do the job as a peer would without prefix cache. A layout must have run before."""
         assert self.job is not None  # noqa: S101  # so the docstring
-        return sharing_off(self._apart, self.job)
+        return replace(sharing_off(self._apart, self.job), loss=self.loss)
 
     def __enter__(self) -> Self:
         return self

@@ -54,6 +54,7 @@ class Outcome:
     Attributes:
         seconds_candidates, seconds_refine: the best of each phase.
         tokens, facts: as in `JobResult`.
+        loss: as in `JobResult`; of the run that was asked for it.
         spread: the worst total over the best, of steady runs; of all if none was steady.
         steady: runs while the machine was not busy.
         runs: all runs.
@@ -63,6 +64,7 @@ class Outcome:
     seconds_refine: float
     tokens: int
     facts: dict[str, str]
+    loss: float | None
     spread: float
     steady: int
     runs: int
@@ -130,6 +132,7 @@ class Rounds:
             seconds_refine=min(run.result.seconds_refine for run in runs),
             tokens=runs[0].result.tokens,
             facts=runs[0].result.facts,
+            loss=next((run.result.loss for run in runs if run.result.loss is not None), None),
             spread=max(totals) / min(totals),
             steady=len(steady),
             runs=len(runs),

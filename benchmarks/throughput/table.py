@@ -11,7 +11,9 @@ from benchmarks.peers.run import PEERS
 from benchmarks.throughput.rounds import TOLERANCE
 
 BASELINE = "transformers"
-WIDTH = 150
+LOSS = 0.01
+"""How much loss an engine may add to that of fp32 and still count as near it."""
+WIDTH = 170
 
 
 def rate(result: dict[str, Any]) -> float:
@@ -24,18 +26,36 @@ def seconds(result: dict[str, Any]) -> float:
     return float(result["seconds_candidates"] + result["seconds_refine"])
 
 
-def best_peer(results: dict[str, dict[str, Any]]) -> str | None:
-    """The name of the fastest peer that gave figures."""
-    there = [name for name in PEERS if name in results]
+def best_peer(results: dict[str, dict[str, Any]], near_fp32: bool = False) -> str | None:
+    """The name of the fastest peer that gave figures.
+
+    Args:
+        results: of all engines.
+        near_fp32: only of peers whose loss is at most `LOSS` above that of this engine unquantised.
+            A peer that tells no loss counts if it is not quantised.
+    """
+    there = [
+        name
+        for name in results
+        if name.split()[0] in PEERS and (not near_fp32 or _is_near(name, results))
+    ]
     return max(there, key=lambda name: rate(results[name]), default=None)
+
+
+def _is_near(name: str, results: dict[str, dict[str, Any]]) -> bool:
+    loss, exact = results[name]["loss"], results["linear"]["loss"]
+    if loss is None or exact is None:
+        return " " not in name
+    return bool(loss <= exact + LOSS)
 
 
 def show(console: Console, run: dict[str, Any]) -> None:
     """Print the engines' table, the limits, and what was skipped."""
     console.print(_engines(run))
     console.print(_floors(run))
-    console.print(_limits(run))
-    console.print(f"copy bandwidth {run['limits']['copy_gb']:.1f} GB/s (read and written)")
+    for precision, limits in run["limits"].items():
+        console.print(_limits(precision, limits, run["chip"]))
+        console.print(f"copy bandwidth {limits['copy_gb']:.1f} GB/s (read and written)")
     for name, reason in run["skipped"].items():
         console.print(f"{name}: {reason}")
     console.print(", ".join(f"{name} {value}" for name, value in run["machine"].items()))
@@ -44,8 +64,10 @@ def show(console: Console, run: dict[str, Any]) -> None:
 def _engines(run: dict[str, Any]) -> Table:
     work, results = run["work"], run["results"]
     title = f"{work['subject']} in {work['dtype']}: {work['words']}"
-    best = best_peer(results)
+    best, near = best_peer(results), best_peer(results, near_fp32=True)
     caption = f"best peer: {best}" if best else "no peer gave figures"
+    if near:
+        caption += f", near the loss of {work['dtype']}: {near}"
     caption += "; of several runs each phase's best, spread is the worst total over the best"
     if any(not result["steady"] for result in results.values()):
         caption += (
@@ -54,14 +76,22 @@ def _engines(run: dict[str, Any]) -> Table:
         )
     table = _table(title, caption)
     table.add_column("engine", no_wrap=True)
-    columns = ("tokens/s", "seconds", "candidates s", "refine s", f"× {BASELINE}", "× best peer")
-    for column in (*columns, "spread", "steady runs"):
+    columns = (
+        "tokens/s",
+        "seconds",
+        "candidates s",
+        "refine s",
+        f"× {BASELINE}",
+        "× best peer",
+        "× near",
+    )
+    for column in (*columns, "loss", "spread", "steady runs"):
         table.add_column(column, justify="right")
     table.add_column("chip", no_wrap=True)
     for name, result in results.items():
         against = [
             f"{rate(result) / rate(results[other]):.2f}" if other in results else "-"
-            for other in (BASELINE, best)
+            for other in (BASELINE, best, near)
         ]
         phases = [f"{result[f'seconds_{phase}']:.2f}" for phase in ("candidates", "refine")]
         mark = "" if result["steady"] else " !"
@@ -71,6 +101,7 @@ def _engines(run: dict[str, Any]) -> Table:
             f"{seconds(result):.2f}",
             *phases,
             *against,
+            "-" if result["loss"] is None else f"{result['loss']:.4f}",
             f"{result['spread']:.2f}{mark}",
             f"{result['steady']} of {result['runs']}",
             run["chip"],
@@ -104,9 +135,8 @@ def _floors(run: dict[str, Any]) -> Table:
     return table
 
 
-def _limits(run: dict[str, Any]) -> Table:
-    limits = run["limits"]
-    table = _table("the products of one step alone")
+def _limits(precision: str, limits: dict[str, Any], chip: str) -> Table:
+    table = _table(f"the products of one step alone, in {precision}")
     for column in ("tokens", "ms", "ms, plain F.linear", "GFLOP/s", "GB/s of weights"):
         table.add_column(column, justify="right")
     table.add_column("chip", no_wrap=True)
@@ -119,7 +149,7 @@ def _limits(run: dict[str, Any]) -> Table:
             f"{1e3 * row['plain_seconds']:.2f}",
             f"{row['gflops']:.0f}",
             f"{row['weight_gb']:.1f}",
-            run["chip"],
+            chip,
         )
     return table
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Self
 
 import torch
 import typer
 
+from benchmarks.quantization.texts import contexts
 from benchmarks.random_weights import SHAPES, random_problems, write_checkpoint
 from benchmarks.throughput.ours import RefineWork
 from benchmarks.throughput.word_problems import word_problems
@@ -72,15 +74,20 @@ class Subject:
     folder: Path
     is_real: bool
 
-    def work(self, size: WorkSize, dtype: str, kv_gib: float) -> RefineWork:
+    def work(self, size: WorkSize, dtype: str, kv_gib: float, losses: bool = False) -> RefineWork:
         """The work of a size on this model, with torch's threads.
+
+        With `losses` it has texts whose loss is measured, unless weights are random.
 
         End tokens are never drawn from a real model; random weights rarely draw them, so there
         they are ignored.
         """
+        texts: list[list[int]] = []
         if self.is_real:
             tokenizer = Tokenizer.from_folder(self.folder)
             problems = word_problems(size.problems, size.prompt, tokenizer)
+            if losses:
+                texts = list(chain.from_iterable(contexts(tokenizer).values()))
         else:
             problems = random_problems(size.problems, size.prompt)
         auto = str(compute_dtype(torch.bfloat16)).removeprefix("torch.")
@@ -94,6 +101,7 @@ class Subject:
             threads=torch.get_num_threads(),
             kv_gib=kv_gib,
             ignore_eos=not self.is_real,
+            texts=texts,
         )
 
 

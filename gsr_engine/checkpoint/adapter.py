@@ -13,10 +13,10 @@ import torch
 from gsr_engine.checkpoint.adapter_config import AdapterConfig
 from gsr_engine.checkpoint.files import INDEX, SMALL_FILES, is_gguf
 from gsr_engine.checkpoint.model_config import ModelConfig, shown_names
+from gsr_engine.checkpoint.stored_tensor import StoredTensor
 from gsr_engine.checkpoint.tensor_names import EMBEDDING, HEAD, tensor_shapes
 from gsr_engine.checkpoint.tensors import (
     ModelTensors,
-    StoredTensor,
     model_name,
     open_file,
     read_tensor,
@@ -62,6 +62,11 @@ class AdaptedTensors:
     _base: ModelTensors
     _whole: dict[str, StoredTensor]
     _products: dict[str, _Product]
+
+    @property
+    def quantized(self) -> bool:
+        """Whether any tensor of the base model is stored in blocks of integers."""
+        return self._base.quantized
 
     def read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         """A tensor by transformers' name, in fp32 if the adapter changes it.

@@ -16,7 +16,7 @@ READ = frozenset(
         *("rms_norm_eps", "max_position_embeddings", "original_max_position_embeddings"),
         *("tie_word_embeddings", "hidden_act", "dtype", "torch_dtype", "rope_theta"),
         *("rope_scaling", "rope_parameters", "attention_dropout", "bos_token_id"),
-        *("eos_token_id", "pad_token_id"),
+        *("eos_token_id", "pad_token_id", "quantization_config"),
     }
 )
 """Read for every family; `bos_token_id` and its kin by the tokenizer."""
@@ -54,7 +54,7 @@ _REFUSED: dict[str, tuple[object, ...]] = {
     **dict.fromkeys(
         (
             *("attention_bias", "mlp_bias", "qkv_bias", "use_bias", "lm_head_bias", "alibi"),
-            *("quantization_config", "quantization", "compression_config", "add_bias_linear"),
+            *("quantization", "compression_config", "add_bias_linear"),
             *("num_experts", "num_local_experts", "n_routed_experts", "num_experts_per_tok"),
             *("attn_logit_softcapping", "final_logit_softcapping", "logit_softcapping"),
             *("attn_logit_cap", "use_qk_norm", "qk_layernorm", "qk_norm", "clip_qkv"),

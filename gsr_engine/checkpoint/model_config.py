@@ -9,6 +9,7 @@ from typing import Any
 from gsr_engine.checkpoint.families import FAMILIES, Family
 from gsr_engine.checkpoint.fields import Fields
 from gsr_engine.checkpoint.files import is_gguf, read_json
+from gsr_engine.checkpoint.fp8 import Fp8Config
 from gsr_engine.checkpoint.gguf.config import read_config as read_gguf
 from gsr_engine.checkpoint.image_models import IMAGE_MODELS, language_model
 from gsr_engine.checkpoint.known_fields import READ, check_fields
@@ -81,6 +82,7 @@ class ModelConfig:
         experts: None if no layer has experts.
         dtype: one of STORED_DTYPES, as the file names it; None if it does not.
         attention_dropout: share of attention weights that training drops; nothing else reads it.
+        fp8: how weights that are stored in fp8 are scaled; None if none are.
         notes: what of `config.json` is not read, in words.
     """
 
@@ -100,6 +102,7 @@ class ModelConfig:
     experts: ExpertsConfig | None
     dtype: str | None
     attention_dropout: float = 0.0
+    fp8: Fp8Config | None = field(default=None, compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     @classmethod
@@ -127,6 +130,7 @@ class ModelConfig:
         family = FAMILIES[architecture]
         own = frozenset((*family.window_fields, *family.reads, *family.fixed))
         unread = check_fields(raw, own)
+        fp8, unread_fp8 = Fp8Config.from_dict(raw)
         raw = {name: value for name, value in raw.items() if name in READ or name in own}
         if family.experts and raw.get("num_local_experts") is not None:
             raw["num_experts"] = raw["num_local_experts"]  # as transformers 5 writes it
@@ -155,7 +159,8 @@ class ModelConfig:
             experts=_experts(fields) if family.experts else None,
             dtype=_checkpoint_dtype(fields),
             attention_dropout=fields.number("attention_dropout", 0.0, 1.0, 0.0),
-            notes=(*([images] if images else []), *_notes([*unread, *unread_rope])),
+            fp8=fp8,
+            notes=(*([images] if images else []), *_notes([*unread, *unread_rope, *unread_fp8])),
         )
         config._check()
         return config

@@ -7,7 +7,7 @@ transformers 5 takes.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,9 +18,12 @@ from safetensors import SafetensorError, safe_open
 
 from gsr_engine.checkpoint.fields import Fields
 from gsr_engine.checkpoint.files import INDEX, is_gguf, read_json
+from gsr_engine.checkpoint.fp8 import SCALED, Fp8Config, join_scales, scale_names
 from gsr_engine.checkpoint.gguf.weights import DTYPES as GGUF_DTYPES
+from gsr_engine.checkpoint.gguf.weights import QUANTIZED as GGUF_QUANTIZED
 from gsr_engine.checkpoint.gguf.weights import open_gguf
 from gsr_engine.checkpoint.model_config import ModelConfig, shown_names
+from gsr_engine.checkpoint.stored_tensor import StoredTensor
 from gsr_engine.checkpoint.tensor_names import EMBEDDING, HEAD, tensor_shapes
 from gsr_engine.errors import CheckpointError, OutOfMemory, UnsupportedModel, shown
 
@@ -34,25 +37,6 @@ _ROWS = 8192
 """Rows of embedding and head that are compared at once."""
 
 
-class StoredTensor(Protocol):
-    """A tensor among open weights; only `load` reads its values."""
-
-    @property
-    def name(self) -> str:
-        """As the file names it."""
-
-    @property
-    def dtype(self) -> str:
-        """The type in which it is stored, as the file names it."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """As torch orders it."""
-
-    def load(self) -> torch.Tensor:
-        """Its values, in the dtype that is nearest to the stored type."""
-
-
 class ModelTensors(Protocol):
     """What the weights of a model are read from."""
 
@@ -63,6 +47,10 @@ class ModelTensors(Protocol):
     @property
     def notes(self) -> tuple[str, ...]:
         """What is not read, or read otherwise than `config.json` says, in words."""
+
+    @property
+    def quantized(self) -> bool:
+        """Whether any tensor is stored in blocks of integers."""
 
     def read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         """A tensor by transformers' name; the reader may not write to it."""
@@ -82,6 +70,11 @@ class StoredTensors:
     config: ModelConfig
     notes: tuple[str, ...]
     _tensors: Mapping[str, StoredTensor]
+
+    @property
+    def quantized(self) -> bool:
+        """Whether any tensor is stored in blocks of integers."""
+        return any(tensor.dtype in GGUF_QUANTIZED for tensor in self._tensors.values())
 
     def read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         """A tensor by transformers' name, as it is stored; nothing is read before its checks.
@@ -117,7 +110,7 @@ def open_tensors(folder: Path, config: ModelConfig) -> Iterator[StoredTensors]:
             found, notes = open_gguf(folder, config, names)
             tensors |= found
         else:
-            tensors, notes = _open_safetensors(folder, names, stack)
+            tensors, notes = _open_safetensors(folder, names, config.fp8, stack)
         if config.dtype is None and tensors:
             config = replace(config, dtype=_stored_dtype(tensors))
         if config.tie_embeddings and HEAD in tensors:
@@ -159,15 +152,19 @@ class _SafeTensor:
 
 
 def _open_safetensors(
-    folder: Path, names: dict[str, tuple[int, ...]], stack: ExitStack
+    folder: Path, names: Mapping[str, tuple[int, ...]], fp8: Fp8Config | None, stack: ExitStack
 ) -> tuple[dict[str, StoredTensor], list[str]]:
     """The tensors of a folder by transformers' names, and notes of what is not read."""
     refuse_adapter(folder)
     files, notes = _weight_files(folder)
+    known = {*names} if fp8 is None else {*names, *scale_names(names)}
     tensors: dict[str, StoredTensor] = {}
     for file in files:
         for stored, tensor in open_file(file, stack).items():
-            tensors[model_name(stored, names)] = tensor
+            tensors[model_name(stored, known)] = tensor
+    if fp8 is not None:
+        tensors, more = join_scales(tensors, fp8, names)
+        notes += more
     return tensors, notes
 
 
@@ -200,7 +197,7 @@ def refuse_adapter(folder: Path) -> None:
         )
 
 
-def model_name(stored: str, names: dict[str, tuple[int, ...]]) -> str:
+def model_name(stored: str, names: Container[str]) -> str:
     """The name in the model: "model." is removed or added where that makes a known name.
 
     Models that see images call their language model "language_model".
@@ -215,7 +212,7 @@ def model_name(stored: str, names: dict[str, tuple[int, ...]]) -> str:
 
 def read_tensor(tensor: StoredTensor, shape: tuple[int, ...]) -> torch.Tensor:
     """The values of a tensor; errors as `StoredTensors.read`."""
-    if tensor.dtype not in _STORED_DTYPES.keys() | GGUF_DTYPES.keys():
+    if tensor.dtype not in {*_STORED_DTYPES, *GGUF_DTYPES, SCALED}:
         raise UnsupportedModel(f"tensor {tensor.name} is stored as {tensor.dtype}, not a float")
     if tensor.shape != shape:
         raise CheckpointError(

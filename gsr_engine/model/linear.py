@@ -20,9 +20,13 @@ from csrc_triton import (
     quantized_linear,
 )
 from gsr_engine.checkpoint.model_config import ModelConfig
+from gsr_engine.config import Quantization
+from gsr_engine.model.fp8 import fits_fp8, quantize_rows, scaled_linear
 
 LEAST_WEIGHTS = 1 << 18
 """Below this many weights a call of oneDNN's operator costs more than its layout saves."""
+INT8_GROUP = 64
+"""Inputs that share a scale in 8 bits: see decision 11 for what other sizes lose."""
 
 
 def has_bf16_products() -> bool:
@@ -57,6 +61,11 @@ class Linear:
     def _apply(self, x: torch.Tensor) -> torch.Tensor:
         product = F.linear(x, self.weight, self.bias)
         return gated_activation(product, self.gate) if self.gate else product
+
+    @property
+    def weight_bytes(self) -> int:
+        """What a product reads of the weight."""
+        return self.weight.numel() * self.weight.dtype.itemsize
 
     def dense(self) -> torch.Tensor:
         """The weight as [out, in]."""
@@ -125,9 +134,9 @@ class Int8Linear(Linear):
         weight: torch.Tensor,
         bias: torch.Tensor | None = None,
         gate: Gate | None = None,
-        group: int | None = None,
+        group: int | None = INT8_GROUP,
     ) -> Int8Linear:
-        """Quantise a plain weight."""
+        """Quantise a plain weight; `group` as in `csrc_triton.quantize_weight`."""
         quantized = quantize_weight(weight, group=group, gated=gate is not None)
         return cls(quantized.data, bias, gate, quantized=quantized)
 
@@ -139,21 +148,83 @@ class Int8Linear(Linear):
         return dequantize_weight(self.quantized)
 
 
+@dataclass(frozen=True, slots=True)
+class Fp8Linear(Linear):
+    """A linear in fp8, which returns bf16; see `model/fp8.py`.
+
+    Attributes:
+        weight: e4m3 [out, in].
+        scales: fp32 [1, out].
+    """
+
+    scales: torch.Tensor = field(kw_only=True)
+
+    @classmethod
+    def of(
+        cls, weight: torch.Tensor, bias: torch.Tensor | None = None, gate: Gate | None = None
+    ) -> Linear:
+        """Quantise a plain weight; one whose shape no chip multiplies in fp8 stays plain."""
+        if not fits_fp8(weight):
+            return Linear(weight, bias, gate)
+        rows, scales = quantize_rows(weight)
+        return cls(rows, None if bias is None else bias.bfloat16(), gate, scales=scales.T)
+
+    @property
+    def weight_bytes(self) -> int:
+        """What a product reads of the weight."""
+        return self.weight.nbytes + self.scales.nbytes
+
+    def _apply(self, x: torch.Tensor) -> torch.Tensor:
+        product = scaled_linear(x.flatten(0, -2), self.weight, self.scales, self.bias)
+        product = product.unflatten(0, x.shape[:-1])
+        return gated_activation(product, self.gate) if self.gate else product
+
+    def dense(self) -> torch.Tensor:
+        """The weight as [out, in], fp32."""
+        return self.weight.float() * self.scales.T
+
+
 MakeLinear = Callable[..., Linear]
 """Makes a linear of a plain weight, a bias or None, and a gate or None."""
 
 
-def linear_maker(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> MakeLinear:
-    """How to lay out the weights of a decoder on its device.
+def linear_maker(
+    config: ModelConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    quantization: Quantization = "none",
+) -> MakeLinear:
+    """How to lay out the weights of a decoder on its device; the device has this arithmetic.
 
     On a CPU the kernels take them. Large bf16 weights go to oneDNN where the chip multiplies bf16:
     it adds two products at once. Without kernels they stay plain.
     """
+    if quantization == "int8":
+        return Int8Linear.of
+    if quantization == "fp8":
+        return Fp8Linear.of
     if device.type != "cpu":
         return Linear
     if dtype == torch.bfloat16 and _onednn_pays(config):
         return _onednn
     return PackedLinear.of if has_cpu_kernels(dtype) else Linear
+
+
+def linear_bytes(
+    shape: tuple[int, ...], dtype: torch.dtype, quantization: Quantization = "none"
+) -> int:
+    """Memory, in bytes, of a linear's weight [out, in], but for the padding of packed blocks."""
+    outputs, inputs = shape
+    if quantization == "int8":
+        return outputs * (inputs + -(-inputs // INT8_GROUP) * torch.float32.itemsize)
+    if quantization == "fp8":
+        return outputs * (inputs + torch.float32.itemsize)
+    return outputs * inputs * dtype.itemsize
+
+
+def quantization_beside(quantization: Quantization) -> Quantization:
+    """What head and experts multiply in: beside fp8 it is bf16, and a tied head is no copy."""
+    return "none" if quantization == "fp8" else quantization
 
 
 def _onednn_pays(config: ModelConfig) -> bool:

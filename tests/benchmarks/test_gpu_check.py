@@ -40,6 +40,7 @@ TABLES = {
     "decode": {"decode"},
     "selfref": {"selfref", "shared spans"},
     "train": {"training step", "against the CPU"},
+    "fp8": {"fp8 products", "fp8 logits", "fp8 graphs"},
 }
 
 

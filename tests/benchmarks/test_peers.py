@@ -8,17 +8,24 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+import torch.nn.functional as F
 
 from benchmarks.peers.run import PEERS, PeerProcess, PeerSkipped
+from benchmarks.peers.text_loss import text_loss
 from tests.helpers.peer_job import JOB
 
 ANSWERS = """
 import os
-from benchmarks.peers.job import serve
+from benchmarks.peers.job import Loaded, serve
 
 def load(job):
     print("loading", job.model)
-    return lambda prompts, n, tokens: len(prompts) * n * tokens, {"pid": str(os.getpid())}
+    return Loaded(
+        lambda prompts, n, tokens: len(prompts) * n * tokens,
+        {"pid": str(os.getpid()), "quantization": str(job.quantization)},
+        lambda texts: float(sum(map(len, texts))),
+    )
 
 serve(load)
 """
@@ -52,6 +59,8 @@ def test_a_peer_loads_once_and_is_stopped_between_jobs(tmp_path: Path) -> None:
         second = peer.ask(replace(JOB, candidate_tokens=4))
         assert (first["tokens"], second["tokens"]) == (22, 26)
         assert second["facts"] == first["facts"]
+        assert (first["facts"]["quantization"], first["loss"]) == ("None", None)
+        assert peer.ask(replace(JOB, texts=[[1, 2], [3, 4]]))["loss"] == 4.0
     assert not Path(f"/proc/{pid}").exists()
     assert (tmp_path / "vllm.log").read_text() == "loading nowhere\n"
 
@@ -70,3 +79,12 @@ def test_a_peer_that_fails_is_skipped_with_its_reason(tmp_path: Path) -> None:
 
 def test_the_trainer_among_the_peers_does_no_such_job() -> None:
     assert PEERS == ("transformers", "transformers-batching", "openvino", "llama-cpp", "vllm")
+
+
+def test_the_loss_of_a_text_is_its_cross_entropy() -> None:
+    torch.manual_seed(0)
+    logits = 100 * torch.randn(2, 9, 50)  # their exponentials overflow
+    texts = [[3, 1, 4, 1, 5, 9, 2, 6, 5], [8, 9, 7, 9, 3, 2, 3, 8, 4]]
+    answers = iter(logits.numpy())
+    expected = F.cross_entropy(logits[:, :-1].flatten(0, 1), torch.tensor(texts)[:, 1:].flatten())
+    assert text_loss(lambda _: next(answers), texts) == pytest.approx(float(expected))

@@ -17,6 +17,7 @@ from benchmarks.throughput.__main__ import main
 from benchmarks.throughput.floor import product_seconds
 from benchmarks.throughput.machine_limits import Limits, Products, chip
 from benchmarks.throughput.rounds import PeerSkipped, Rounds
+from benchmarks.throughput.table import best_peer
 from benchmarks.throughput.word_problems import word_problems
 from benchmarks.throughput.works import WorkSize
 from gsr_engine.checkpoint.tokenizer import Tokenizer
@@ -35,6 +36,7 @@ def run(out: Path, peers: str, **options: Any) -> None:
         "rounds": 1,
         "repeats": 0,
         "peers": peers,
+        "quantization": "",
         "sharing_off": True,
         "dtype": "float32",
         "threads": None,
@@ -65,8 +67,9 @@ def test_every_engine_has_its_figures_and_absent_peers_are_named(
         assert result["runs"] == len(each) == 2
         for phase in ("seconds_candidates", "seconds_refine"):
             assert result[phase] == min(one[phase] for one in each) > 0
-    assert [row["rows"] for row in measured["limits"]["products"]] == [1, 2, 3, 6]
-    assert measured["limits"]["copy_gb"] > 0
+    (limits,) = measured["limits"].values()
+    assert [row["rows"] for row in limits["products"]] == [1, 2, 3, 6]
+    assert limits["copy_gb"] > 0
     # A linear refinement reads its candidates again, a branched one does not.
     tokens = measured["phase_tokens"]
     assert tokens["linear"]["refine_prefill"] > tokens["branched"]["refine_prefill"] > 0
@@ -85,6 +88,47 @@ def test_a_real_model_runs_at_fixed_lengths_without_ignoring_its_end(
     for size, tokens in (("1x2-9-8-4", 20), ("2x2-9-4-4", 24)):
         run_of = json.loads((tmp_path / f"qwen2-{size}/throughput.json").read_text())
         assert {one["tokens"] for one in run_of["results"].values()} == {tokens}
+
+
+def test_eight_bits_run_in_the_same_rounds_with_their_loss(
+    tmp_path: Path, qwen2: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"shape": "", "model": qwen2, "work": "1x2:9/8/4", "sharing_off": False}
+    run(tmp_path, "openvino", quantization="int8", **options)
+    run_of = json.loads((tmp_path / "qwen2-1x2-9-8-4/throughput.json").read_text())
+    names = ["linear", "branched", "linear int8", "branched int8"]
+    assert list(run_of["results"]) == list(run_of["floors"]) == names
+    assert list(run_of["skipped"]) == ["openvino", "openvino int8"]
+    exact, _, rounded, _ = (result["loss"] for result in run_of["results"].values())
+    assert rounded != exact
+    assert rounded == pytest.approx(exact, abs=0.05)
+    weights = {
+        precision: limits["products"][0]["weight_gb"] * limits["products"][0]["seconds"]
+        for precision, limits in run_of["limits"].items()
+    }
+    assert list(weights) == ["float32", "int8"]
+    assert weights["int8"] < 0.5 * weights["float32"]
+    assert f"{rounded:.4f}" in capsys.readouterr().out
+
+
+def outcome(tokens: int, loss: float | None) -> dict[str, Any]:
+    return {"tokens": tokens, "seconds_candidates": 1.0, "seconds_refine": 1.0, "loss": loss}
+
+
+def test_the_best_peer_near_fp32_may_be_another_than_the_fastest() -> None:
+    figures = {
+        "linear": outcome(50, 3.0),
+        "linear int8": outcome(90, 3.0),
+        "transformers": outcome(10, None),
+        "openvino": outcome(20, 3.001),
+        "llama-cpp int8": outcome(30, 3.009),
+        "openvino int8": outcome(40, 3.011),
+    }
+    assert best_peer(figures) == "openvino int8"
+    assert best_peer(figures, near_fp32=True) == "llama-cpp int8"
+    unknown = {name: row | {"loss": None} for name, row in figures.items()}
+    assert best_peer(unknown, near_fp32=True) == "openvino"
+    assert best_peer({"linear": outcome(1, None)}) is None
 
 
 def test_bad_options_are_named(tmp_path: Path) -> None:
@@ -191,6 +235,7 @@ def test_a_profile_adds_up_and_leaves_the_engine_as_it_was(
         layout="branched",
         work="2x3:16/12/6",
         dtype="float32",
+        quantization="",
         threads=None,
         kv_gib=0.1,
         out=tmp_path / "profile.txt",

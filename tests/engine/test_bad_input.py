@@ -269,7 +269,7 @@ def test_missing_files(file: str, message: str, broken: Path) -> None:
         ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel is not supported; supported are"),
         ({"architectures": None}, "none named"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
-        ({"quantization_config": {"quant_method": "fp8"}}, "quantization_config {.*fp8"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config {.*gptq"),
         ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4}}, "rope type 'dynamic'"),
     ],
 )

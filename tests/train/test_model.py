@@ -132,6 +132,10 @@ LONG = {"short_factor": [1.0] * 6, "long_factor": [2.0] * 6}
             "'longrope' is not supported in training",
         ),
         ({"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
+        (
+            {"quantization_config": {"quant_method": "fp8"}},
+            "quantization_config is not supported in training",
+        ),
         ({"attention_dropout": 0.1}, r"attention_dropout 0\.1 is not supported in training"),
         ({"rms_norm_eps": 1}, "Field 'rms_norm_eps' expected float"),
     ],

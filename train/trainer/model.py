@@ -139,6 +139,11 @@ def transformers_config(folder: Path) -> tuple[PretrainedConfig, ModelConfig]:
         raise UnsupportedModel(
             f"config.json: the trainer does not reproduce {model.architecture}; the engine runs it"
         )
+    if model.fp8 is not None:
+        raise UnsupportedModel(
+            "config.json: quantization_config is not supported in training; train the checkpoint "
+            "that it was made from"
+        )
     if model.rope["rope_type"] == "longrope":
         raise UnsupportedModel(
             "config.json: rope type 'longrope' is not supported in training: the factors would "
