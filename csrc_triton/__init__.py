@@ -24,7 +24,12 @@ from csrc_triton.contracts.attention import (
 )
 from csrc_triton.contracts.experts import grouped_linear, weighted_sum
 from csrc_triton.contracts.products import has_cpu_kernels, pack_weight, packed_linear
-from csrc_triton.contracts.quantized import dequantize_weight, quantize_weight, quantized_linear
+from csrc_triton.contracts.quantized import (
+    dequantize_weight,
+    grouped_quantized_linear,
+    quantize_weight,
+    quantized_linear,
+)
 from csrc_triton.contracts.rows import gated_activation, rms_norm
 from csrc_triton.contracts.sampling import sample, token_logprobs
 from csrc_triton.pages import cache_views
@@ -46,6 +51,7 @@ __all__ = [
     "dequantize_weight",
     "gated_activation",
     "grouped_linear",
+    "grouped_quantized_linear",
     "has_cpu_kernels",
     "merge_states",
     "pack_weight",

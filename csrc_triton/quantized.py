@@ -16,8 +16,9 @@ class QuantizedWeight:
     """A weight in symmetric 8 bits: each number is an integer from -127 to 127 times a scale.
 
     Attributes:
-        data: uint8: the integers of all blocks, and behind them the scales. The order within a
-            block is that of the chip's instructions: `data` means nothing on another machine.
+        data: uint8 [bytes]: the integers of all blocks, and behind them the scales. The order
+            within a block is that of the chip's instructions: `data` means nothing on another
+            machine. Of several weights of one shape, [E, bytes]; see `stacked`.
         outputs: out, or F of a gated weight [2 F, in].
         inputs: in.
         group: the inputs that share a scale; the last group may be shorter.
@@ -52,7 +53,15 @@ class QuantizedWeight:
     def scales_begin(self) -> int:
         """Where in `data` the scales begin."""
         scale_bytes = self.groups * torch.float32.itemsize
-        return self.data.numel() // (self.padded + scale_bytes) * self.padded
+        return self.data.shape[-1] // (self.padded + scale_bytes) * self.padded
+
+    def stacked(self, data: Tensor) -> QuantizedWeight:
+        """Several weights of this one's shape, whose `data` are the rows of a matrix."""
+        return replace(self, data=data)
+
+    def __getitem__(self, index: int) -> QuantizedWeight:
+        """One of several weights."""
+        return replace(self, data=self.data[index])
 
     @property
     def scales(self) -> Tensor:

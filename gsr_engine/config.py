@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from gsr_engine.checkpoint.model_config import MOST_POSITIONS, ModelConfig
 from gsr_engine.errors import (
@@ -14,6 +15,8 @@ from gsr_engine.errors import (
 )
 
 SUPPORTED_DTYPES = ("float32", "bfloat16")
+Quantization = Literal["none", "int8", "fp8"]
+"""The arithmetic of matrix products: that of the dtype, exact integers, or floats of 8 bits."""
 MOST_STREAMS = 1 << 16
 """Upper limit of `max_num_seqs`, because buffers are made for each of them."""
 MOST_BATCH_TOKENS = 1 << 24
@@ -30,7 +33,12 @@ class EngineConfig:
     Attributes:
         dtype: "float32", "bfloat16" or "auto". "auto" takes the checkpoint's; a float16 checkpoint
             runs in bfloat16. On a CPU that cannot multiply bfloat16 "auto" is float32: there
-            bfloat16 takes half the memory, and up to four times as long.
+            bfloat16 takes half the memory, and up to four times as long. With quantization "int8"
+            "auto" is float32: the dtype of embedding, norms, what flows between layers, and KV.
+        quantization: what layers and head multiply in: "none" (the dtype), "int8", "fp8" or "auto".
+            "int8" is for CPUs: weights and rows have a scale for every 64 inputs, and sums are
+            exact, so a row's bits depend on nobody's company. "auto" is "int8" for a GGUF file of
+            quantised tensors on a CPU, else "none".
         device: "cpu", "cuda" (the current NVIDIA GPU), or "auto": cuda if there is a GPU.
         max_model_len: longest context in tokens; None takes the checkpoint's maximum, which yarn
             stretches to its factor times the original length.
@@ -53,6 +61,7 @@ class EngineConfig:
     """
 
     dtype: str = "auto"
+    quantization: Literal["auto"] | Quantization = "auto"
     device: str = "auto"
     max_model_len: int | None = None
     kv_cache_gib: float | None = None
@@ -69,6 +78,13 @@ class EngineConfig:
         if self.dtype not in ("auto", *SUPPORTED_DTYPES):
             raise InvalidRequest(
                 "dtype", f"must be auto, {' or '.join(SUPPORTED_DTYPES)}, got {shown(self.dtype)}"
+            )
+        known = get_args(Quantization)
+        if self.quantization not in ("auto", *known):
+            raise InvalidRequest(
+                "quantization",
+                f"must be auto, {', '.join(known[:-1])} or {known[-1]}, "
+                f"got {shown(self.quantization)}",
             )
         if self.device not in ("auto", "cpu", "cuda"):
             raise InvalidRequest("device", f"must be auto, cpu or cuda, got {shown(self.device)}")

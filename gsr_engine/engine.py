@@ -19,7 +19,7 @@ from gsr_engine.checkpoint.generation_config import Choice, GenerationConfig
 from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.checkpoint.tokenizer import SpecialTokens, Tokenizer
-from gsr_engine.config import EngineConfig
+from gsr_engine.config import EngineConfig, Quantization
 from gsr_engine.errors import CheckpointError, InvalidRequest, shown
 from gsr_engine.execution.books import Books
 from gsr_engine.execution.device import build_runner
@@ -109,7 +109,7 @@ class Engine(RequestMaker):
         super().__init__(tokenizer, gsr, limits, clock, generation)
         self._books = Books(config, runner, clock)
         self._model, self._dtype = decoder.config, decoder.dtype
-        self._device = decoder.device
+        self._device, self._quantization = decoder.device, decoder.quantization
         self.footprint = Footprint.of(decoder, limits)
         _log.info("%s", self.footprint)
 
@@ -117,6 +117,11 @@ class Engine(RequestMaker):
     def dtype(self) -> str:
         """In which it computes, e.g. "bfloat16"."""
         return str(self._dtype).removeprefix("torch.")
+
+    @property
+    def quantization(self) -> Quantization:
+        """What layers and head multiply in: "none" (the dtype), "int8" or "fp8"."""
+        return self._quantization
 
     @property
     def threads(self) -> int:
@@ -237,9 +242,11 @@ class Engine(RequestMaker):
         with open_weights(folder, ModelConfig.from_folder(folder), over) as stored:
             if replace(stored.config, dtype=self._model.dtype) != self._model:
                 raise CheckpointError(f"{folder} holds another model than the one that is loaded")
-            check_memory_for_reload(stored.config, self._dtype, self._device)
+            dtype, device, quantization = self._dtype, self._device, self._quantization
+            check_memory_for_reload(stored.config, dtype, device, quantization)
             with self._threads.held():
-                self._books.use(decoder_of(stored, self._dtype, runs_on=self._device))
+                decoder = decoder_of(stored, dtype, runs_on=device, quantization=quantization)
+                self._books.use(decoder)
 
     @property
     def has_work(self) -> bool:
@@ -369,8 +376,12 @@ class Engine(RequestMaker):
         self._books.check()
 
     def stats(self) -> dict[str, Any]:
-        """Counters since the start, and the current numbers of pages and requests."""
-        return self._books.as_dict()
+        """Dtype and quantisation, counters since the start, current pages and requests."""
+        return {
+            "dtype": self.dtype,
+            "quantization": self.quantization,
+            **self._books.as_dict(),
+        }
 
     def close(self) -> None:
         """Drop the model and the KV pages; the engine takes no more requests.

@@ -47,6 +47,7 @@ class AccuracyCommand(AccuracyConfig):
         puzzles: Held-out puzzles, when no --data is given.
         limit: Only the first problems of --data.
         dtype: auto, float32 or bfloat16.
+        quantization: auto, none, int8 or fp8.
         template: Other prompts: a built-in name, or a file in the format of gsr.json.
         max_model_len: Longest context in tokens; the checkpoint's if not given.
         out: Samples file to write.
@@ -61,6 +62,7 @@ class AccuracyCommand(AccuracyConfig):
     puzzles: int = 1000
     limit: int | None = None
     dtype: str = "auto"
+    quantization: str = "auto"
     template: str | None = None
     max_model_len: int | None = None
     out: Path = Path("runs/accuracy.jsonl")
@@ -109,6 +111,7 @@ def _measure(command: AccuracyCommand, console: Console) -> None:
             folder,
             adapter=adapter,
             dtype=command.dtype,
+            quantization=command.quantization,
             template=command.template,
             generation_config="none",
             max_model_len=command.max_model_len,

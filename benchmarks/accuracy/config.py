@@ -105,6 +105,7 @@ class AccuracyConfig:
             "layouts": list(self.chosen_layouts(gsr.layouts)),
             "headline": self.headline,
             "dtype": engine.dtype,
+            "quantization": engine.quantization,
             "template": gsr.template.hash,
             "chat_template": _digest(engine.direct_prompt("1 + 1")),
             "thinking": list(engine.tokenizer.thinking or ()),

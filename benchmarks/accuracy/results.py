@@ -3,7 +3,7 @@
 JSON lines. The first line holds {"run": {...}}:
 
     settings    everything that shapes the samples: digests of weights, tokenizer and problems,
-                sampling, dtype, hash of the template
+                sampling, dtype, quantization, hash of the template
     left_out    problems that could not be asked: [id, reason] of each; an id may repeat
     machine     hardware, versions and commit of the run that finished it
     measured    date, seconds and cost: what another run of the same settings measures otherwise

@@ -7,6 +7,7 @@ from torch import Tensor
 from csrc_triton.checks import Gate, check_gate, require
 from csrc_triton.cpu import quantized_linear as kernel
 from csrc_triton.quantized import QuantizedWeight
+from csrc_triton.routing import Routing
 
 MOST_INPUTS = 1 << 17
 """The sum of the products of so many inputs fits in 32 bits: 127 * 127 * 2^17 < 2^31."""
@@ -74,3 +75,31 @@ def quantized_linear(
         message = "bias {} {} for {} outputs, gate {}"
         require(fits, message, bias.dtype, bias.shape, weight.outputs, gate)
     return kernel.quantized_linear(x, weight, bias, gate)
+
+
+def grouped_quantized_linear(
+    x: Tensor, weights: QuantizedWeight, routing: Routing, *, gate: Gate | None = None
+) -> Tensor:
+    """The product of each slot's row with the weight of the slot's expert, as `quantized_linear`.
+
+    Args:
+        x: [N, in], the row of slot s is s // k; or [N * k, in], a row for each slot.
+        weights: those of E experts: see `QuantizedWeight.stacked`.
+        routing: the slots of each expert.
+        gate: what `gated_activation` applies behind the product.
+
+    Returns:
+        [N * k, outputs], a row for each slot, in the order of slots.
+
+    Raises:
+        ValueError: as `quantized_linear`.
+    """
+    check_gate(gate)
+    slots, experts = routing.slots.shape[0], routing.num_experts
+    fits = x.dim() == 2 and x.shape[0] in (slots, slots // routing.top_k)
+    require(fits, "x {} for {} slots of {} a token", x.shape, slots, routing.top_k)
+    fits = weights.data.dim() == 2 and weights.data.shape[0] == experts
+    require(fits, "weights {} for {} experts", weights.data.shape, experts)
+    require(x.shape[1] == weights.inputs, "x {} for {} inputs", x.shape, weights.inputs)
+    require(weights.gated == (gate is not None), "gated is {}, gate {}", weights.gated, gate)
+    return kernel.grouped_quantized_linear(x, weights, routing, gate)

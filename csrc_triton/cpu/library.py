@@ -28,6 +28,7 @@ _SIGNATURES = {
     "quantize_weight": "ppplllll",
     "dequantize_weight": "ppplllll",
     "quantized_linear": "ppppppllllll",
+    "grouped_quantized_linear": "pppppp" + "lllllllll",
     "grouped_linear": "pppppp" + "llllll",
     "weighted_sum": "pppllll",
     "sample": "ppp" + "p" + "pppppp" + "llllll",
@@ -51,6 +52,7 @@ class Library:
     quantize_weight: Function
     dequantize_weight: Function
     quantized_linear: Function
+    grouped_quantized_linear: Function
     grouped_linear: Function
     weighted_sum: Function
     sample: Function

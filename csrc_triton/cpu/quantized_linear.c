@@ -146,30 +146,62 @@ static void quantized_task(const void* work, long task) {
   }
 }
 
-// `scratch` has room for 2 floats of each group, and one of each padded input, for each of
-// the rows, or for AT_MOST of them.
-void quantized_linear(element* out, const element* x, const unsigned char* weights,
-                      const float* scales, const element* bias, float* scratch, long rows,
-                      long inputs, long outputs, long group, long gate, long threads) {
-  for (long begin = 0; begin < rows; begin += AT_MOST) {
-    long count = rows - begin < AT_MOST ? rows - begin : AT_MOST;
-    Quantized work = {.product = {.out = out + begin * outputs,
-                                  .x = x + begin * inputs,
-                                  .bias = bias,
-                                  .rows = count,
-                                  .slots_per_x = 1,
-                                  .inputs = inputs,
-                                  .outputs = outputs,
-                                  .gate = (int)gate},
-                      .in = groups_of(inputs, group),
-                      .weights = weights,
-                      .scales = scales};
+// All rows of a product; `scratch` has room for 2 floats of each group, and one of each padded input,
+// for each of the rows, or for AT_MOST of them.
+static void multiply_rows(Quantized work, float* scratch, long rows, long threads) {
+  Product* product = &work.product;
+  for (long done = 0; done < rows; done += product->rows) {
+    long count = rows - done < AT_MOST ? rows - done : AT_MOST;
+    product->rows = count;
     work.x_scales = scratch;
     work.starts = (int*)(scratch + count * work.in.groups);
     work.numbers = (number*)(scratch + 2 * count * work.in.groups);
-    divide_blocks(&work.product, 1, count, threads);
-    long packers = count * inputs < 1 << 16 ? 1 : threads;
+    divide_blocks(product, 1, count, threads);
+    long packers = count * product->inputs < 1 << 16 ? 1 : threads;
     parallel_for((count + TILE - 1) / TILE, packers, pack_rows, &work);
-    parallel_for(tasks_of(&work.product), threads, quantized_task, &work);
+    parallel_for(tasks_of(product), threads, quantized_task, &work);
+    if (product->slots) {
+      product->slots += count;
+    } else {
+      product->out += count * product->outputs;
+      product->x += count * product->inputs;
+    }
+  }
+}
+
+void quantized_linear(element* out, const element* x, const unsigned char* weights,
+                      const float* scales, const element* bias, float* scratch, long rows,
+                      long inputs, long outputs, long group, long gate, long threads) {
+  Quantized work = {.product = {.out = out,
+                                .x = x,
+                                .bias = bias,
+                                .slots_per_x = 1,
+                                .inputs = inputs,
+                                .outputs = outputs,
+                                .gate = (int)gate},
+                    .in = groups_of(inputs, group),
+                    .weights = weights,
+                    .scales = scales};
+  multiply_rows(work, scratch, rows, threads);
+}
+
+// Expert e multiplies the slots slots[offsets[e]] ... slots[offsets[e + 1] - 1]. Its weights begin at
+// e * stride, and its scales `scales_begin` bytes behind them.
+void grouped_quantized_linear(element* out, const element* x, const unsigned char* weights,
+                              const long long* slots, const long long* offsets, float* scratch,
+                              long experts, long stride, long scales_begin, long slots_per_x,
+                              long inputs, long outputs, long group, long gate, long threads) {
+  Quantized work = {.product = {.out = out,
+                                .x = x,
+                                .slots_per_x = slots_per_x,
+                                .inputs = inputs,
+                                .outputs = outputs,
+                                .gate = (int)gate},
+                    .in = groups_of(inputs, group)};
+  for (long expert = 0; expert < experts; expert++) {
+    work.weights = weights + expert * stride;
+    work.scales = (const float*)(work.weights + scales_begin);
+    work.product.slots = slots + offsets[expert];
+    multiply_rows(work, scratch, offsets[expert + 1] - offsets[expert], threads);
   }
 }

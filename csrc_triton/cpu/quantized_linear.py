@@ -8,6 +8,7 @@ from torch import Tensor
 from csrc_triton.checks import Gate
 from csrc_triton.cpu.library import GATE_NUMBERS, Library, address, library
 from csrc_triton.quantized import QuantizedWeight
+from csrc_triton.routing import Routing
 
 _MOST_ROWS = 256  # that the kernel packs at once, at most
 
@@ -44,8 +45,7 @@ def quantized_linear(
     x, bias = x.contiguous(), None if bias is None else bias.contiguous()
     rows = x.numel() // weight.inputs
     out = x.new_empty((*x.shape[:-1], weight.outputs))
-    each = 2 * weight.groups + weight.padded  # scales, sums, and numbers of up to 4 bytes
-    scratch = x.new_empty(min(rows, _MOST_ROWS) * each, dtype=torch.float32)
+    scratch = _scratch(x, weight, rows)
     kernels.quantized_linear(
         out.data_ptr(),
         x.data_ptr(),
@@ -60,6 +60,39 @@ def quantized_linear(
         torch.get_num_threads(),
     )
     return out
+
+
+def grouped_quantized_linear(
+    x: Tensor, weights: QuantizedWeight, routing: Routing, gate: Gate | None
+) -> Tensor:
+    """See `csrc_triton.grouped_quantized_linear`."""
+    kernels, x = _kernels(x.dtype), x.contiguous()
+    slots, offsets = routing.slots.contiguous(), routing.offsets.contiguous()
+    out = x.new_empty(slots.shape[0], weights.outputs)
+    scratch = _scratch(x, weights, slots.shape[0])
+    kernels.grouped_quantized_linear(
+        out.data_ptr(),
+        x.data_ptr(),
+        weights.data.data_ptr(),
+        slots.data_ptr(),
+        offsets.data_ptr(),
+        scratch.data_ptr(),
+        routing.num_experts,
+        weights.data.shape[1],
+        weights.scales_begin,
+        slots.shape[0] // max(x.shape[0], 1),
+        weights.inputs,
+        weights.outputs,
+        weights.group,
+        GATE_NUMBERS[gate],
+        torch.get_num_threads(),
+    )
+    return out
+
+
+def _scratch(x: Tensor, weight: QuantizedWeight, rows: int) -> Tensor:
+    each = 2 * weight.groups + weight.padded  # scales, sums, and numbers of up to 4 bytes
+    return x.new_empty(min(rows, _MOST_ROWS) * each, dtype=torch.float32)
 
 
 def _numbers(weight: QuantizedWeight) -> tuple[int, int]:

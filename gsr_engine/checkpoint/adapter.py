@@ -63,6 +63,11 @@ class AdaptedTensors:
     _whole: dict[str, StoredTensor]
     _products: dict[str, _Product]
 
+    @property
+    def quantized(self) -> bool:
+        """Whether any tensor of the base model is stored in blocks of integers."""
+        return self._base.quantized
+
     def read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         """A tensor by transformers' name, in fp32 if the adapter changes it.
 

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from gsr_engine.checkpoint.fields import Fields
 from gsr_engine.checkpoint.files import INDEX, is_gguf, read_json
 from gsr_engine.checkpoint.gguf.weights import DTYPES as GGUF_DTYPES
+from gsr_engine.checkpoint.gguf.weights import QUANTIZED as GGUF_QUANTIZED
 from gsr_engine.checkpoint.gguf.weights import open_gguf
 from gsr_engine.checkpoint.model_config import ModelConfig, shown_names
 from gsr_engine.checkpoint.tensor_names import EMBEDDING, HEAD, tensor_shapes
@@ -64,6 +65,10 @@ class ModelTensors(Protocol):
     def notes(self) -> tuple[str, ...]:
         """What is not read, or read otherwise than `config.json` says, in words."""
 
+    @property
+    def quantized(self) -> bool:
+        """Whether any tensor is stored in blocks of integers."""
+
     def read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         """A tensor by transformers' name; the reader may not write to it."""
 
@@ -82,6 +87,11 @@ class StoredTensors:
     config: ModelConfig
     notes: tuple[str, ...]
     _tensors: Mapping[str, StoredTensor]
+
+    @property
+    def quantized(self) -> bool:
+        """Whether any tensor is stored in blocks of integers."""
+        return any(tensor.dtype in GGUF_QUANTIZED for tensor in self._tensors.values())
 
     def read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         """A tensor by transformers' name, as it is stored; nothing is read before its checks.

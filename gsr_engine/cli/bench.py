@@ -44,6 +44,7 @@ def bench(
     ] = "128/128/128",
     problems: Annotated[int, typer.Option(help="Problems side by side.")] = 1,
     dtype: options.Dtype = "auto",
+    quantization: options.Quantization = "auto",
     kv_cache_gib: Annotated[
         float | None,
         typer.Option(
@@ -70,7 +71,11 @@ def bench(
 
     work = Work(ks=counts, tokens=Lengths(*lengths), problems=problems)
     config = EngineConfig(
-        dtype=dtype, kv_cache_gib=kv_cache_gib, prefix_cache=False, threads=threads
+        dtype=dtype,
+        quantization=quantization,
+        kv_cache_gib=kv_cache_gib,
+        prefix_cache=False,
+        threads=threads,
     )
     with terminal.notes(), Threads(threads).held():  # for the machine's limits, too
         with terminal.loading(model):
@@ -130,6 +135,7 @@ class _Run:
         from gsr_engine.speed.peak_memory import peak_memory
 
         peak = peak_memory(self._device)  # before the copy takes memory of its own
+        footprint = self._engine.footprint
         copy_gb, weights = copy_bandwidth(device=self._device), self._products.weight_bytes
         rows = [
             {**asdict(row), "weights_seconds": row.steps * weights / (1e9 * copy_gb)}
@@ -137,7 +143,7 @@ class _Run:
         ]
         return {
             "machine": describe_machine(),
-            "load": asdict(self._engine.footprint),
+            "load": {**asdict(footprint), "arithmetic": footprint.arithmetic},
             "peak_gib": peak / 2**30,
             "copy_gb": copy_gb,
             "step_weights_gib": weights / 2**30,
@@ -182,7 +188,7 @@ def _table(run: dict[str, Any]) -> Table:
     work = run["work"]
     model = run["model"] + (f" with {run['adapter']}" if run["adapter"] else "")
     title = (
-        f"{model} in {run['load']['dtype']}: selfRef@k, problems: {work['problems']}, "
+        f"{model} in {run['load']['arithmetic']}: selfRef@k, problems: {work['problems']}, "
         f"tokens: {'/'.join(f'{count:,}' for count in work['tokens'])}"
     )
     table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)

@@ -121,6 +121,7 @@ def solve(
     chat_template_kwargs: options.ChatTemplateKwargs = None,
     params: options.Params = None,
     dtype: options.Dtype = "auto",
+    quantization: options.Quantization = "auto",
     max_model_len: options.MaxModelLen = None,
     kv_cache_gib: options.KvCacheGib = None,
     threads: options.Threads = None,
@@ -156,6 +157,7 @@ def solve(
     settings = {
         "adapter": adapter,
         "dtype": dtype,
+        "quantization": quantization,
         "max_model_len": max_model_len,
         "threads": threads,
         "template": template,
@@ -199,6 +201,7 @@ def generate(
     special_tokens: options.SpecialTokens = "parse",
     params: options.Params = None,
     dtype: options.Dtype = "auto",
+    quantization: options.Quantization = "auto",
     max_model_len: options.MaxModelLen = None,
     kv_cache_gib: options.KvCacheGib = None,
     threads: options.Threads = None,
@@ -230,6 +233,7 @@ def generate(
     settings = {
         "adapter": adapter,
         "dtype": dtype,
+        "quantization": quantization,
         "max_model_len": max_model_len,
         "threads": threads,
         "generation_config": generation_config,
@@ -319,9 +323,15 @@ def env(as_json: options.Json = False) -> None:
     from rich.table import Table
 
     from gsr_engine.environment import describe_machine
+    from gsr_engine.execution.arithmetic import describe_arithmetic
     from gsr_engine.execution.threads import describe_threads
 
-    facts = {**describe_machine(), **describe_threads(), "location": str(Path(__file__).parent)}
+    facts = {
+        **describe_machine(),
+        **describe_threads(),
+        **describe_arithmetic(),
+        "location": str(Path(__file__).parent),
+    }
     if as_json:
         print(json.dumps(facts))
         return

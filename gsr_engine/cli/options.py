@@ -116,6 +116,10 @@ Params = Annotated[
     ),
 ]
 Dtype = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
+Quantization = Annotated[
+    Literal["auto", "none", "int8", "fp8"],
+    typer.Option(help="What layers and head multiply in: auto, none, int8 (CPUs) or fp8 (GPUs)."),
+]
 MaxModelLen = Annotated[
     int | None, _option("Longest context in tokens.", "the checkpoint's maximum")
 ]
@@ -133,7 +137,7 @@ _FLAGS = (
     *("max_tokens", "summary_tokens", "force_layout", "top_p", "max_model_len", "kv_cache_gib"),
     *("chat_template_kwargs", "special_tokens"),
     # Elsewhere these are common words, or a file.
-    "(?:threads|adapter|dtype|generation_config)(?=[:=])",
+    "(?:threads|adapter|dtype|quantization|generation_config)(?=[:=])",
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gsr_engine.config import Quantization
 from gsr_engine.kv.segments import PAGE_SIZE, pages_for
 from gsr_engine.model.decoder import Decoder
 from gsr_engine.model.weights import bytes_held
@@ -19,7 +20,8 @@ class Footprint:
     """The memory of one engine.
 
     Attributes:
-        dtype: of weights and KV, e.g. "bfloat16".
+        dtype: of KV, and of weights that are not quantised, e.g. "bfloat16".
+        quantization: of the weights of layers and head: "none", "int8" or "fp8".
         weight_bytes: memory of the weights, as the device holds them.
         kv_bytes_per_token: keys and values of all layers.
         pool_tokens: tokens that the KV pages have room for.
@@ -28,6 +30,7 @@ class Footprint:
     """
 
     dtype: str
+    quantization: Quantization
     weight_bytes: int
     kv_bytes_per_token: int
     pool_tokens: int
@@ -38,11 +41,17 @@ class Footprint:
         """The footprint of a decoder beside a pool of KV pages."""
         return cls(
             str(decoder.dtype).removeprefix("torch."),
+            decoder.quantization,
             bytes_held(decoder),
             limits.page_bytes // PAGE_SIZE,
             limits.num_pages * PAGE_SIZE,
             _usual_requests(limits),
         )
+
+    @property
+    def arithmetic(self) -> str:
+        """Dtype and quantisation in words, e.g. "bfloat16" or "int8, float32"."""
+        return self.dtype if self.quantization == "none" else f"{self.quantization}, {self.dtype}"
 
     def __str__(self) -> str:
         """One line for a log."""
@@ -52,7 +61,7 @@ class Footprint:
         else:
             fit = f"{self.refines_at_once:,} {shape} fit at once"
         return (
-            f"{self.weight_bytes / 2**30:.3g} GiB of weights ({self.dtype}), "
+            f"{self.weight_bytes / 2**30:.3g} GiB of weights ({self.arithmetic}), "
             f"{self.kv_bytes_per_token / 2**10:,.4g} KiB of KV per token, "
             f"{self.pool_tokens:,} tokens in the pool: {fit}"
         )

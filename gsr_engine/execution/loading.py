@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import torch
-
 from gsr_engine.checkpoint.adapter import adapter_notes, open_adapted
 from gsr_engine.checkpoint.files import find_adapter, find_checkpoint
 from gsr_engine.checkpoint.gsr_config import GsrConfig
@@ -15,10 +13,10 @@ from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.checkpoint.tensors import ModelTensors, open_tensors, refuse_adapter
 from gsr_engine.checkpoint.tokenizer import Tokenizer
 from gsr_engine.config import EngineConfig
+from gsr_engine.execution.arithmetic import arithmetic_notes, choose_arithmetic
 from gsr_engine.execution.device import choose_device
 from gsr_engine.execution.memory_need import check_memory
 from gsr_engine.model.decoder import Decoder
-from gsr_engine.model.linear import compute_dtype
 from gsr_engine.model.rope import factors_in_use
 from gsr_engine.model.weights import decoder_of
 from gsr_engine.requests.advice import advise
@@ -47,16 +45,16 @@ def load_parts(
     tokenizer = Tokenizer.from_folder(folder, gsr.thinking)
     device = choose_device(config.device)
     with open_weights(folder, model, over) as stored:
-        dtype = _dtype(config.dtype, stored.config.dtype, device)
+        dtype, quantization = choose_arithmetic(config, stored, device)
         notes += stored.notes
         if factors := factors_in_use(model.rope, config.model_length(model)):
             notes.append(factors)
-        if dtype == torch.bfloat16 and config.dtype == "auto" and stored.config.dtype == "float16":
-            notes.append("a float16 checkpoint runs in bfloat16; dtype='float32' keeps its digits")
+        notes += arithmetic_notes(config, stored, dtype, quantization)
         for note in notes:
             advise(note)
-        check_memory(stored.config, dtype, device, config)
-        return decoder_of(stored, dtype, device), tokenizer, gsr
+        check_memory(stored.config, dtype, device, config, quantization)
+        decoder = decoder_of(stored, dtype, device, quantization=quantization)
+        return decoder, tokenizer, gsr
 
 
 @contextmanager
@@ -83,12 +81,3 @@ def _prompts(folder: Path, adapter: Path | None, notes: list[str]) -> GsrConfig:
     if (folder / "gsr.json").exists():
         notes.append(f"gsr.json of the adapter {adapter.name} counts, not that of {folder.name}")
     return GsrConfig.from_folder(adapter)
-
-
-def _dtype(asked: str, stored: str | None, device: torch.device) -> torch.dtype:
-    """The dtype to run in; "auto" takes the stored one where the device multiplies it."""
-    if asked != "auto":
-        dtype: torch.dtype = getattr(torch, asked)
-        return dtype
-    own = torch.float32 if stored == "float32" else torch.bfloat16
-    return own if device.type == "cuda" else compute_dtype(own)

@@ -10,7 +10,7 @@ import torch
 from gsr_engine.attention.kv_cache import page_bytes, pages_in
 from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.checkpoint.tensor_names import tensor_shapes
-from gsr_engine.config import EngineConfig
+from gsr_engine.config import EngineConfig, Quantization
 from gsr_engine.errors import OutOfMemory
 from gsr_engine.execution.host_memory import known_free_memory
 from gsr_engine.kv.segments import pages_for
@@ -27,22 +27,28 @@ class MemoryNeed:
     """The bytes that an engine takes, at least.
 
     Attributes:
-        weights: as the device will hold them: their dtype, and a packed head that is a copy.
+        weights: as the device will hold them: quantised or in their dtype, and a packed head that
+            is a copy.
         loading: what loading takes besides. It is free again before the pool is written.
         pool: KV pages: `kv_cache_gib`, or else the least that is of use.
-        dtype: of weights and pages, e.g. "float32".
+        arithmetic: of weights, e.g. "float32" or "int8".
         pool_given: whether the pool is `kv_cache_gib`.
     """
 
     weights: int
     loading: int
     pool: int
-    dtype: str
+    arithmetic: str
     pool_given: bool = False
 
     @classmethod
     def of(
-        cls, model: ModelConfig, dtype: torch.dtype, device: torch.device, config: EngineConfig
+        cls,
+        model: ModelConfig,
+        dtype: torch.dtype,
+        device: torch.device,
+        config: EngineConfig,
+        quantization: Quantization = "none",
     ) -> MemoryNeed:
         """The need of an engine that is about to load a model."""
         given, page = config.kv_cache_gib, page_bytes(model, dtype)
@@ -51,19 +57,24 @@ class MemoryNeed:
         else:
             pages = pages_in(int(given * 2**30), config, model, dtype)
         return cls(
-            bytes_to_hold(model, dtype, device),
+            bytes_to_hold(model, dtype, device, quantization),
             _bytes_while_loading(model, dtype),
             pages * page,
-            str(dtype).removeprefix("torch."),
+            _name(dtype, quantization),
             given is not None,
         )
 
     @classmethod
-    def of_reload(cls, model: ModelConfig, dtype: torch.dtype, device: torch.device) -> MemoryNeed:
+    def of_reload(
+        cls,
+        model: ModelConfig,
+        dtype: torch.dtype,
+        device: torch.device,
+        quantization: Quantization = "none",
+    ) -> MemoryNeed:
         """The need of other weights in the host's memory, beside an engine that runs."""
-        held = bytes_to_hold(model, dtype, device)
-        name = str(dtype).removeprefix("torch.")
-        return cls(held, _bytes_while_loading(model, dtype), 0, name)
+        held = bytes_to_hold(model, dtype, device, quantization)
+        return cls(held, _bytes_while_loading(model, dtype), 0, _name(dtype, quantization))
 
     @property
     def together(self) -> int:
@@ -80,7 +91,7 @@ class MemoryNeed:
             else f"at least {_gib(self.pool)}"
         )
         raise OutOfMemory(
-            f"the weights take {_gib(self.weights)} in {self.dtype}, loading takes "
+            f"the weights take {_gib(self.weights)} in {self.arithmetic}, loading takes "
             f"{_gib(self.loading)} more for a while, KV pages take {pool}, and {_gib(free)} "
             f"{whose}. {self._advice(free)}"
         )
@@ -89,19 +100,23 @@ class MemoryNeed:
         room = math.floor(100 * (free - self.weights) / 2**30) / 100
         if self.pool_given and self.weights + self.loading <= free and room > 0:
             return f"kv_cache_gib={room:g} would fit"
-        if self.dtype == "float32" and self.together <= 2 * free:
+        if self.arithmetic == "float32" and self.together <= 2 * free:
             return "dtype='bfloat16' takes half"
         return "Free memory, or take a smaller model"
 
 
 def check_memory(
-    model: ModelConfig, dtype: torch.dtype, device: torch.device, config: EngineConfig
+    model: ModelConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    config: EngineConfig,
+    quantization: Quantization = "none",
 ) -> None:
     """Raise OutOfMemory if an engine with this model would not fit its device's free memory.
 
     A host that does not tell what is free is not checked.
     """
-    need = MemoryNeed.of(model, dtype, device, config)
+    need = MemoryNeed.of(model, dtype, device, config, quantization)
     if device.type == "cpu":
         _check_host(need)
         return
@@ -114,9 +129,14 @@ def check_memory(
     need.check(min(free, int(total * share)), whose)
 
 
-def check_memory_for_reload(model: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
+def check_memory_for_reload(
+    model: ModelConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    quantization: Quantization = "none",
+) -> None:
     """Raise OutOfMemory if other weights do not fit the host's memory beside those that run."""
-    _check_host(MemoryNeed.of_reload(model, dtype, device))
+    _check_host(MemoryNeed.of_reload(model, dtype, device, quantization))
 
 
 def _check_host(need: MemoryNeed) -> None:
@@ -128,6 +148,10 @@ def _check_host(need: MemoryNeed) -> None:
 def _bytes_while_loading(model: ModelConfig, dtype: torch.dtype) -> int:
     largest = max(math.prod(shape) for _, shape in tensor_shapes(model))
     return _AT_ONCE * largest * dtype.itemsize
+
+
+def _name(dtype: torch.dtype, quantization: Quantization) -> str:
+    return str(dtype).removeprefix("torch.") if quantization == "none" else quantization
 
 
 def _gib(num_bytes: int) -> str:

@@ -9,6 +9,7 @@ import torch
 
 from csrc_triton import rms_norm
 from gsr_engine.checkpoint.model_config import ModelConfig
+from gsr_engine.config import Quantization
 from gsr_engine.model.linear import Linear
 
 
@@ -42,8 +43,8 @@ class FeedForward(Protocol):
     """What a layer has behind its attention: one network, or experts."""
 
     @property
-    def weights_per_row(self) -> int:
-        """How many weights a row is multiplied with."""
+    def bytes_per_row(self) -> int:
+        """What the products of one row read of the weights."""
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         """[N, hidden_size] like the input."""
@@ -57,9 +58,9 @@ class Mlp:
     down: Linear
 
     @property
-    def weights_per_row(self) -> int:
+    def bytes_per_row(self) -> int:
         """All of them."""
-        return self.gate_up.weight.numel() + self.down.weight.numel()
+        return self.gate_up.weight_bytes + self.down.weight_bytes
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         """[N, hidden_size] like the input."""
@@ -89,20 +90,21 @@ class Decoder:
     """The model: token ids and positions in, logits out, attention behind an interface.
 
     Attributes:
-        embedding_scale: multiplies embeddings; rounded to their dtype.
+        dtype: of activations and KV, and of weights that are not quantised.
+        embedding: [vocab_size, hidden_size]; beside quantised weights it may take fewer bits than
+            the dtype.
+        embedding_scale: multiplies embeddings; rounded to the dtype.
+        quantization: what layers and head multiply in.
     """
 
     config: ModelConfig
+    dtype: torch.dtype
     embedding: torch.Tensor
     layers: list[Layer]
     final_norm: torch.Tensor
     head: Linear
     embedding_scale: float = 1.0
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of weights, activations and KV."""
-        return self.embedding.dtype
+    quantization: Quantization = "none"
 
     @property
     def device(self) -> torch.device:
@@ -145,7 +147,7 @@ class Decoder:
         return self.head(hidden)
 
     def _embed(self, token_ids: torch.Tensor) -> torch.Tensor:
-        embedded = self.embedding[token_ids]
+        embedded = self.embedding[token_ids].to(self.dtype)
         return embedded if self.embedding_scale == 1.0 else embedded * self.embedding_scale
 
     def _norm(self, x: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:

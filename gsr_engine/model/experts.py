@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
 from csrc_triton import (
     Gate,
+    QuantizedWeight,
     Routing,
     grouped_linear,
+    grouped_quantized_linear,
     has_cpu_kernels,
     pack_weight,
+    quantize_weight,
     weighted_sum,
 )
-from gsr_engine.model.linear import Linear, PackedLinear
+from gsr_engine.config import Quantization
+from gsr_engine.model.linear import INT8_GROUP, Linear, PackedLinear
+
+Weights = torch.Tensor | QuantizedWeight
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +36,8 @@ class Experts:
 
     Attributes:
         router: hidden states to a score for each expert, [E, hidden].
-        gate_up: [E, 2 F, hidden], or packed: see `csrc_triton.grouped_linear`.
-        down: [E, hidden, F], or packed.
+        gate_up: [E, 2 F, hidden], or packed: see `csrc_triton.grouped_linear`; or in 8 bits.
+        down: [E, hidden, F], or packed; or in 8 bits.
         intermediate_size: F, the width of one expert.
         top_k: experts of a row.
         normalise: whether the weights of a row's experts sum to 1 (`norm_topk_prob`).
@@ -38,8 +45,8 @@ class Experts:
     """
 
     router: Linear
-    gate_up: torch.Tensor
-    down: torch.Tensor
+    gate_up: Weights
+    down: Weights
     intermediate_size: int
     top_k: int
     normalise: bool
@@ -56,6 +63,7 @@ class Experts:
         normalise: bool,
         gate: Gate = "silu",
         runs_on: torch.device | None = None,
+        quantization: Quantization = "none",
     ) -> Experts:
         """Experts of plain weights, laid out for a device.
 
@@ -71,30 +79,34 @@ class Experts:
             normalise: as in the class.
             gate: as in the class.
             runs_on: the device whose layout the weights get; None: that which holds them.
+            quantization: "int8" quantises the experts. The router keeps its dtype.
 
         Raises:
             ValueError: there are fewer or more than E weights, or their shapes differ.
         """
         device = runs_on or router.device
         packed = device.type == "cpu" and has_cpu_kernels(router.dtype)
+        layout: Layout = _quantised if quantization == "int8" else pack_weight if packed else _plain
         experts = router.shape[0]
-        first = _stacked(gate_up, experts, packed, gated=True)
-        second = _stacked(down, experts, packed, gated=False)
+        first = _stacked(gate_up, experts, layout, gated=True)
+        second = _stacked(down, experts, layout, gated=False)
         return cls(
             router=PackedLinear.of(router) if packed else Linear(router),
             gate_up=first,
             down=second,
-            intermediate_size=second.shape[2],
+            intermediate_size=second.inputs
+            if isinstance(second, QuantizedWeight)
+            else second.shape[2],
             top_k=top_k,
             normalise=normalise,
             gate=gate,
         )
 
     @property
-    def weights_per_row(self) -> int:
+    def bytes_per_row(self) -> int:
         """Those of the router and of `top_k` experts."""
-        expert = self.gate_up[0].numel() + self.down[0].numel()
-        return self.router.weight.numel() + self.top_k * expert
+        expert = sum(_numbers(weights)[0].nbytes for weights in (self.gate_up, self.down))
+        return self.router.weight_bytes + self.top_k * expert
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         """Apply to [N, hidden]."""
@@ -103,26 +115,58 @@ class Experts:
         if self.normalise:
             weights = weights / weights.sum(-1, keepdim=True)
         routing = Routing.of(expert_ids, probabilities.shape[1])
-        rows = grouped_linear(hidden, self.gate_up, routing, self.intermediate_size, gate=self.gate)
-        rows = grouped_linear(rows, self.down, routing, hidden.shape[1])
+        rows = _product(hidden, self.gate_up, routing, self.intermediate_size, self.gate)
+        rows = _product(rows, self.down, routing, hidden.shape[1])
         return weighted_sum(rows, weights.to(hidden.dtype))
 
 
-def _stacked(
-    weights: Iterable[torch.Tensor], experts: int, packed: bool, gated: bool
+def _product(
+    x: torch.Tensor, weights: Weights, routing: Routing, outputs: int, gate: Gate | None = None
 ) -> torch.Tensor:
+    if isinstance(weights, QuantizedWeight):
+        return grouped_quantized_linear(x, weights, routing, gate=gate)
+    return grouped_linear(x, weights, routing, outputs, gate=gate)
+
+
+class Layout(Protocol):
+    """How the weight of one expert is laid out."""
+
+    def __call__(self, weight: torch.Tensor, *, gated: bool) -> Weights:
+        """A weight [out, in]; the first half of a gated one gates the other."""
+
+
+def _plain(weight: torch.Tensor, *, gated: bool) -> torch.Tensor:
+    return weight
+
+
+def _quantised(weight: torch.Tensor, *, gated: bool) -> QuantizedWeight:
+    return quantize_weight(weight, group=INT8_GROUP, gated=gated)
+
+
+def _numbers(weights: Weights) -> torch.Tensor:
+    return weights.data if isinstance(weights, QuantizedWeight) else weights
+
+
+def _room(like: Weights, experts: int) -> Weights:
+    """Room for so many weights of this layout and shape."""
+    numbers = _numbers(like)
+    room = numbers.new_empty((experts, *numbers.shape))
+    return like.stacked(room) if isinstance(like, QuantizedWeight) else room
+
+
+def _stacked(weights: Iterable[torch.Tensor], experts: int, layout: Layout, gated: bool) -> Weights:
     """The weights of all experts in one tensor, which is filled one by one."""
-    stacked: torch.Tensor | None = None
+    stacked: Weights | None = None
     count = 0
     for weight in weights:  # enumerate would hold it while the next one is read
         count += 1
-        laid_out = pack_weight(weight, gated=gated) if packed else weight
-        if stacked is None:
-            stacked = laid_out.new_empty((experts, *laid_out.shape))
-        if count > experts or laid_out.shape != stacked.shape[1:]:
+        laid_out = layout(weight, gated=gated)
+        stacked = _room(laid_out, experts) if stacked is None else stacked
+        places, numbers = _numbers(stacked), _numbers(laid_out)
+        if count > experts or numbers.shape != places.shape[1:]:
             raise ValueError(f"weight {count} of {experts} experts is {tuple(weight.shape)}")
-        stacked[count - 1] = laid_out
-        del weight, laid_out
+        places[count - 1] = numbers
+        del weight, laid_out, numbers
     if stacked is None or count != experts:
         raise ValueError(f"{count} weights for {experts} experts")
     return stacked

@@ -20,9 +20,12 @@ from csrc_triton import (
     quantized_linear,
 )
 from gsr_engine.checkpoint.model_config import ModelConfig
+from gsr_engine.config import Quantization
 
 LEAST_WEIGHTS = 1 << 18
 """Below this many weights a call of oneDNN's operator costs more than its layout saves."""
+INT8_GROUP = 64
+"""Inputs that share a scale in 8 bits: see decision 11 for what other sizes lose."""
 
 
 def has_bf16_products() -> bool:
@@ -57,6 +60,11 @@ class Linear:
     def _apply(self, x: torch.Tensor) -> torch.Tensor:
         product = F.linear(x, self.weight, self.bias)
         return gated_activation(product, self.gate) if self.gate else product
+
+    @property
+    def weight_bytes(self) -> int:
+        """What a product reads of the weight."""
+        return self.weight.numel() * self.weight.dtype.itemsize
 
     def dense(self) -> torch.Tensor:
         """The weight as [out, in]."""
@@ -125,9 +133,9 @@ class Int8Linear(Linear):
         weight: torch.Tensor,
         bias: torch.Tensor | None = None,
         gate: Gate | None = None,
-        group: int | None = None,
+        group: int | None = INT8_GROUP,
     ) -> Int8Linear:
-        """Quantise a plain weight."""
+        """Quantise a plain weight; `group` as in `csrc_triton.quantize_weight`."""
         quantized = quantize_weight(weight, group=group, gated=gate is not None)
         return cls(quantized.data, bias, gate, quantized=quantized)
 
@@ -143,17 +151,34 @@ MakeLinear = Callable[..., Linear]
 """Makes a linear of a plain weight, a bias or None, and a gate or None."""
 
 
-def linear_maker(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> MakeLinear:
-    """How to lay out the weights of a decoder on its device.
+def linear_maker(
+    config: ModelConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    quantization: Quantization = "none",
+) -> MakeLinear:
+    """How to lay out the weights of a decoder on its device; the device has this arithmetic.
 
     On a CPU the kernels take them. Large bf16 weights go to oneDNN where the chip multiplies bf16:
     it adds two products at once. Without kernels they stay plain.
     """
+    if quantization == "int8":
+        return Int8Linear.of
     if device.type != "cpu":
         return Linear
     if dtype == torch.bfloat16 and _onednn_pays(config):
         return _onednn
     return PackedLinear.of if has_cpu_kernels(dtype) else Linear
+
+
+def linear_bytes(
+    shape: tuple[int, ...], dtype: torch.dtype, quantization: Quantization = "none"
+) -> int:
+    """Memory, in bytes, of a linear's weight [out, in], but for the padding of packed blocks."""
+    outputs, inputs = shape
+    if quantization == "int8":
+        return outputs * (inputs + -(-inputs // INT8_GROUP) * torch.float32.itemsize)
+    return outputs * inputs * dtype.itemsize
 
 
 def _onednn_pays(config: ModelConfig) -> bool:

@@ -19,10 +19,11 @@ from gsr_engine.checkpoint.tensor_names import (
     tensor_shapes,
 )
 from gsr_engine.checkpoint.tensors import ModelTensors, open_tensors
+from gsr_engine.config import Quantization
 from gsr_engine.model.decoder import Decoder, FeedForward, Layer, Mlp
 from gsr_engine.model.experts import Experts
 from gsr_engine.model.heap import Heap
-from gsr_engine.model.linear import Linear, MakeLinear, linear_maker
+from gsr_engine.model.linear import Linear, MakeLinear, linear_bytes, linear_maker
 from gsr_engine.model.rope import rotary_order
 
 _CPU = torch.device("cpu")
@@ -49,8 +50,9 @@ def decoder_of(
     dtype: torch.dtype,
     device: torch.device = _CPU,
     runs_on: torch.device | None = None,
+    quantization: Quantization = "none",
 ) -> Decoder:
-    """As `load_decoder`, from weights that are open.
+    """As `load_decoder`, from weights that are open; each is quantised as soon as it is read.
 
     `runs_on` is the device whose layout the weights get, if it is not the one that holds them: of
     such a decoder `copy_weights` copies them.
@@ -62,7 +64,7 @@ def decoder_of(
         heap.took(tensor.nbytes)
         return tensor
 
-    decoder = _assemble(stored.config, dtype, runs_on or device, get)
+    decoder = _assemble(stored.config, dtype, runs_on or device, get, quantization)
     heap.trim()
     return decoder
 
@@ -87,18 +89,44 @@ def weight_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
     return dtype.itemsize * sum(math.prod(shape) for _, shape in tensor_shapes(config))
 
 
-def bytes_to_hold(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> int:
+def bytes_to_hold(
+    config: ModelConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    quantization: Quantization = "none",
+) -> int:
     """`bytes_held` of a decoder that is not loaded yet, but for the padding of packed weights."""
-    copies_head = config.tie_embeddings and linear_maker(config, dtype, device) is not Linear
-    return weight_bytes(config, dtype) + copies_head * (
-        dtype.itemsize * config.vocab_size * config.hidden_size
+    own = {EMBEDDING: _embedding_dtype(config, dtype, quantization)}
+    total = sum(
+        linear_bytes(shape, dtype, quantization)
+        if _is_linear(name)
+        else own.get(name, dtype).itemsize * math.prod(shape)
+        for name, shape in tensor_shapes(config)
     )
+    laid_out = linear_maker(config, dtype, device, quantization) is not Linear
+    if config.tie_embeddings and laid_out:
+        total += linear_bytes((config.vocab_size, config.hidden_size), dtype, quantization)
+    return total
+
+
+def _embedding_dtype(
+    config: ModelConfig, dtype: torch.dtype, quantization: Quantization
+) -> torch.dtype:
+    """Beside quantised weights, the checkpoint's if it is smaller: rows are only looked up."""
+    own = dtype if config.dtype is None else getattr(torch, config.dtype)
+    smaller: torch.dtype = own if own.itemsize < dtype.itemsize else dtype
+    return dtype if quantization == "none" else smaller
+
+
+def _is_linear(name: str) -> bool:
+    """Whether a tensor is the weight of a linear, or of one of an expert; a router is none."""
+    return name == HEAD or name.endswith("_proj.weight")
 
 
 def bytes_held(decoder: Decoder) -> int:
     """Memory, in bytes, that a decoder's weights take as they are.
 
-    A tied head that is packed is a second copy of the embedding.
+    A tied head that is packed or quantised is a second copy of the embedding.
     """
     tensors = {id(tensor): tensor for tensor in _tensors(decoder)}
     return sum(tensor.numel() * tensor.dtype.itemsize for tensor in tensors.values())
@@ -126,19 +154,27 @@ def _tensors(part: object) -> Iterator[torch.Tensor]:
 
 
 def _assemble(
-    config: ModelConfig, dtype: torch.dtype, runs_on: torch.device, get: GetTensor
+    config: ModelConfig,
+    dtype: torch.dtype,
+    runs_on: torch.device,
+    get: GetTensor,
+    quantization: Quantization = "none",
 ) -> Decoder:
-    linear = linear_maker(config, dtype, runs_on)
-    reader = _Reader(config, dict(tensor_shapes(config)), get, linear, runs_on)
+    linear = linear_maker(config, dtype, runs_on, quantization)
+    reader = _Reader(config, dict(tensor_shapes(config)), get, linear, runs_on, quantization)
     embedding = reader.tensor(EMBEDDING)
-    head = embedding if config.tie_embeddings else reader.tensor(HEAD)
+    # The largest tensors come first: what they take on their way is free before the layers come.
+    head = reader.linear(embedding if config.tie_embeddings else reader.tensor(HEAD))
+    embedding = embedding.to(_embedding_dtype(config, dtype, quantization))
     scale = config.hidden_size**0.5 if config.family.scaled_embedding else 1.0
     return Decoder(
         config=config,
+        dtype=dtype,
         embedding=embedding,
         layers=[reader.layer(index) for index in range(config.num_layers)],
         final_norm=reader.norm(LAST_NORM),
-        head=reader.linear(head),
+        head=head,
+        quantization=quantization,
         embedding_scale=float(torch.tensor(scale, dtype=dtype)),
     )
 
@@ -152,6 +188,7 @@ class _Reader:
     get: GetTensor
     linear: MakeLinear
     runs_on: torch.device
+    quantization: Quantization
 
     def tensor(self, name: str) -> torch.Tensor:
         """A tensor that the checkpoint must hold."""
@@ -226,6 +263,7 @@ class _Reader:
                 normalise=config.experts.normalise,
                 gate=gate,
                 runs_on=self.runs_on,
+                quantization=self.quantization,
             )
         if config.family.fused:
             gate_up = self.tensor(prefix + "gate_up_proj.weight")

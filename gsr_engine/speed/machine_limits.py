@@ -33,10 +33,10 @@ class StepProducts:
         self._decoder = decoder
         self._measured: dict[tuple[bool, int], float] = {}
         layers = sum(
-            layer.qkv.weight.numel() + layer.output.weight.numel() + layer.mlp.weights_per_row
+            layer.qkv.weight_bytes + layer.output.weight_bytes + layer.mlp.bytes_per_row
             for layer in decoder.layers
         )
-        self.weight_bytes = (layers + decoder.head.weight.numel()) * decoder.dtype.itemsize
+        self.weight_bytes = layers + decoder.head.weight_bytes
 
     def seconds(self, rows: int, draws: int) -> float:
         """Of a step of so many tokens, of which `draws` go through the output head."""

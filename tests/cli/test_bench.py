@@ -136,6 +136,7 @@ def test_ctrl_c_prints_the_rows_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
         ("--problems", "0", "problems: must be an integer from 1 to"),
         ("--threads", "0", "threads: must be an integer from 1 to"),
         ("--dtype", "int8", "dtype: must be auto, float32 or bfloat16"),
+        ("--quantization", "fp8", "quantization: 'fp8' is "),
         ("--kv-cache-gib", "1e-5", "tokens: k 1, linear: max_tokens: the request may need"),
     ],
 )

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from csrc_triton import (
     Gate,
+    Routing,
     dequantize_weight,
+    grouped_quantized_linear,
     has_cpu_kernels,
     quantize_weight,
     quantized_linear,
@@ -174,3 +176,42 @@ def test_strides_of_every_kind() -> None:
     x, weight = torch.randn(40, 3), torch.randn(40, 20)
     expected = quantized_linear(x.T.contiguous(), quantize_weight(weight.T.contiguous()), None)
     assert torch.equal(quantized_linear(x.T, quantize_weight(weight.T), None), expected)
+
+
+@both_dtypes
+@pytest.mark.parametrize("gate", GATES)
+@given(slots=st.integers(0, 700), top_k=st.sampled_from([1, 3]), inputs=st.integers(1, 90))
+@settings(deadline=None, derandomize=True, max_examples=12)
+def test_an_experts_rows_are_multiplied_as_if_alone(
+    kind: torch.dtype, gate: Gate | None, slots: int, top_k: int, inputs: int
+) -> None:
+    """Bit for bit, also where an expert has more rows than are packed at once, or none."""
+    generator = torch.Generator().manual_seed(slots)
+    tokens, experts = slots // top_k, 4
+    ids = torch.randint(0, experts, (tokens, top_k), generator=generator) // 2 * 2
+    weights = torch.randn(experts, 40, inputs, generator=generator).to(kind)
+    x = torch.randn(tokens, inputs, generator=generator).to(kind)
+    made = [quantize_weight(one, group=32, gated=gate is not None) for one in weights]
+    stacked = made[0].stacked(torch.stack([one.data for one in made]))
+    found = grouped_quantized_linear(x, stacked, Routing.of(ids, experts), gate=gate)
+    for slot, expert in enumerate(ids.flatten().tolist()):
+        alone = quantized_linear(x[slot // top_k], made[expert], None, gate=gate)
+        assert torch.equal(found[slot], alone)
+    each = grouped_quantized_linear(  # a row for each slot
+        x.repeat_interleave(top_k, 0), stacked, Routing.of(ids, experts), gate=gate
+    )
+    assert torch.equal(found, each)
+
+
+def test_weights_of_other_experts_are_refused() -> None:
+    made = quantize_weight(torch.randn(16, 8))
+    routing = Routing.of(torch.tensor([[0, 1]]), 2)
+    for weights, x in (
+        (made, torch.randn(1, 8)),
+        (made.stacked(made.data[None]), torch.randn(1, 8)),
+    ):
+        with pytest.raises(ValueError, match="for 2 experts"):
+            grouped_quantized_linear(x, weights, routing)
+    two = made.stacked(torch.stack([made.data] * 2))
+    with pytest.raises(ValueError, match="for 8 inputs"):
+        grouped_quantized_linear(torch.randn(1, 9), two, routing)

@@ -18,6 +18,9 @@ HEAD = 441 * 128
 LAYER = 128 * (4 + 2 * 2) * 32 + 4 * 32 * 128 + 3 * 128 * 352 + 2 * 128
 WEIGHTS = HEAD + 3 * LAYER + 128
 PACKED_HEAD = 448 * 128  # the tied head is another copy of the embedding, in blocks of 16 words
+# In 8 bits: integers, and fp32 scales of 64 inputs each, in blocks of 16 outputs.
+INT8_LAYER = (256 + 128 + 704) * (128 + 2 * 4) + 128 * (352 + 6 * 4) + 4 * 2 * 128
+INT8_WEIGHTS = 4 * HEAD + 448 * (128 + 2 * 4) + 3 * INT8_LAYER + 4 * 128
 TOKEN = 3 * 2 * 2 * 32  # keys and values of every layer
 
 
@@ -38,6 +41,12 @@ def test_the_line_is_the_models_arithmetic(
     gib = size * (WEIGHTS + PACKED_HEAD) / 2**30
     assert line.startswith(f"{gib:.3g} GiB of weights ({dtype}), ")
     assert f"{size * TOKEN / 1024:g} KiB of KV per token, 16,000 tokens in the pool" in line
+
+
+def test_weights_in_8_bits_and_their_scales() -> None:
+    with Engine.from_pretrained(NANO, quantization="int8", kv_cache_gib=0.01) as engine:
+        assert engine.footprint.weight_bytes == INT8_WEIGHTS
+        assert engine.footprint.kv_bytes_per_token == 4 * TOKEN
 
 
 def test_a_tied_head_that_is_not_packed_is_the_embedding(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,16 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from gsr_engine import CheckpointError, Engine, UnsupportedModel
+from gsr_engine import CheckpointError, Engine, SamplingParams, UnsupportedModel
 from gsr_engine.checkpoint.digest import tokenizer_digest, weights_digest
 from gsr_engine.checkpoint.files import find_checkpoint
 from gsr_engine.checkpoint.generation_config import GenerationConfig
 from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.checkpoint.tensors import StoredTensors, open_tensors
-from gsr_engine.model.weights import load_decoder
+from gsr_engine.model.decoder import Mlp
+from gsr_engine.model.linear import Int8Linear
+from gsr_engine.model.weights import decoder_of, load_decoder
 from tests.helpers.checkpoints import LLAMA3
 from tests.helpers.gguf_files import add_tensor, tiny_model, write_gguf
 from train.trainer.model import read_model_config
@@ -267,6 +270,36 @@ def test_what_lies_beside_a_file_has_its_name(llama: PreTrainedModel, tmp_path: 
     with Engine.from_pretrained(path, kv_cache_gib=0.01) as engine:
         assert engine.gsr.layouts == ("linear", "branched")
         assert 7 in engine.tokenizer.stop_ids
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "expected"),
+    [
+        ("Q8_0", {}, "int8"),
+        ("Q4_K", {}, "int8"),
+        ("Q4_K", {"quantization": "none"}, "none"),
+        ("F16", {}, "none"),
+    ],
+)
+def test_a_quantised_file_runs_in_8_bits(
+    kind: str, options: dict[str, Any], expected: str, llama: PreTrainedModel, tmp_path: Path
+) -> None:
+    """On a CPU, unless told otherwise; of the weights that its tensors stand for."""
+    path = write_gguf(tmp_path / "tiny.gguf", llama, kind)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with Engine.from_pretrained(path, device="cpu", kv_cache_gib=0.01, **options) as engine:
+            assert engine.quantization == expected
+            assert engine.generate([[1, 2, 3]], SamplingParams(max_tokens=4))[0].error is None
+    told = [str(one.message) for one in caught]
+    note = "a quantised file runs in int8; quantization='none' dequantises it"
+    assert (note in told) == (expected == "int8")
+    with open_tensors(path, ModelConfig.from_folder(path)) as stored:
+        weight = stored.read("model.layers.1.mlp.down_proj.weight", (256, 256)).float()
+        mlp = decoder_of(stored, torch.float32, quantization=engine.quantization).layers[1].mlp
+    assert isinstance(mlp, Mlp)
+    dense = Int8Linear.of(weight).dense() if expected == "int8" else weight
+    assert torch.equal(mlp.down.dense(), dense)
 
 
 def test_where_a_file_may_be(file: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ The prefix cache is off: after a hit fewer tokens are computed at once, and last
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,16 +37,20 @@ def run(engine: Engine, order: list[int], together: bool) -> dict[int, list[Comp
     return {i: request.result.completions for i, request in requests.items() if request.result}
 
 
-@pytest.mark.parametrize("family", ["qwen2", "qwen3moe", "olmo3"])
+@pytest.mark.parametrize(
+    ("family", "quantization"),
+    [*((name, "none") for name in ("qwen2", "qwen3moe", "olmo3")), ("qwen3moe", "int8")],
+)
 @given(order=st.permutations(range(len(PROMPTS))), keep=st.integers(1, len(PROMPTS)))
 @settings(
     deadline=None, max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_tokens_do_not_depend_on_the_batch(
-    family: str, checkpoints: dict[str, Path], order: list[int], keep: int
+    family: str, quantization: str, checkpoints: dict[str, Path], order: list[int], keep: int
 ) -> None:
-    """Nor on which experts others go through, nor on windows."""
-    with Engine.from_pretrained(checkpoints[family], prefix_cache=False) as engine:
+    """Nor on which experts others go through, nor on windows; in 8 bits neither."""
+    options: dict[str, Any] = {"quantization": quantization, "prefix_cache": False}
+    with Engine.from_pretrained(checkpoints[family], **options) as engine:
         alone = run(engine, list(range(len(PROMPTS))), together=False)
         crowded = run(engine, order[:keep], together=True)
     for index, completions in crowded.items():

@@ -45,18 +45,23 @@ FIELDS = {
 }
 
 CHILD = """
+import json
+import math
 import sys
 import torch
+from gsr_engine.checkpoint.tensor_names import tensor_shapes
 from gsr_engine.config import EngineConfig
 from gsr_engine.execution.loading import load_parts
 from gsr_engine.execution.memory_need import MemoryNeed, check_memory
 from gsr_engine.model.weights import bytes_held
 print("ready", flush=True)
 sys.stdin.readline()
-config = EngineConfig(dtype="float32", device="cpu", threads=1)
+config = EngineConfig(**json.loads(sys.argv[2]), device="cpu", threads=1)
 decoder, *_ = load_parts(sys.argv[1], config)
-need = MemoryNeed.of(decoder.config, decoder.dtype, decoder.device, config)
-print(bytes_held(decoder), need.weights, need.loading, flush=True)
+quantization = decoder.quantization
+need = MemoryNeed.of(decoder.config, decoder.dtype, decoder.device, config, quantization)
+whole = 4 * sum(math.prod(shape) for _, shape in tensor_shapes(decoder.config))
+print(bytes_held(decoder), need.weights, need.loading, whole, quantization, flush=True)
 """
 """Loads a model once it is told to, and says how many bytes the weights take, and should."""
 
@@ -93,10 +98,13 @@ def anonymous_bytes(process: int) -> int:
     return 1024 * int(found[1]) if found else 0
 
 
-def check_peak(model: Path) -> None:
-    """Loading takes what the weights take, and a few times the largest tensor besides."""
+def check_peak(model: Path, **settings: str) -> str:
+    """Loading takes what the weights take, and a few times the largest tensor besides.
+
+    Quantised weights leave no room for a whole copy in fp32. Returns the quantisation.
+    """
     child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(model)],
+        [sys.executable, "-c", CHILD, str(model), json.dumps(settings)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -111,14 +119,22 @@ def check_peak(model: Path) -> None:
         while child.poll() is None:
             peak = max(peak, anonymous_bytes(child.pid))
             time.sleep(0.001)
-        held, weights, loading = map(int, child.stdout.readline().split())
+        *counts, quantization = child.stdout.readline().split()
+    held, weights, loading, whole = map(int, counts)
     assert held == pytest.approx(weights, rel=0.01)
     assert 0.9 * held < peak - before < held + loading + SLACK
+    assert quantization == "none" or held + loading + SLACK < held + whole
+    return quantization
 
 
 @linux
 def test_loading_shards_takes_the_weights_and_a_few_tensors(sharded: Path) -> None:
-    check_peak(sharded)
+    assert check_peak(sharded, dtype="float32") == "none"
+
+
+@linux
+def test_weights_are_quantised_while_they_are_read(sharded: Path) -> None:
+    assert check_peak(sharded, quantization="int8") == "int8"
 
 
 @linux
@@ -133,7 +149,7 @@ def test_so_does_loading_a_gguf() -> None:
         find_checkpoint(model)
     except CheckpointError:
         pytest.skip("GGUF files are not read")
-    check_peak(model)
+    assert check_peak(model) == "int8"
 
 
 def test_a_model_that_is_far_too_large_is_refused_unread(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -35,7 +36,8 @@ def smollm2() -> Path:
 
 @pytest.fixture(scope="session")
 def engine(smollm2: Path) -> Iterator[Engine]:
-    with Engine.from_pretrained(smollm2, dtype="float32", kv_cache_gib=0.5) as engine:
+    options: dict[str, Any] = {"dtype": "float32", "quantization": "none"}
+    with Engine.from_pretrained(smollm2, **options, kv_cache_gib=0.5) as engine:
         yield engine
 
 

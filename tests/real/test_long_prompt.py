@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,8 @@ def test_a_prompt_of_eight_thousand_tokens(smollm2: Path) -> None:
     recorded = json.loads(RECORD.read_text())
     assert weights_digest(smollm2) == recorded["weights"]
     params = SamplingParams(max_tokens=STEPS, temperature=0.0, top_logprobs=MOST // 2)
-    with Engine.from_pretrained(smollm2, dtype="float32", kv_cache_gib=0.4) as engine:
+    options: dict[str, Any] = {"dtype": "float32", "quantization": "none"}
+    with Engine.from_pretrained(smollm2, **options, kv_cache_gib=0.4) as engine:
         (result,) = engine.generate(long_text(), params)
     assert len(result.prompt_token_ids) == recorded["prompt_tokens"] > 7900
     (completion,) = result.completions

@@ -26,7 +26,7 @@ from tests.helpers.recorder import Recorder
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("real")]
 
 GREEDY = SamplingParams(max_tokens=24, temperature=0.0)
-OPTIONS = {"dtype": "float32", "kv_cache_gib": 0.3}
+OPTIONS = {"dtype": "float32", "quantization": "none", "kv_cache_gib": 0.3}
 QUESTION = [{"role": "user", "content": "What is 2+2? Answer with a number only."}]
 
 

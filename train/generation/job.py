@@ -46,6 +46,7 @@ class GenerationJob:
         max_tokens: longest sample.
         seed: of all samples.
         dtype: auto, float32 or bfloat16.
+        quantization: auto, none, int8 or fp8.
         max_model_len: longest context in tokens; the checkpoint's if not given.
         streams: samples that the engine decodes at a time.
         base_url: ask this server instead of running the engine.
@@ -77,6 +78,7 @@ class GenerationJob:
     max_tokens: int = 4096
     seed: int = 0
     dtype: str = "auto"
+    quantization: str = "auto"
     max_model_len: int | None = None
     streams: int = 512
     base_url: str | None = None
@@ -132,6 +134,7 @@ def _open_drawer(
         engine = Engine.from_pretrained(
             job.model,
             dtype=job.dtype,
+            quantization=job.quantization,
             max_model_len=job.max_model_len,
             max_num_seqs=job.streams,
             prefix_cache=False,

@@ -18,11 +18,13 @@ from gsr_engine.checkpoint.gguf.rope import rope_tensors
 from gsr_engine.checkpoint.model_config import ModelConfig, shown_names
 from gsr_engine.errors import CheckpointError, UnsupportedModel, shown
 
+QUANTIZED = ("Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K")
+"""The types that are blocks of integers with scales."""
 DTYPES = {
     "F32": torch.float32,
     "F16": torch.float16,
     "BF16": torch.bfloat16,
-    **dict.fromkeys(("Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K"), torch.float32),
+    **dict.fromkeys(QUANTIZED, torch.float32),
 }
 """The types that are read, and the dtype that holds their values."""
 _EXPERT = re.compile(r"\.experts\.(\d+)\.")
