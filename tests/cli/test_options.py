@@ -136,6 +136,8 @@ def test_messages_name_flags() -> None:
     assert told == "--max-tokens: 5 (RefineResult.summary_tokens); --force-layout, k"
     told = options.with_flags("dtype='bfloat16' takes half, adapter= an adapter of its own dtype")
     assert told == "--dtype='bfloat16' takes half, --adapter= an adapter of its own dtype"
+    told = options.with_flags("quantization='none' dequantises it, without quantization")
+    assert told == "--quantization='none' dequantises it, without quantization"
 
 
 @pytest.mark.parametrize("command", ["solve", "generate"])

@@ -28,6 +28,7 @@ from gsr_engine.checkpoint.tensors import tensor_shapes
 from gsr_engine.cli.commands import app
 from gsr_engine.execution.loading import open_weights
 from gsr_engine.model.decoder import Mlp
+from gsr_engine.model.linear import Int8Linear
 from gsr_engine.model.weights import decoder_of
 
 peft = pytest.importorskip("peft")
@@ -157,7 +158,11 @@ def test_tensors_are_merged_in_fp32_and_rounded_once(qwen2: Path, plain: Path) -
         mlp = decoder_of(stored, torch.bfloat16).layers[0].mlp
         assert isinstance(mlp, Mlp)
         down = mlp.down.dense()
-        assert torch.equal(down, stored.read(name, tuple(down.shape)).bfloat16())
+        merged = stored.read(name, tuple(down.shape))
+        assert torch.equal(down, merged.bfloat16())
+        mlp = decoder_of(stored, torch.float32, quantization="int8").layers[0].mlp
+        assert isinstance(mlp, Mlp)
+        assert torch.equal(mlp.down.dense(), Int8Linear.of(merged).dense())
 
 
 def spoiled(plain: Path, folder: Path, config: dict[str, Any], tensors: Change) -> Path:
