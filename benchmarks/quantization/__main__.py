@@ -80,7 +80,7 @@ def smollm2() -> Path:
 
 
 def _losses(model: Path, only: str, stderr: Console) -> dict[str, Any]:
-    decoder, tokenizer, _ = load_parts(model, EngineConfig(dtype="float32"))
+    decoder, tokenizer, _ = load_parts(model, EngineConfig(dtype="float32", quantization="none"))
     texts = contexts(tokenizer)
     reference = Fp32Reference(decoder, texts)
     found: dict[str, Distance] = {"fp32": reference.distance(decoder)}

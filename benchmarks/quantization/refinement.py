@@ -50,7 +50,7 @@ def measure_refinement(
 def _solve(
     model: Path, problems: Sequence[BenchmarkProblem], variant: Variant | None
 ) -> dict[str, Hits]:
-    decoder, tokenizer, gsr = load_parts(model, EngineConfig(dtype="float32"))
+    decoder, tokenizer, gsr = load_parts(model, EngineConfig(dtype="float32", quantization="none"))
     decoder = decoder if variant is None else variant.of(decoder)
     config = AccuracyConfig(seed=TEST_SEED, max_tokens=MAX_TOKENS)
     hits: dict[str, Hits] = {}

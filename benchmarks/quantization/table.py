@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-WIDTH = 130
+WIDTH = 150
 
 
 def show(console: Console, run: dict[str, Any]) -> None:

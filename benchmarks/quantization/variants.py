@@ -6,14 +6,10 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gsr_engine import EngineConfig
 from gsr_engine.checkpoint.gguf.header import read_header
-from gsr_engine.checkpoint.gsr_config import GsrConfig
-from gsr_engine.checkpoint.tokenizer import Tokenizer
 from gsr_engine.errors import UnsupportedModel
-from gsr_engine.execution.loading import load_parts
 from gsr_engine.model.decoder import Decoder, Layer, Mlp
-from gsr_engine.model.linear import Int8Linear, Linear
+from gsr_engine.model.linear import INT8_GROUP, Int8Linear, Linear
 
 KEPT: dict[str, tuple[str, ...]] = {
     "all linears": (),
@@ -75,16 +71,8 @@ VARIANTS = tuple(
     for kept, names in KEPT.items()
     for group, size in GROUPS.items()
 )
-DEFAULT = next(variant for variant in VARIANTS if variant.name == "g64, all linears")
-"""What `int8` means where only one variant is measured."""
-
-
-def load_quantized(
-    model: Path, dtype: str, quantization: str | None
-) -> tuple[Decoder, Tokenizer, GsrConfig]:
-    """What `load_parts` gives, with products in `dtype` or, if asked for, in 8 bits."""
-    decoder, tokenizer, gsr = load_parts(model, EngineConfig(dtype=dtype))
-    return decoder if quantization is None else DEFAULT.of(decoder), tokenizer, gsr
+DEFAULT = next(variant for variant in VARIANTS if (variant.group, variant.kept) == (INT8_GROUP, ()))
+"""What the engine does with quantization "int8"."""
 
 
 def own_blocks(file: Path) -> Variant:

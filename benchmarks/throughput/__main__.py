@@ -26,7 +26,7 @@ import json
 import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import typer
@@ -60,8 +60,9 @@ def main(
     ] = 3,
     peers: Annotated[str, typer.Option(help="Which of them; empty for none.")] = ",".join(PEERS),
     quantization: Annotated[
-        str, typer.Option(help="int8: this engine and peers in 8 bits, too, and losses.")
-    ] = "",
+        Literal["none", "int8"],
+        typer.Option(help="int8: this engine and peers in 8 bits, too, and losses."),
+    ] = "none",
     sharing_off: Annotated[bool, typer.Option(help="Also this engine with nothing shared.")] = True,
     dtype: Annotated[
         str, typer.Option(help="bfloat16, float32; auto: bfloat16 where the CPU multiplies it.")
@@ -74,7 +75,6 @@ def main(
 ) -> None:
     """Measure selfRef@k end to end in this engine and its peers."""
     chosen = selected(peers, PEERS, "peers")
-    (quantized,) = selected(quantization, ("int8",), "quantization") or (None,)
     sizes = [WorkSize.parsed(text) for text in work.split(",")]
     if threads:
         torch.set_num_threads(threads)
@@ -83,12 +83,12 @@ def main(
         for size in sizes:
             folder = out / re.sub(r"[:/]", "-", f"{subject.name}-{size}")
             folder.mkdir(parents=True, exist_ok=True)
-            task = subject.work(size, dtype, kv_gib, losses=quantized is not None)
+            task = subject.work(size, dtype, kv_gib, losses=quantization != "none")
             names = {"subject": subject.name, "dtype": task.dtype, "words": size.words}
             measured = compare(
                 task,
                 chosen,
-                quantized,
+                quantization,
                 sharing_off,
                 Rounds(rounds, repeats),
                 folder,

@@ -14,6 +14,7 @@ from benchmarks.throughput.floor import product_seconds
 from benchmarks.throughput.machine_limits import Limits, measure_limits
 from benchmarks.throughput.ours import OurEngines, RefineWork
 from benchmarks.throughput.rounds import Rounds
+from gsr_engine.config import Quantization
 
 
 class _Peer:
@@ -51,7 +52,7 @@ class _Peer:
 def compare(
     work: RefineWork,
     peers: list[str],
-    quantization: str | None,
+    quantization: Quantization,
     sharing_off: bool,
     rounds: Rounds,
     out: Path,
@@ -62,7 +63,7 @@ def compare(
     Args:
         work: to do.
         peers: which of them.
-        quantization: what this engine and the peers that can also compute in; None for nothing.
+        quantization: what this engine and the peers that can also compute in, besides.
         sharing_off: whether this engine also does it with nothing shared.
         rounds: fresh ones.
         out: folder for the peers' logs.
@@ -71,7 +72,8 @@ def compare(
     problems = len(work.problems)
     streams = {"candidates": problems * work.k, "refine": problems}
     sizes = sorted({1, work.k, *streams.values()})
-    works = [work, *([replace(work, quantization=quantization)] if quantization else [])]
+    quantised = quantization != "none"
+    works = [work, *([replace(work, quantization=quantization)] if quantised else [])]
     with ExitStack() as opened:
         ours = {one.precision: opened.enter_context(OurEngines(one)) for one in works}
         progress("the machine's limits")
@@ -84,7 +86,7 @@ def compare(
             engines |= _layouts(ours[precision], f" {precision}")
         for name in peers:
             engines[name] = _Peer(name, None, work, ours[first], out, opened)
-            if quantization and name in PEERS_IN_INT8:
+            if quantised and name in PEERS_IN_INT8:
                 folder = out / quantization
                 folder.mkdir(exist_ok=True)
                 peer = _Peer(name, quantization, work, ours[first], folder, opened)

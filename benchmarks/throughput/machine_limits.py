@@ -107,7 +107,7 @@ def measure_products(own: Sequence[Linear], sizes: Sequence[int]) -> list[Produc
     plain = [Linear(one.dense(), one.bias, one.gate) for one in own]
     weights = sum(one.weight.numel() for one in plain)
     dtype = plain[0].weight.dtype
-    bytes_read = sum(one.weight.numel() * one.weight.itemsize for one in own)
+    bytes_read = sum(one.weight_bytes for one in own)
     found = []
     for rows in sizes:
         inputs = [torch.randn(rows, one.weight.shape[1]).to(dtype) for one in plain]

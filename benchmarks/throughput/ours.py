@@ -11,8 +11,9 @@ from typing import Self
 
 from benchmarks.peers.job import Job, JobResult, do_job
 from benchmarks.quantization.losses import decoder_loss
-from benchmarks.quantization.variants import load_quantized
 from gsr_engine import Engine, EngineConfig, RefineResult, SamplingParams, SelfRefineParams
+from gsr_engine.config import Quantization
+from gsr_engine.execution.loading import load_parts
 from gsr_engine.params import Layout
 from gsr_engine.text.problem_prompts import ProblemPrompts
 
@@ -23,7 +24,7 @@ _SEED = 1
 class RefineWork:
     """selfRef@k of several problems at fixed lengths; see `Job`.
 
-    `quantization` is what this engine computes in: None for `dtype`, or "int8".
+    `quantization` is this engine's: "none" is products in `dtype`.
     """
 
     model: Path
@@ -35,13 +36,13 @@ class RefineWork:
     threads: int
     kv_gib: float
     ignore_eos: bool = True
-    quantization: str | None = None
+    quantization: Quantization = "none"
     texts: Sequence[list[int]] = ()
 
     @property
     def precision(self) -> str:
         """Of this engine's products."""
-        return self.quantization or self.dtype
+        return self.dtype if self.quantization == "none" else self.quantization
 
     def params(self, layout: Layout, tokens: int | None = None, run: int = 0) -> SelfRefineParams:
         """The request; `tokens` instead of the work's own lengths.
@@ -94,7 +95,8 @@ class OurEngines:
 
     def __init__(self, work: RefineWork) -> None:
         self._work = work
-        parts = load_quantized(work.model, work.dtype, work.quantization)
+        config = EngineConfig(dtype=work.dtype, quantization=work.quantization)
+        parts = load_parts(work.model, config)
         self.decoder = parts[0]
         self.loss = decoder_loss(self.decoder, work.texts) if work.texts else None
         self._shared, self._apart = (

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import typer
@@ -29,7 +29,7 @@ from benchmarks.random_weights import SHAPES
 from benchmarks.throughput.machine_limits import chip
 from benchmarks.throughput.ours import OurEngines
 from benchmarks.throughput.table import WIDTH
-from benchmarks.throughput.works import WorkSize, selected, subjects
+from benchmarks.throughput.works import WorkSize, subjects
 from gsr_engine import Engine
 from gsr_engine.environment import describe_machine
 from gsr_engine.execution.runner import Runner
@@ -177,7 +177,9 @@ def main(
         str, typer.Option(help="Problems x candidates : tokens of a problem/candidate/refinement.")
     ] = "8x8:128/128/128",
     dtype: Annotated[str, typer.Option(help="bfloat16, float32 or auto.")] = "auto",
-    quantization: Annotated[str, typer.Option(help="int8: products in 8 bits.")] = "",
+    quantization: Annotated[
+        Literal["none", "int8"], typer.Option(help="int8: products in 8 bits.")
+    ] = "none",
     threads: Annotated[int | None, typer.Option(min=1, help="Default: torch's.")] = None,
     kv_gib: Annotated[float, typer.Option(help="Memory for keys and values.")] = 4.0,
     out: Annotated[Path | None, typer.Option(help="Also write the text to this file.")] = None,
@@ -190,8 +192,7 @@ def main(
         raise typer.BadParameter(f"layout: {layout!r} is none of {', '.join(LAYOUTS)}")
     size = WorkSize.parsed(work)
     (subject,) = subjects("" if model else shape, model)
-    (quantized,) = selected(quantization, ("int8",), "quantization") or (None,)
-    task = replace(subject.work(size, dtype, kv_gib), quantization=quantized)
+    task = replace(subject.work(size, dtype, kv_gib), quantization=quantization)
     with (
         OurEngines(task) as ours,
         ranges(),

@@ -16,10 +16,12 @@ from benchmarks.quantization.losses import Fp32Reference, decoder_loss, hidden_s
 from benchmarks.quantization.refinement import measure_refinement
 from benchmarks.quantization.texts import contexts
 from benchmarks.quantization.variants import DEFAULT, VARIANTS, own_blocks
+from gsr_engine import EngineConfig
 from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.checkpoint.tokenizer import Tokenizer
 from gsr_engine.demo.report import NANO
 from gsr_engine.errors import InvalidRequest, UnsupportedModel
+from gsr_engine.execution.loading import load_parts
 from gsr_engine.model.decoder import Decoder, Mlp
 from gsr_engine.model.linear import Int8Linear
 from gsr_engine.model.weights import load_decoder
@@ -82,6 +84,14 @@ def test_a_variant_quantises_what_it_does_not_keep(decoder: Decoder) -> None:
         assert 0 < error <= before.qkv.dense().abs().max() / 127 / 2 * 1.01
     assert kept.head is decoder.head
     assert isinstance(DEFAULT.of(decoder).head, Int8Linear)
+
+
+def test_the_default_variant_is_what_the_engine_does(
+    qwen2: Path, decoder: Decoder, token_ids: list[int]
+) -> None:
+    engines, _, _ = load_parts(qwen2, EngineConfig(dtype="float32", quantization="int8"))
+    logits = [one.logits(hidden_states(one, token_ids)) for one in (engines, DEFAULT.of(decoder))]
+    assert torch.equal(*logits)
 
 
 def test_the_blocks_of_a_q8_file_stay_what_they_are(tmp_path: Path) -> None:
