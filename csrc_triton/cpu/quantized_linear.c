@@ -146,8 +146,8 @@ static void quantized_task(const void* work, long task) {
   }
 }
 
-// All rows of a product; `scratch` has room for 2 floats of each group, and one of each padded input,
-// for each of the rows, or for AT_MOST of them.
+// All rows of a product; `scratch` has room for 2 floats of each group, and one of each padded
+// input, for each of the rows, or for AT_MOST of them.
 static void multiply_rows(Quantized work, float* scratch, long rows, long threads) {
   Product* product = &work.product;
   for (long done = 0; done < rows; done += product->rows) {
@@ -185,8 +185,8 @@ void quantized_linear(element* out, const element* x, const unsigned char* weigh
   multiply_rows(work, scratch, rows, threads);
 }
 
-// Expert e multiplies the slots slots[offsets[e]] ... slots[offsets[e + 1] - 1]. Its weights begin at
-// e * stride, and its scales `scales_begin` bytes behind them.
+// Expert e multiplies the slots slots[offsets[e]] ... slots[offsets[e + 1] - 1]. Its weights begin
+// at e * stride, and its scales `scales_begin` bytes behind them.
 void grouped_quantized_linear(element* out, const element* x, const unsigned char* weights,
                               const long long* slots, const long long* offsets, float* scratch,
                               long experts, long stride, long scales_begin, long slots_per_x,
