@@ -36,6 +36,19 @@ def check_heads(q: Tensor, k_cache: Tensor, v_cache: Tensor) -> None:
     )
 
 
+def check_bias(bias: Tensor | None, x: Tensor, outputs: int, gate: Gate | None) -> None:
+    """Check the bias of a product of x, where there is one: [outputs], and no gate behind it."""
+    if bias is not None:
+        fits = bias.shape == (outputs,) and bias.dtype == x.dtype and gate is None
+        require(fits, "bias {} {} for {} outputs, gate {}", bias.dtype, bias.shape, outputs, gate)
+
+
+def check_slots(x: Tensor, slots: int, top_k: int) -> None:
+    """Check that x has a row for each slot of a routing, or one for each token."""
+    fits = x.dim() == 2 and x.shape[0] in (slots, slots // top_k)
+    require(fits, "x {} for {} slots of {} a token", x.shape, slots, top_k)
+
+
 def check_norm(x: Tensor, weight: Tensor) -> None:
     """Check the weight of a norm of x: [D], of x's dtype or fp32."""
     fits = weight.shape == x.shape[-1:] and weight.dtype in (x.dtype, torch.float32)

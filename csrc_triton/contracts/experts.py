@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from csrc_triton.checks import Gate, check_gate, require
+from csrc_triton.checks import Gate, check_gate, check_slots, require
 from csrc_triton.contracts import dispatch
 from csrc_triton.routing import Routing
 
@@ -33,9 +33,8 @@ def grouped_linear(
         ValueError: shapes or dtypes disagree, or there is no such gate.
     """
     check_gate(gate)
-    slots, experts = routing.slots.shape[0], routing.num_experts
-    fits = x.dim() == 2 and x.shape[0] in (slots, slots // routing.top_k)
-    require(fits, "x {} for {} slots of {} a token", x.shape, slots, routing.top_k)
+    experts = routing.num_experts
+    check_slots(x, routing.slots.shape[0], routing.top_k)
     halves = 2 if gate else 1
     if weights.dim() == 4:
         blocks = -(-outputs // weights.shape[3]) * halves

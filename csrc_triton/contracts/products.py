@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from csrc_triton.checks import Gate, check_gate, require
+from csrc_triton.checks import Gate, check_bias, check_gate, require
 from csrc_triton.cpu import linear
 from csrc_triton.cpu.library import library
 
@@ -52,7 +52,5 @@ def packed_linear(
     size = -(-outputs // packed.shape[2]) * (2 if gate else 1)
     require(size == packed.shape[0], "{} outputs of {} blocks", outputs, packed.shape[0])
     require(packed.dtype == x.dtype, "packed is {}, x is {}", packed.dtype, x.dtype)
-    if bias is not None:
-        fits = bias.shape == (outputs,) and bias.dtype == x.dtype and gate is None
-        require(fits, "bias {} {} for {} outputs, gate {}", bias.dtype, bias.shape, outputs, gate)
+    check_bias(bias, x, outputs, gate)
     return linear.linear(x, packed, bias, outputs, gate)

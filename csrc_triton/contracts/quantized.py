@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from csrc_triton.checks import Gate, check_gate, require
+from csrc_triton.checks import Gate, check_bias, check_gate, check_slots, require
 from csrc_triton.cpu import quantized_linear as kernel
 from csrc_triton.quantized import QuantizedWeight
 from csrc_triton.routing import Routing
@@ -70,10 +70,7 @@ def quantized_linear(
     check_gate(gate)
     require(x.shape[-1] == weight.inputs, "x {} for {} inputs", x.shape, weight.inputs)
     require(weight.gated == (gate is not None), "gated is {}, gate {}", weight.gated, gate)
-    if bias is not None:
-        fits = bias.shape == (weight.outputs,) and bias.dtype == x.dtype and gate is None
-        message = "bias {} {} for {} outputs, gate {}"
-        require(fits, message, bias.dtype, bias.shape, weight.outputs, gate)
+    check_bias(bias, x, weight.outputs, gate)
     return kernel.quantized_linear(x, weight, bias, gate)
 
 
@@ -95,9 +92,8 @@ def grouped_quantized_linear(
         ValueError: as `quantized_linear`.
     """
     check_gate(gate)
-    slots, experts = routing.slots.shape[0], routing.num_experts
-    fits = x.dim() == 2 and x.shape[0] in (slots, slots // routing.top_k)
-    require(fits, "x {} for {} slots of {} a token", x.shape, slots, routing.top_k)
+    experts = routing.num_experts
+    check_slots(x, routing.slots.shape[0], routing.top_k)
     fits = weights.data.dim() == 2 and weights.data.shape[0] == experts
     require(fits, "weights {} for {} experts", weights.data.shape, experts)
     require(x.shape[1] == weights.inputs, "x {} for {} inputs", x.shape, weights.inputs)

@@ -186,12 +186,9 @@ class ModelConfig:
 
         Layers without a rotation do not count.
         """
-        ropes = sorted(
-            (kind.window is not None, index)
-            for index, kind in enumerate(self.layers)
-            if kind.rope is not None
-        )
-        return (self.layers[ropes[0][1]].rope or {}) if ropes else {"rope_type": "default"}
+        rotated = [(kind.window, kind.rope) for kind in self.layers if kind.rope is not None]
+        full = [rope for window, rope in rotated if window is None]
+        return next(iter([*full, *(rope for _, rope in rotated)]), {"rope_type": "default"})
 
     def _check(self) -> None:
         if self.head_dim % 2:
