@@ -11,6 +11,7 @@ from gsr_engine.demo.report import NANO
 from gsr_engine.execution.loading import load_parts
 from gsr_engine.execution.sampler import Draws
 from gsr_engine.model.decoder import Decoder
+from gsr_engine.schedule.drafts import StepCosts
 from gsr_engine.step.plan import StepPlan
 
 
@@ -42,6 +43,7 @@ class RandomRunner:
         self.num_pages = num_pages
         self.lag = lag
         self.sharing: Sharing | None = None
+        self.costs: StepCosts | None = None
         self._tokens = tokens
         self._end = end
         self._length = length

@@ -30,6 +30,8 @@ class PhaseUsage:
             the shares add up to the time that the engine was busy.
         steps: steps that the phase took part in.
         step_tokens: tokens of all requests in those steps.
+        tokens_proposed: tokens that were looked up and verified; they are among `tokens_computed`.
+        tokens_accepted: those of them that equalled the tokens drawn.
     """
 
     tokens_computed: int = 0
@@ -39,6 +41,8 @@ class PhaseUsage:
     seconds: float = 0.0
     steps: int = 0
     step_tokens: int = 0
+    tokens_proposed: int = 0
+    tokens_accepted: int = 0
 
     @property
     def tokens_reused(self) -> int:

@@ -14,6 +14,7 @@ from gsr_engine.execution.graphs import DecodeGraphs
 from gsr_engine.execution.host_memory import free_memory
 from gsr_engine.execution.runner import Runner
 from gsr_engine.execution.sampler import draw_anything
+from gsr_engine.execution.step_costs import measure_step_costs
 from gsr_engine.model.decoder import Decoder
 
 # For captured graphs, work lists and partial results of decode attention.
@@ -65,7 +66,7 @@ def bytes_for_pages(decoder: Decoder, config: EngineConfig) -> int:
 def _largest_step(decoder: Decoder, config: EngineConfig) -> None:
     device = decoder.device
     token_ids = torch.zeros(config.max_batch_tokens, dtype=torch.int64, device=device)
-    rows = torch.zeros(config.max_num_seqs, dtype=torch.int64, device=device)
+    rows = torch.zeros(config.most_draws, dtype=torch.int64, device=device)
     hidden = decoder.hidden(token_ids, _NoAttention(decoder), rows)
     draw_anything(decoder.logits(hidden))
 
@@ -115,9 +116,12 @@ def paged_runner(decoder: Decoder, config: EngineConfig, lag: int, use_graphs: b
         room = cache.num_pages + room_to_grow(config.max_num_seqs)
         graphs = DecodeGraphs(decoder, attention, room)
     # The kernels store nothing for padding rows, so no page is kept for them.
-    return Runner(
-        decoder, attention, cache, config.max_num_seqs, lag=lag, graphs=graphs, sharing=sharing
+    runner = Runner(
+        decoder, attention, cache, config.most_draws, lag=lag, graphs=graphs, sharing=sharing
     )
+    if config.speculation is not None:
+        runner.costs = measure_step_costs(runner, config)
+    return runner
 
 
 def _new_cache(decoder: Decoder, config: EngineConfig) -> KVCache:

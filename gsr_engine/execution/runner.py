@@ -14,6 +14,7 @@ from gsr_engine.execution.sampler import Draws, PendingDraws, Sampler
 from gsr_engine.kv.segments import Segment
 from gsr_engine.model.decoder import Decoder
 from gsr_engine.model.weights import copy_weights
+from gsr_engine.schedule.drafts import StepCosts
 from gsr_engine.step.batch import Batch, build_batch, copied_slots, known_tokens
 from gsr_engine.step.plan import StepPlan
 
@@ -33,11 +34,13 @@ class StepRunner(Protocol):
         lag: how many launched steps may be uncommitted while the host plans the next. With a lag
             a token drawn in the step before is read on the device.
         sharing: counts which shared spans were read together; None if it never shares.
+        costs: how long a step takes; None if no drafts are wanted.
     """
 
     num_pages: int
     lag: int
     sharing: Sharing | None
+    costs: StepCosts | None
 
     def launch(self, plan: StepPlan) -> Launched:
         """Start a step: compute the plan's chunks, draw its tokens."""
@@ -72,6 +75,7 @@ class Runner:
         self.decoder = decoder
         self.lag = lag
         self.sharing = sharing
+        self.costs: StepCosts | None = None
         self.num_pages = cache.num_pages
         self.attention = attention
         self._cache = cache
@@ -89,7 +93,7 @@ class Runner:
         hidden = self._hidden(batch)
         streams = [stream for _, stream in plan.draws]
         logits = self.decoder.logits(hidden) if streams else hidden
-        draws = self.sampler.draw(logits, batch.draw_rows, streams)
+        draws = self.sampler.draw(logits, batch.draw_rows, streams, batch.assumed)
         if self.lag:
             self._drawn[: len(streams)].copy_(draws.token_ids)
             self._drawn_at = {s.segment: draw for draw, s in enumerate(streams)}

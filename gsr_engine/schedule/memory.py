@@ -77,6 +77,16 @@ class Memory:
         if stream.state is StreamState.WAITING:
             stream.state = StreamState.RUNNING
 
+    def grow_if_free(self, stream: Stream, num_tokens: int, reserve: int) -> int:
+        """Make room for so many more tokens of a stream; returns for how many there is room.
+
+        Nothing is evicted or preempted for them, and `reserve` pages stay free.
+        """
+        segment, stop = stream.segment, stream.num_drawn + num_tokens
+        if lacking_pages([(segment, stop)]) + reserve <= self.pool.num_free:
+            self.pool.grow(segment, stop)
+        return min(num_tokens, owned(segment) - stream.num_drawn)
+
     def drop_stream(self, stream: Stream) -> None:
         """Free the pages of a stream."""
         if stream.holds_pages:

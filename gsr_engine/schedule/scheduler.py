@@ -12,10 +12,11 @@ from gsr_engine.config import EngineConfig
 from gsr_engine.errors import InvalidRequest, OutOfPages
 from gsr_engine.kv.segments import Context, Segment, context_length, missing
 from gsr_engine.outputs import TopLogprobs
-from gsr_engine.requests.request import Group, GroupState, RequestState, StreamState
+from gsr_engine.requests.request import Group, GroupState, RequestState, Stream, StreamState
 from gsr_engine.schedule.admission import Admission, AnyRequest
+from gsr_engine.schedule.drafts import Drafts
 from gsr_engine.schedule.memory import Memory
-from gsr_engine.step.plan import StepPlan
+from gsr_engine.step.plan import Chunk, StepPlan
 
 _MIN_DEADLINES = 64
 """A heap of deadlines this small is never tidied."""
@@ -30,11 +31,17 @@ class Scheduler:
 
     Attributes:
         finished: requests that reached their end since the list was last emptied.
+        drafts: chooses what steps verify; None without lookup decoding.
     """
 
     def __init__(
-        self, config: EngineConfig, memory: Memory, clock: Callable[[], float] = time.monotonic
+        self,
+        config: EngineConfig,
+        memory: Memory,
+        clock: Callable[[], float] = time.monotonic,
+        drafts: Drafts | None = None,
     ) -> None:
+        self.drafts = drafts
         self._max_tokens = config.max_batch_tokens
         self._memory = memory
         self._clock = clock
@@ -107,6 +114,9 @@ class Scheduler:
         for group in self._admission.groups():
             if group.state is prefilling and _is_computed(group):
                 group.state = GroupState.DECODING
+        if self.drafts is not None:
+            plan.drafts = self._draft(self.drafts)
+        for group in self._admission.groups():
             if group.state is prefilling or plan.decode(group):
                 unready.append(group)
         unready.sort(key=lambda group: not group.is_refinement)
@@ -121,6 +131,21 @@ class Scheduler:
                 return
             except OutOfPages as error:
                 self.end(self._admission.running[0], str(error))
+
+    def _draft(self, drafts: Drafts) -> dict[Segment, list[int]]:
+        """The drafts of the streams that decode, as far as pages are free for them."""
+        groups = [g for g in self._admission.groups() if g.state is GroupState.DECODING]
+        streams = [s for group in groups if group.looks_up for s in group.streams if s.decodes]
+        if not streams:
+            return {}
+        others = sum(s.decodes for group in groups if not group.looks_up for s in group.streams)
+        chosen = {}
+        for stream, draft in drafts.choose(streams, others).items():
+            # A page for each stream stays free: drafts shall not cost anybody a preemption.
+            room = self._memory.grow_if_free(stream, len(draft), len(streams) + others)
+            if room:
+                chosen[stream.segment] = draft[:room]
+        return chosen
 
     def _prefill(self, group: Group, plan: StepPlan) -> None:
         """Plan the tokens that a group lacks: of its context, its prompt, and its streams."""
@@ -171,16 +196,18 @@ class Scheduler:
         touched = {chunk.group: None for chunk in plan.chunks if not chunk.decode}
         failed: dict[AnyRequest, str] = {}
         doubtful: list[Context] = []
+        refuted: set[Stream] = set()
         drawn = zip(plan.draws, tokens, logprobs, tops or [None] * len(tokens), strict=True)
         chunks, isfinite = plan.chunks, math.isfinite
         for (row, stream), token, logprob, top in drawn:
             chunk = chunks[row]
             group = chunk.group
             stream.in_flight -= 1
-            if stream.finish_reason is not None or group.request.finished:
-                continue  # it ended while the step ran: this token was drawn in vain
+            if stream.finish_reason is not None or group.request.finished or stream in refuted:
+                continue  # it ended while the step ran, or the draft was wrong: drawn in vain
             if not isfinite(logprob):
                 failed[group.request] = "the model's logits are not finite"
+                refuted.add(stream)
                 doubtful.append(stream.segment.context)
                 continue
             if not chunk.decode:
@@ -189,8 +216,13 @@ class Scheduler:
                 stream.append(token, logprob, top)
             except Exception as error:  # e.g. the tokenizer's, which looks for stop strings
                 failed[group.request] = f"{type(error).__name__}: {error}"
+                refuted.add(stream)
             if stream.finish_reason is not None:
                 touched[group] = None
+            if plan.drafts and _refutes(plan.drafts, chunk, token):
+                refuted.add(stream)
+        for chunk in chunks[: plan.num_decodes] if plan.drafts else ():
+            _cut(plan.drafts, chunk)
         if doubtful:
             self._memory.forget(doubtful, list(self._admission.groups()))
         for request, reason in failed.items():
@@ -307,6 +339,23 @@ class Scheduler:
                 self._retire(request)
             else:
                 self._settle(list(request.groups))
+
+
+def _refutes(drafts: dict[Segment, list[int]], chunk: Chunk, token: int) -> bool:
+    """Whether the token that a stream has just taken differs from the one in its draft."""
+    draft = drafts.get(chunk.segment, [])
+    place = len(chunk.segment.token_ids) - chunk.start - 2
+    return place < len(draft) and draft[place] != token
+
+
+def _cut(drafts: dict[Segment, list[int]], chunk: Chunk) -> None:
+    """Forget the KV of the tokens of a draft that were not drawn, and count those that were."""
+    segment, proposed = chunk.segment, len(drafts.get(chunk.segment, []))
+    if proposed:
+        segment.forget(len(segment.token_ids) - 1)
+        usage = chunk.group.request.usage.phase(chunk.group.phases[1])
+        usage.tokens_proposed += proposed
+        usage.tokens_accepted += max(0, segment.computed - chunk.start - 1)
 
 
 def _prove(context: Context) -> None:

@@ -12,7 +12,8 @@ from gsr_engine.requests.request import RUNNING, Group, Stream
 class Chunk:
     """Tokens `[start, stop)` of a segment that one step computes.
 
-    `decode` marks a chunk that is the next token of a stream; every other chunk is prefill.
+    `decode` marks a chunk that is the newest token of a stream, and the stream's draft behind it;
+    every other chunk is prefill.
     """
 
     group: Group
@@ -31,13 +32,16 @@ class StepPlan:
 
     Attributes:
         chunks: the chunks to compute, in row order.
-        draws: (index of a chunk, stream that draws a token from its last row), in chunk order.
+        draws: (index of a chunk, stream that draws a token from its last row), in chunk order. A
+            chunk with a draft has one for each row, in row order.
         shares: (group, whether it decodes, its tokens): the cost of the step by group.
         num_tokens: tokens of all chunks.
         num_decodes: how many chunks decode; they come first.
         planned: for each prefilled segment, how many of its tokens are computed after the step.
         copies: for each segment that begins with copied KV, the spans that are copied, before
             anything is computed. A chunk of it follows.
+        drafts: for each decoding segment that has some, the tokens proposed behind its newest one.
+            They are rows of its chunk, and every row of the chunk draws.
     """
 
     chunks: list[Chunk] = field(default_factory=list)
@@ -47,14 +51,15 @@ class StepPlan:
     num_decodes: int = 0
     planned: dict[Segment, int] = field(default_factory=dict)
     copies: dict[Segment, Context] = field(default_factory=dict)
+    drafts: dict[Segment, list[int]] = field(default_factory=dict)
 
     def decode(self, group: Group) -> bool:
-        """Add the next token of every running stream of a group that lacks only that one.
+        """Add the next token, and the draft, of every running stream that lacks only this token.
 
         It must be called before any `prefill`. Returns whether some streams lack more tokens, so
         that they must be prefilled.
         """
-        before, behind = len(self.chunks), False
+        rows, behind, drafts = 0, False, self.drafts
         for stream in group.streams:
             if stream.state is RUNNING:
                 segment, in_flight = stream.segment, stream.in_flight
@@ -62,12 +67,17 @@ class StepPlan:
                 if in_flight and stop == stream.params.max_tokens:
                     continue  # the token in flight is the last that it may draw
                 if segment.computed == stop - 1:
-                    self.draws.append((len(self.chunks), stream))
-                    self.chunks.append(Chunk(group, segment, stop - 1, stop, decode=True))
+                    end, draw = stop, (len(self.chunks), stream)
+                    self.draws.append(draw)
+                    if drafts and segment in drafts:
+                        self.draws += [draw] * len(drafts[segment])
+                        end += len(drafts[segment])
+                    self.chunks.append(Chunk(group, segment, stop - 1, end, decode=True))
+                    rows += end - stop + 1
                 else:
                     behind = True
         self.num_decodes = len(self.chunks)
-        self._count(group, True, len(self.chunks) - before)
+        self._count(group, True, rows)
         return behind
 
     def copy(self, segment: Segment, budget: int) -> bool:

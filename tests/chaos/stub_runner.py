@@ -39,6 +39,7 @@ class StubRunner:
         self.num_pages = num_pages
         self.lag = lag
         self.sharing = None
+        self.costs = None
         self._kv = np.zeros(num_pages * PAGE_SIZE, dtype=np.int64)
         self._contents = Contents()
         self._drawn: dict[Segment, int] = {}
