@@ -107,7 +107,8 @@ class EngineConfig:
                 object.__setattr__(self, name, check_int(name, value, 1, most))
         for name in ("prefix_cache", "share_spans", "cuda_graphs"):
             check_bool(name, getattr(self, name))
-        object.__setattr__(self, "speculative_config", SpeculativeConfig.of(self.speculative_config))
+        speculation = SpeculativeConfig.of(self.speculative_config)
+        object.__setattr__(self, "speculative_config", speculation)
         self._check_memory()
         if self.max_batch_tokens < self.max_num_seqs:
             raise InvalidRequest(

@@ -143,10 +143,10 @@ class LogitEdits:
     def __init__(
         self,
         streams: list[Stream],
-        assumed: list[list[int]] | None,
         vocab_size: int,
         device: torch.device,
         before: LogitEdits | None = None,
+        assumed: list[list[int]] | None = None,
     ) -> None:
         assumed = assumed or [[] for _ in streams]
         rows = list(zip(range(len(streams)), streams, assumed, strict=True))

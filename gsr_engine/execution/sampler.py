@@ -116,9 +116,9 @@ class Sampler:
         self._streams = streams
         device, before = logits.device, self._edits
         edits = any(stream.params.edits_logits for stream in streams)
-        self._edits = (
-            LogitEdits(streams, assumed, logits.shape[1], device, before) if edits else None
-        )
+        self._edits = None
+        if edits:
+            self._edits = LogitEdits(streams, logits.shape[1], device, before, assumed)
         self._wanted = [stream.params.top_logprobs for stream in streams]
         return _tensors(streams, device)
 

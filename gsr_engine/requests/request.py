@@ -16,8 +16,8 @@ from gsr_engine.kv.prefix_cache import Node
 from gsr_engine.kv.segments import PAGE_SIZE, Context, Segment, Span
 from gsr_engine.outputs import Completion, FinishReason, Phase, TopLogprobs, Usage
 from gsr_engine.params import SamplingParams
-from gsr_engine.requests.lookup import Lookup
 from gsr_engine.repetition import RepetitionMatcher
+from gsr_engine.requests.lookup import Lookup
 from gsr_engine.text.stopping import StopMatcher, StopRule
 
 

@@ -20,15 +20,15 @@ _FIRST_LOOK_SECONDS = 30e-6
 
 
 class StepCosts(Protocol):
-    """How long a step takes that only decodes.
+    """How long a step takes that only decodes."""
 
-    Attributes:
-        draft_seconds: how much longer a step takes because it has a draft, however short.
-        token_seconds: how much longer it takes for each row and each token that the row sees.
-    """
+    @property
+    def draft_seconds(self) -> float:
+        """How much longer it takes because it has a draft, however short."""
 
-    draft_seconds: float
-    token_seconds: float
+    @property
+    def token_seconds(self) -> float:
+        """How much longer it takes for each row and each token that the row sees."""
 
     def row_seconds(self, rows: int) -> float:
         """Of a step with so many rows that see next to nothing."""

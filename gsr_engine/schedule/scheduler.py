@@ -16,7 +16,7 @@ from gsr_engine.requests.request import Group, GroupState, RequestState, Stream,
 from gsr_engine.schedule.admission import Admission, AnyRequest
 from gsr_engine.schedule.drafts import Drafts
 from gsr_engine.schedule.memory import Memory
-from gsr_engine.step.plan import Chunk, StepPlan
+from gsr_engine.step.plan import StepPlan
 
 _MIN_DEADLINES = 64
 """A heap of deadlines this small is never tidied."""
@@ -196,19 +196,19 @@ class Scheduler:
         touched = {chunk.group: None for chunk in plan.chunks if not chunk.decode}
         failed: dict[AnyRequest, str] = {}
         doubtful: list[Context] = []
-        refuted: set[Stream] = set()
+        over: set[Stream] = set()  # the rest of what they drew was drawn in vain
         drawn = zip(plan.draws, tokens, logprobs, tops or [None] * len(tokens), strict=True)
         chunks, isfinite = plan.chunks, math.isfinite
         for (row, stream), token, logprob, top in drawn:
             chunk = chunks[row]
             group = chunk.group
             stream.in_flight -= 1
-            if stream.finish_reason is not None or group.request.finished or stream in refuted:
-                continue  # it ended while the step ran, or the draft was wrong: drawn in vain
+            if stream.finish_reason is not None or group.request.finished or stream in over:
+                continue  # it ended while the step ran, or its draft was wrong
             if not isfinite(logprob):
                 failed[group.request] = "the model's logits are not finite"
-                refuted.add(stream)
                 doubtful.append(stream.segment.context)
+                over.add(stream)
                 continue
             if not chunk.decode:
                 _prove(stream.segment.context)
@@ -216,20 +216,23 @@ class Scheduler:
                 stream.append(token, logprob, top)
             except Exception as error:  # e.g. the tokenizer's, which looks for stop strings
                 failed[group.request] = f"{type(error).__name__}: {error}"
-                refuted.add(stream)
+                over.add(stream)
             if stream.finish_reason is not None:
                 touched[group] = None
-            if plan.drafts and _refutes(plan.drafts, chunk, token):
-                refuted.add(stream)
-        for chunk in chunks[: plan.num_decodes] if plan.drafts else ():
-            _cut(plan.drafts, chunk)
+            elif plan.drafts and plan.refutes(chunk, token):
+                over.add(stream)
+        _cut(plan)
+        self._end_failed(failed, doubtful)
+        self._settle(touched)
+
+    def _end_failed(self, failed: dict[AnyRequest, str], doubtful: list[Context]) -> None:
+        """End requests whose draws failed, and forget KV that may be what spoilt them."""
         if doubtful:
             self._memory.forget(doubtful, list(self._admission.groups()))
         for request, reason in failed.items():
             self.end(request, reason)
         if doubtful:
             self._prefill_again()
-        self._settle(touched)
 
     def fail(self, plan: StepPlan, later: Sequence[StepPlan], error: str) -> None:
         """Take a step without results: forget the KV that it wrote, and end its requests.
@@ -341,21 +344,15 @@ class Scheduler:
                 self._settle(list(request.groups))
 
 
-def _refutes(drafts: dict[Segment, list[int]], chunk: Chunk, token: int) -> bool:
-    """Whether the token that a stream has just taken differs from the one in its draft."""
-    draft = drafts.get(chunk.segment, [])
-    place = len(chunk.segment.token_ids) - chunk.start - 2
-    return place < len(draft) and draft[place] != token
-
-
-def _cut(drafts: dict[Segment, list[int]], chunk: Chunk) -> None:
-    """Forget the KV of the tokens of a draft that were not drawn, and count those that were."""
-    segment, proposed = chunk.segment, len(drafts.get(chunk.segment, []))
-    if proposed:
-        segment.forget(len(segment.token_ids) - 1)
-        usage = chunk.group.request.usage.phase(chunk.group.phases[1])
-        usage.tokens_proposed += proposed
-        usage.tokens_accepted += max(0, segment.computed - chunk.start - 1)
+def _cut(plan: StepPlan) -> None:
+    """Forget the KV of the proposed tokens that were not drawn, and count those that were."""
+    for chunk in plan.chunks[: plan.num_decodes] if plan.drafts else ():
+        segment, proposed = chunk.segment, len(chunk) - 1
+        if proposed:
+            segment.forget(len(segment.token_ids) - 1)
+            usage = chunk.group.request.usage.phase(chunk.group.phases[1])
+            usage.tokens_proposed += proposed
+            usage.tokens_accepted += max(0, segment.computed - chunk.start - 1)
 
 
 def _prove(context: Context) -> None:

@@ -80,6 +80,14 @@ class StepPlan:
         self._count(group, True, rows)
         return behind
 
+    def refutes(self, chunk: Chunk, token: int) -> bool:
+        """Whether the token that the stream of a chunk has just taken is not the proposed one."""
+        draft = self.drafts.get(chunk.segment)
+        if draft is None:
+            return False
+        place = len(chunk.segment.token_ids) - chunk.start - 2
+        return place < len(draft) and draft[place] != token
+
     def copy(self, segment: Segment, budget: int) -> bool:
         """Let a segment that is not computed begin with a copy of its sources' KV.
 

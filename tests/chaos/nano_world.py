@@ -12,6 +12,7 @@ from gsr_engine.schedule.admission import AnyRequest
 from tests.chaos.actions import Fault
 from tests.chaos.engine_world import MAX_STREAMS, EngineWorld, Make, nano
 from tests.chaos.saboteur import Saboteur
+from tests.helpers.drafts import SPECULATION
 
 AnyResult = GenerateResult | RefineResult
 _UNDISTURBED = {"stop", "length", "repetition", "given"}
@@ -51,6 +52,7 @@ class NanoWorld(EngineWorld):
             pages=rng.choice((36, 60, 200)),
             prefix_cache=rng.random() < 0.8,
             max_batch_tokens=rng.choice((40, 100, 400)),
+            speculative_config=rng.choice(SPECULATION),
         )
 
     def fault(self, kind: Fault, rng: random.Random) -> None:

@@ -9,6 +9,7 @@ from gsr_engine.schedule.admission import AnyRequest
 from tests.chaos.actions import Fault
 from tests.chaos.engine_world import EngineWorld, streams_of
 from tests.chaos.stub_runner import Contents, StubRunner, draw
+from tests.helpers.drafts import SPECULATION
 
 
 class StubWorld(EngineWorld):
@@ -29,6 +30,7 @@ class StubWorld(EngineWorld):
             pages=rng.choice((32, 36, 40, 60, 200)),
             prefix_cache=rng.random() < 0.8,
             max_batch_tokens=rng.choice((40, 50, 200)),
+            speculative_config=rng.choice(SPECULATION),
         )
 
     def fault(self, kind: Fault, rng: random.Random) -> None:

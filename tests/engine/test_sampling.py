@@ -198,10 +198,10 @@ def test_top_logprobs_are_those_of_the_model(qwen2: Path, monkeypatch: pytest.Mo
     kept: dict[Stream, list[torch.Tensor]] = {}
     draw = Sampler.draw
 
-    def recording(self: Sampler, logits: Any, rows: Any, streams: Any) -> Any:
+    def recording(self: Sampler, logits: Any, rows: Any, streams: Any, assumed: Any) -> Any:
         for row, stream in zip(rows, streams, strict=True):
             kept.setdefault(stream, []).append(logits[row].log_softmax(-1))
-        return draw(self, logits, rows, streams)
+        return draw(self, logits, rows, streams, assumed)
 
     monkeypatch.setattr(Sampler, "draw", recording)
     params = {"n": 2, "max_tokens": 12, "ignore_eos": True, "top_k": 10}
