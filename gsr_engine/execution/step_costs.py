@@ -20,11 +20,11 @@ _ROWS = (1, 2, 4, 8, 9, 12, 16, 24, 32, 48, 64, 96, 128)
 _SHORT, _LONG = 16, 1024
 """Tokens that each row sees."""
 _GREEDY = SamplingParams(temperature=0.0, top_k=0, top_p=1.0, min_p=0.0, repetition_penalty=1.0)
-_ROUNDS = 12
-_ROUNDS_SECONDS = 0.05
-"""Each step is timed at most so many times, and after three times no longer than this."""
-_PATIENCE = 2.0
-"""Seconds after which no larger step is measured."""
+_MANY = 8
+"""Rows of the step that is also timed with more tokens to see."""
+_LEAST_ROUNDS, _ROUNDS = 3, 16
+_PATIENCE = 1.0
+"""Seconds after which no larger step is timed; after twice as many none is timed again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,58 +58,68 @@ class MeasuredCosts:
 def measure_step_costs(runner: Runner, config: EngineConfig) -> MeasuredCosts:
     """Time steps of one stream: longer and longer drafts, and one that sees more tokens.
 
-    Each is timed some times, and the best counts: other work on the machine only adds to it. KV
+    They are timed in turns, and the best counts: other work on the machine only adds to it. KV
     pages are written, so nothing may be in them yet.
     """
-    began, room = time.perf_counter(), (runner.num_pages - 2) * PAGE_SIZE
+    room = (runner.num_pages - 2) * PAGE_SIZE
     most = min(config.most_draws, room - _SHORT)
-    rows: list[int] = []
-    seconds: list[float] = []
-    for count in _ROWS:
-        if count > most or (len(rows) > 2 and time.perf_counter() - began > _PATIENCE):
+    drafts: list[_Probe] = []
+    began = time.perf_counter()
+    for rows in _ROWS:
+        if rows > most or (len(drafts) > 2 and time.perf_counter() - began > _PATIENCE):
             break
-        rows.append(count)
-        seconds.append(_best(runner, count, _SHORT))
-    plain = _best(runner, 1, _SHORT, goes_on=True)
-    draft_seconds = max(0.0, seconds[0] - plain)
-    # A larger step takes no less, whatever was measured.
-    every = np.maximum.accumulate(seconds) - draft_seconds
-    length = min(_LONG, room - rows[-1])
-    many = max(count for count in rows if count <= 8)
-    more = _best(runner, many, length) - _best(runner, many, _SHORT) if length > _SHORT else 0.0
+        drafts.append(_Probe(rows, _SHORT))
+        drafts[-1].seconds(runner)  # it may compile, capture, or touch memory for the first time
+    length = max(_SHORT, min(_LONG, room - _MANY))
+    many = next(probe for probe in reversed(drafts) if probe.rows <= _MANY)
+    plain, longer = _Probe(1, _SHORT, goes_on=True), _Probe(many.rows, length)
+    probes = [*drafts, plain, longer]
+    best = {probe: probe.seconds(runner) for probe in probes}
+    for done in range(_ROUNDS):
+        if done >= _LEAST_ROUNDS and time.perf_counter() - began > 2 * _PATIENCE:
+            break
+        for probe in probes:
+            best[probe] = min(best[probe], probe.seconds(runner))
     runner.reset()
+    # A smaller step takes no longer than a larger one, whatever was measured.
+    seconds = np.minimum.accumulate([best[probe] for probe in reversed(drafts)])[::-1]
+    draft_seconds = max(0.0, float(seconds[0]) - best[plain])
     return MeasuredCosts(
-        tuple(rows),
-        tuple(every.tolist()),
+        tuple(probe.rows for probe in drafts),
+        tuple((seconds - draft_seconds).tolist()),
         draft_seconds,
-        max(0.0, more) / (many * max(1, length - _SHORT)),
+        max(0.0, best[longer] - best[many]) / (many.rows * max(1, length - _SHORT)),
     )
 
 
-def _best(runner: Runner, rows: int, length: int, goes_on: bool = False) -> float:
-    """The least seconds of a step whose rows are a token and its draft, behind `length` tokens.
+class _Probe:
+    """A step whose rows are a token and its draft, behind `length` tokens.
 
-    If it `goes_on`, each step computes the token after that of the step before, as without drafts.
+    If it `goes_on`, it computes one token after a step that computed the one before: decoding
+    without a draft.
     """
-    tokens = rows + goes_on * _ROUNDS
-    pages = iter(range(pages_for(length) + pages_for(tokens)))
-    seen = Segment([0] * length, pages=[*islice(pages, pages_for(length))])
-    own = Segment([0] * tokens, length, (Span(seen, 0, length),), pages=[*pages])
-    stream = Stream(0, _GREEDY, 0, frozenset(), own)
-    nobody: Any = None  # a runner does not ask to whom a chunk belongs
-    times: list[float] = []
-    for step in range(1 + _ROUNDS):  # the first may compile, capture, or touch memory for once
-        if len(times) > 3 and sum(times) > _ROUNDS_SECONDS:
-            break
-        start = goes_on * step
-        plan = StepPlan(
-            chunks=[Chunk(nobody, own, start, start + rows, decode=True)],
-            draws=[(0, stream)] * rows,
-            num_tokens=rows,
-            num_decodes=1,
-            drafts={own: [0] * (rows - 1)} if rows > 1 else {},
-        )
-        began = time.perf_counter()
-        runner.launch(plan).wait()
-        times.append(time.perf_counter() - began)
-    return min(times[1:])
+
+    def __init__(self, rows: int, length: int, goes_on: bool = False) -> None:
+        self.rows = rows
+        self._starts = (0, 1) if goes_on else (0,)
+        pages = iter(range(pages_for(length) + pages_for(rows + 1)))
+        seen = Segment([0] * length, pages=[*islice(pages, pages_for(length))])
+        context = (Span(seen, 0, length),)
+        self._own = Segment([0] * len(self._starts), length, context, pages=[*pages])
+
+    def seconds(self, runner: Runner) -> float:
+        """How long it takes now."""
+        nobody: Any = None  # a runner does not ask to whom a chunk belongs
+        stream = Stream(0, _GREEDY, 0, frozenset(), self._own)
+        began = 0.0
+        for start in self._starts:
+            plan = StepPlan(
+                chunks=[Chunk(nobody, self._own, start, start + self.rows, decode=True)],
+                draws=[(0, stream)] * self.rows,
+                num_tokens=self.rows,
+                num_decodes=1,
+                drafts={self._own: [0] * (self.rows - 1)} if self.rows > 1 else {},
+            )
+            began = time.perf_counter()
+            runner.launch(plan).wait()
+        return time.perf_counter() - began
