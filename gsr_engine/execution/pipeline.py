@@ -43,9 +43,11 @@ class Pipeline:
             self._since = time.perf_counter()
         elif self._tokens_are_needed():
             self._commit()
+        began = time.perf_counter()
         plan = self._scheduler.plan()
         if plan.chunks:
             self._launch(plan)
+            self._expose(time.perf_counter() - began)
         # After an empty plan there is no newer step to overlap with, so the oldest is committed.
         if len(self._in_flight) > (self.runner.lag if plan.chunks else 0):
             self._commit()
@@ -60,6 +62,12 @@ class Pipeline:
         """Commit every launched step."""
         while self._in_flight:
             self._commit()
+
+    def _expose(self, host_seconds: float) -> None:
+        """Tell the drafts what the host takes for a step: the device waits for it with drafts."""
+        drafts = self._scheduler.drafts
+        if drafts is not None and self.runner.lag:
+            drafts.exposed_seconds += 0.1 * (host_seconds - drafts.exposed_seconds)
 
     def _tokens_are_needed(self) -> bool:
         """Whether the host must know the tokens of the step in flight to plan or draw the next.
