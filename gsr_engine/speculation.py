@@ -17,11 +17,12 @@ class SpeculativeConfig:
 
     Attributes:
         method: "ngram": a stream's last tokens are looked up in what it sees.
-        num_speculative_tokens: most tokens that one stream proposes for one step.
+        num_speculative_tokens: most tokens that one stream proposes for one step. How many it does
+            propose follows from what is accepted, and from what a step costs by its rows.
     """
 
     method: str = "ngram"
-    num_speculative_tokens: int = 8
+    num_speculative_tokens: int = 16
 
     def __post_init__(self) -> None:
         """Raise InvalidRequest for a value out of range."""

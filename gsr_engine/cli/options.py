@@ -123,7 +123,7 @@ Quantization = Annotated[
 SpeculativeConfig = Annotated[
     str | None,
     _option(
-        'Lookup decoding, as JSON: \'{"method": "ngram", "num_speculative_tokens": 8}\'.',
+        'Lookup decoding, as JSON: \'{"method": "ngram", "num_speculative_tokens": 16}\'.',
         "off",
         metavar="JSON",
     ),

@@ -67,7 +67,7 @@ class Drafts:
         """
         self.wanted = False
         rows = len(streams) + others
-        if not self._may_pay(rows):
+        if not streams or not self._may_pay(rows):
             return {}
         lookups = [_lookup_of(stream) for stream in streams]
         # First as if each had a whole proposal: is it worth looking at all?

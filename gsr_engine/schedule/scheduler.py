@@ -136,9 +136,9 @@ class Scheduler:
         """The drafts of the streams that decode, as far as pages are free for them."""
         groups = [g for g in self._admission.groups() if g.state is GroupState.DECODING]
         streams = [s for group in groups if group.looks_up for s in group.streams if s.decodes]
-        if not streams:
-            return {}
-        others = sum(s.decodes for group in groups if not group.looks_up for s in group.streams)
+        others = 0
+        if streams:
+            others = sum(s.decodes for g in groups if not g.looks_up for s in g.streams)
         chosen = {}
         for stream, draft in drafts.choose(streams, others).items():
             # A page for each stream stays free: drafts shall not cost anybody a preemption.

@@ -146,6 +146,8 @@ def test_a_token_in_flight_leaves_a_stream_without_draft() -> None:
     one = stream([1, 2], in_flight=1)
     assert drafts.choose([one]) == {}
     assert drafts.wanted  # so the next step is planned once all tokens are known
+    assert drafts.choose([], others=5) == {}
+    assert not drafts.wanted  # steps without streams that look up overlap again
 
 
 def test_the_dearer_a_row_the_shorter_the_draft() -> None:
