@@ -58,12 +58,13 @@ def test_a_proposal_follows_the_longest_match(
     found = proposal(texts, own, most)
     assert len(found) <= most
     every = [*texts[:-1], texts[-1] + own] if texts else [own]
-    for size in range(min(4, len(own)), 0, -1):
+    written = every[-1]
+    for size in range(min(4, len(written)), 0, -1):
         followers = [
             tuple(text[at + size : at + size + 1])
             for text in every
             for at in range(len(text) - size + 1)
-            if text[at : at + size] == own[-size:]
+            if text[at : at + size] == written[-size:]
         ]
         followers.remove(())  # behind its own end nothing followed yet
         if followers:
