@@ -229,11 +229,13 @@ class _Layout:
         rows = np.repeat(np.arange(len(segments)), pieces)
         piece = np.arange(count) - before[rows]
         self._first_item = sum(map(len, self._items)) + before
-        self._first_page = len(self._pages) + before * (SPLIT // PAGE_SIZE)
-        for segment, reserved in zip(
-            segments, (pieces * (SPLIT // PAGE_SIZE)).tolist(), strict=True
-        ):
-            self._pages += segment.pages + [0] * (reserved - len(segment.pages))
+        # Rows of one draft share the page list of their segment; the last row is the longest.
+        reserved = dict(zip(segments, (pieces * (SPLIT // PAGE_SIZE)).tolist(), strict=True))
+        first_page: dict[Segment, int] = {}
+        for segment, num_pages in reserved.items():
+            first_page[segment] = len(self._pages)
+            self._pages += segment.pages + [0] * (num_pages - len(segment.pages))
+        self._first_page = np.array([first_page[segment] for segment in segments])
         begin = piece * SPLIT
         end = begin.copy()
         done = piece < pieces[rows] - 2

@@ -45,7 +45,11 @@ class PagedAttention:
     def begin(self, batch: Batch) -> None:
         """Make the work list and the prefill plan of a step."""
         device, decodes = self._cache.keys.device, batch.num_decodes
-        work = self.lists.build(batch.chunks[:decodes]).on(device) if decodes else None
+        work = None
+        if decodes:
+            work = self.lists.build(batch.chunks[:decodes]).on(device)
+        else:  # a stream that goes on later may have lost its pages, and be computed in others
+            self.reset()
         prefills = batch.chunks[decodes:]
         plan = _prefill_plan(prefills, device) if prefills else None
         self.bind(batch.positions, batch.slot_mapping, work, plan)

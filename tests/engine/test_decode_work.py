@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import cycle
+
 import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gsr_engine.attention.decode_work import DecodeWork, HostWork, unpacked
+from gsr_engine.attention.decode_work import DecodeWork, HostWork, room_to_grow, unpacked
 from gsr_engine.attention.sharing import SPLIT, Sharing, SharingCosts
 from gsr_engine.kv.page_pool import PagePool
 from gsr_engine.kv.segments import PAGE_SIZE, Segment, Span
@@ -68,6 +70,7 @@ def families(draw: st.DrawFn) -> tuple[PagePool, list[Segment]]:
     family=families(),
     steps=st.lists(st.sampled_from(["go on", "end one", "return"]), min_size=1, max_size=8),
     jump=st.integers(1, 3 * SPLIT),
+    drafted=st.lists(st.integers(0, 20), min_size=1, max_size=4),
     costs=st.sampled_from(
         [None, SharingCosts(), SharingCosts(concurrent_programs=20, wide=2.5, lanes=16)]
     ),
@@ -77,6 +80,7 @@ def test_every_row_sees_its_context(
     family: tuple[PagePool, list[Segment]],
     steps: list[str],
     jump: int,
+    drafted: list[int],
     costs: SharingCosts | None,
 ) -> None:
     pool, segments = family
@@ -89,18 +93,22 @@ def test_every_row_sees_its_context(
             living = list(segments)
         for _ in range(jump if step == "go on" else 1):
             chunks = []
-            for segment in living:
+            for segment, draft in zip(living, cycle(drafted)):
                 segment.token_ids.append(0)
-                pool.grow(segment, len(segment))
-                stop = len(segment)
-                chunks.append(Chunk(None, segment, stop - 1, stop, decode=True))  # type: ignore[arg-type]
+                start, stop = len(segment) - 1, len(segment) + draft
+                pool.grow(segment, stop)
+                chunks.append(Chunk(None, segment, start, stop, decode=True))  # type: ignore[arg-type]
             work = lists.build(chunks)
-        for row, segment in enumerate(living):
+        rows = [(c.segment, stop) for c in chunks for stop in range(c.start + 1, c.stop + 1)]
+        assert work.num_rows == len(rows)
+        for row, (segment, stop) in enumerate(rows):
             expected: Places = []
             for span in segment.context:
                 expected += places(span.segment, span.start, span.stop)
-            expected += places(segment, 0, len(segment))
-            assert seen(work, row) == expected
+            assert seen(work, row) == expected + places(segment, 0, stop)
+        spans = {span.segment for segment in living for span in segment.context}
+        held = sum(len(segment.pages) for segment in {*spans, *living})
+        assert len(work.page_table) <= held + room_to_grow(len(living))
 
 
 def test_packing_pads_with_nothing() -> None:

@@ -198,6 +198,41 @@ def test_little_memory_changes_no_token_and_ends_nothing() -> None:
         ]
 
 
+@pytest.mark.parametrize("config", [None, NGRAM])
+@pytest.mark.parametrize("drawn", [16, 40, 61])
+def test_a_preempted_stream_goes_on_in_other_pages(config: object, drawn: int) -> None:
+    """Also if nobody else decodes meanwhile, so that its last step is the last that decoded."""
+    prompt, params = [7, 8] * 60, SamplingParams(max_tokens=90, temperature=0.0, ignore_eos=True)
+    other, short = [9, 10] * 100, SamplingParams(max_tokens=1)
+    options: dict[str, Any] = {"speculative_config": config, "prefix_cache": False}
+    with Engine.from_pretrained(NANO, dtype="float32", **options) as engine:
+        (plain,) = engine.generate([prompt], params)
+        preempted, first = engine.new_generate(prompt, params), engine.new_generate(other, short)
+        first.priority = 1
+        engine.submit(preempted)
+        while not preempted.groups or len(preempted.groups[0].streams[0].segment) < drawn:
+            engine.step()
+        engine.scheduler.forget_kv()
+        run_checked(engine, [first])
+    assert preempted.result
+    (before,), (after,) = plain.completions, preempted.result.completions
+    assert after.token_ids == before.token_ids
+    assert after.logprobs == pytest.approx(before.logprobs, abs=1e-4)
+
+
+def test_a_graph_has_room_for_the_pages_of_a_draft() -> None:
+    """Its rows see the same pages: they need no more of the page table than one stream."""
+    params = SamplingParams(max_tokens=90, temperature=0.0, ignore_eos=True)
+    with Engine.from_pretrained(NANO, dtype="float32") as engine:
+        plain = engine.generate([[7, 8] * 20], params)
+        page = engine.limits.page_bytes / 2**30
+    options = {"max_num_seqs": 1, "kv_cache_gib": 30.5 * page, "speculative_config": NGRAM}
+    with paged_engine(NANO, dtype="float32", **options) as engine:
+        drafted = engine.generate([[7, 8] * 20], params)
+    assert drafted[0].completions == plain[0].completions
+    assert accepted(drafted) > 0
+
+
 def test_a_request_that_fills_the_pool_alone() -> None:
     """The last page is for the stream's own tokens; a draft is cut to what is there."""
     prompt, params = [7, 8] * 20, SamplingParams(max_tokens=88, temperature=0.0, ignore_eos=True)
