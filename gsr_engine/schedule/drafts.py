@@ -61,7 +61,7 @@ class Drafts:
         self.exposed_seconds = 0.0
 
     def choose(self, streams: Sequence[Stream], others: int = 0) -> dict[Stream, list[int]]:
-        """The drafts of a step in which these streams decode, and `others` that have none.
+        """The drafts of a step in which these streams decode, and `others` draw without drafts.
 
         A stream with a token in flight gets none: what follows that token is not known.
         """

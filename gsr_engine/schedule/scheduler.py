@@ -138,7 +138,9 @@ class Scheduler:
         streams = [s for group in groups if group.looks_up for s in group.streams if s.decodes]
         others = 0
         if streams:
-            others = sum(s.decodes for g in groups if not g.looks_up for s in g.streams)
+            # All others count as if they decoded: some may draw their first token in this step.
+            every = sum(not s.finished for g in self._admission.groups() for s in g.streams)
+            others = every - len(streams)
         chosen = {}
         for stream, draft in drafts.choose(streams, others).items():
             # A page for each stream stays free: drafts shall not cost anybody a preemption.

@@ -233,6 +233,23 @@ def test_a_graph_has_room_for_the_pages_of_a_draft() -> None:
     assert accepted(drafted) > 0
 
 
+def test_first_tokens_are_drawn_beside_drafts() -> None:
+    """A step draws no more tokens than it has places for: those of a prompt's siblings, too."""
+    params = SamplingParams(n=4, max_tokens=200, temperature=0.0, ignore_eos=True)
+    options: dict[str, Any] = {"max_num_seqs": 8, "prefix_cache": False, "cuda_graphs": False}
+    with paged_engine(NANO, dtype="float32", speculative_config=NGRAM, **options) as engine:
+        for drawn in (74, 77):  # in the midst of long drafts
+            early, late = (engine.new_generate([7, 8] * 20, params) for _ in range(2))
+            engine.submit(early)
+            while not early.groups or len(early.groups[0].streams[0].segment) < drawn:
+                engine.step()
+            run_checked(engine, [late])
+            for request in (early, late):
+                assert request.result
+                assert not request.result.error
+                assert accepted([request.result]) > 0
+
+
 def test_a_request_that_fills_the_pool_alone() -> None:
     """The last page is for the stream's own tokens; a draft is cut to what is there."""
     prompt, params = [7, 8] * 20, SamplingParams(max_tokens=88, temperature=0.0, ignore_eos=True)
