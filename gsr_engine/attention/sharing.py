@@ -47,6 +47,10 @@ class Sharing:
         self._costs = costs
         self._group = num_heads // num_kv_heads
         self._kv_heads = num_kv_heads
+        self.reset()
+
+    def reset(self) -> None:
+        """Count from nothing again."""
         self._counts = {"spans_shared": 0, "spans_apart": 0, "tokens_saved": 0}
 
     def choose(self, readers: Sequence[int], pieces: Sequence[int], own_pieces: int) -> list[bool]:

@@ -55,14 +55,18 @@ class MeasuredCosts:
         return self.seconds[-1] + (rows - last) * slope
 
 
-def measure_step_costs(runner: Runner, config: EngineConfig) -> MeasuredCosts:
+def measure_step_costs(runner: Runner, config: EngineConfig) -> MeasuredCosts | None:
     """Time steps of one stream: longer and longer drafts, and one that sees more tokens.
 
     They are timed in turns, and the best counts: other work on the machine only adds to it. KV
-    pages are written, so nothing may be in them yet.
+    pages are written, so nothing may be in them yet. None if such a stream has no room, in the pages
+    or in the model's length: then no draft has any.
     """
-    room = (runner.num_pages - 2) * PAGE_SIZE
-    most = min(config.most_draws, room - _SHORT)
+    positions = config.model_length(runner.decoder.config)
+    room = min((runner.num_pages - pages_for(_SHORT)) * PAGE_SIZE, positions - _SHORT)
+    most = min(config.most_draws, room - 1)
+    if most < 1:
+        return None
     drafts: list[_Probe] = []
     began = time.perf_counter()
     for rows in _ROWS:
@@ -70,8 +74,9 @@ def measure_step_costs(runner: Runner, config: EngineConfig) -> MeasuredCosts:
             break
         drafts.append(_Probe(rows, _SHORT))
         drafts[-1].seconds(runner)  # it may compile, capture, or touch memory for the first time
-    length = max(_SHORT, min(_LONG, room - _MANY))
     many = next(probe for probe in reversed(drafts) if probe.rows <= _MANY)
+    room = (runner.num_pages - pages_for(many.rows + 1)) * PAGE_SIZE
+    length = min(_LONG, room, positions - many.rows - 1)
     plain, longer = _Probe(1, _SHORT, goes_on=True), _Probe(many.rows, length)
     probes = [*drafts, plain, longer]
     best = {probe: probe.seconds(runner) for probe in probes}
@@ -81,6 +86,8 @@ def measure_step_costs(runner: Runner, config: EngineConfig) -> MeasuredCosts:
         for probe in probes:
             best[probe] = min(best[probe], probe.seconds(runner))
     runner.reset()
+    if runner.sharing is not None:
+        runner.sharing.reset()  # nobody asked for these steps
     # A smaller step takes no longer than a larger one, whatever was measured.
     seconds = np.minimum.accumulate([best[probe] for probe in reversed(drafts)])[::-1]
     draft_seconds = max(0.0, float(seconds[0]) - best[plain])
