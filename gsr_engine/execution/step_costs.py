@@ -59,8 +59,8 @@ def measure_step_costs(runner: Runner, config: EngineConfig) -> MeasuredCosts | 
     """Time steps of one stream: longer and longer drafts, and one that sees more tokens.
 
     They are timed in turns, and the best counts: other work on the machine only adds to it. KV
-    pages are written, so nothing may be in them yet. None if such a stream has no room, in the pages
-    or in the model's length: then no draft has any.
+    pages are written, so nothing may be in them yet. None if such a stream has no room, in the
+    pages or in the model's length: then no draft has any.
     """
     positions = config.model_length(runner.decoder.config)
     room = min((runner.num_pages - pages_for(_SHORT)) * PAGE_SIZE, positions - _SHORT)

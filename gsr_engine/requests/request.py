@@ -157,6 +157,7 @@ class Stream:
         if self.finish_reason is None:
             self.finish_reason = reason
             self.state = StreamState.FINISHED
+            self.lookup = None  # it holds a copy of all tokens that the stream sees
 
 
 class GroupState(Enum):

@@ -95,7 +95,7 @@ class Drafts:
         known = self._payable.get(rows)
         if known is None:
             least = LEAST_GAIN * rows / self._seconds(rows)
-            overhead = self._costs.draft_seconds + self._look_seconds
+            overhead = self._costs.draft_seconds + _FIRST_LOOK_SECONDS
             more = range(rows + 1, min(rows * (1 + self._most), self._most_rows) + 1)
             rates = (count / (self._seconds(count) + overhead) for count in more)
             known = self._payable[rows] = any(rate >= least for rate in rates)

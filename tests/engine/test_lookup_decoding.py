@@ -61,11 +61,13 @@ def test_refinements_are_those_without(layout: str, temperature: float) -> None:
         requests = [engine.new_self_refine(p, params, index=i) for i, p in enumerate(PUZZLES)]
         run_checked(engine, requests)
         drafted = [request.result for request in requests if request.result]
+        ended = [s for r in requests for streams in r.rounds for s in streams]
         counts = engine.stats()["phases"]["refine_decode"]
     assert all(map(same, plain, drafted))
     written = sum(len(r.rounds[0][0].token_ids) for r in drafted)
     assert counts["tokens_accepted"] == accepted(drafted) > written / 2
     assert counts["tokens_accepted"] <= counts["tokens_proposed"]
+    assert not any(stream.lookup for stream in ended)  # a caller may keep the request
     # One row for every token but the first, which the prompt draws, and for every wrong one.
     wrong = counts["tokens_proposed"] - counts["tokens_accepted"]
     assert counts["tokens_computed"] == written - len(drafted) + wrong
