@@ -1,7 +1,7 @@
 """`--speculative`: this engine with and without lookup decoding, over texts of natural length.
 
 Nothing fixes the lengths: a stream ends at its end token, at a cap, or in a loop, as in `gsr
-solve`. What lookup decoding gains depends on what a model repeats, so random weights tell nothing.
+solve`. What lookup decoding gains depends on what a model repeats, and random weights only loop.
 All runs of a case take turns; see `benchmarks.throughput.rounds`.
 """
 

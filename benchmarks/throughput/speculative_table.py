@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -14,8 +15,6 @@ from benchmarks.throughput.rounds import TOLERANCE
 def show(console: Console, run: dict[str, Any]) -> None:
     """Print a row for each case, and the machine."""
     console.print(_table(run))
-    if any(max(case["num_graphs"].values()) for case in run["cases"]):
-        console.print("graphs: shapes of steps that were captured by the end of the case")
     console.print(f"{run['chip']}; " + ", ".join(f"{n} {v}" for n, v in run["machine"].items()))
 
 
@@ -23,7 +22,9 @@ def _table(run: dict[str, Any]) -> Table:
     settings = ", ".join(f"{name} {value}" for name, value in run["speculative_config"].items())
     caption = (
         "× is without / with; refine s is the decoding of the refinements of given candidates; "
-        "a step is one of one stream; same: problems whose tokens are equal in all runs"
+        "a step is one of one stream\n"
+        "same: problems with equal tokens in all runs; graphs: shapes of steps that were captured "
+        "by the end of the case, without and with"
     )
     if any(not case["steady"] for case in run["cases"]):
         caption += (
@@ -35,6 +36,8 @@ def _table(run: dict[str, Any]) -> Table:
         title_justify="left",
         caption=caption,
         caption_justify="left",
+        box=box.SIMPLE,
+        pad_edge=False,
     )
     for column in ("model", "data", "work", "layout", "in"):
         table.add_column(column, no_wrap=True)
