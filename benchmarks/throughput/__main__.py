@@ -115,7 +115,7 @@ def main(
     new_rounds = partial(Rounds, rounds, repeats)
     if speculative is None:
         _refuse("is for --speculative only", problems=problems)
-        sizes = [WorkSize.parsed(text) for text in (work or _WORK).split(",")]
+        sizes = [WorkSize.parsed(text) for text in (_WORK if work is None else work).split(",")]
         chosen = selected(",".join(PEERS) if peers is None else peers, PEERS, "peers")
         for subject in subjects(_SHAPES if shape is None else shape, model):
             for size in sizes:
@@ -134,7 +134,8 @@ def main(
                 _keep(measured, subject, size, task.dtype, folder)
         return
     _refuse("is not for --speculative", shape=shape, peers=peers, sharing_off=sharing_off)
-    sizes = [WorkSize.parsed(text, natural=True) for text in (work or _NATURAL_WORK).split(",")]
+    works = (_NATURAL_WORK if work is None else work).split(",")
+    sizes = [WorkSize.parsed(text, natural=True) for text in works]
     count = problems or _PROBLEMS
     if uneven := [size for size in sizes if count % size.problems]:
         raise typer.BadParameter(f"problems: {count} is no multiple of those of {uneven[0]}")
