@@ -38,6 +38,7 @@ def _table(run: dict[str, Any]) -> Table:
         caption_justify="left",
         box=box.SIMPLE,
         pad_edge=False,
+        collapse_padding=True,
     )
     for column in ("model", "data", "work", "layout", "in"):
         table.add_column(column, no_wrap=True)
