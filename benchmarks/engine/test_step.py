@@ -33,7 +33,7 @@ def test_commit(benchmark: BenchmarkFixture, decoding: Engine) -> None:
 
 def test_build_batch(benchmark: BenchmarkFixture, decoding: Engine) -> None:
     """From a plan to the step's tensors."""
-    benchmark(build_batch, decoding.scheduler.plan(), 4, 0)
+    benchmark(build_batch, decoding.scheduler.plan())
 
 
 def test_step_without_a_model(benchmark: BenchmarkFixture, decoding: Engine) -> None:

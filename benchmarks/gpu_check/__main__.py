@@ -27,7 +27,8 @@ from train.command import run_command
 #   engine        tiny 30, 0.5B 90: four ways in fp32 and two in bf16, with transformers beside each
 #   kernel-speed  60
 #   decode        0.5B 20, 7B 60: 256k tokens of prompts, then steps at five batch sizes, twice
-#   selfref       7B: three values of k, three ways, twice 60; shared spans 15; transformers 30
+#   selfref       7B: three values of k, three ways, twice 60; lookup decoding, four ways, twice 35;
+#                 shared spans 15; transformers 30
 #   train         compiling 45, steps of 4 s 30; a tiny model beside the CPU 15
 #   fp8           products 15, logits of 0.5B four ways 10
 PARTS = {
@@ -35,7 +36,7 @@ PARTS = {
     "engine": 100.0,
     "kernel-speed": 55.0,
     "decode": 75.0,
-    "selfref": 85.0,
+    "selfref": 120.0,
     "train": 85.0,
     "fp8": 30.0,
 }

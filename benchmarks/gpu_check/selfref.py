@@ -1,8 +1,9 @@
-"""Part 5, how fast is selfRef@k on a model of 7B's shape, and what sharing gains.
+"""Part 5, how fast is selfRef@k on a model of 7B's shape, and what sharing and lookups gain.
 
 Fixed lengths, as in `benchmarks.throughput`: both layouts, all sharing switched off, and
 transformers' `generate` with other random weights. Everything runs twice. The first run has other
-problems and captures the graphs.
+problems and captures the graphs. With lookup decoding a step may have more shapes: a row says how
+many were captured in all, and how many of them in the second run.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from transformers import AutoModelForCausalLM
@@ -22,7 +23,10 @@ from benchmarks.kernels import measure_limits
 from benchmarks.peers.job import Job, JobResult
 from benchmarks.peers.transformers_generate import run_on
 from benchmarks.random_weights import engine_over, model_config, random_problems, shape_config
+from benchmarks.throughput.lookup_comparison import WAYS, Counts
 from benchmarks.throughput.ours import RefineWork, end_to_end, sharing_off
+from gsr_engine import EngineConfig, RefineResult
+from gsr_engine.execution.device import paged_runner
 from gsr_engine.model.decoder import Decoder
 from gsr_engine.model.weights import dummy_decoder
 from gsr_engine.params import LAYOUTS, Layout
@@ -84,6 +88,8 @@ def run(setting: Setting, record: Record) -> None:
     _measure(first, sizes, decoder, setting, record)
     case = f"k {first}, transformers"
     record.attempt("selfref", case, partial(_transformers, first, sizes, setting))
+    for layout in LAYOUTS:
+        _measure_lookup(layout, first, sizes, decoder, setting, record)
     for way in ("shared", "apart"):
         case = f"{sizes.groups} x {sizes.siblings} siblings, problems read {way}"
         siblings = partial(_siblings, way == "shared", sizes, decoder, setting)
@@ -110,6 +116,54 @@ def _ours(way: str, k: int, sizes: _Sizes, decoder: Decoder, setting: Setting) -
             else:
                 result = sharing_off(engine, _job(k, sizes))
     return _figures(result)
+
+
+def _measure_lookup(
+    layout: Layout, k: int, sizes: _Sizes, decoder: Decoder, setting: Setting, record: Record
+) -> None:
+    """Measure one layout without lookup decoding, then with it."""
+    texts: list[list[list[int]]] = []
+    for way in WAYS:
+        run = partial(_lookup, layout, way, texts, k, sizes, decoder, setting)
+        record.attempt("lookup decoding", f"k {k}, {layout}, {way}", run)
+
+
+def _lookup(
+    layout: Layout,
+    way: str,
+    texts: list[list[list[int]]],
+    k: int,
+    sizes: _Sizes,
+    decoder: Decoder,
+    setting: Setting,
+) -> Row:
+    """Appends the refinements to `texts`, and compares them with those without.
+
+    In bf16 they may part: a product may depend on its number of rows. What is accepted are mostly
+    the loops of random weights.
+    """
+    setting.free_memory()
+    options: dict[str, Any] = {"kv_cache_gib": sizes.kv_gib, "speculative_config": WAYS[way]}
+    config = EngineConfig(device=setting.device, **options)
+    runner = paged_runner(decoder, config, lag=1, use_graphs=True)
+    results: list[RefineResult] = []
+    with engine_over(decoder, runner, device=setting.device, **options) as engine:
+        for seed in range(2):  # other problems first
+            before = runner.num_graphs
+            result, results = end_to_end(engine, _work(k, sizes, seed), layout)
+    texts.append([one.refinement.token_ids for one in results if one.refinement])
+    counts = Counts.of(results)
+    row = _figures(result) | {
+        "decode_s": counts.decode_seconds,
+        "tokens_per_step": counts.tokens_per_step,
+        "proposed": counts.proposed,
+        "accepted": counts.accepted,
+        "graphs": runner.num_graphs,
+        "new_graphs": runner.num_graphs - before,
+    }
+    if len(texts) == 1:
+        return row
+    return row | {"same": sum(one == other for one, other in zip(*texts, strict=True))}
 
 
 def _work(k: int, sizes: _Sizes, seed: int) -> RefineWork:

@@ -18,6 +18,9 @@ their own 8 bits, in the same rounds. Of a real model every engine's loss over t
 beside (`benchmarks.quantization`), and the best peer whose loss is near fp32's.
 
 All engines run several times, in turns; see `benchmarks.throughput.rounds`.
+
+`--speculative` is another comparison: this engine with and without lookup decoding, over texts of
+natural length; see `benchmarks.throughput.speculative`.
 """
 
 from __future__ import annotations
@@ -25,8 +28,9 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import typer
@@ -34,36 +38,68 @@ from rich.console import Console
 
 from benchmarks.peers.run import PEERS
 from benchmarks.throughput.comparison import compare
+from benchmarks.throughput.lookup_comparison import Arithmetic
 from benchmarks.throughput.machine_limits import chip
 from benchmarks.throughput.rounds import Rounds
+from benchmarks.throughput.speculative import PUZZLES, compare_lookup, texts_of
 from benchmarks.throughput.table import WIDTH, show
-from benchmarks.throughput.works import WorkSize, selected, subjects
+from benchmarks.throughput.works import Subject, WorkSize, chosen_dtype, selected, subjects
 from gsr_engine.environment import describe_machine
 from train.command import run_command
+
+_SHAPES = "0.5b,26m"
+_WORK, _NATURAL_WORK = "8x8:128/128/128", "1x4:0/500/500"
+_PROBLEMS = 8
 
 
 def main(
     shape: Annotated[
-        str, typer.Option(help="0.5b or 26m; several with commas; empty for none.")
-    ] = "0.5b,26m",
+        str | None,
+        typer.Option(
+            help="0.5b or 26m; several with commas; empty for none.", show_default=_SHAPES
+        ),
+    ] = None,
     model: Annotated[Path | None, typer.Option(help="A checkpoint folder, besides.")] = None,
     work: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Problems x candidates : tokens of a problem / candidate / refinement; several "
-            "with commas."
+            "with commas. With --speculative 0 tokens of a problem: its own length.",
+            show_default=f"{_WORK}; {_NATURAL_WORK} with --speculative",
         ),
-    ] = "8x8:128/128/128",
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Runs of each engine, in turns.")] = 3,
     repeats: Annotated[
         int, typer.Option(min=0, help="Most repetitions of a run while the machine is busy.")
     ] = 3,
-    peers: Annotated[str, typer.Option(help="Which of them; empty for none.")] = ",".join(PEERS),
+    peers: Annotated[
+        str | None,
+        typer.Option(help="Which of them; empty for none.", show_default=",".join(PEERS)),
+    ] = None,
     quantization: Annotated[
         Literal["none", "int8"],
         typer.Option(help="int8: this engine and peers in 8 bits, too, and losses."),
     ] = "none",
-    sharing_off: Annotated[bool, typer.Option(help="Also this engine with nothing shared.")] = True,
+    sharing_off: Annotated[
+        bool | None,
+        typer.Option(help="Also this engine with nothing shared.", show_default="sharing-off"),
+    ] = None,
+    speculative: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of peers: this engine with and without lookup decoding over these "
+            f"problems, with commas. {PUZZLES} are nano's; JSONL files are for --model.",
+            metavar="DATA",
+        ),
+    ] = None,
+    problems: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Of each DATA, in all: a multiple of those of --work, which run at once.",
+            show_default=str(_PROBLEMS),
+        ),
+    ] = None,
     dtype: Annotated[
         str, typer.Option(help="bfloat16, float32; auto: bfloat16 where the CPU multiplies it.")
     ] = "auto",
@@ -73,33 +109,65 @@ def main(
         "runs/throughput"
     ),
 ) -> None:
-    """Measure selfRef@k end to end in this engine and its peers."""
-    chosen = selected(peers, PEERS, "peers")
-    sizes = [WorkSize.parsed(text) for text in work.split(",")]
+    """Measure selfRef@k end to end in this engine and its peers, or with lookup decoding."""
     if threads:
         torch.set_num_threads(threads)
-    stderr = Console(stderr=True)
-    for subject in subjects(shape, model):
-        for size in sizes:
-            folder = out / re.sub(r"[:/]", "-", f"{subject.name}-{size}")
-            folder.mkdir(parents=True, exist_ok=True)
-            task = subject.work(size, dtype, kv_gib, losses=quantization != "none")
-            names = {"subject": subject.name, "dtype": task.dtype, "words": size.words}
-            measured = compare(
-                task,
-                chosen,
-                quantization,
-                sharing_off,
-                Rounds(rounds, repeats),
-                folder,
-                lambda line: stderr.print(f"[dim]{line}[/]"),
-            )
-            facts = {"chip": chip(), "machine": describe_machine()}
-            run = {"work": names | asdict(size), **facts, **measured}
-            (folder / "throughput.json").write_text(json.dumps(run, indent=2), encoding="utf-8")
-            console = Console(record=True, width=WIDTH)
-            show(console, run)
-            (folder / "throughput.txt").write_text(console.export_text(), encoding="utf-8")
+    new_rounds = partial(Rounds, rounds, repeats)
+    if speculative is None:
+        _refuse("is for --speculative only", problems=problems)
+        sizes = [WorkSize.parsed(text) for text in (_WORK if work is None else work).split(",")]
+        chosen = selected(",".join(PEERS) if peers is None else peers, PEERS, "peers")
+        for subject in subjects(_SHAPES if shape is None else shape, model):
+            for size in sizes:
+                task = subject.work(size, dtype, kv_gib, losses=quantization != "none")
+                folder = out / re.sub(r"[:/]", "-", f"{subject.name}-{size}")
+                folder.mkdir(parents=True, exist_ok=True)
+                measured = compare(
+                    task,
+                    chosen,
+                    quantization,
+                    sharing_off is not False,
+                    new_rounds(),
+                    folder,
+                    _tell,
+                )
+                _keep(measured, subject, size, task.dtype, folder)
+        return
+    _refuse("is not for --speculative", shape=shape, peers=peers, sharing_off=sharing_off)
+    works = (_NATURAL_WORK if work is None else work).split(",")
+    sizes = [WorkSize.parsed(text, natural=True) for text in works]
+    count = problems or _PROBLEMS
+    if uneven := [size for size in sizes if count % size.problems]:
+        raise typer.BadParameter(f"problems: {count} is no multiple of those of {uneven[0]}")
+    arithmetics = [Arithmetic(dtype=chosen_dtype(dtype), quantization="none")]
+    if quantization != "none":
+        own = "float32" if dtype == "auto" else dtype
+        arithmetics.append(Arithmetic(dtype=own, quantization=quantization))
+    texts = texts_of(speculative, model, count)
+    compare_lookup(texts, sizes, arithmetics, new_rounds, kv_gib, out, _tell)
+
+
+def _refuse(why: str, **given: object) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise typer.BadParameter(f"{name.replace('_', '-')}: it {why}")
+
+
+def _tell(line: str) -> None:
+    Console(stderr=True).print(f"[dim]{line}[/]")
+
+
+def _keep(
+    measured: dict[str, Any], subject: Subject, size: WorkSize, dtype: str, folder: Path
+) -> None:
+    """Print the tables of a comparison, and write them beside its JSON."""
+    names = {"subject": subject.name, "dtype": dtype, "words": size.words}
+    facts = {"chip": chip(), "machine": describe_machine()}
+    run = {"work": names | asdict(size), **facts, **measured}
+    (folder / "throughput.json").write_text(json.dumps(run, indent=2), encoding="utf-8")
+    console = Console(record=True, width=WIDTH)
+    show(console, run)
+    (folder / "throughput.txt").write_text(console.export_text(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -164,17 +164,24 @@ def end_to_end(
     expected = len(work.problems) * (work.k * work.candidate_tokens + work.refine_tokens)
     if tokens != expected:
         raise ValueError(f"{tokens} tokens came, {expected} were asked for: {results[0].error}")
-    # One problem refines while another still drafts, so seconds are the phases' shares by tokens.
-    refining = sum(
+    refining = refining_seconds(results)
+    outcome = JobResult(
+        seconds_candidates=seconds - refining, seconds_refine=refining, tokens=tokens
+    )
+    return outcome, results
+
+
+def refining_seconds(results: Sequence[RefineResult]) -> float:
+    """Seconds of the refinements: of each step the share by tokens.
+
+    One problem may refine while another still drafts.
+    """
+    return sum(
         usage.seconds
         for result in results
         for phase, usage in result.usage.phases.items()
         if phase.startswith("refine")
     )
-    outcome = JobResult(
-        seconds_candidates=seconds - refining, seconds_refine=refining, tokens=tokens
-    )
-    return outcome, results
 
 
 def sharing_off(engine: Engine, job: Job) -> JobResult:

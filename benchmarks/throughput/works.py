@@ -24,7 +24,10 @@ _SIZE = re.compile(r"(\d+)x(\d+):(\d+)/(\d+)/(\d+)")
 
 @dataclass(frozen=True, slots=True)
 class WorkSize:
-    """Problems, candidates per problem, and tokens of a problem, a candidate, a refinement."""
+    """Problems, candidates per problem, and tokens of a problem, a candidate, a refinement.
+
+    Texts of natural length have 0 tokens of a problem; the others are then the most that are drawn.
+    """
 
     problems: int
     k: int
@@ -33,17 +36,28 @@ class WorkSize:
     refine: int
 
     @classmethod
-    def parsed(cls, text: str) -> Self:
+    def parsed(cls, text: str, *, natural: bool = False) -> Self:
         """From text such as 8x8:128/128/128, which `str` gives back.
 
+        Args:
+            text: the size.
+            natural: whether problems have the length of their texts.
+
         Raises:
-            typer.BadParameter: the text is no such size, or a number is too small.
+            typer.BadParameter: the text is no such size, a number is too small, or it gives
+                problems of natural length another one, or other problems none.
         """
         match = _SIZE.fullmatch(text)
         if not match:
             raise typer.BadParameter(f"{text!r} is no work such as 8x8:128/128/128")
         size = cls(*map(int, match.groups()))
-        if size.k < 2 or size.candidate < 2 or size.refine < 2 or not size.problems * size.prompt:
+        if natural and size.prompt:
+            raise typer.BadParameter(f"{text}: problems have the length of their texts: give 0")
+        if not natural and not size.prompt:
+            raise typer.BadParameter(f"{text}: problems of 0 tokens are for --speculative only")
+        if not size.problems:
+            raise typer.BadParameter(f"{text}: there must be a problem")
+        if size.k < 2 or size.candidate < 2 or size.refine < 2:
             raise typer.BadParameter(f"{text}: k and lengths of answers must be 2 or more")
         return size
 
@@ -90,19 +104,24 @@ class Subject:
                 texts = list(chain.from_iterable(contexts(tokenizer).values()))
         else:
             problems = random_problems(size.problems, size.prompt)
-        auto = str(compute_dtype(torch.bfloat16)).removeprefix("torch.")
         return RefineWork(
             model=self.folder,
             problems=problems,
             k=size.k,
             candidate_tokens=size.candidate,
             refine_tokens=size.refine,
-            dtype=auto if dtype == "auto" else dtype,
+            dtype=chosen_dtype(dtype),
             threads=torch.get_num_threads(),
             kv_gib=kv_gib,
             ignore_eos=not self.is_real,
             texts=texts,
         )
+
+
+def chosen_dtype(name: str) -> str:
+    """What "auto" stands for: bfloat16 where the CPU multiplies it. Other names stay."""
+    auto = str(compute_dtype(torch.bfloat16)).removeprefix("torch.")
+    return auto if name == "auto" else name
 
 
 def subjects(shapes: str, model: Path | None) -> list[Subject]:

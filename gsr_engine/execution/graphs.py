@@ -54,6 +54,11 @@ class DecodeGraphs:
         self._steps: dict[Shape, _StaticStep] = {}
         self._pool: Any = None
 
+    @property
+    def num_shapes(self) -> int:
+        """How many shapes of steps there were so far; each has its own graph."""
+        return len(self._steps)
+
     def run(self, batch: Batch, drawn: torch.Tensor) -> torch.Tensor:
         """The hidden states of a batch, [N, hidden_size]; the next run overwrites them.
 

@@ -84,6 +84,11 @@ class Runner:
         self._drawn = torch.zeros(max_draws, dtype=torch.int64, device=decoder.device)
         self._drawn_at: dict[Segment, int] = {}
 
+    @property
+    def num_graphs(self) -> int:
+        """How many shapes of decode steps have a graph; 0 without graphs."""
+        return 0 if self._graphs is None else self._graphs.num_shapes
+
     @torch.inference_mode()
     def launch(self, plan: StepPlan) -> PendingDraws:
         """Compute the plan's chunks and draw its tokens; on a GPU this does not wait for them."""

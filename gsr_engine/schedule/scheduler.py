@@ -205,7 +205,8 @@ class Scheduler:
             chunk = chunks[row]
             group = chunk.group
             stream.in_flight -= 1
-            if stream.finish_reason is not None or group.request.finished or stream in over:
+            ended = stream.finish_reason is not None or group.request.finished
+            if ended or (over and stream in over):
                 continue  # it ended while the step ran, or its draft was wrong
             if not isfinite(logprob):
                 failed[group.request] = "the model's logits are not finite"

@@ -20,6 +20,7 @@ from benchmarks.gpu_check.part import run_part
 from benchmarks.gpu_check.record import ROWS, Record, Row, is_bad, read_rows
 from benchmarks.gpu_check.setting import Setting
 from benchmarks.gpu_check.tables import summary_of, tables_of
+from tests.helpers.drafts import FREE
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +39,7 @@ TABLES = {
         "token_logprobs",
     },
     "decode": {"decode"},
-    "selfref": {"selfref", "shared spans"},
+    "selfref": {"selfref", "lookup decoding", "shared spans"},
     "train": {"training step", "against the CPU"},
     "fp8": {"fp8 products", "fp8 logits", "fp8 graphs"},
 }
@@ -63,6 +64,24 @@ def test_every_part_runs_through(part: str, setting: Setting) -> None:
     files = {file.name for file in setting.out.iterdir() if file.is_file()}
     kept = {"kernels": {"kernel-tests.log"}, "decode": {"profile.txt"}}
     assert files == {ROWS} | kept.get(part, set())
+
+
+def test_lookups_are_counted_with_their_graphs(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gsr_engine.execution.device.measure_step_costs", lambda *_: FREE)
+    run_part("selfref", setting, seconds=600)
+    rows = {r["case"]: r for r in read_rows(setting.out) if r["table"] == "lookup decoding"}
+    layouts, ways = ("linear", "branched"), ("without", "with")
+    assert list(rows) == [f"k 2, {layout}, {way}" for layout in layouts for way in ways]
+    for layout in layouts:
+        plain, looked_up = (rows[f"k 2, {layout}, {way}"] for way in ways)
+        assert plain["tokens"] == looked_up["tokens"] == 2 * (2 * 8 + 6)
+        assert plain["tokens_per_step"] == 1
+        assert plain["proposed"] == 0
+        assert 0 <= looked_up["accepted"] <= looked_up["proposed"]
+        assert looked_up["graphs"] >= plain["graphs"] > 0
+        assert 0 <= looked_up["same"] <= 2
 
 
 @pytest.mark.parametrize("part", command.PARTS)

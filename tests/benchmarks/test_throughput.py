@@ -38,6 +38,8 @@ def run(out: Path, peers: str, **options: Any) -> None:
         "peers": peers,
         "quantization": "none",
         "sharing_off": True,
+        "speculative": None,
+        "problems": None,
         "dtype": "float32",
         "threads": None,
         "kv_gib": 0.1,
@@ -138,6 +140,12 @@ def test_bad_options_are_named(tmp_path: Path) -> None:
         run(tmp_path, "", work="8x8")
     with pytest.raises(typer.BadParameter, match="k and lengths of answers must be 2 or more"):
         run(tmp_path, "", work="8x1:16/16/16")
+    with pytest.raises(typer.BadParameter, match="problems of 0 tokens are for --speculative"):
+        run(tmp_path, "", work="8x2:0/16/16")
+    with pytest.raises(typer.BadParameter, match="there must be a problem"):
+        run(tmp_path, "", work="0x2:16/16/16")
+    with pytest.raises(typer.BadParameter, match="problems: it is for --speculative only"):
+        run(tmp_path, "", problems=2)
     assert str(WorkSize.parsed("1x4:256/1024/512")) == "1x4:256/1024/512"
 
 
