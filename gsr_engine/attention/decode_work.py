@@ -111,9 +111,12 @@ class DecodeWork:
 
         Each row of a draft is laid out like a stream that ends there.
         """
-        rows = [(c.segment, stop) for c in chunks for stop in range(c.start + 1, c.stop + 1)]
-        segments = [segment for segment, _ in rows]
-        stops = np.array([stop for _, stop in rows], dtype=np.int64)
+        segments = [chunk.segment for chunk in chunks]
+        stops = np.array([chunk.stop for chunk in chunks], dtype=np.int64)
+        if any(len(chunk) > 1 for chunk in chunks):
+            rows = [(c.segment, stop) for c in chunks for stop in range(c.start + 1, c.stop + 1)]
+            segments = [segment for segment, _ in rows]
+            stops = np.array([stop for _, stop in rows], dtype=np.int64)
         layout = self._layout
         goes_on = segments == self._segments and bool((stops > self._stops).all())
         if layout is None or not goes_on or not layout.has_room(stops):

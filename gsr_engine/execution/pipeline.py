@@ -9,6 +9,7 @@ from collections import deque
 from gsr_engine.execution.metrics import Metrics
 from gsr_engine.execution.runner import Launched, StepRunner
 from gsr_engine.model.decoder import Decoder
+from gsr_engine.schedule.drafts import steadied
 from gsr_engine.schedule.scheduler import Scheduler
 from gsr_engine.step.plan import StepPlan
 
@@ -47,7 +48,8 @@ class Pipeline:
         plan = self._scheduler.plan()
         if plan.chunks:
             self._launch(plan)
-            self._expose(time.perf_counter() - began)
+            if plan.num_decodes == len(plan.chunks):
+                self._expose(time.perf_counter() - began)
         # After an empty plan there is no newer step to overlap with, so the oldest is committed.
         if len(self._in_flight) > (self.runner.lag if plan.chunks else 0):
             self._commit()
@@ -67,7 +69,7 @@ class Pipeline:
         """Tell the drafts what the host takes for a step: the device waits for it with drafts."""
         drafts = self._scheduler.drafts
         if drafts is not None and self.runner.lag:
-            drafts.exposed_seconds += 0.1 * (host_seconds - drafts.exposed_seconds)
+            drafts.exposed_seconds = steadied(drafts.exposed_seconds or host_seconds, host_seconds)
 
     def _tokens_are_needed(self) -> bool:
         """Whether the host must know the tokens of the step in flight to plan or draw the next.

@@ -16,23 +16,25 @@ from gsr_engine.params import SamplingParams
 from gsr_engine.requests.request import Stream
 from gsr_engine.step.plan import Chunk, StepPlan
 
-_ROWS = (1, 2, 4, 8, 9, 12, 16, 24, 32, 48, 64, 96, 128)
+_FIRST = (1, 4, 8, 16)
+_MORE = (2, 24, 32, 9, 12, 48, 64, 96, 128)
+"""Rows of the steps that are timed; the latter as far as there is time, in this order."""
 _SHORT, _LONG = 16, 1024
 """Tokens that each row sees."""
 _GREEDY = SamplingParams(temperature=0.0, top_k=0, top_p=1.0, min_p=0.0, repetition_penalty=1.0)
 _MANY = 8
 """Rows of the step that is also timed with more tokens to see."""
-_LEAST_ROUNDS, _ROUNDS = 3, 16
+_ROUNDS = 16
 _PATIENCE = 1.0
-"""Seconds after which no larger step is timed; after twice as many none is timed again."""
+"""Seconds after which no other step is timed; after twice as many none is timed again."""
 
 
 @dataclass(frozen=True, slots=True)
 class MeasuredCosts:
     """Seconds of a step, as `StepCosts` has them.
 
-    Between measured numbers of rows the seconds are interpolated; beyond the last they grow as
-    between the last two.
+    Between measured numbers of rows the seconds are interpolated. Beyond the last they grow as
+    between the last two, and at least in proportion: what was not measured shall not look cheap.
 
     Attributes:
         rows: measured numbers of rows, ascending.
@@ -48,11 +50,13 @@ class MeasuredCosts:
 
     def row_seconds(self, rows: int) -> float:
         """See `StepCosts`."""
-        last = self.rows[-1]
-        if rows <= last or len(self.rows) == 1:
+        last, seconds = self.rows[-1], self.seconds[-1]
+        if rows <= last:
             return float(np.interp(rows, self.rows, self.seconds))
-        slope = (self.seconds[-1] - self.seconds[-2]) / (last - self.rows[-2])
-        return self.seconds[-1] + (rows - last) * slope
+        slope = seconds / last
+        if len(self.rows) > 1:
+            slope = max(slope, (seconds - self.seconds[-2]) / (last - self.rows[-2]))
+        return seconds + (rows - last) * slope
 
 
 def measure_step_costs(runner: Runner, config: EngineConfig) -> MeasuredCosts | None:
@@ -67,24 +71,14 @@ def measure_step_costs(runner: Runner, config: EngineConfig) -> MeasuredCosts | 
     most = min(config.most_draws, room - 1)
     if most < 1:
         return None
-    drafts: list[_Probe] = []
-    began = time.perf_counter()
-    for rows in _ROWS:
-        if rows > most or (len(drafts) > 2 and time.perf_counter() - began > _PATIENCE):
-            break
-        drafts.append(_Probe(rows, _SHORT))
-        drafts[-1].seconds(runner)  # it may compile, capture, or touch memory for the first time
-    many = next(probe for probe in reversed(drafts) if probe.rows <= _MANY)
-    room = (runner.num_pages - pages_for(many.rows + 1)) * PAGE_SIZE
-    length = min(_LONG, room, positions - many.rows - 1)
-    plain, longer = _Probe(1, _SHORT, goes_on=True), _Probe(many.rows, length)
-    probes = [*drafts, plain, longer]
-    best = {probe: probe.seconds(runner) for probe in probes}
-    for done in range(_ROUNDS):
-        if done >= _LEAST_ROUNDS and time.perf_counter() - began > 2 * _PATIENCE:
-            break
-        for probe in probes:
-            best[probe] = min(best[probe], probe.seconds(runner))
+    many = min(_MANY, most)
+    room = (runner.num_pages - pages_for(many + 1)) * PAGE_SIZE
+    length = min(_LONG, room, positions - many - 1)
+    plain, longer = _Probe(1, _SHORT, goes_on=True), _Probe(many, length)
+    first = [_Probe(rows, _SHORT) for rows in sorted({1, many, *_FIRST}) if rows <= most]
+    more = [_Probe(rows, _SHORT) for rows in _MORE if rows <= most]
+    best = _timed(runner, [*first, plain, longer], more)
+    drafts = sorted((p for p in (*first, *more) if p in best), key=lambda probe: probe.rows)
     runner.reset()
     if runner.sharing is not None:
         runner.sharing.reset()  # nobody asked for these steps
@@ -95,8 +89,25 @@ def measure_step_costs(runner: Runner, config: EngineConfig) -> MeasuredCosts | 
         tuple(probe.rows for probe in drafts),
         tuple((seconds - draft_seconds).tolist()),
         draft_seconds,
-        max(0.0, best[longer] - best[many]) / (many.rows * max(1, length - _SHORT)),
+        max(0.0, best[longer] - best[next(p for p in drafts if p.rows == many)])
+        / (many * max(1, length - _SHORT)),
     )
+
+
+def _timed(runner: Runner, first: list[_Probe], more: list[_Probe]) -> dict[_Probe, float]:
+    """The least seconds of some steps, and of as many more as there is time for."""
+    began = time.perf_counter()
+    best = {probe: probe.seconds(runner) for probe in first}
+    for probe in more:
+        if time.perf_counter() - began > _PATIENCE:
+            break
+        best[probe] = probe.seconds(runner)
+    # The first time a step may compile, be captured, or touch memory: quick ones are timed again.
+    for _ in range(_ROUNDS):
+        if time.perf_counter() - began > 2 * _PATIENCE:
+            break
+        best = {probe: min(seconds, probe.seconds(runner)) for probe, seconds in best.items()}
+    return best
 
 
 class _Probe:

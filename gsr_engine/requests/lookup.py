@@ -13,6 +13,8 @@ _LONGEST = 4
 """Tokens of a match: longer ones propose no better on the outputs that were tried."""
 _MOST_PLACES = 16
 """Places that vote; the latest count."""
+_SPARE = 1024
+"""Room for so many tokens is made at a time."""
 _FADING = 0.85
 """Weight of all earlier trials when one more counts: about the last seven make the rate."""
 _HOPE = 0.5
@@ -34,10 +36,16 @@ class Lookup:
     """
 
     def __init__(self, context: Context) -> None:
-        # A token of its own before each text: no match may run from one text into another.
+        # A token of its own before each text: no match may run from one text into another. Spans
+        # of which one goes on where the other stops are one text.
         parts: list[Sequence[int]] = [range(-_LONGEST, 0)]
+        position = -1
         for index, span in enumerate(context):
-            parts += [(-1 - _LONGEST - index,), span.token_ids]
+            begin = span.segment.position + span.start
+            if begin != position:
+                parts.append((-1 - _LONGEST - index,))
+            parts.append(span.token_ids)
+            position = begin + len(span)
         self._tokens = np.array([*chain.from_iterable(parts)], dtype=np.int32)
         self._length = len(self._tokens)
         self._taken = 0  # how many of the stream's own tokens are among them
@@ -75,7 +83,8 @@ class Lookup:
     def _append(self, new: list[int]) -> None:
         length = self._length + len(new)
         if length > len(self._tokens):
-            grown = np.empty(2 * length, dtype=np.int32)
+            # Siblings have one array until they write.
+            grown = np.empty(length + _SPARE, dtype=np.int32)
             grown[: self._length] = self._tokens[: self._length]
             self._tokens = grown
         self._tokens[self._length : length] = new

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from copy import copy
 from typing import Protocol
 
 from gsr_engine.requests.lookup import Lookup
@@ -17,6 +18,8 @@ _REST = 8
 tokens more."""
 _FIRST_LOOK_SECONDS = 30e-6
 """What a lookup is believed to take before the first."""
+_MOST_PROPOSED = 256
+"""About as many tokens may all streams propose for one step, so that choosing stays cheap."""
 
 
 class StepCosts(Protocol):
@@ -60,19 +63,34 @@ class Drafts:
         self.wanted = False
         self.exposed_seconds = 0.0
 
-    def choose(self, streams: Sequence[Stream], others: int = 0) -> dict[Stream, list[int]]:
+    def choose(self, streams: Sequence[Stream], others: int, room: int) -> dict[Stream, list[int]]:
         """The drafts of a step in which these streams decode, and `others` draw without drafts.
 
-        A stream with a token in flight gets none: what follows that token is not known.
+        All drafts together have at most `room` tokens. A stream with a token in flight gets none:
+        what follows that token is not known.
         """
         self.wanted = False
         rows = len(streams) + others
-        if not streams or not self._may_pay(rows):
+        if not streams or room <= 0 or not self._may_pay(rows):
             return {}
-        lookups = [_lookup_of(stream) for stream in streams]
+        lookups = _lookups(streams)
         # First as if each had a whole proposal: is it worth looking at all?
-        whole = [min(self._most, _room(stream)) for stream in streams]
-        hopes = self._depths(lookups, whole, rows, self._look_seconds)
+        most = min(self._most, max(1, _MOST_PROPOSED // len(streams)))
+        whole = [min(most, _left(stream)) for stream in streams]
+        hopes = self._depths(lookups, whole, rows, room, self._look_seconds)
+        lengths = self._look(streams, lookups, whole, hopes)
+        depths = self._depths(lookups, lengths, rows, room, 0.0)
+        self.wanted = any(depths)
+        return {
+            stream: lookup.proposal[:depth]
+            for stream, lookup, depth in zip(streams, lookups, depths, strict=True)
+            if depth and not stream.in_flight
+        }
+
+    def _look(
+        self, streams: Sequence[Stream], lookups: list[Lookup], whole: list[int], hopes: list[int]
+    ) -> list[int]:
+        """Let streams look up, if it is worth it or their turn; the lengths of their proposals."""
         began, looks, lengths = time.perf_counter(), 0, [0] * len(streams)
         for i, (stream, lookup) in enumerate(zip(streams, lookups, strict=True)):
             if hopes[i] or len(stream.segment) % _REST == 0:
@@ -81,14 +99,8 @@ class Drafts:
                 looks += 1
         if looks:
             seconds = (time.perf_counter() - began) / looks
-            self._look_seconds += 0.1 * (seconds - self._look_seconds)
-        depths = self._depths(lookups, lengths, rows, 0.0)
-        self.wanted = any(depths)
-        return {
-            stream: lookup.proposal[:depth]
-            for stream, lookup, depth in zip(streams, lookups, depths, strict=True)
-            if depth and not stream.in_flight
-        }
+            self._look_seconds = steadied(self._look_seconds, seconds)
+        return lengths
 
     def _may_pay(self, rows: int) -> bool:
         """Whether drafts would pay beside so many rows if every token of them were right."""
@@ -96,7 +108,8 @@ class Drafts:
         if known is None:
             least = LEAST_GAIN * rows / self._seconds(rows)
             overhead = self._costs.draft_seconds + _FIRST_LOOK_SECONDS
-            more = range(rows + 1, min(rows * (1 + self._most), self._most_rows) + 1)
+            most = min(rows * (1 + self._most), rows + _MOST_PROPOSED, self._most_rows)
+            more = range(rows + 1, most + 1)
             rates = (count / (self._seconds(count) + overhead) for count in more)
             known = self._payable[rows] = any(rate >= least for rate in rates)
         return known
@@ -108,7 +121,12 @@ class Drafts:
         return known[rows]
 
     def _depths(
-        self, lookups: list[Lookup], lengths: list[int], rows: int, look_seconds: float
+        self,
+        lookups: list[Lookup],
+        lengths: list[int],
+        rows: int,
+        room: int,
+        look_seconds: float,
     ) -> list[int]:
         """How many tokens of each proposal are worth computing beside `rows` rows without drafts.
 
@@ -126,7 +144,7 @@ class Drafts:
         drawn, overhead = float(rows), self._costs.draft_seconds + self.exposed_seconds
         best, chosen = LEAST_GAIN * drawn / (self._seconds(rows) + rows * seen), 0
         count = rows
-        for gain, place, _ in gains[: self._most_rows - rows]:
+        for gain, place, _ in gains[: min(room, self._most_rows - rows)]:
             drawn, count = drawn + gain, count + 1
             overhead += look_seconds * (place == -1)
             rate = drawn / (self._seconds(count) + count * seen + overhead)
@@ -138,13 +156,26 @@ class Drafts:
         return depths
 
 
-def _lookup_of(stream: Stream) -> Lookup:
-    if stream.lookup is None:
-        stream.lookup = Lookup(stream.segment.context)
-    return stream.lookup
+def _lookups(streams: Sequence[Stream]) -> list[Lookup]:
+    """The lookups of some streams; siblings begin with the same one."""
+    made: dict[int, Lookup] = {}
+    lookups = []
+    for stream in streams:
+        if stream.lookup is None:
+            context = stream.segment.context
+            if id(context) not in made:
+                made[id(context)] = Lookup(context)
+            stream.lookup = copy(made[id(context)])
+        lookups.append(stream.lookup)
+    return lookups
 
 
-def _room(stream: Stream) -> int:
+def _left(stream: Stream) -> int:
     """How many tokens it may draw besides the next."""
     drawn = stream.num_drawn
     return max(0, (stream.params.max_tokens or drawn) - drawn - 1)
+
+
+def steadied(estimate: float, seen: float) -> float:
+    """An estimate of what something takes that a single slow time, or a few, hardly move."""
+    return min(seen, 1.05 * estimate)

@@ -141,12 +141,18 @@ class Scheduler:
             # All others count as if they decoded: some may draw their first token in this step.
             every = sum(not s.finished for g in self._admission.groups() for s in g.streams)
             others = every - len(streams)
-        chosen = {}
-        for stream, draft in drafts.choose(streams, others).items():
-            # A page for each stream stays free: drafts shall not cost anybody a preemption.
+        budget = self._max_tokens - len(streams) - others
+        if any(group.state is GroupState.PREFILLING for group in self._admission.groups()):
+            budget //= 2  # what waits for its prompt goes on, too
+        chosen: dict[Segment, list[int]] = {}
+        wanted = drafts.choose(streams, others, budget)
+        for stream, draft in wanted.items():
+            # A page for each stream stays free, so that drafts cost nobody a page in the next step.
             room = self._memory.grow_if_free(stream, len(draft), len(streams) + others)
             if room:
                 chosen[stream.segment] = draft[:room]
+        if wanted and not chosen:
+            drafts.wanted = False  # there is no page for any
         return chosen
 
     def _prefill(self, group: Group, plan: StepPlan) -> None:

@@ -125,7 +125,7 @@ class Costs:
 def test_free_rows_are_all_taken() -> None:
     drafts = Drafts(8, 100, FREE)
     one, other = stream([1, 2]), stream([99, 98])
-    assert drafts.choose([one, other]) == {one: [3, 4, 5, 6, 7, 8, 9, 10]}
+    assert drafts.choose([one, other], 0, 99) == {one: [3, 4, 5, 6, 7, 8, 9, 10]}
     assert drafts.wanted
 
 
@@ -133,21 +133,21 @@ def test_free_rows_are_all_taken() -> None:
 def test_a_draft_ends_before_its_stream(limit: int, wanted: int) -> None:
     """Its last token is drawn from the draft's last row."""
     one = stream([1, 2], most=limit)
-    assert len(Drafts(8, 100, FREE).choose([one]).get(one, [])) == wanted
+    assert len(Drafts(8, 100, FREE).choose([one], 0, 99).get(one, [])) == wanted
 
 
 def test_rows_are_limited() -> None:
     streams = [stream([1, 2]) for _ in range(4)]
-    chosen = Drafts(8, 10, FREE).choose(streams, others=2)
+    chosen = Drafts(8, 10, FREE).choose(streams, 2, 99)
     assert sum(map(len, chosen.values())) == 4
 
 
 def test_a_token_in_flight_leaves_a_stream_without_draft() -> None:
     drafts = Drafts(8, 100, FREE)
     one = stream([1, 2], in_flight=1)
-    assert drafts.choose([one]) == {}
+    assert drafts.choose([one], 0, 99) == {}
     assert drafts.wanted  # so the next step is planned once all tokens are known
-    assert drafts.choose([], others=5) == {}
+    assert drafts.choose([], 5, 99) == {}
     assert not drafts.wanted  # steps without streams that look up overlap again
 
 
@@ -155,7 +155,7 @@ def test_the_dearer_a_row_the_shorter_the_draft() -> None:
     lengths = []
     for slope in (0.0, 0.05, 0.2, 1.0, 50.0):
         one = stream([1, 2])
-        lengths.append(len(Drafts(8, 100, Costs(slope)).choose([one]).get(one, [])))
+        lengths.append(len(Drafts(8, 100, Costs(slope)).choose([one], 0, 99).get(one, [])))
     assert lengths == sorted(lengths, reverse=True)
     assert lengths[0] == 8
     assert lengths[-1] == 0
@@ -166,7 +166,7 @@ def test_many_streams_turn_it_off() -> None:
     costs = MeasuredCosts((1, 8, 16, 64), (1.0, 1.1, 2.0, 8.0), 0.0, 0.0)
     for count, drafted in ((1, True), (16, False), (300, False)):
         streams = [stream([1, 2]) for _ in range(count)]
-        assert bool(Drafts(8, 5000, costs).choose(streams)) == drafted
+        assert bool(Drafts(8, 5000, costs).choose(streams, 0, 5000)) == drafted
         assert (streams[0].lookup is not None) == drafted
 
 
@@ -174,8 +174,8 @@ def test_many_streams_turn_it_off() -> None:
 def test_every_cost_counts(field: str) -> None:
     one = stream([1, 2])
     dear = replace(Costs(0.01), **{field: 100.0})
-    assert Drafts(8, 100, Costs(0.01)).choose([one])
-    assert not Drafts(8, 100, dear).choose([stream([1, 2])])
+    assert Drafts(8, 100, Costs(0.01)).choose([one], 0, 99)
+    assert not Drafts(8, 100, dear).choose([stream([1, 2])], 0, 99)
 
 
 def test_what_is_always_wrong_is_not_drafted_for_long() -> None:
@@ -185,7 +185,7 @@ def test_what_is_always_wrong_is_not_drafted_for_long() -> None:
     drafted = []
     wrong = [token for other in range(3, 33) for token in (other, 1)]
     for token in wrong + [2, 1] * 60:
-        drafted.append(bool(drafts.choose([one])))
+        drafted.append(bool(drafts.choose([one], 0, 99)))
         own.append(token)
     assert drafted[0]
     assert not any(drafted[20:60])
@@ -198,17 +198,43 @@ def test_one_slow_look_does_not_turn_drafts_off_for_good(monkeypatch: pytest.Mon
     clock = iter([0.0, 1000.0])
     with monkeypatch.context() as patch:
         patch.setattr("gsr_engine.schedule.drafts.time.perf_counter", lambda: next(clock))
-        drafts.choose([stream([1, 2])])
+        drafts.choose([stream([1, 2])], 0, 99)
     own, drafted = [1], []
     streams = [stream(own, seen=[1, 2] * 400, most=2000), stream([1, 2])]
     for token in [2, 1] * 700:
-        drafted.append(bool(drafts.choose(streams)))
+        drafted.append(bool(drafts.choose(streams, 0, 99)))
         own.append(token)
     assert not drafted[0]
     assert drafted[-1]
 
 
 def test_costs_between_and_beyond_what_was_measured() -> None:
+    """What was not measured never looks cheaper than in proportion."""
     costs = MeasuredCosts((1, 2, 4), (1.0, 1.5, 2.0), 0.0, 0.0)
-    assert [costs.row_seconds(rows) for rows in (1, 2, 3, 4, 6)] == [1.0, 1.5, 1.75, 2.0, 2.5]
-    assert MeasuredCosts((1,), (2.0,), 0.0, 0.0).row_seconds(9) == 2.0
+    assert [costs.row_seconds(rows) for rows in (1, 2, 3, 4, 6)] == [1.0, 1.5, 1.75, 2.0, 3.0]
+    steep = MeasuredCosts((1, 2), (1.0, 3.0), 0.0, 0.0)
+    assert steep.row_seconds(4) == 7.0
+    assert MeasuredCosts((1,), (2.0,), 0.0, 0.0).row_seconds(9) == 18.0
+
+
+def test_room_is_shared() -> None:
+    streams = [stream([1, 2]) for _ in range(3)]
+    assert sum(map(len, Drafts(8, 100, FREE).choose(streams, 0, 5).values())) == 5
+    assert Drafts(8, 100, FREE).choose(streams, 0, 0) == {}
+
+
+def test_spans_that_go_on_are_one_text() -> None:
+    """A prompt that the prefix cache knows in pieces is looked up like a whole one."""
+    first = Segment([5, 1, 2])
+    second = Segment([3, 4, 6], position=3, context=(Span(first, 0, 3),))
+    lookup = Lookup((Span(first, 0, 3), Span(second, 0, 3)))
+    lookup.follow([1, 2], 4)
+    assert lookup.proposal[:3] == [3, 4, 6]
+
+
+def test_siblings_do_not_read_each_other() -> None:
+    prompt = [1, 2, 3, 4, 5, 6]
+    drafts = Drafts(4, 100, FREE)
+    one, other = stream([1, 2], prompt), stream([4, 5], prompt)
+    other.segment.context = one.segment.context
+    assert drafts.choose([one, other], 0, 99) == {one: [3, 4, 5, 6], other: [6, 4, 5]}
