@@ -192,20 +192,14 @@ def test_what_is_always_wrong_is_not_drafted_for_long() -> None:
     assert all(drafted[100:])
 
 
-def test_one_slow_look_does_not_turn_drafts_off_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_look_turns_nothing_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """Something else may have held the host up while a stream was looked up."""
     drafts = Drafts(8, 100, Costs(0.01))
     clock = iter([0.0, 1000.0])
     with monkeypatch.context() as patch:
         patch.setattr("gsr_engine.schedule.drafts.time.perf_counter", lambda: next(clock))
         drafts.choose([stream([1, 2])], 0, 99)
-    own, drafted = [1], []
-    streams = [stream(own, seen=[1, 2] * 400, most=2000), stream([1, 2])]
-    for token in [2, 1] * 700:
-        drafted.append(bool(drafts.choose(streams, 0, 99)))
-        own.append(token)
-    assert not drafted[0]
-    assert drafted[-1]
+    assert drafts.choose([stream([1, 2])], 0, 99)
 
 
 def test_costs_between_and_beyond_what_was_measured() -> None:
