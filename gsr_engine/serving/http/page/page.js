@@ -1,0 +1,139 @@
+"use strict";
+// What a person does: chooses, solves, stops, gives a key.
+
+let model = null;
+let stopping = null;
+
+const say = (words) => (at("status").textContent = words);
+const complain = (words) => (at("error").textContent = words);
+
+function payload(k, seed) {
+  const gsr = { k, stream: "all" };
+  if (!at("layout-field").hidden) gsr.layout = at("layout").value;
+  return JSON.stringify({
+    model: model.id,
+    messages: [{ role: "user", content: at("problem").value }],
+    max_tokens: at("tokens").valueAsNumber,
+    seed,
+    stream: true,
+    stream_options: { include_usage: true },
+    gsr,
+  });
+}
+
+/** Swaps Solve and Stop, and takes the focus along. */
+function busy(controller) {
+  stopping = controller;
+  const [shown, hidden] = controller ? [at("stop"), at("solve")] : [at("solve"), at("stop")];
+  const focused = document.activeElement === hidden;
+  shown.hidden = false;
+  hidden.hidden = true;
+  if (focused) shown.focus();
+}
+
+async function solve() {
+  if (stopping || (!model && !(await connect()))) return;
+  const k = at("k").valueAsNumber;
+  const seed = at("seed").value === "" ? crypto.getRandomValues(new Uint32Array(1))[0] : at("seed").valueAsNumber;
+  const began = performance.now();
+  let run = null;
+  complain("");
+  busy(new AbortController());
+  try {
+    const body = payload(k, seed);
+    const response = await ask("v1/chat/completions", { method: "POST", body, signal: stopping.signal });
+    run = new Run(k);
+    for await (const chunk of chunksOf(response)) run.take(chunk);
+    const elapsed = (performance.now() - began) / 1000;
+    if (run.usage) run.showCosts(elapsed);
+    const answer = run.refined.result?.answer;
+    say(`Done in ${seconds(elapsed)} s with seed ${seed}${answer == null ? "" : `. The refined answer is ${answer}`}.`);
+  } catch (error) {
+    const stopped = error.name === "AbortError";
+    run?.end(stopped ? "stopped" : "failed", stopped ? "stopped" : "not finished");
+    say(stopped ? "Stopped." : "");
+    if (error.status === 401) askForKey("The server does not know this key.");
+    else if (!stopped) complain(error.message);
+  } finally {
+    busy(null);
+  }
+}
+
+function askForKey(note = "") {
+  at("key-note").textContent = note;
+  at("key").value = "";
+  at("key-dialog").showModal();
+}
+
+/** Learns what is served; false if the server did not say. */
+async function connect() {
+  try {
+    const { data } = await (await ask("v1/models")).json();
+    [model] = data;
+  } catch (error) {
+    if (error.status === 401) askForKey(sessionStorage.getItem(KEY) ? "The server does not know this key." : "");
+    else complain(error.message);
+    return false;
+  }
+  complain("");
+  at("model").textContent = model.id;
+  document.title = `${model.id}: selfRef`;
+  showChoices();
+  return true;
+}
+
+/** The layouts that the checkpoint claims, the bounds of the server, and examples. */
+function showChoices() {
+  const { layouts = [], max_k: most = 16 } = model.gsr ?? {};
+  at("k").max = Math.min(16, most);
+  if (model.max_model_len) at("tokens").max = model.max_model_len;
+  at("layout").replaceChildren(...layouts.map((layout) => element("option", layout)));
+  at("layout-field").hidden = layouts.length < 2;
+  const nano = model.id.split("/").pop() === "nano";
+  at("examples").replaceChildren(
+    ...Object.entries(nano ? PUZZLES : PROBLEMS).map(([problem, title]) => {
+      const button = element("button", title, { type: "button" });
+      button.addEventListener("click", () => {
+        at("problem").value = problem;
+        at("problem").focus();
+      });
+      return button;
+    }),
+  );
+  at("examples").hidden = false;
+}
+
+// Held-out puzzles of the model in the box, and how people write them.
+const PUZZLES = {
+  "g3f3e1d3c3b1a3×₁4×₂2": "3313313 × 4 × 2 in base 5",
+  "f2e0d1c3b1a0×₁3×₂4": "201310 × 3 × 4 in base 5",
+  "h3g4f1e4d1c2b2a2×₁3×₂2×₃2": "34141222 × 3 × 2 × 2 in base 5",
+  "g4f0e0d1c1b4a3×₁(1+1)×₂(1+1)×₃(2+1)": "4001143 × (1+1) × (1+1) × (2+1) in base 5",
+};
+const PROBLEMS = {
+  "A shop sells pens at 3 for 2 euros and notebooks at 4 euros each. Ada buys 12 pens and 5 notebooks and pays with a 50 euro note. How much does she get back?":
+    "Pens and notebooks",
+};
+
+at("form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  solve();
+});
+at("stop").addEventListener("click", () => stopping?.abort());
+at("k").addEventListener("input", () => {
+  if (!stopping && at("k").checkValidity()) drawStrands(at("k").valueAsNumber);
+});
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !stopping) at("form").requestSubmit();
+});
+at("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  sessionStorage.setItem(KEY, at("key").value);
+  at("key-dialog").close();
+  connect();
+});
+at("key-cancel").addEventListener("click", () => at("key-dialog").close());
+
+drawStrands(at("k").valueAsNumber);
+at("problem").focus();
+connect();
