@@ -1,11 +1,25 @@
 "use strict";
 // What a person does: chooses, solves, stops, gives a key.
 
+const UNKNOWN_KEY = "The server does not know this key.";
+
 let model = null;
 let stopping = null;
 
 const say = (words) => (at("status").textContent = words);
 const complain = (words) => (at("error").textContent = words);
+
+/** Shows the results, or what the page says before there are any. */
+function show(results) {
+  at("results").hidden = !results;
+  at("idle").hidden = results;
+}
+
+function draw(k) {
+  for (const shown of document.querySelectorAll(".k")) shown.textContent = k;
+  drawStrands("strands", k);
+  drawStrands("idle-strands", k);
+}
 
 function payload(k, seed) {
   const gsr = { k, stream: "all" };
@@ -34,25 +48,31 @@ function busy(controller) {
 async function solve() {
   if (stopping || (!model && !(await connect()))) return;
   const k = at("k").valueAsNumber;
-  const seed = at("seed").value === "" ? crypto.getRandomValues(new Uint32Array(1))[0] : at("seed").valueAsNumber;
+  const [drawn] = crypto.getRandomValues(new Uint32Array(1));
+  const seed = at("seed").value === "" ? drawn : at("seed").valueAsNumber;
   const began = performance.now();
   let run = null;
   complain("");
+  say("Sent.");
+  show(false);
+  draw(k);
   busy(new AbortController());
   try {
     const body = payload(k, seed);
     const response = await ask("v1/chat/completions", { method: "POST", body, signal: stopping.signal });
     run = new Run(k);
+    show(true);
     for await (const chunk of chunksOf(response)) run.take(chunk);
     const elapsed = (performance.now() - began) / 1000;
     if (run.usage) run.showCosts(elapsed);
     const answer = run.refined.result?.answer;
-    say(`Done in ${seconds(elapsed)} s with seed ${seed}${answer == null ? "" : `. The refined answer is ${answer}`}.`);
+    const found = answer == null ? "" : ` The refined answer is ${answer}`;
+    say(`Done in ${seconds(elapsed)} s with seed ${seed}.${found}`);
   } catch (error) {
     const stopped = error.name === "AbortError";
     run?.end(stopped ? "stopped" : "failed", stopped ? "stopped" : "not finished");
     say(stopped ? "Stopped." : "");
-    if (error.status === 401) askForKey("The server does not know this key.");
+    if (error.status === 401) askForKey(UNKNOWN_KEY);
     else if (!stopped) complain(error.message);
   } finally {
     busy(null);
@@ -71,7 +91,7 @@ async function connect() {
     const { data } = await (await ask("v1/models")).json();
     [model] = data;
   } catch (error) {
-    if (error.status === 401) askForKey(sessionStorage.getItem(KEY) ? "The server does not know this key." : "");
+    if (error.status === 401) askForKey(sessionStorage.getItem(KEY) ? UNKNOWN_KEY : "");
     else complain(error.message);
     return false;
   }
@@ -121,10 +141,11 @@ at("form").addEventListener("submit", (event) => {
 });
 at("stop").addEventListener("click", () => stopping?.abort());
 at("k").addEventListener("input", () => {
-  if (!stopping && at("k").checkValidity()) drawStrands(at("k").valueAsNumber);
+  if (!stopping && at("k").checkValidity()) draw(at("k").valueAsNumber);
 });
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !stopping) at("form").requestSubmit();
+  const asked = event.key === "Enter" && (event.ctrlKey || event.metaKey);
+  if (asked && !stopping && !at("key-dialog").open) at("form").requestSubmit();
 });
 at("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -134,6 +155,6 @@ at("key-form").addEventListener("submit", (event) => {
 });
 at("key-cancel").addEventListener("click", () => at("key-dialog").close());
 
-drawStrands(at("k").valueAsNumber);
+draw(at("k").valueAsNumber);
 at("problem").focus();
 connect();

@@ -5,7 +5,8 @@
 const at = (id) => document.getElementById(id);
 
 const whole = (number) => number.toLocaleString("en");
-const seconds = (number) => number.toLocaleString("en", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
+const hundredths = { minimumFractionDigits: 2, maximumFractionDigits: 2 };
+const seconds = (number) => number.toLocaleString("en", hundredths);
 const logprob = (number) => number.toFixed(3).replace("-", "−");
 const candidates = (number) => (number === 1 ? "1 candidate" : `${whole(number)} candidates`);
 
@@ -22,7 +23,13 @@ const row = (name, cells) => {
   return made;
 };
 
-const ENDS = { length: "cut at the limit", repetition: "cut in a loop", timeout: "out of time", abort: "stopped" };
+/** How a solution ends that was going on. */
+const CUT = {
+  length: "cut at the limit",
+  repetition: "cut in a loop",
+  timeout: "out of time",
+  abort: "stopped",
+};
 
 /** A candidate or the refined solution: its text while it is written, then what is known of it. */
 class Solution {
@@ -57,63 +64,66 @@ class Solution {
     if (this.root.dataset.state === "waiting") this.enter("writing");
   }
 
+  count(tokens) {
+    this.part(".tokens dd").textContent = whole(tokens);
+  }
+
   /** `result` has answer, same_as, tokens, mean_logprob and stop_reason, as the server says them. */
   finish(result) {
+    const { answer, tokens, mean_logprob: mean, stop_reason: reason } = result;
     this.result = result;
-    const cut = result.stop_reason in ENDS;
-    this.enter(cut ? "cut" : "done", ENDS[result.stop_reason] ?? "done");
-    this.part(".answer dd").textContent = result.answer ?? "none stated";
-    this.part(".tokens dd").textContent = whole(result.tokens);
-    this.part(".logprob dd").textContent = result.mean_logprob == null ? "–" : logprob(result.mean_logprob);
+    this.enter(reason in CUT ? "cut" : "done", CUT[reason] ?? "done");
+    this.count(tokens);
+    this.part(".answer dd").textContent = answer ?? "none stated";
+    this.part(".logprob dd").textContent = mean == null ? "–" : logprob(mean);
   }
 }
 
 /** What one request has brought so far, and its place on the page. */
 class Run {
   constructor(k) {
-    const strands = drawStrands(k);
-    this.candidates = Array.from({ length: k }, (_, index) => new Solution(`Candidate ${index + 1}`, [strands[index]]));
-    this.refined = new Solution("Refinement", strands.slice(k));
+    const strands = drawStrands("strands", k);
+    this.candidates = strands
+      .slice(0, k)
+      .map((strand, index) => new Solution(`Candidate ${index + 1}`, [strand]));
+    this.refined = new Solution("Refined from the candidates", strands.slice(k));
     this.usage = null;
-    at("candidates").replaceChildren(
-      ...this.candidates.map((one) => {
-        const item = element("li");
-        item.append(one.root);
-        return item;
-      }),
-    );
+    const items = this.candidates.map((one) => {
+      const item = element("li");
+      item.append(one.root);
+      return item;
+    });
+    at("candidates").replaceChildren(...items);
     at("refined").replaceChildren(this.refined.root);
-    for (const part of ["#agreement tbody", "#costs tbody", "#costs tfoot", "#costs-note", "#verdict"]) {
-      document.querySelector(part).replaceChildren();
-    }
-    at("results").hidden = false;
+    at("agreement").tBodies[0].replaceChildren();
+    at("verdict").textContent = "No candidate has stated an answer yet.";
+    at("costs").hidden = true;
+    at("costs-note").textContent = "Known when the request is finished.";
     say(`Writing ${candidates(k)}.`);
   }
 
   /** Takes one chunk of the stream. */
   take(chunk) {
     const { phase, candidate, event, ...result } = chunk.gsr ?? {};
-    const delta = chunk.choices[0]?.delta ?? {};
-    if (phase === "candidate") {
-      const solution = this.candidates[candidate];
-      if (delta.reasoning) solution.write(delta.reasoning);
-      if (event === "candidate_done") this.finish(solution, result);
-    } else {
-      if (delta.reasoning) this.refined.write(delta.reasoning, ".thinking");
-      if (delta.content) this.refined.write(delta.content);
-      if (event === "refinement_done") this.finish(this.refined, result);
+    const { reasoning = "", content = "" } = chunk.choices[0]?.delta ?? {};
+    const solution = phase === "candidate" ? this.candidates[candidate] : this.refined;
+    if (reasoning) solution.write(reasoning, phase === "candidate" ? ".written" : ".thinking");
+    if (content) solution.write(content);
+    if (result.tokens) solution.count(result.tokens);
+    if (event === "candidate_done" || event === "refinement_done") {
+      solution.finish(result);
+      this.showAgreement();
     }
+    if (event === "candidate_done") this.showProgress();
     this.usage = chunk.usage ?? this.usage;
   }
 
-  finish(solution, result) {
-    solution.finish(result);
-    this.showAgreement();
+  showProgress() {
+    const k = this.candidates.length;
     const count = this.candidates.filter((one) => one.over).length;
-    if (solution === this.refined) return;
-    const all = count === this.candidates.length;
-    if (all) this.refined.enter("waiting", "reading the candidates");
-    say(all ? `All candidates are finished. Refining.` : `${count} of ${candidates(this.candidates.length)} finished.`);
+    if (count < k) return say(`${count} of ${candidates(k)} finished.`);
+    this.refined.enter("waiting", "reading the candidates");
+    say("The candidates are finished. The model reads them and writes the refinement.");
   }
 
   /** The different answers, the most frequent first: which candidates state them, and who else. */
@@ -133,34 +143,44 @@ class Run {
     const refined = this.refined.result;
     const same = groups.find((group) => group.key === refined?.same_as);
     const k = this.candidates.length;
-    const rows = groups.map((group) => agreementRow(group.answer, group.members, k, group === same));
+    const rows = groups.map(({ answer, members, key }) =>
+      agreementRow(answer, members, k, key === same?.key),
+    );
     if (refined?.answer != null && !same) rows.push(agreementRow(refined.answer, [], k, true));
-    document.querySelector("#agreement tbody").replaceChildren(...rows);
+    at("agreement").tBodies[0].replaceChildren(...rows);
     for (const [index, one] of this.candidates.entries()) {
       one.root.toggleAttribute("data-same", Boolean(same?.members.includes(index)));
     }
     this.refined.root.toggleAttribute("data-same", refined?.answer != null);
     if (refined) at("verdict").textContent = verdict(refined, groups, same, k);
+    else if (groups.length) at("verdict").textContent = "";
   }
 
+  /** The phases that the request reached, and their sums; `elapsed` is in seconds. */
   showCosts(elapsed) {
     const { phases, queue_seconds: queue, peak_pages: pages } = this.usage.gsr;
-    const known = PHASES.filter(([name]) => name in phases);
-    const numbers = (phase) => [whole(phase.tokens_computed), whole(phase.tokens_reused), seconds(phase.seconds)];
-    const sum = (field) => known.reduce((total, [name]) => total + phases[name][field], 0);
-    const total = Object.fromEntries(["tokens_computed", "tokens_reused", "seconds"].map((field) => [field, sum(field)]));
-    document
-      .querySelector("#costs tbody")
-      .replaceChildren(...known.map(([name, title]) => row(title, numbers(phases[name]))));
-    document.querySelector("#costs tfoot").replaceChildren(row("All", numbers(total)));
+    const known = PHASES.filter(([name]) => name in phases).map(([name, title]) => {
+      const { tokens_computed: computed, tokens_reused: reused, seconds: time } = phases[name];
+      return { title, numbers: [computed, reused, time] };
+    });
+    const sums = [0, 1, 2].map((column) =>
+      known.reduce((sum, { numbers }) => sum + numbers[column], 0),
+    );
+    const shown = ([computed, reused, time]) => [whole(computed), whole(reused), seconds(time)];
+    const rows = known.map(({ title, numbers }) => row(title, shown(numbers)));
+    at("costs").tBodies[0].replaceChildren(...rows);
+    at("costs").tFoot.replaceChildren(row("All", shown(sums)));
+    at("costs").hidden = false;
     at("costs-note").textContent =
-      `${whole(this.usage.completion_tokens)} tokens written. ${seconds(elapsed)} s from request to end, ` +
-      `${seconds(queue)} s of it queued. At most ${whole(pages)} KV pages.`;
+      `${whole(this.usage.completion_tokens)} tokens written. ${seconds(elapsed)} s from request ` +
+      `to end, ${seconds(queue)} s of it queued. At most ${whole(pages)} KV pages.`;
   }
 
   /** The request ended early: whatever was not finished says so. */
   end(state, words) {
     for (const one of [...this.candidates, this.refined]) if (!one.over) one.enter(state, words);
+    if (!this.groups.length) at("verdict").textContent = "No candidate stated an answer.";
+    if (!this.usage) at("costs-note").textContent = "Not known: the request did not finish.";
   }
 }
 
@@ -173,7 +193,8 @@ const PHASES = [
 
 function agreementRow(answer, members, k, same) {
   const made = row(answer, ["", members.length ? `${members.length} of ${k}` : "new"]);
-  const names = members.length ? `candidates ${members.map((index) => index + 1).join(", ")}` : "no candidate";
+  const numbers = members.map((index) => index + 1).join(", ");
+  const names = numbers ? `candidates ${numbers}` : "no candidate";
   const pips = element("span", "", { class: "pips", role: "img", "aria-label": names });
   for (let index = 0; index < k; index++) {
     pips.append(element("i", "", members.includes(index) ? { "data-on": "" } : {}));
@@ -183,18 +204,20 @@ function agreementRow(answer, members, k, same) {
   return made;
 }
 
+/** The refined answer beside the candidates' in one sentence. */
 function verdict(refined, groups, same, k) {
   if (refined.answer == null) return "The refinement states no answer.";
   if (!same) return "The refined answer is new: no candidate states it.";
   const count = same.members.length;
-  if (count === k) return k === 1 ? "The refinement keeps the answer." : "The refinement and all candidates agree.";
-  if (count < groups[0].members.length) return "The refinement takes an answer of a minority.";
-  const tied = groups.filter((group) => group.members.length === count).length > 1;
-  return tied ? "The refinement takes one of the answers that tie." : "The refinement agrees with the majority.";
+  if (count === k && k > 1) return "The refinement and all candidates agree.";
+  if (count < groups[0].members.length) return "The refinement agrees with a minority.";
+  const tied = groups.filter(({ members }) => members.length === count).length > 1;
+  if (tied) return "The refinement takes one of the answers that tie.";
+  return k > 1 ? "The refinement agrees with the majority." : "The refinement keeps the answer.";
 }
 
-/** The head's drawing: k strands that begin together and meet. Gives the k strands and the end. */
-function drawStrands(k) {
+/** The drawing of k strands that begin together and meet. Gives the strands and the end. */
+function drawStrands(id, k) {
   const svg = (name, attributes) => {
     const made = document.createElementNS("http://www.w3.org/2000/svg", name);
     for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
@@ -204,9 +227,8 @@ function drawStrands(k) {
     const y = k === 1 ? 28 : 4 + (48 * index) / (k - 1);
     return svg("path", { d: `M6 28C60 28 50 ${y} 110 ${y}H170C230 ${y} 220 28 274 28` });
   });
-  const last = svg("path", { d: "M274 28H312" });
-  const end = svg("circle", { cx: 314, cy: 28, r: 5 });
-  at("strands").replaceChildren(...strands, last, svg("circle", { cx: 6, cy: 28, r: 3.5 }), end);
-  at("k-shown").textContent = k;
-  return [...strands, last, end];
+  const begin = svg("circle", { cx: 6, cy: 28, r: 3.5 });
+  const end = [svg("path", { d: "M274 28H312" }), svg("circle", { cx: 314, cy: 28, r: 5 })];
+  at(id).replaceChildren(...strands, begin, ...end);
+  return [...strands, ...end];
 }
