@@ -1,0 +1,40 @@
+"""One line of the log for every finished request."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+_log = logging.getLogger("gsr_engine.requests")
+
+
+class RequestLog:
+    """Writes to the logger `gsr_engine.requests` (INFO); a host decides where that goes.
+
+    A line is `name=value` pairs. The record has the same values as a dict in `record.gsr`, for a
+    handler that writes JSON. Texts of prompts and replies are left out unless `text` is True.
+    """
+
+    def __init__(self, text: bool = False) -> None:
+        self.text = text
+
+    def write(self, fields: Mapping[str, Any], texts: Mapping[str, Any]) -> None:
+        """Write one line: the fields that are not None, and texts if they are wanted."""
+        shown = {**fields, **(texts if self.text else {})}
+        values = {name: value for name, value in shown.items() if value is not None}
+        line = " ".join(f"{name}={_spelled(value)}" for name, value in values.items())
+        _log.info("%s", line, extra={"gsr": values})
+
+
+def _spelled(value: object) -> str:
+    """A value without spaces or line breaks of its own as it is; any other as JSON.
+
+    So a client that chooses an id cannot forge a line.
+    """
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    if isinstance(value, str) and value.isascii() and value.isprintable() and " " not in value:
+        return value
+    return json.dumps(value)
