@@ -10,13 +10,13 @@ import base64
 import hashlib
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
-if TYPE_CHECKING:
-    from gsr_engine.serving.http.state import Server
+from gsr_engine.serving.http.errors import Problem
+from gsr_engine.serving.http.guard import check_key, unguarded
+from gsr_engine.serving.http.state import Server
 
 _FOLDER = Path(__file__).parent
 _STYLE = re.compile(r'<link rel="stylesheet" href="([\w.]+)">')
@@ -24,8 +24,8 @@ _SCRIPT = re.compile(r'<script src="([\w.]+)"></script>')
 
 
 def page_routes(server: Server) -> APIRouter:
-    """The route of the page, relative to wherever the router is mounted."""
-    router = APIRouter()
+    """`/`; the page's requests are relative to it, so it works wherever it is mounted."""
+    router = APIRouter(route_class=unguarded(server))
     document, policy = _document()
     headers = {
         "Content-Security-Policy": policy,
@@ -35,7 +35,12 @@ def page_routes(server: Server) -> APIRouter:
     }
 
     @router.get("/", include_in_schema=False)
-    def page(request: Request) -> HTMLResponse:
+    async def page(request: Request) -> HTMLResponse:
+        """The page, also for a browser without a key."""
+        try:
+            check_key(server, request)
+        except Problem as problem:
+            return HTMLResponse(document, problem.status, headers | {"WWW-Authenticate": "Bearer"})
         return HTMLResponse(document, headers=headers)
 
     return router
