@@ -97,13 +97,13 @@ def chunk(delta: dict[str, str], gsr: dict[str, Any] | None = None, **fields: An
 def candidate(index: int, text: str, tokens: int = 1) -> str:
     """New text of a candidate, which has this many tokens by now."""
     delta = {"reasoning": text, "reasoning_content": text}
-    gsr = {"phase": "candidate", "candidate": index, "event": "token", "tokens": tokens}
+    gsr = {"phase": "candidate", "candidate": index, "event": "tokens", "tokens": tokens}
     return chunk(delta, gsr)
 
 
 def candidate_done(index: int, answer: str | None, same_as: int | None, **changed: Any) -> str:
     """A candidate is finished."""
-    ended = {"tokens": 9, "mean_logprob": -0.25, "stop_reason": None, **changed}
+    ended = {"tokens": 9, "mean_logprob": -0.25, "finish_reason": "stop", **changed}
     gsr = {"phase": "candidate", "candidate": index, "event": "candidate_done"}
     return chunk({}, {**gsr, "answer": answer, "same_as": same_as, **ended})
 
@@ -111,7 +111,7 @@ def candidate_done(index: int, answer: str | None, same_as: int | None, **change
 def refinement_done(answer: str | None, same_as: int | None) -> str:
     """The refinement is finished."""
     gsr = {"phase": "refinement", "event": "refinement_done", "answer": answer, "same_as": same_as}
-    ended = {"tokens": 7, "mean_logprob": -0.5, "stop_reason": None}
+    ended = {"tokens": 7, "mean_logprob": -0.5, "finish_reason": "stop"}
     return chunk({}, {**gsr, **ended}, finish_reason="stop")
 
 
@@ -123,7 +123,7 @@ def costs() -> str:
         "refine_prefill": {"tokens_computed": 438, "tokens_reused": 61, "seconds": 0.18},
         "refine_decode": {"tokens_computed": 97, "tokens_reused": 0, "seconds": 0.97},
     }
-    gsr = {"phases": phases, "k": 2, "k_effective": 2, "queue_seconds": 0.0, "peak_pages": 64}
+    gsr = {**phases, "k": 2, "k_effective": 2, "queue_seconds": 0.0, "peak_pages": 64}
     usage = {"prompt_tokens": 61, "completion_tokens": 497, "total_tokens": 558, "gsr": gsr}
     body = {"object": "chat.completion.chunk", "choices": [], "usage": usage}
     return f"data: {json.dumps(body)}\n\n"

@@ -118,7 +118,7 @@ def chat() -> ScriptedChat:
             scripted.candidate(1, "I see 2", tokens=8),
             scripted.candidate(0, "one", tokens=2),
             scripted.candidate_done(1, "2", 1),
-            scripted.candidate_done(0, "11", 0, stop_reason="length", mean_logprob=-1.5),
+            scripted.candidate_done(0, "11", 0, finish_reason="length", mean_logprob=-1.5),
             scripted.chunk({"reasoning": "hm", "reasoning_content": "hm"}),
             scripted.chunk({"content": "It is "}),
             scripted.chunk({"content": "2."}),

@@ -59,7 +59,8 @@ async function solve() {
   busy(new AbortController());
   try {
     const body = payload(k, seed);
-    const response = await ask("v1/chat/completions", { method: "POST", body, signal: stopping.signal });
+    const { signal } = stopping;
+    const response = await ask("v1/chat/completions", { method: "POST", body, signal });
     run = new Run(k);
     show(true);
     for await (const chunk of chunksOf(response)) run.take(chunk);
@@ -123,16 +124,17 @@ function showChoices() {
   at("examples").hidden = false;
 }
 
-// Held-out puzzles of the model in the box, and how people write them.
+// Held-out puzzles of the model in the box, and how people write them. Its candidates often
+// disagree, and of the last one they are mostly all wrong.
 const PUZZLES = {
-  "g3f3e1d3c3b1a3×₁4×₂2": "3313313 × 4 × 2 in base 5",
-  "f2e0d1c3b1a0×₁3×₂4": "201310 × 3 × 4 in base 5",
-  "h3g4f1e4d1c2b2a2×₁3×₂2×₃2": "34141222 × 3 × 2 × 2 in base 5",
-  "g4f0e0d1c1b4a3×₁(1+1)×₂(1+1)×₃(2+1)": "4001143 × (1+1) × (1+1) × (2+1) in base 5",
+  "g2f1e3d2c2b3a0×₁4×₂2": "2132230 × 4 × 2 in base 5",
+  "h3g3f0e1d3c0b3a4×₁2×₂3": "33013034 × 2 × 3 in base 5",
+  "g2f3e2d4c4b3a4×₁2×₂3×₃2": "2324434 × 2 × 3 × 2 in base 5",
+  "g1f2e2d4c2b4a2×₁(1+2)×₂(1+1)×₃(1+1)": "1224242 × (1+2) × (1+1) × (1+1) in base 5",
 };
 const PROBLEMS = {
-  "A shop sells pens at 3 for 2 euros and notebooks at 4 euros each. Ada buys 12 pens and 5 notebooks and pays with a 50 euro note. How much does she get back?":
-    "Pens and notebooks",
+  ["A shop sells pens at 3 for 2 euros and notebooks at 4 euros each. Ada buys 12 pens and " +
+  "5 notebooks and pays with a 50 euro note. How much does she get back?"]: "Pens and notebooks",
 };
 
 at("form").addEventListener("submit", (event) => {

@@ -68,12 +68,12 @@ class Solution {
     this.part(".tokens dd").textContent = whole(tokens);
   }
 
-  /** `result` has answer, same_as, tokens, mean_logprob and stop_reason, as the server says them. */
+  /** `result`: answer, same_as, tokens, mean_logprob, finish_reason, as the server says them. */
   finish(result) {
-    const { answer, tokens, mean_logprob: mean, stop_reason: reason } = result;
+    const { answer, tokens, mean_logprob: mean, finish_reason: reason } = result;
     this.result = result;
     this.enter(reason in CUT ? "cut" : "done", CUT[reason] ?? "done");
-    this.count(tokens);
+    if (tokens) this.count(tokens);
     this.part(".answer dd").textContent = answer ?? "none stated";
     this.part(".logprob dd").textContent = mean == null ? "–" : logprob(mean);
   }
@@ -115,15 +115,15 @@ class Run {
       this.showAgreement();
     }
     if (event === "candidate_done") this.showProgress();
+    if (event === "phase_started" && phase === "refinement") this.refined.enter("waiting", "reading");
     this.usage = chunk.usage ?? this.usage;
   }
 
   showProgress() {
     const k = this.candidates.length;
     const count = this.candidates.filter((one) => one.over).length;
-    if (count < k) return say(`${count} of ${candidates(k)} finished.`);
-    this.refined.enter("waiting", "reading the candidates");
-    say("The candidates are finished. The model reads them and writes the refinement.");
+    if (count < k) say(`${count} of ${candidates(k)} finished.`);
+    else say("The candidates are finished. The model reads them and writes the refinement.");
   }
 
   /** The different answers, the most frequent first: which candidates state them, and who else. */
@@ -158,9 +158,9 @@ class Run {
 
   /** The phases that the request reached, and their sums; `elapsed` is in seconds. */
   showCosts(elapsed) {
-    const { phases, queue_seconds: queue, peak_pages: pages } = this.usage.gsr;
-    const known = PHASES.filter(([name]) => name in phases).map(([name, title]) => {
-      const { tokens_computed: computed, tokens_reused: reused, seconds: time } = phases[name];
+    const { queue_seconds: queue, peak_pages: pages, ...costs } = this.usage.gsr;
+    const known = PHASES.filter(([name]) => name in costs).map(([name, title]) => {
+      const { tokens_computed: computed, tokens_reused: reused, seconds: time } = costs[name];
       return { title, numbers: [computed, reused, time] };
     });
     const sums = [0, 1, 2].map((column) =>
