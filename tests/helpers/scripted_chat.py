@@ -94,10 +94,10 @@ def chunk(delta: dict[str, str], gsr: dict[str, Any] | None = None, **fields: An
     return f"data: {json.dumps(body if gsr is None else {**body, 'gsr': gsr})}\n\n"
 
 
-def candidate(index: int, text: str, tokens: int = 1) -> str:
-    """New text of a candidate, which has this many tokens by now."""
+def candidate(index: int, text: str) -> str:
+    """New text of a candidate."""
     delta = {"reasoning": text, "reasoning_content": text}
-    gsr = {"phase": "candidate", "candidate": index, "event": "tokens", "tokens": tokens}
+    gsr = {"phase": "candidate", "candidate": index, "event": "tokens"}
     return chunk(delta, gsr)
 
 
@@ -108,9 +108,14 @@ def candidate_done(index: int, answer: str | None, same_as: int | None, **change
     return chunk({}, {**gsr, "answer": answer, "same_as": same_as, **ended})
 
 
+def refinement_begins() -> str:
+    """The model begins to read the candidates."""
+    return chunk({}, {"phase": "refinement", "event": "phase_started", "round": 1})
+
+
 def refinement_done(answer: str | None, same_as: int | None) -> str:
     """The refinement is finished."""
-    gsr = {"phase": "refinement", "event": "refinement_done", "answer": answer, "same_as": same_as}
+    gsr = {"phase": "refinement", "event": "done", "answer": answer, "same_as": same_as}
     ended = {"tokens": 7, "mean_logprob": -0.5, "finish_reason": "stop"}
     return chunk({}, {**gsr, **ended}, finish_reason="stop")
 

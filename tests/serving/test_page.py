@@ -115,10 +115,11 @@ def chat() -> ScriptedChat:
             BEGIN,
             scripted.candidate(0, "one and "),
             KEEP_ALIVE,
-            scripted.candidate(1, "I see 2", tokens=8),
-            scripted.candidate(0, "one", tokens=2),
+            scripted.candidate(1, "I see 2"),
+            scripted.candidate(0, "one"),
             scripted.candidate_done(1, "2", 1),
             scripted.candidate_done(0, "11", 0, finish_reason="length", mean_logprob=-1.5),
+            scripted.refinement_begins(),
             scripted.chunk({"reasoning": "hm", "reasoning_content": "hm"}),
             scripted.chunk({"content": "It is "}),
             scripted.chunk({"content": "2."}),
@@ -167,13 +168,23 @@ def test_candidates_stream_side_by_side(open_page: Open, chat: ScriptedChat) -> 
     page.solve()
     page.wait(lambda: page.texts("#candidates .state") == ["writing", "done"])
     assert page.texts("#candidates .written") == ["one and one", "I see 2"]
-    assert page.texts("#candidates .tokens dd") == ["2", "9"]
+    assert page.texts("#candidates .tokens dd") == ["–", "9"]
     assert page.text("#status") == "1 of 2 candidates finished."
     left, right = (one.rect for one in page.driver.find_elements(By.CSS_SELECTOR, "#candidates li"))
     assert left["y"] == right["y"]
     assert left["x"] + left["width"] < right["x"]
     gate.set()
     page.wait(lambda: page.text("#status").startswith("Done"))
+
+
+def test_it_says_that_the_model_reads_the_candidates(open_page: Open, chat: ScriptedChat) -> None:
+    gate = held(chat, 8)
+    page = open_page(chat.app()).connected()
+    page.solve()
+    page.wait(lambda: page.text("#refined .state") == "reading the candidates")
+    assert page.texts("#candidates .state") == ["cut at the limit", "done"]
+    gate.set()
+    page.wait(lambda: page.text("#refined .state") == "done")
 
 
 def test_a_narrow_screen_stacks_them(open_page: Open, chat: ScriptedChat) -> None:

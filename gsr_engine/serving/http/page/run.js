@@ -56,6 +56,7 @@ class Solution {
   }
 
   write(text, where = ".written") {
+    if (!text) return;
     const box = this.part(where);
     const follows = box.scrollHeight - box.scrollTop - box.clientHeight < 32;
     box.hidden = false;
@@ -64,16 +65,12 @@ class Solution {
     if (this.root.dataset.state === "waiting") this.enter("writing");
   }
 
-  count(tokens) {
-    this.part(".tokens dd").textContent = whole(tokens);
-  }
-
   /** `result`: answer, same_as, tokens, mean_logprob, finish_reason, as the server says them. */
   finish(result) {
     const { answer, tokens, mean_logprob: mean, finish_reason: reason } = result;
     this.result = result;
     this.enter(reason in CUT ? "cut" : "done", CUT[reason] ?? "done");
-    if (tokens) this.count(tokens);
+    this.part(".tokens dd").textContent = whole(tokens);
     this.part(".answer dd").textContent = answer ?? "none stated";
     this.part(".logprob dd").textContent = mean == null ? "–" : logprob(mean);
   }
@@ -104,19 +101,25 @@ class Run {
 
   /** Takes one chunk of the stream. */
   take(chunk) {
-    const { phase, candidate, event, ...result } = chunk.gsr ?? {};
+    const { phase = "refinement", candidate, event, ...result } = chunk.gsr ?? {};
     const { reasoning = "", content = "" } = chunk.choices[0]?.delta ?? {};
-    const solution = phase === "candidate" ? this.candidates[candidate] : this.refined;
-    if (reasoning) solution.write(reasoning, phase === "candidate" ? ".written" : ".thinking");
-    if (content) solution.write(content);
-    if (result.tokens) solution.count(result.tokens);
-    if (event === "candidate_done" || event === "refinement_done") {
-      solution.finish(result);
-      this.showAgreement();
-    }
-    if (event === "candidate_done") this.showProgress();
-    if (event === "phase_started" && phase === "refinement") this.refined.enter("waiting", "reading");
     this.usage = chunk.usage ?? this.usage;
+    if (event === "phase_started") {
+      if (phase === "refinement") this.refined.enter("waiting", "reading the candidates");
+    } else if (phase === "candidate") {
+      this.candidates[candidate].write(reasoning);
+      if (event === "candidate_done") this.finish(this.candidates[candidate], result);
+    } else {
+      this.refined.write(reasoning, ".thinking");
+      this.refined.write(content);
+      if (event === "done") this.finish(this.refined, result);
+    }
+  }
+
+  finish(solution, result) {
+    solution.finish(result);
+    this.showAgreement();
+    if (solution !== this.refined) this.showProgress();
   }
 
   showProgress() {
