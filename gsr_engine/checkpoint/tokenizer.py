@@ -7,7 +7,7 @@ from copy import deepcopy
 from datetime import date
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as RawTokenizer
@@ -190,6 +190,16 @@ class Tokenizer:
     def pieces(self, token_ids: list[int]) -> list[str]:
         """The text of each id on its own, special tokens included."""
         return [str(self._markup.decode([one], skip_special_tokens=False)) for one in token_ids]
+
+    def spelled(self, token_ids: list[int]) -> str:
+        """The text of ids, special tokens included."""
+        return str(self._markup.decode(token_ids, skip_special_tokens=False))
+
+    @property
+    def names(self) -> dict[str, Any]:
+        """What others ask of a tokenizer: its special tokens by name, and its chat template."""
+        tokens = self._tokenizer.special_tokens_map
+        return {**tokens, "chat_template": self._tokenizer.chat_template}
 
     def stop_token(self, text: str) -> int | None:
         """The special token that a stop string names; None if it is text.

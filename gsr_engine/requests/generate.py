@@ -18,6 +18,7 @@ class GenerateRequest(Request[GenerateResult]):
     The streams draw as streams `first`, `first + 1`, ... of the seed.
 
     Attributes:
+        prompt: its token ids.
         params: what it was made with, with numbers for None.
         streams: the live streams, once it is admitted. A caller that steps the engine itself can
             read their tokens so far.
@@ -52,7 +53,7 @@ class GenerateRequest(Request[GenerateResult]):
             lambda most: prompt_pages + pages_for(min(most, stream_tokens)),
         )
         super().__init__(params.n, most_pages, params.priority)
-        self._prompt = prompt
+        self.prompt = prompt
         self._seed = seed
         self._first = first
         self._tokenizer = tokenizer
@@ -61,7 +62,7 @@ class GenerateRequest(Request[GenerateResult]):
     def start(self, new_prompt: NewPrompt) -> list[Group]:
         """One group: the prompt and its streams."""
         params = self._params
-        prompt = new_prompt(self._prompt, params.cache_salt)
+        prompt = new_prompt(self.prompt, params.cache_salt)
         phases: tuple[Phase, Phase] = ("candidate_prefill", "candidate_decode")
         group = Group(self, prompt, phases, salt=params.cache_salt, continued=True)
         streams = range(self._first, self._first + params.n)
@@ -70,7 +71,7 @@ class GenerateRequest(Request[GenerateResult]):
         self.streams = group.streams
         phase = self.usage.phase("candidate_prefill")
         phase.reused_cache = context_length(prompt.context)
-        phase.reused_prompt = (params.n - 1) * len(self._prompt)
+        phase.reused_prompt = (params.n - 1) * len(self.prompt)
         return [group]
 
     def group_finished(self, group: Group) -> list[Group]:
@@ -86,13 +87,13 @@ class GenerateRequest(Request[GenerateResult]):
 
     def fail(self, error: str) -> None:
         """Set a result without completions."""
-        self.result = GenerateResult(self._prompt, [], self.usage, self.params, error)
+        self.result = GenerateResult(self.prompt, [], self.usage, self.params, error)
 
     def _finish(self, error: str | None) -> None:
-        self.usage.prompt_tokens = len(self._prompt)
+        self.usage.prompt_tokens = len(self.prompt)
         self.usage.completion_tokens = sum(len(stream.segment) for stream in self.streams)
         self.result = GenerateResult(
-            prompt_token_ids=self._prompt,
+            prompt_token_ids=self.prompt,
             completions=[completion(stream, self._tokenizer) for stream in self.streams],
             usage=self.usage,
             params=self.params,

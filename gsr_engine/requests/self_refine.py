@@ -97,6 +97,11 @@ class SelfRefineRequest(Request[RefineResult]):
         return self._params
 
     @property
+    def prompt(self) -> list[int]:
+        """The token ids that candidates continue."""
+        return self.problem.direct
+
+    @property
     def candidates(self) -> list[Stream]:
         """The streams of the candidates; empty before the request is admitted."""
         return self.rounds[0] if self.rounds else []

@@ -17,6 +17,7 @@ from gsr_engine.engine import Engine
 from gsr_engine.errors import EngineClosed, EngineForked, InvalidRequest, shown
 from gsr_engine.outputs import GenerateResult, RefineResult
 from gsr_engine.params import SamplingParams, SelfRefineParams
+from gsr_engine.requests.maker import RequestMaker
 from gsr_engine.serving.engine_loop import EngineLoop
 from gsr_engine.serving.events import Event, Final
 from gsr_engine.serving.mailbox import Mailbox
@@ -51,6 +52,7 @@ class AsyncEngine:
 
     Attributes:
         loop: the thread that runs the engine; for instruments and tests.
+        max_pending: most unfinished requests.
 
     Raises:
         InvalidRequest: `max_pending` is out of range.
@@ -62,6 +64,7 @@ class AsyncEngine:
                 "max_pending", f"must be an integer above 0, got {shown(max_pending)}"
             )
         self._engine = engine
+        self.max_pending = max_pending
         self.loop = EngineLoop(engine, max_pending)
 
     @classmethod
@@ -73,6 +76,11 @@ class AsyncEngine:
         It blocks while it loads: inside a running event loop call it through `asyncio.to_thread`.
         """
         return cls(Engine.from_pretrained(path_or_id, **options), max_pending=max_pending)
+
+    @property
+    def maker(self) -> RequestMaker:
+        """The engine's tokenizer, prompts and limits; its methods work in any thread."""
+        return self._engine
 
     def self_refine(
         self,
