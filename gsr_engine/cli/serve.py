@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from gsr_engine.cli import options, terminal
-from gsr_engine.errors import GsrError, check_float
+from gsr_engine.errors import check_float
 
 if TYPE_CHECKING:
-    from gsr_engine.serving.async_engine import AsyncEngine
     from gsr_engine.serving.http.auth import Keys
     from gsr_engine.serving.http.settings import Settings
 

@@ -7,44 +7,39 @@ that misspells one should hear of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
 
 from fastapi import Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from gsr_engine.errors import InvalidRequest, check_float
-from gsr_engine.params import (
-    MAX_CANDIDATES,
-    MAX_TOP_LOGPROBS,
-    Layout,
-    Order,
-    SamplingParams,
-    View,
-)
+from gsr_engine.params import MAX_CANDIDATES, Layout, Order, SamplingParams, View
 from gsr_engine.repetition import RepetitionDetectionParams
+from gsr_engine.serving.http.replies import Options
 from gsr_engine.serving.http.settings import Settings
 
 TIMEOUT_HEADER = "x-request-timeout"
+MOST_ROUNDS = 16
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Width = Annotated[int, Field(ge=1, le=MAX_CANDIDATES)]
 
 
-def only(*neutral: object) -> Any:
-    """The type of a field of OpenAI's or vLLM's that counts only with a value that asks nothing."""
+def only(*neutral: object) -> AfterValidator:
+    """For a field of OpenAI's or vLLM's: it is refused unless its value asks for nothing."""
 
     def check(value: object) -> object:
         if value not in neutral:
-            takes = " or ".join(repr(one) for one in neutral) or "nothing"
-            raise ValueError(f"is not supported (only {takes})")
+            raise ValueError(f"is not supported (only {' or '.join(map(repr, neutral))})")
         return value
 
-    return Annotated[Any, AfterValidator(check)]
+    return AfterValidator(check)
 
 
 class Body(BaseModel):
     """An object in a request."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -70,34 +65,39 @@ class Sampling(Body):
     top_k: int | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
     max_tokens: Count | None = None
-    min_tokens: int = 0
-    stop: str | list[str] = []
-    stop_token_ids: list[int] = []
-    ignore_eos: bool = False
+    min_tokens: int | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    ignore_eos: bool | None = None
     repetition_detection: Repetition | None = None
 
     def drawing(self) -> dict[str, Any]:
-        """The fields that say how a token is drawn."""
-        return {name: getattr(self, name) for name in _DRAWING}
+        """The given fields that say how a token is drawn."""
+        return self._given(_DRAWING)
 
     def ending(self) -> dict[str, Any]:
-        """The fields that say when a stream ends, as far as they are given."""
-        given = {name: getattr(self, name) for name in _ENDING & self.model_fields_set}
-        loops = given.get("repetition_detection")
-        if loops is not None:
-            given["repetition_detection"] = RepetitionDetectionParams(**loops.model_dump())
+        """The given fields that say when a stream ends."""
+        given = self._given(_ENDING)
+        if self.repetition_detection is not None:
+            loops = self.repetition_detection.model_dump(exclude_unset=True)
+            given["repetition_detection"] = RepetitionDetectionParams(**loops)
         return given
+
+    def _given(self, names: Iterable[str]) -> dict[str, Any]:
+        values = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 _DRAWING = (
     *("temperature", "top_p", "top_k", "min_p"),
     *("repetition_penalty", "presence_penalty", "frequency_penalty"),
 )
-_ENDING = frozenset(
-    ("max_tokens", "min_tokens", "stop", "stop_token_ids", "ignore_eos", "repetition_detection")
+_ENDING = (
+    *("max_tokens", "min_tokens", "stop", "stop_token_ids", "ignore_eos"),
+    "repetition_detection",
 )
 
 
@@ -117,22 +117,22 @@ class Refinement(Body):
     """
 
     method: Literal["selfref"] = "selfref"
-    k: Annotated[int, Field(ge=1, le=MAX_CANDIDATES)] | None = None
     stream: Literal["final", "phases", "all"] = "final"
+    k: Width | None = None
     candidates: list[str | list[int]] | None = None
     candidate: Sampling = Field(default_factory=Sampling)
-    layout: Layout = "linear"
-    view: View = "summary"
+    layout: Layout | None = None
+    view: View | None = None
     order: Order | None = None
-    summary_tokens: Count = 1000
-    min_candidates: int = 1
+    summary_tokens: Count | None = None
+    min_candidates: int | None = None
     candidate_timeout: float | None = None
-    agreement: int = 0
-    first: int = 0
-    widths: list[Annotated[int, Field(ge=1, le=MAX_CANDIDATES)]] = Field([], max_length=16)
+    agreement: int | None = None
+    first: int | None = None
+    widths: list[Width] | None = Field(None, max_length=MOST_ROUNDS)
     subset: int | None = None
-    refinements: Annotated[int, Field(ge=1, le=MAX_CANDIDATES)] | None = None
-    force_layout: bool = False
+    refinements: Width | None = None
+    force_layout: bool | None = None
     template: str | None = None
 
 
@@ -140,7 +140,7 @@ class Generating(Sampling):
     """A request for tokens."""
 
     model: str | None = None
-    n: Annotated[int, Field(ge=1, le=MAX_CANDIDATES)] = 1
+    n: Width = 1
     seed: int | None = None
     max_completion_tokens: Count | None = None
     stream: bool = False
@@ -164,16 +164,10 @@ class Generating(Sampling):
     agent_hint: Any = None
     agentic_context: Any = None
 
-    logit_bias: only({}) = None
-    response_format: only({"type": "text"}) = None
-    skip_special_tokens: only(True) = None
-    use_beam_search: only(False) = None
-
-    @model_validator(mode="after")
-    def _options_need_a_stream(self) -> Self:
-        if "stream_options" in self.model_fields_set and not self.stream:
-            raise ValueError("stream_options: needs stream: true")
-        return self
+    logit_bias: Annotated[Any, only({})] = None
+    response_format: Annotated[Any, only({"type": "text"})] = None
+    skip_special_tokens: Annotated[Any, only(True)] = None
+    use_beam_search: Annotated[Any, only(False)] = None
 
     def hints(self) -> dict[str, str]:
         """What routers said about it."""
@@ -188,6 +182,20 @@ class Generating(Sampling):
             InvalidRequest: a value is out of range.
         """
         return SamplingParams(**{**self.drawing(), **self.ending(), **others})
+
+    def reply_options(self, logprobs: int | None) -> Options:
+        """What the reply carries."""
+        return Options(
+            logprobs=logprobs,
+            token_ids=self.return_token_ids,
+            usage_at_end=self.stream_options.include_usage,
+            usage_always=self.stream_options.continuous_usage_stats,
+        )
+
+    def check_options(self) -> None:
+        """Raise InvalidRequest for options of a stream where none is asked for."""
+        if "stream_options" in self.model_fields_set and not self.stream:
+            raise InvalidRequest("stream_options", "needs stream: true")
 
 
 def seconds_left(body: Generating, request: Request) -> float | None:
@@ -210,7 +218,7 @@ def seconds_left(body: Generating, request: Request) -> float | None:
     return min(limits, default=None)
 
 
-def check_count(settings: Settings, name: str, count: int, most: int) -> None:
+def check_count(name: str, count: int, most: int) -> None:
     """Raise InvalidRequest for more than a setting of the server allows."""
     if count > most:
         raise InvalidRequest(name, f"{count} is more than this server's {most}")
@@ -223,8 +231,5 @@ def stream_limit(settings: Settings, asked: int | None) -> int | None:
         InvalidRequest: more was asked for.
     """
     if asked is not None and settings.max_tokens is not None:
-        check_count(settings, "max_tokens", asked, settings.max_tokens)
+        check_count("max_tokens", asked, settings.max_tokens)
     return settings.max_tokens if asked is None else asked
-
-
-__all__ = ["MAX_TOP_LOGPROBS"]
