@@ -234,16 +234,16 @@ class SelfRefineParams:
             "as_generated" (by index), or "as_finished". With the last, each candidate is prefilled
             as it finishes, while others still decode; so it is not for given candidates.
         min_candidates: if fewer candidates are usable, the request ends with an error.
-        deadline: seconds from submission after which all candidates are stopped; unfinished ones
-            are shown as far as they got.
+        candidate_timeout: seconds from submission after which all candidates are stopped;
+            unfinished ones are shown as far as they got.
         agreement: once this many finished candidates state the same answer, the others are stopped
             and left out; 0 waits for all. Neither this nor `first` is for given candidates.
         first: once this many candidates have ended by themselves with something to show, the others
             are stopped and left out (First Finish Search, arXiv 2505.18149); 0 waits for all. One
             that `max_tokens` or the context cut does not count, but is shown; so is one that ends
-            in the same step as the last that counts. `agreement` and `deadline` may end the wait
-            sooner. Which are first may depend on what else the engine does, as with `deadline` and
-            `as_finished`.
+            in the same step as the last that counts. `agreement` and `candidate_timeout` may end
+            the wait sooner. Which are first may depend on what else the engine does, as with
+            `candidate_timeout` and `as_finished`.
         widths: refinements in each round before the last.
         subset: how many solutions of the round before each refinement reads, drawn by the seed;
             None reads all.
@@ -267,7 +267,7 @@ class SelfRefineParams:
     summary_tokens: int = 1000
     order: Order = "shuffled"
     min_candidates: int = 1
-    deadline: float | None = None
+    candidate_timeout: float | None = None
     agreement: int = 0
     first: int = 0
     widths: tuple[int, ...] = ()
@@ -290,7 +290,7 @@ class SelfRefineParams:
         _keep_int(self, "seed", 0, 2**63 - 1, optional=True)
         _keep_int(self, "summary_tokens", 1, 2**31 - 1)
         _keep_int(self, "min_candidates", 1, self.k)
-        _keep_float(self, "deadline", 0.0, 1e9, optional=True)
+        _keep_float(self, "candidate_timeout", 0.0, 1e9, optional=True)
         _keep_int(self, "agreement", 0, self.k)
         self._check_first()
         self._check_rounds()

@@ -111,7 +111,8 @@ class RequestMaker:
             refine=self.generation.fill(params.refine, own=("repetition_penalty",)),
         )
         seed = _seed(params.seed, index)
-        deadline = None if params.deadline is None else self.clock() + params.deadline
+        timeout = params.candidate_timeout
+        deadline = None if timeout is None else self.clock() + timeout
         request = SelfRefineRequest(
             problem, params, seed, self.prompts, self.limits, given, deadline
         )

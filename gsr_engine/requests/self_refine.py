@@ -304,7 +304,7 @@ class SelfRefineRequest(Request[RefineResult]):
         """Stop the candidates; the refinement reads them as far as they got."""
         self._expired = True
         if not self.rounds:
-            self._finish(error="the deadline passed before the request was admitted")
+            self._finish(error="the candidate timeout passed before the request was admitted")
         elif len(self.rounds) == 1:
             for stream in self.candidates:
                 stream.end("abort")

@@ -45,7 +45,7 @@ class AsyncEngine:
     `contextlib.aclosing` closes it at once.
 
     Back-pressure works both ways. At most `max_pending` requests are unfinished; further callers
-    wait for room, first come, first served, but a long input comes once it is made. A deadline
+    wait for room, first come, first served, but a long input comes once it is made. A timeout
     counts from the call, also while its request waits for room. A slow reader does not slow the
     engine down, and its buffer is bounded: new tokens of a stream join its one unread token event.
 
@@ -106,8 +106,8 @@ class AsyncEngine:
         def make(asked_at: float) -> StreamingRequest:
             mine = _params(params, SelfRefineParams)
             request = self._engine.new_self_refine(problem, mine, candidates=candidates)
-            if mine.deadline is not None:
-                request.deadline = asked_at + mine.deadline
+            if mine.candidate_timeout is not None:
+                request.deadline = asked_at + mine.candidate_timeout
             return request
 
         return self._events(make, _size(problem, candidates), request_id, wait)

@@ -118,7 +118,7 @@ class AsyncWorld:
         def make(engine: Engine) -> Any:
             return engine.new_self_refine(problem, params, candidates=given)
 
-        timed = replace(params, deadline=0.05) if deadline else params
+        timed = replace(params, candidate_timeout=0.05) if deadline else params
         events = partial(self._front.self_refine, problem, timed, candidates=given)
         self._read(events, None if deadline else make)
 

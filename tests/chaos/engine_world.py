@@ -29,7 +29,7 @@ from tests.helpers.pieces import check_pieces
 
 Make = Callable[[Engine], AnyRequest]
 MAX_STREAMS = 40
-_ERRORS = ("RuntimeError: ", "KeyboardInterrupt", "not finite", "usable", "deadline", "aborted")
+_ERRORS = ("RuntimeError: ", "KeyboardInterrupt", "not finite", "usable", "timeout", "aborted")
 _MOST_SAID = 12
 _MOST_LIVE = 30
 

@@ -212,7 +212,7 @@ async def timed(folder: Path, clock: Clock, max_pending: int) -> AsyncIterator[A
         yield front
 
 
-def test_a_deadline_passes_while_the_request_waits_for_room(qwen2: Path) -> None:
+def test_a_timeout_passes_while_the_request_waits_for_room(qwen2: Path) -> None:
     clock = Clock()
 
     async def main() -> None:
@@ -221,14 +221,16 @@ def test_a_deadline_passes_while_the_request_waits_for_room(qwen2: Path) -> None
             await anext(running)
             late, early, timeless = (
                 asyncio.create_task(
-                    read(engine.self_refine("1+1", SelfRefineParams(k=1, deadline=deadline)))
+                    read(
+                        engine.self_refine("1+1", SelfRefineParams(k=1, candidate_timeout=timeout))
+                    )
                 )
-                for deadline in (60.0, 5.0, None)
+                for timeout in (60.0, 5.0, None)
             )
             await until_waiting(engine, 3)
             await in_thread(engine, lambda: setattr(clock, "now", 106.0))
             (result,) = [verify(await early)]
-            assert result.error == "the deadline passed before the request was admitted"
+            assert result.error == "the candidate timeout passed before the request was admitted"
             assert not late.done()
             await until_waiting(engine, 2)
             await in_thread(engine, lambda: setattr(clock, "now", 161.0))
@@ -240,9 +242,9 @@ def test_a_deadline_passes_while_the_request_waits_for_room(qwen2: Path) -> None
     asyncio.run(main())
 
 
-def test_a_deadline_counts_from_the_call(qwen2: Path, slow: SlowTokenizing) -> None:
+def test_a_timeout_counts_from_the_call(qwen2: Path, slow: SlowTokenizing) -> None:
     clock = Clock()
-    params = SelfRefineParams(k=1, deadline=5.0, candidate=SamplingParams(max_tokens=5))
+    params = SelfRefineParams(k=1, candidate_timeout=5.0, candidate=SamplingParams(max_tokens=5))
 
     async def main() -> None:
         async with timed(qwen2, clock, max_pending=9) as engine:
@@ -252,7 +254,9 @@ def test_a_deadline_counts_from_the_call(qwen2: Path, slow: SlowTokenizing) -> N
             await slow.until_begun()
             clock.now = 106.0
             slow.go.set()
-            assert (await asked).error == "the deadline passed before the request was admitted"
+            assert (
+                await asked
+            ).error == "the candidate timeout passed before the request was admitted"
 
     asyncio.run(main())
 
