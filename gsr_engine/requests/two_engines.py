@@ -173,6 +173,7 @@ def _check(params: SelfRefineParams) -> None:
         ("agreement", bool(params.agreement)),
         ("first", bool(params.first)),
         ("candidate_timeout", params.candidate_timeout is not None),
+        ("timeout", params.timeout is not None),
     ):
         if asked:
             raise InvalidRequest(name, "is not possible with another engine as the refiner")
