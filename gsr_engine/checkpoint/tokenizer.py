@@ -142,8 +142,12 @@ class Tokenizer:
             token_ids += self._encode_piece(piece, behind=self._inside if token_ids else opening)
         return token_ids
 
-    def encode_prompt(self, text: str, special_tokens: SpecialTokens = "parse") -> list[int]:
+    def encode_prompt(
+        self, text: str, special_tokens: SpecialTokens = "parse", add_special_tokens: bool = True
+    ) -> list[int]:
         """Ids of a raw prompt, with the start token if the tokenizer adds one and it has none.
+
+        Without `add_special_tokens` nothing is added.
 
         Special tokens in the text are parsed, as transformers does, unless `special_tokens` is
         "text".
@@ -157,7 +161,7 @@ class Tokenizer:
                 "special_tokens", f'must be "parse" or "text", got {shown(special_tokens)}'
             )
         raw = self._markup if special_tokens == "parse" else self._plain
-        token_ids = _encode(raw, text, add_special_tokens=True)
+        token_ids = _encode(raw, text, add_special_tokens)
         # A rendered conversation has its start token already; nobody means two of them.
         doubled = self._start_id is not None and token_ids[:2] == [self._start_id] * 2
         return token_ids[1:] if doubled else token_ids

@@ -17,6 +17,7 @@ from gsr_engine.kv.segments import PAGE_SIZE, Context, Segment, Span
 from gsr_engine.outputs import Completion, FinishReason, Phase, TopLogprobs, Usage
 from gsr_engine.params import SamplingParams
 from gsr_engine.repetition import RepetitionMatcher
+from gsr_engine.requests.deadlines import Deadlines
 from gsr_engine.text.stopping import StopMatcher, StopRule
 
 
@@ -285,7 +286,7 @@ class Request(ABC, Generic[Result]):
         state: where it is in its life.
         queue_position: its place in the queue; without meaning before it is submitted.
         submitted_at: the engine's clock at the submission.
-        deadline: the engine's clock at which `expire` is called, None for never.
+        deadlines: the moments at which `expire` is called.
         groups: the groups that it computes, writers before readers. Empty until it is first
             considered for admission, and once it is finished.
         usage: its cost so far.
@@ -299,7 +300,7 @@ class Request(ABC, Generic[Result]):
         self.state = RequestState.NEW
         self.queue_position = QueuePosition(0, -1)
         self.submitted_at = 0.0
-        self.deadline: float | None = None
+        self.deadlines = Deadlines()
         self.groups: list[Group] = []
         self.usage = Usage()
         self.result: Result | None = None
@@ -330,12 +331,19 @@ class Request(ABC, Generic[Result]):
         that they read.
         """
 
-    def expire(self) -> None:
-        """Called when the deadline has passed: ends the streams that need not go on."""
+    def expire(self, now: float) -> None:
+        """Called when one of its deadlines has passed: ends it, or stops its candidates."""
+        if self.deadlines.over(now):
+            self.end("timeout")
+        else:
+            self.stop_candidates()
+
+    def stop_candidates(self) -> None:
+        """Called when the time of the candidates is over: ends those that still run."""
 
     @abstractmethod
     def end(self, reason: FinishReason, error: str | None = None) -> None:
-        """Called when it was aborted or failed: sets a result at once, from the tokens so far."""
+        """Called when it was aborted, failed or timed out: sets a result from the tokens so far."""
 
     @abstractmethod
     def fail(self, error: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from gsr_engine.errors import EngineClosed, GsrError, InvalidRequest, QueueFull
 
+_log = logging.getLogger(__name__)
 RETRY_SECONDS = 1
 """What `Retry-After` says with a 503: another replica may answer at once."""
 
@@ -73,7 +75,7 @@ class Problem(Exception):
 
 
 def problem_of(error: Exception) -> Problem:
-    """What a client is told of an exception; an unknown one is a bug, of which it is told nothing.
+    """What a client is told of an exception; an unknown one is a bug, which goes to the log.
 
     Texts of bugs may hold paths and addresses, so they only go to the log.
     """
@@ -93,6 +95,7 @@ def problem_of(error: Exception) -> Problem:
         case HTTPException():
             headers = error.headers or {}
             return Problem(error.status_code, str(error.detail), headers=headers)
+    _log.error("a request failed", exc_info=error)
     return Problem(500, "an internal error; the server's log has it")
 
 
@@ -100,13 +103,18 @@ def _invalid(error: RequestValidationError) -> Problem:
     """The first field at fault; of a field that may be of several types, all that it is not."""
     found: dict[str | None, list[str]] = {}
     for one in error.errors():
+        unknown = one["type"] == "extra_forbidden"
         names = [part for part in one["loc"][1:] if not _is_tag(part)]
-        message = str(one["msg"]).removeprefix("Value error, ")
+        message = "is no field of this request" if unknown else _cleaned(str(one["msg"]))
         found.setdefault(".".join(map(str, names)) or None, []).append(message)
     param, messages = next(iter(found.items()))
-    if one["type"] == "json_invalid":
+    if "json_invalid" in {one["type"] for one in error.errors()}:
         return Problem(400, f"the body is no JSON: {messages[0]}", "body")
     return Problem(400, f"{param or 'body'}: {' or '.join(messages)}", param or "body")
+
+
+def _cleaned(message: str) -> str:
+    return message.removeprefix("Value error, ").removeprefix("Input ")
 
 
 def _is_tag(part: str | int) -> bool:

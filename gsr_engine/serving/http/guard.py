@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -14,7 +13,6 @@ from starlette.types import Message, Receive
 from gsr_engine.serving.http.errors import Problem, problem_of
 from gsr_engine.serving.http.state import Server
 
-_log = logging.getLogger(__name__)
 _LONGEST_ID = 128
 CLOSED = 499
 """The status of a response that nobody reads, because its client is gone (nginx's number)."""
@@ -49,10 +47,7 @@ def _route_class(server: Server, *, needs_key: bool) -> type[APIRoute]:
                 except ClientGone:
                     response = Response(status_code=CLOSED)
                 except Exception as error:
-                    problem = problem_of(error)
-                    if problem.status == 500:
-                        _log.exception("a request failed")
-                    response = problem.response()
+                    response = problem_of(error).response()
                 response.headers["x-request-id"] = request_id(request)
                 return response
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,3 +39,20 @@ def _spelled(value: object) -> str:
     if isinstance(value, str) and value.isascii() and value.isprintable() and " " not in value:
         return value
     return json.dumps(value)
+
+
+class JsonLines(logging.Formatter):
+    """Every record of any logger as one JSON object in a line; that of a request has its fields."""
+
+    converter = time.gmtime
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The object: when, how bad, who, and what."""
+        fields: dict[str, Any] | None = getattr(record, "gsr", None)
+        if fields is None:
+            fields = {"message": record.getMessage()}
+        if record.exc_info:
+            fields = {**fields, "exception": self.formatException(record.exc_info)}
+        when = self.formatTime(record, "%Y-%m-%dT%H:%M:%S") + f".{int(record.msecs):03d}Z"
+        head = {"time": when, "level": record.levelname.lower(), "logger": record.name}
+        return json.dumps({**head, **fields}, default=str)

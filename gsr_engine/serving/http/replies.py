@@ -1,0 +1,244 @@
+"""New output as chunks, and finished output as bodies, in the forms of OpenAI's two APIs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gsr_engine.checkpoint.tokenizer import Tokenizer
+from gsr_engine.outputs import TopLogprobs
+from gsr_engine.serving.http.narrator import Choice, Piece
+
+LEAST_LOGPROB = -9999.0
+"""What stands for minus infinity, which JSON does not have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a reply carries besides text.
+
+    Attributes:
+        logprobs: how many of the likeliest tokens beside each token; None for no log-probability.
+        token_ids: whether it has the ids of prompt and answer.
+        usage_at_end, usage_always: whether a stream's last, or each, chunk has the usage.
+    """
+
+    logprobs: int | None = None
+    token_ids: bool = False
+    usage_at_end: bool = False
+    usage_always: bool = False
+
+
+@dataclass(slots=True)
+class _Told:
+    """What was told of one choice."""
+
+    text: str = ""
+    reasoning: str = ""
+    spelled: int = 0  # characters of its tokens
+
+
+@dataclass
+class Reply(ABC):
+    """The reply to one request, chunk by chunk or as a whole.
+
+    Args:
+        name: its id.
+        model: the id by which the client called the model.
+        created: seconds since 1970.
+        tokenizer: spells tokens for log-probabilities.
+        options: what it carries.
+    """
+
+    name: str
+    model: str
+    created: int
+    tokenizer: Tokenizer
+    options: Options
+    _told: dict[int, _Told] = field(default_factory=lambda: defaultdict(_Told))
+
+    kind: str = field(init=False)
+    chunk_kind: str = field(init=False)
+
+    def _frame(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "id": self.name,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "choices": choices,
+        }
+
+    def chunk(self, *choices: dict[str, Any]) -> dict[str, Any]:
+        """A chunk of a stream; one without choices is the last one, for the usage."""
+        return self._frame(self.chunk_kind, list(choices))
+
+    def note(self, piece: Piece) -> None:
+        """Remember new output for `body`."""
+        told = self._told[piece.index]
+        told.text += piece.text
+        told.reasoning += piece.reasoning
+
+    def piece(self, piece: Piece) -> dict[str, Any] | None:
+        """New output as a choice of a chunk; None if the client would see nothing in it."""
+        wanted = self.options.logprobs is not None or self.options.token_ids
+        shown = piece.text or piece.reasoning or piece.gsr is not None
+        if not shown and not (wanted and piece.token_ids):
+            return None
+        choice = {"index": piece.index, **self._delta(piece), "finish_reason": None}
+        if self.options.logprobs is not None:
+            choice["logprobs"] = self._logprobs(
+                piece.index, piece.token_ids, piece.logprobs, piece.top_logprobs
+            )
+        if self.options.token_ids:
+            choice["token_ids"] = list(piece.token_ids)
+        return choice
+
+    def ending(self, choice: Choice) -> dict[str, Any]:
+        """The end of a choice as a choice of a chunk."""
+        return {"index": choice.index, **self._delta(Piece(choice.index)), **_finish(choice)}
+
+    def body(self, choices: Sequence[Choice]) -> dict[str, Any]:
+        """The whole reply."""
+        return self._frame(self.kind, [self._whole(choice) for choice in choices])
+
+    def _whole(self, choice: Choice) -> dict[str, Any]:
+        completion, told = choice.completion, self._told[choice.index]
+        whole = {"index": choice.index, **self._message(told), "logprobs": None}
+        if self.options.logprobs is not None:
+            top = completion.top_logprobs or ()
+            whole["logprobs"] = self._logprobs(
+                choice.index, completion.token_ids, completion.logprobs, top
+            )
+        if self.options.token_ids:
+            whole["token_ids"] = completion.token_ids
+        return {**whole, **_finish(choice)}
+
+    def opening(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """What a stream begins with."""
+        return []
+
+    @abstractmethod
+    def add_prompts(self, body: dict[str, Any], prompts: Sequence[Sequence[int]]) -> None:
+        """Add the ids of the prompts to a body or a chunk; its choices are as many for each."""
+
+    @abstractmethod
+    def _delta(self, piece: Piece) -> dict[str, Any]: ...
+
+    @abstractmethod
+    def _message(self, told: _Told) -> dict[str, Any]: ...
+
+    @abstractmethod
+    def _logprobs(
+        self,
+        index: int,
+        token_ids: Sequence[int],
+        logprobs: Sequence[float],
+        top: Sequence[TopLogprobs],
+    ) -> dict[str, Any] | None: ...
+
+    def _ranked(self, top: Sequence[TopLogprobs], place: int) -> list[tuple[str, float]]:
+        """The likeliest tokens at a place, as text, as many as were asked for."""
+        ranked = list(top[place])[: self.options.logprobs] if place < len(top) else []
+        spelled = self.tokenizer.pieces([token for token, _ in ranked])
+        return [(text, _number(value)) for text, (_, value) in zip(spelled, ranked, strict=True)]
+
+
+class ChatReply(Reply):
+    """The reply of `/v1/chat/completions`."""
+
+    kind = "chat.completion"
+    chunk_kind = "chat.completion.chunk"
+
+    def opening(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """A role for every choice, before any text."""
+        delta = {"role": "assistant", "content": ""}
+        return [{"index": i, "delta": delta, "finish_reason": None} for i in indices]
+
+    def add_prompts(self, body: dict[str, Any], prompts: Sequence[Sequence[int]]) -> None:
+        """There is one prompt."""
+        body["prompt_token_ids"] = list(prompts[0])
+
+    def _delta(self, piece: Piece) -> dict[str, Any]:
+        delta = {"content": piece.text} if piece.text else {}
+        if piece.reasoning:
+            delta |= {"reasoning": piece.reasoning, "reasoning_content": piece.reasoning}
+        return {"delta": delta}
+
+    def _message(self, told: _Told) -> dict[str, Any]:
+        message = {"role": "assistant", "content": told.text}
+        if told.reasoning:
+            message |= {"reasoning": told.reasoning, "reasoning_content": told.reasoning}
+        return {"message": message}
+
+    def _logprobs(
+        self,
+        index: int,
+        token_ids: Sequence[int],
+        logprobs: Sequence[float],
+        top: Sequence[TopLogprobs],
+    ) -> dict[str, Any] | None:
+        content = []
+        for place, text in enumerate(self.tokenizer.pieces(list(token_ids))):
+            ranked = [_token(*one) for one in self._ranked(top, place)]
+            content.append({**_token(text, _number(logprobs[place])), "top_logprobs": ranked})
+        return {"content": content} if content else None
+
+
+class TextReply(Reply):
+    """The reply of `/v1/completions`."""
+
+    kind = chunk_kind = "text_completion"
+
+    def add_prompts(self, body: dict[str, Any], prompts: Sequence[Sequence[int]]) -> None:
+        """Each choice has that of its own."""
+        choices = body["choices"]
+        for place, choice in enumerate(choices):
+            choice["prompt_token_ids"] = list(prompts[place * len(prompts) // len(choices)])
+
+    def _delta(self, piece: Piece) -> dict[str, Any]:
+        reasoning = {"reasoning": piece.reasoning} if piece.reasoning else {}
+        return {"text": piece.text, **reasoning}
+
+    def _message(self, told: _Told) -> dict[str, Any]:
+        return self._delta(Piece(0, told.text, told.reasoning))
+
+    def _logprobs(
+        self,
+        index: int,
+        token_ids: Sequence[int],
+        logprobs: Sequence[float],
+        top: Sequence[TopLogprobs],
+    ) -> dict[str, Any] | None:
+        texts = self.tokenizer.pieces(list(token_ids))
+        offsets, told = [], self._told[index]
+        for text in texts:
+            offsets.append(told.spelled)
+            told.spelled += len(text)
+        ranked = [dict(self._ranked(top, place)) for place in range(len(texts))]
+        return {
+            "tokens": texts,
+            "token_logprobs": [_number(value) for value in logprobs],
+            "top_logprobs": ranked if self.options.logprobs else None,
+            "text_offset": offsets,
+        }
+
+
+def _finish(choice: Choice) -> dict[str, Any]:
+    """OpenAI's reason, which is one of two, and the true one where these do not say it."""
+    reason = choice.completion.finish_reason
+    if reason == "stop":
+        return {"finish_reason": "stop", "stop_reason": choice.completion.stop_reason}
+    true = None if reason == "length" else reason
+    return {"finish_reason": "length", "stop_reason": true}
+
+
+def _token(text: str, logprob: float) -> dict[str, Any]:
+    return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+
+
+def _number(logprob: float) -> float:
+    return max(logprob, LEAST_LOGPROB)
