@@ -105,9 +105,7 @@ class _StreamObserver:
         text = self._text(content, complete)
         events: list[Event[Any]] = []
         if (token_ids or text) and self._round:
-            events.append(
-                RefineToken(self._round, index, tuple(token_ids), text, logprobs, top)
-            )
+            events.append(RefineToken(self._round, index, tuple(token_ids), text, logprobs, top))
         elif token_ids or text:
             events.append(CandidateToken(index, tuple(token_ids), text, logprobs, top))
         if complete and stream.finish_reason is not None and not self._round:

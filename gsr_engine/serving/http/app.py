@@ -14,7 +14,7 @@ from gsr_engine.serving.async_engine import AsyncEngine
 from gsr_engine.serving.http.auth import Keys
 from gsr_engine.serving.http.errors import problem_of
 from gsr_engine.serving.http.health import Health, health_routes
-from gsr_engine.serving.http.metrics import Metrics
+from gsr_engine.serving.http.metrics import Metrics, metrics_routes
 from gsr_engine.serving.http.models import model_routes, openapi_route
 from gsr_engine.serving.http.request_log import RequestLog
 from gsr_engine.serving.http.settings import Settings
@@ -46,7 +46,11 @@ def create_app(
     Raises:
         InvalidRequest: a key is empty, or the chat template does not read a default variable.
     """
-    server = make_server(engine, auth=auth, registry=registry, settings=settings)
+    return app_of(make_server(engine, auth=auth, registry=registry, settings=settings))
+
+
+def app_of(server: Server) -> FastAPI:
+    """The application of a server."""
     app = FastAPI(
         title="gsr-engine", version=__version__, openapi_url=None, docs_url=None, redoc_url=None
     )
@@ -96,6 +100,7 @@ def server_routes(server: Server) -> APIRouter:
     router = APIRouter()
     router.include_router(model_routes(server))
     router.include_router(health_routes(server.health))
+    router.include_router(metrics_routes(server.metrics))
     router.include_router(openapi_route(server, router))
     return router
 
