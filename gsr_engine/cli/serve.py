@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
+import types
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -136,7 +139,12 @@ def serve(
     if keys is None and host not in _LOOPBACK:
         terminal.note(f"no API key: whoever reaches {host} may use the model")
     _log_to_stderr(log_format)
+    signal.signal(signal.SIGTERM, _leave)  # while it loads; process 1 of a container ignores it
     raise typer.Exit(_run(model, (host, port), keys, settings, engine_options, stages))
+
+
+def _leave(number: int, _frame: types.FrameType | None) -> None:
+    os._exit(128 + number)
 
 
 def _check_extra() -> None:
