@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
+import types
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from gsr_engine.cli import options, terminal
-from gsr_engine.errors import check_float
+from gsr_engine.errors import GsrError, InvalidRequest, check_float
 
 if TYPE_CHECKING:
+    from gsr_engine.serving.async_engine import AsyncEngine
     from gsr_engine.serving.http.auth import Keys
     from gsr_engine.serving.http.settings import Settings
 
@@ -26,7 +31,7 @@ ModelArgument = Annotated[
     str | None,
     typer.Argument(
         help="Checkpoint folder, GGUF file or hub id. [default: nano, the model in the box]",
-        metavar="[MODEL]",
+        metavar="MODEL",
         show_default=False,
     ),
 ]
@@ -98,12 +103,15 @@ def serve(
     page: Annotated[bool, typer.Option(help="A page for browsers at /.")] = True,
 ) -> None:
     """Serve a model over OpenAI's API, with selfRef@k as an option of every request."""
+    _check_extra()
+    from gsr_engine.serving.http.settings import Settings
+
     stages = {
         "shutdown_delay": check_float("shutdown_delay", shutdown_delay, 0, 1e6),
         "shutdown_timeout": check_float("shutdown_timeout", shutdown_timeout, 0, 1e6),
     }
     keys = _keys(api_key, api_key_file)
-    settings = _settings(
+    settings = Settings(
         model_name=model_name or _name_of(model),
         default_k=default_k,
         max_k=max_k,
@@ -130,7 +138,22 @@ def serve(
     }
     if keys is None and host not in _LOOPBACK:
         terminal.note(f"no API key: whoever reaches {host} may use the model")
-    raise typer.Exit(_run(model, host, port, keys, settings, engine_options, stages, log_format))
+    _log_to_stderr(log_format)
+    signal.signal(signal.SIGTERM, _leave)  # while it loads; process 1 of a container ignores it
+    raise typer.Exit(_run(model, (host, port), keys, settings, engine_options, stages))
+
+
+def _leave(number: int, _frame: types.FrameType | None) -> None:
+    os._exit(128 + number)
+
+
+def _check_extra() -> None:
+    """Raise GsrError unless the packages of the server are there."""
+    for package in ("fastapi", "uvicorn", "prometheus_client"):
+        try:
+            import_module(package)
+        except ImportError:
+            raise GsrError(f"serve needs {package}: pip install 'gsr-engine[serve]'") from None
 
 
 def _name_of(model: str | None) -> str:
@@ -142,10 +165,33 @@ def _name_of(model: str | None) -> str:
 
 
 def _keys(given: list[str] | None, file: Path | None) -> Keys | None:
-    """The keys of flags, file and environment together; None if there are none at all."""
+    """The keys of the flags, of the file, or else of the environment; None if there are none."""
     from gsr_engine.serving.http.auth import Keys
 
-    return Keys.together(given or [], file)
+    if given and file is not None:
+        raise InvalidRequest("api_key", "contradicts api_key_file")
+    if file is not None:
+        return Keys.from_file(file)
+    return Keys(given) if given else Keys.from_environment()
+
+
+def _log_to_stderr(log_format: str) -> None:
+    """What the engine and the server log, and warnings of everybody else, as lines on stderr."""
+    from gsr_engine.serving.http.request_log import JsonLines
+
+    handler = logging.StreamHandler()
+    text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(JsonLines() if log_format == "json" else text)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger("gsr_engine").setLevel(logging.INFO)
+    logging.captureWarnings(True)
+
+
+def _load(model: str | None, engine_options: dict[str, Any]) -> AsyncEngine:
+    from gsr_engine.demo.report import NANO
+    from gsr_engine.serving.async_engine import AsyncEngine
+
+    return AsyncEngine.from_pretrained(model or NANO, **engine_options)
 
 
 def _run(

@@ -105,6 +105,7 @@ def server_routes(server: Server) -> APIRouter:
     router.include_router(completion_routes(server))
     router.include_router(metrics_routes(server.metrics))
     router.include_router(health_routes(server.health))
+    router.include_router(metrics_routes(server.metrics))
     router.include_router(openapi_route(server, router))
     return router
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 _log = logging.getLogger("gsr_engine.requests")
@@ -44,8 +44,6 @@ def _spelled(value: object) -> str:
 class JsonLines(logging.Formatter):
     """Every record of any logger as one JSON object in a line; that of a request has its fields."""
 
-    converter = time.gmtime
-
     def format(self, record: logging.LogRecord) -> str:
         """The object: when, how bad, who, and what."""
         fields: dict[str, Any] | None = getattr(record, "gsr", None)
@@ -53,6 +51,6 @@ class JsonLines(logging.Formatter):
             fields = {"message": record.getMessage()}
         if record.exc_info:
             fields = {**fields, "exception": self.formatException(record.exc_info)}
-        when = self.formatTime(record, "%Y-%m-%dT%H:%M:%S") + f".{int(record.msecs):03d}Z"
+        when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         head = {"time": when, "level": record.levelname.lower(), "logger": record.name}
         return json.dumps({**head, **fields}, default=str)

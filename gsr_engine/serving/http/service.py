@@ -9,6 +9,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -69,7 +70,8 @@ class Service:
             loop.add_signal_handler(number, self._on_signal, number)
         serving = loop.create_task(server.serve(sockets=[listener]))
         died = asyncio.wrap_future(self._engine.loop.ended)
-        await asyncio.wait([serving, died, self._signal], return_when=asyncio.FIRST_COMPLETED)
+        ends: list[asyncio.Future[Any]] = [serving, died, self._signal]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if self._signal.done():
             await self._finish_requests(self._signal.result(), died)
         status = 0 if self._signal.done() and not died.done() else 1
