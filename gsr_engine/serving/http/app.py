@@ -18,6 +18,7 @@ from gsr_engine.serving.http.errors import problem_of
 from gsr_engine.serving.http.health import Health, health_routes
 from gsr_engine.serving.http.metrics import Metrics, metrics_routes
 from gsr_engine.serving.http.models import model_routes, openapi_route
+from gsr_engine.serving.http.page.page import page_routes
 from gsr_engine.serving.http.request_log import RequestLog
 from gsr_engine.serving.http.settings import Settings
 from gsr_engine.serving.http.state import Server
@@ -106,6 +107,8 @@ def server_routes(server: Server) -> APIRouter:
     router.include_router(metrics_routes(server.metrics))
     router.include_router(health_routes(server.health))
     router.include_router(metrics_routes(server.metrics))
+    if server.settings.page:
+        router.include_router(page_routes(server))
     router.include_router(openapi_route(server, router))
     return router
 
