@@ -175,7 +175,7 @@ class PlainNarrator(Narrator[GenerateResult]):
             usage,
             usage.completion_tokens - self.answers.num_visible(done),
             result.error,
-            aborted="abort" in reasons,
+            aborted="abort" in reasons or (not done and result.error is None),
             timed_out="timeout" in reasons,
         )
         return self.answers.rests(len(done)), outcome

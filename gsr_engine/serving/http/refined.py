@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from gsr_engine.outputs import Completion, FinishReason, RefineResult
+from gsr_engine.outputs import ABORTED, Completion, FinishReason, RefineResult
 from gsr_engine.serving.events import (
     CandidateDone,
     CandidateToken,
@@ -162,7 +162,7 @@ class RefinedNarrator(Narrator[RefineResult]):
             usage=usage,
             reasoning_tokens=usage.completion_tokens - self.answers.num_visible(done),
             error=result.error,
-            aborted=result.error is not None and "abort" in reasons,
+            aborted=result.error == ABORTED,
             timed_out="timeout" in reasons,
             costs={"k": self._k, "k_effective": result.k_effective},
             gsr=self._told(result),
