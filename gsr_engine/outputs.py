@@ -8,10 +8,14 @@ from typing import Literal
 from gsr_engine.params import SamplingParams, SelfRefineParams
 
 FinishReason = Literal["stop", "length", "repetition", "timeout", "abort", "error", "given"]
+StopReason = str | int | None
+"""The stop string, or the id in `stop_token_ids`, that ended a stream; None if neither did."""
 CUT: tuple[FinishReason, ...] = ("length", "repetition", "timeout")
 """How a stream ends that was going on: at a limit, or because it ran in a loop."""
 TIMED_OUT = "the timeout passed before the first token"
 """How the `error` of a result begins if `timeout` ended its request with nothing to answer with."""
+ABORTED = "aborted"
+"""The `error` of a refinement that was ended from outside."""
 TopLogprobs = list[tuple[int, float]]
 """(token id, log-probability), the most likely first."""
 Phase = Literal["candidate_prefill", "candidate_decode", "refine_prefill", "refine_decode"]
@@ -117,6 +121,8 @@ class Completion:
             contains a part of the stop string.
         top_logprobs: for each token the most likely tokens at its position, computed like
             `logprobs`; None unless asked for.
+        stop_reason: what of `SamplingParams.stop` or `stop_token_ids` ended the stream: the string
+            or the id. None at the checkpoint's own end token, and if `finish_reason` is not "stop".
     """
 
     index: int
@@ -126,6 +132,7 @@ class Completion:
     finish_reason: FinishReason
     content_length: int
     top_logprobs: list[TopLogprobs] | None = None
+    stop_reason: StopReason = None
 
     @property
     def content_ids(self) -> list[int]:

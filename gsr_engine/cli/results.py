@@ -196,6 +196,7 @@ def _completion(completion: Completion) -> dict[str, Any]:
     return {
         "text": completion.text,
         "finish_reason": completion.finish_reason,
+        "stop_reason": completion.stop_reason,
         "tokens": len(completion.token_ids),
         "logprob": completion.logprob,
     }

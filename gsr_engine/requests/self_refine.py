@@ -6,7 +6,7 @@ import random
 from dataclasses import replace
 
 from gsr_engine.kv.segments import Segment, context_length
-from gsr_engine.outputs import TIMED_OUT, FinishReason, Phase, RefineResult
+from gsr_engine.outputs import ABORTED, TIMED_OUT, FinishReason, Phase, RefineResult
 from gsr_engine.params import SelfRefineParams
 from gsr_engine.requests import refine_checks
 from gsr_engine.requests.deadlines import Deadlines
@@ -323,7 +323,7 @@ class SelfRefineRequest(Request[RefineResult]):
             begun = first is not None and len(first.segment) > 0
             error = None if begun else f"{TIMED_OUT} of the refinement"
         else:
-            error = error or "aborted"
+            error = error or ABORTED
         self._finish(error)
 
     def fail(self, error: str) -> None:

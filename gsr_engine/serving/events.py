@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
-from gsr_engine.outputs import FinishReason, TopLogprobs
+from gsr_engine.outputs import FinishReason, StopReason, TopLogprobs
 
 ResultT = TypeVar("ResultT", covariant=True)
 
@@ -62,10 +62,11 @@ class CandidateToken:
 
 @dataclass(frozen=True, slots=True)
 class CandidateDone:
-    """A candidate, or a stream of `generate`, is finished; fields as in `Completion`."""
+    """A candidate, or a stream of `generate`, is finished; fields as in its `Completion`."""
 
     index: int
     finish_reason: FinishReason
+    stop_reason: StopReason = None
     content_length: int = field(default=0, compare=False)
 
 

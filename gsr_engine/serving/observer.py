@@ -109,7 +109,8 @@ class _StreamObserver:
         elif token_ids or text:
             events.append(CandidateToken(index, tuple(token_ids), text, logprobs, top))
         if complete and stream.finish_reason is not None and not self._round:
-            events.append(CandidateDone(index, stream.finish_reason, stream.content_length))
+            reasons = stream.finish_reason, stream.stop_reason
+            events.append(CandidateDone(index, *reasons, stream.content_length))
         return events
 
     def _text(self, content: list[int], complete: bool) -> str:

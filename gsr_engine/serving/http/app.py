@@ -22,6 +22,7 @@ from gsr_engine.serving.http.page.page import page_routes
 from gsr_engine.serving.http.request_log import RequestLog
 from gsr_engine.serving.http.settings import Settings
 from gsr_engine.serving.http.state import Server
+from gsr_engine.serving.http.tokens import token_routes
 
 Auth = Keys | str | Iterable[str] | None
 """Keys, one key, several, or None for everybody."""
@@ -104,12 +105,14 @@ def server_routes(server: Server) -> APIRouter:
     router.include_router(model_routes(server))
     router.include_router(chat_routes(server))
     router.include_router(completion_routes(server))
-    router.include_router(metrics_routes(server.metrics))
+    router.include_router(token_routes(server))
     router.include_router(health_routes(server.health))
     router.include_router(metrics_routes(server.metrics))
     if server.settings.page:
         router.include_router(page_routes(server))
     router.include_router(openapi_route(server, router))
+    if server.settings.page:
+        router.include_router(page_routes(server))
     return router
 
 

@@ -15,7 +15,7 @@ from gsr_engine.errors import InvalidRequest
 from gsr_engine.params import MAX_TOP_LOGPROBS
 from gsr_engine.serving.http.fields import Body, Generating, check_count, only, seconds_left
 from gsr_engine.serving.http.guard import cache_salt, guarded, request_id
-from gsr_engine.serving.http.narrator import PlainNarrator
+from gsr_engine.serving.http.narrator import Answers, PlainNarrator
 from gsr_engine.serving.http.refinement import Wanted, asked_k, plain_params, refinement_job
 from gsr_engine.serving.http.replies import ChatReply, Options
 from gsr_engine.serving.http.running import Called, Job, answer
@@ -89,7 +89,7 @@ def chat_routes(server: Server) -> APIRouter:
     @router.post(PATH)
     async def chat_completions(body: ChatBody, request: Request) -> Response:
         """Answer a conversation; with `gsr`, or as `<model>:selfref@k`, by refining k answers."""
-        options, k = body.options(), asked_k(server, body)
+        options, k = body.options(), asked_k(server, body.model, body.gsr)
         wanted = Wanted(
             timeout=seconds_left(body, request),
             cache_salt=cache_salt(server, request, body.cache_salt),
@@ -120,18 +120,22 @@ def _job(server: Server, body: ChatBody, k: int | None, wanted: Wanted) -> Job:
     check_count("n", body.n, server.settings.max_n)
     params = plain_params(server, body, wanted)
     engine, variables = server.engine, wanted.variables
-    narrator = PlainNarrator(Thinking.of(engine, variables))
+    narrator = PlainNarrator(Answers(Thinking.of(engine, variables)))
     if body.add_special_tokens:
-        prompt = _with_special_tokens(server, messages, variables)
+        prompt = rendered(server, messages, variables, add_special_tokens=True)
         events = partial(engine.generate, prompt, params, wait=False)
     else:
         events = partial(engine.chat, messages, params, chat_template_kwargs=variables, wait=False)
     return Job(events, narrator, "plain", body.n, body.n)
 
 
-def _with_special_tokens(
-    server: Server, messages: list[Message], variables: Variables
+def rendered(
+    server: Server, messages: list[Message], variables: Variables, *, add_special_tokens: bool
 ) -> list[int]:
-    """The prompt with what the tokenizer adds to a text before what the template writes."""
+    """The ids of a conversation; what the tokenizer adds to a text comes before, if asked for.
+
+    It is not for the event loop.
+    """
     maker = server.engine.maker
-    return maker.tokenizer.encode_prompt("") + maker.chat_prompt(messages, variables)
+    added = maker.tokenizer.encode_prompt("") if add_special_tokens else []
+    return added + maker.chat_prompt(messages, variables)

@@ -14,7 +14,7 @@ from gsr_engine.errors import InvalidRequest
 from gsr_engine.params import MAX_TOP_LOGPROBS
 from gsr_engine.serving.http.fields import Generating, check_count, only, seconds_left
 from gsr_engine.serving.http.guard import cache_salt, guarded, request_id
-from gsr_engine.serving.http.narrator import PlainNarrator
+from gsr_engine.serving.http.narrator import Answers, PlainNarrator
 from gsr_engine.serving.http.refinement import Wanted, asked_k, plain_params, refinement_job
 from gsr_engine.serving.http.replies import Options, TextReply
 from gsr_engine.serving.http.running import Called, Job, answer
@@ -63,7 +63,7 @@ def completion_routes(server: Server) -> APIRouter:
     @router.post(PATH)
     async def completions(body: CompletionBody, request: Request) -> Response:
         """Go on with texts or token ids; with `gsr`, refine k solutions of each text."""
-        options, k, prompts = body.options(), asked_k(server, body), body.prompts()
+        options, k, prompts = body.options(), asked_k(server, body.model, body.gsr), body.prompts()
         check_count("prompt", len(prompts), server.engine.max_pending)
         wanted = Wanted(
             timeout=seconds_left(body, request),
@@ -112,6 +112,6 @@ def _plain(
         maker = server.engine.maker
         maker.limits.check_text("prompt", prompt, maker.tokenizer.bytes_per_token)
         prompt = maker.tokenizer.encode_prompt(prompt, add_special_tokens=False)
-    narrator = PlainNarrator(None, first=place * body.n)
+    narrator = PlainNarrator(Answers(None, place * body.n))
     events = partial(server.engine.generate, prompt, params, wait=False)
     return Job(events, narrator, "plain", body.n, body.n)

@@ -58,7 +58,7 @@ class Repetition(Body):
 
 
 class Sampling(Body):
-    """How tokens are drawn and when a stream ends: fields of `SamplingParams`, which checks them."""
+    """How tokens are drawn and when a stream ends, in fields of `SamplingParams`."""
 
     temperature: float | None = None
     top_p: float | None = None
@@ -129,7 +129,7 @@ class Refinement(Body):
     candidate_timeout: float | None = None
     agreement: int | None = None
     first: int | None = None
-    widths: list[Width] | None = Field(None, max_length=MOST_ROUNDS)
+    widths: Annotated[list[Width], Field(max_length=MOST_ROUNDS)] | None = None
     subset: int | None = None
     refinements: Width | None = None
     force_layout: bool | None = None

@@ -1,4 +1,4 @@
-"""What is served: the model's ids, its tokenizer, the version, the description of the API."""
+"""What is served: the model's ids, the version, the description of the API."""
 
 from __future__ import annotations
 

@@ -68,23 +68,71 @@ class Outcome:
     gsr: Mapping[str, Any] | None = None
 
 
+class Answers:
+    """The answers of one request, whose thinking is told apart from what follows it.
+
+    Args:
+        thinking: how they think; None for raw text.
+        first: the index of the first choice; a request for several prompts has several firsts.
+    """
+
+    def __init__(self, thinking: Thinking | None, first: int = 0) -> None:
+        self._thinking = thinking
+        self.first = first
+        self._splitters: dict[int, ThinkingSplitter] = {}
+
+    def new(self, index: int, event: TokenEvent) -> Piece:
+        """New tokens of an answer."""
+        reasoning, text = self._split(index, event.text)
+        tokens = event.token_ids, event.logprobs, event.top_logprobs
+        return Piece(self.first + index, text, reasoning, *tokens)
+
+    def whole(self, index: int, completion: Completion) -> Piece:
+        """A finished answer of which nothing was told."""
+        reasoning, text = self._split(index, completion.text)
+        tokens = completion.token_ids, completion.logprobs, completion.top_logprobs or ()
+        return Piece(self.first + index, text, reasoning, *tokens)
+
+    def rests(self, count: int) -> list[Piece]:
+        """What was kept back of so many answers, because it might have become a tag."""
+        pieces = []
+        for index in range(count):
+            reasoning, text = self._split(index, "", last=True)
+            if reasoning or text:
+                pieces.append(Piece(self.first + index, text, reasoning))
+        return pieces
+
+    def choices(self, completions: Sequence[Completion]) -> list[Choice]:
+        """The finished answers."""
+        return [Choice(self.first + place, one) for place, one in enumerate(completions)]
+
+    def num_visible(self, completions: Sequence[Completion]) -> int:
+        """How many tokens of the answers are no thinking."""
+        thought = 0
+        if self._thinking is not None:
+            thought = sum(self._thinking.count(one.content_ids) for one in completions)
+        return sum(len(one.token_ids) for one in completions) - thought
+
+    def _split(self, index: int, text: str, last: bool = False) -> tuple[str, str]:
+        if self._thinking is None:
+            return "", text
+        if index not in self._splitters:
+            self._splitters[index] = self._thinking.splitter()
+        return self._splitters[index].push(text, last)
+
+
 class Narrator(ABC, Generic[ResultT]):
     """Tells the events of one request.
 
-    Args:
-        thinking: how its answers think; None for raw text.
-        first: the index of its first choice; a request for several prompts has several.
-
     Attributes:
+        answers: its choices.
         prompt_token_ids: its prompt, once the engine has taken it.
         generated: tokens so far, of all streams.
         outcome: how it ended; None until then.
     """
 
-    def __init__(self, thinking: Thinking | None, first: int = 0) -> None:
-        self._thinking = thinking
-        self._first = first
-        self._splitters: dict[int, ThinkingSplitter] = {}
+    def __init__(self, answers: Answers) -> None:
+        self.answers = answers
         self.prompt_token_ids: Sequence[int] = ()
         self.generated = 0
         self.outcome: Outcome | None = None
@@ -95,72 +143,39 @@ class Narrator(ABC, Generic[ResultT]):
             self.prompt_token_ids = event.prompt_token_ids
             return []
         if isinstance(event, Final):
-            pieces, self.outcome = self._finish(event.result)
+            pieces, self.outcome = self.finish(event.result)
             return pieces
-        return self._tell(event)
+        return self.tell(event)
 
     @abstractmethod
-    def _tell(self, event: Event[Any]) -> list[Piece]:
+    def tell(self, event: Event[ResultT]) -> list[Piece]:
         """The new output of an event that is neither the first nor the last."""
 
     @abstractmethod
-    def _finish(self, result: ResultT) -> tuple[list[Piece], Outcome]:
+    def finish(self, result: ResultT) -> tuple[list[Piece], Outcome]:
         """The last output, and how the request ended."""
-
-    def _answer(self, index: int, event: TokenEvent) -> Piece:
-        """New tokens of a choice's answer."""
-        reasoning, text = self._split(index, event.text)
-        return Piece(
-            self._first + index,
-            text,
-            reasoning,
-            event.token_ids,
-            event.logprobs,
-            event.top_logprobs,
-        )
-
-    def _split(self, index: int, text: str, last: bool = False) -> tuple[str, str]:
-        if self._thinking is None:
-            return "", text
-        if index not in self._splitters:
-            self._splitters[index] = self._thinking.splitter()
-        return self._splitters[index].push(text, last)
-
-    def _rests(self, count: int) -> list[Piece]:
-        """What was kept back of each choice, because it might have become a tag."""
-        pieces = []
-        for index in range(count):
-            reasoning, text = self._split(index, "", last=True)
-            if reasoning or text:
-                pieces.append(Piece(self._first + index, text, reasoning))
-        return pieces
-
-    def _visible(self, completion: Completion) -> int:
-        """How many tokens of an answer are no thinking."""
-        thought = 0 if self._thinking is None else self._thinking.count(completion.content_ids)
-        return len(completion.token_ids) - thought
 
 
 class PlainNarrator(Narrator[GenerateResult]):
     """Tells the n streams of one prompt."""
 
-    def _tell(self, event: Event[GenerateResult]) -> list[Piece]:
+    def tell(self, event: Event[GenerateResult]) -> list[Piece]:
+        """New tokens of a choice."""
         if not isinstance(event, CandidateToken):
             return []
         self.generated += len(event.token_ids)
-        return [self._answer(event.index, event)]
+        return [self.answers.new(event.index, event)]
 
-    def _finish(self, result: GenerateResult) -> tuple[list[Piece], Outcome]:
-        done = result.completions
-        choices = [Choice(self._first + one.index, one) for one in done]
-        visible = sum(map(self._visible, done))
+    def finish(self, result: GenerateResult) -> tuple[list[Piece], Outcome]:
+        """The n completions."""
+        done, usage = result.completions, result.usage
         reasons = {one.finish_reason for one in done}
         outcome = Outcome(
-            choices,
-            result.usage,
-            result.usage.completion_tokens - visible,
+            self.answers.choices(done),
+            usage,
+            usage.completion_tokens - self.answers.num_visible(done),
             result.error,
-            aborted="abort" in reasons,
+            aborted="abort" in reasons or (not done and result.error is None),
             timed_out="timeout" in reasons,
         )
-        return self._rests(len(done)), outcome
+        return self.answers.rests(len(done)), outcome

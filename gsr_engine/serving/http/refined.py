@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from gsr_engine.outputs import Completion, FinishReason, RefineResult
+from gsr_engine.outputs import ABORTED, Completion, FinishReason, RefineResult
 from gsr_engine.serving.events import (
     CandidateDone,
     CandidateToken,
@@ -14,8 +14,7 @@ from gsr_engine.serving.events import (
     RefineToken,
     TokenEvent,
 )
-from gsr_engine.serving.http.narrator import Choice, Narrator, Outcome, Piece
-from gsr_engine.serving.http.thinking import Thinking
+from gsr_engine.serving.http.narrator import Answers, Narrator, Outcome, Piece
 from gsr_engine.text.answers import same_answer
 from gsr_engine.text.prompts import Prompts
 
@@ -46,7 +45,7 @@ class RefinedNarrator(Narrator[RefineResult]):
     """Tells the candidates, the rounds and the refinements of one problem.
 
     Args:
-        thinking: how answers think.
+        answers: its choices.
         prompts: those of the request, which find answers.
         mode: what of the candidates is told.
         k: how many candidates there are.
@@ -54,12 +53,11 @@ class RefinedNarrator(Narrator[RefineResult]):
         voted: whether the refinements of the last round are put to a vote, of which one choice is
             the result; otherwise each of them is a choice.
         given: whether the client brought the candidates.
-        first: as in `Narrator`.
     """
 
     def __init__(
         self,
-        thinking: Thinking | None,
+        answers: Answers,
         *,
         prompts: Prompts,
         mode: Mode,
@@ -67,15 +65,15 @@ class RefinedNarrator(Narrator[RefineResult]):
         widths: tuple[int, ...],
         voted: bool,
         given: bool,
-        first: int = 0,
     ) -> None:
-        super().__init__(thinking, first)
+        super().__init__(answers)
         self._prompts, self._mode, self._given = prompts, mode, given
         self._k, self._widths, self._voted = k, widths, voted
         self._streams: dict[tuple[int, int], _Written] = {}
         self._stated: dict[int, str] = {}  # by the first candidate that did, each answer
 
-    def _tell(self, event: Event[RefineResult]) -> list[Piece]:
+    def tell(self, event: Event[RefineResult]) -> list[Piece]:
+        """New tokens of a refinement; and of the candidates, what the client wants of them."""
         match event:
             case CandidateToken():
                 self.generated += 0 if self._given else len(event.token_ids)
@@ -88,7 +86,7 @@ class RefinedNarrator(Narrator[RefineResult]):
             case RefineToken():
                 self.generated += len(event.token_ids)
                 if event.round == len(self._widths) and not self._voted:
-                    return [self._answer(event.index, event)]
+                    return [self.answers.new(event.index, event)]
                 self._written(event.stream).add(event)
                 if event.round < len(self._widths):
                     names = {"round": event.round, "refinement": event.index}
@@ -102,7 +100,7 @@ class RefinedNarrator(Narrator[RefineResult]):
         if self._mode != "all":
             return []
         gsr = {"phase": phase, "event": "tokens", **names}
-        return [Piece(self._first, reasoning=event.text, gsr=gsr)]
+        return [Piece(self.answers.first, reasoning=event.text, gsr=gsr)]
 
     def _candidate_done(self, event: CandidateDone) -> list[Piece]:
         if self._mode == "final":
@@ -116,7 +114,7 @@ class RefinedNarrator(Narrator[RefineResult]):
         if same_as is None and done["answer"] is not None:
             self._stated[event.index], same_as = done["answer"], event.index
         gsr = {"phase": "candidate", "event": "candidate_done", **done, "same_as": same_as}
-        return [Piece(self._first, reasoning=text, gsr=gsr)]
+        return [Piece(self.answers.first, reasoning=text, gsr=gsr)]
 
     def _candidate(
         self, index: int, written: _Written, reason: FinishReason, content_length: int
@@ -147,7 +145,7 @@ class RefinedNarrator(Narrator[RefineResult]):
         gsr = {"phase": "candidate" if event.round == 0 else "refinement"}
         return [
             *pieces,
-            Piece(self._first, gsr={**gsr, "event": "phase_started", "round": event.round}),
+            Piece(self.answers.first, gsr={**gsr, "event": "phase_started", "round": event.round}),
         ]
 
     def _whole_round(self, number: int) -> list[Piece]:
@@ -158,41 +156,28 @@ class RefinedNarrator(Narrator[RefineResult]):
             text = f"{head}\n\n{self._written((number, index)).text.strip()}\n\n"
             gsr = {"phase": "refinement", "event": "refinement_done"}
             where = {"round": number, "refinement": index}
-            pieces.append(Piece(self._first, reasoning=text, gsr={**gsr, **where}))
+            pieces.append(Piece(self.answers.first, reasoning=text, gsr={**gsr, **where}))
         return pieces
 
-    def _finish(self, result: RefineResult) -> tuple[list[Piece], Outcome]:
-        done: list[Completion] = []
-        pieces = []
+    def finish(self, result: RefineResult) -> tuple[list[Piece], Outcome]:
+        """The refinements of the last round, or the one that the vote chose."""
+        done, pieces, usage = list[Completion](), list[Piece](), result.usage
         if result.refinement is not None:
             done = [result.refinement] if self._voted else result.rounds[-1]
-        if done and self._voted:
-            winner = done[0]
-            reasoning, text = self._split(0, winner.text)
-            pieces.append(
-                Piece(
-                    self._first,
-                    text,
-                    reasoning,
-                    winner.token_ids,
-                    winner.logprobs,
-                    winner.top_logprobs or (),
-                )
-            )
-        pieces += self._rests(len(done))
-        usage = result.usage
+        if self._voted:
+            pieces += [self.answers.whole(index, one) for index, one in enumerate(done)]
         reasons = {one.finish_reason for one in done or result.candidates}
         outcome = Outcome(
-            choices=[Choice(self._first + index, one) for index, one in enumerate(done)],
+            choices=self.answers.choices(done),
             usage=usage,
-            reasoning_tokens=usage.completion_tokens - sum(map(self._visible, done)),
+            reasoning_tokens=usage.completion_tokens - self.answers.num_visible(done),
             error=result.error,
-            aborted=result.error is not None and "abort" in reasons and "timeout" not in reasons,
+            aborted=result.error == ABORTED,
             timed_out="timeout" in reasons,
             costs={"k": self._k, "k_effective": result.k_effective},
             gsr=self._told(result),
         )
-        return pieces, outcome
+        return pieces + self.answers.rests(len(done)), outcome
 
     def _told(self, result: RefineResult) -> dict[str, Any]:
         """What the reply says of the refinement."""

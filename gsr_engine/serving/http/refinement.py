@@ -12,6 +12,7 @@ from gsr_engine.errors import InvalidRequest, shown
 from gsr_engine.params import SamplingParams, SelfRefineParams
 from gsr_engine.serving.http.errors import Problem
 from gsr_engine.serving.http.fields import Generating, Refinement, check_count, stream_limit
+from gsr_engine.serving.http.narrator import Answers
 from gsr_engine.serving.http.refined import RefinedNarrator
 from gsr_engine.serving.http.running import Job
 from gsr_engine.serving.http.state import Server
@@ -40,7 +41,7 @@ class Wanted:
     logprobs: int
 
 
-def asked_k(server: Server, body: Generating) -> int | None:
+def asked_k(server: Server, model: str | None, gsr: Refinement | None) -> int | None:
     """The number of candidates that a request asks for; None for a plain answer.
 
     Nothing but the model's id and the field `gsr` asks for them.
@@ -49,15 +50,17 @@ def asked_k(server: Server, body: Generating) -> int | None:
         Problem: there is no such model.
         InvalidRequest: there is no such method, or k is out of range or said twice.
     """
-    k = None if body.model is None else _k_of_id(server, body.model)
-    if k is None and body.gsr is None:
+    k = None if model is None else _k_of_id(server, model)
+    if k is None and gsr is None:
         return None
     said = {} if k is None else {"model": k}
-    if body.gsr is not None:
-        if body.gsr.candidates is not None:
-            said["gsr.candidates"] = len(body.gsr.candidates)
-        if body.gsr.k is not None:
-            said["gsr.k"] = body.gsr.k
+    if gsr is not None:
+        if gsr.candidates is not None:
+            if not gsr.candidates:
+                raise InvalidRequest("gsr.candidates", "is empty")
+            said["gsr.candidates"] = len(gsr.candidates)
+        if gsr.k is not None:
+            said["gsr.k"] = gsr.k
     field, k = next(reversed(said.items()), ("gsr.k", server.settings.default_k))
     if len(set(said.values())) > 1:
         every = ", ".join(f"{name} says {value}" for name, value in said.items())
@@ -134,14 +137,13 @@ def refinement_job(
     voted, given = gsr.refinements is not None, gsr.candidates is not None
     choices = 1 if voted else body.n
     narrator = RefinedNarrator(
-        Thinking(prompts),
+        Answers(Thinking(prompts), number * choices),
         prompts=prompts,
         mode=gsr.stream if body.stream or gsr.stream == "final" else "phases",
         k=k,
         widths=params.round_widths,
         voted=voted,
         given=given,
-        first=number * choices,
     )
 
     events = partial(
@@ -186,7 +188,7 @@ def _temperature(body: Generating) -> float | None:
 
 
 def _candidate(body: Generating, gsr: Refinement) -> SamplingParams:
-    """How candidates are drawn stands in `gsr.candidate` alone; what ends streams holds for both."""
+    """How candidates are drawn stands in `gsr.candidate` alone; what ends a stream is for both."""
     own = gsr.candidate
     try:
         return SamplingParams(**{**body.ending(), **own.ending(), **own.drawing()})

@@ -243,8 +243,8 @@ async def _chunks(
 ) -> AsyncGenerator[dict[str, Any], None]:
     """The chunks with choices."""
     untold = set(runs) if reply.options.token_ids else set()
-    for choice in reply.opening(range(sum(run.job.choices for run in runs))):
-        yield _with_prompt(reply, reply.chunk(choice), untold, runs[0])
+    for opening in reply.opening(range(sum(run.job.choices for run in runs))):
+        yield _with_prompt(reply, reply.chunk(opening), untold, runs[0])
     async with aclosing(pieces):
         run, news = first
         while True:
