@@ -42,7 +42,11 @@ def _model(server: Server, name: str) -> dict[str, Any]:
         "root": server.name,
         "parent": None if name == server.name else server.name,
         "max_model_len": server.engine.maker.limits.max_model_len,
-        "gsr": {"layouts": server.engine.maker.gsr.layouts, "max_k": server.settings.max_k},
+        "gsr": {
+            "layouts": server.engine.maker.gsr.layouts,
+            "max_k": server.settings.max_k,
+            "max_tokens": server.settings.max_tokens,
+        },
     }
 
 
