@@ -28,7 +28,7 @@ def address(nano: AsyncEngine) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def api(address: str) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=address, timeout=120) as client:
         yield client

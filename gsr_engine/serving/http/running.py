@@ -125,7 +125,7 @@ class Run:
         return outcome
 
     async def news(self) -> Pieces:
-        """Its output as it comes; closing this aborts it. The watch ends with it, however it ends."""
+        """Its output as it comes; closing this aborts it. The watch ends with it, anyhow."""
         ended: Ended = "aborted"
         status, error = CLOSED, None
         try:
