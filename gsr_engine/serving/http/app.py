@@ -108,8 +108,6 @@ def server_routes(server: Server) -> APIRouter:
     router.include_router(token_routes(server))
     router.include_router(health_routes(server.health))
     router.include_router(metrics_routes(server.metrics))
-    if server.settings.page:
-        router.include_router(page_routes(server))
     router.include_router(openapi_route(server, router))
     if server.settings.page:
         router.include_router(page_routes(server))
