@@ -42,7 +42,7 @@ class ScriptedChat:
     """What the server answers; a test changes it at any time.
 
     Attributes:
-        name, layouts: what `/v1/models` says of the model.
+        name, layouts, answer_form: what `/v1/models` says of the model.
         script: what is streamed, in order; an event holds the stream until the test sets it.
         refusal: answered in place of a stream, if there is one.
         requests: the bodies of the requests that came.
@@ -51,6 +51,7 @@ class ScriptedChat:
 
     name: str = "acme/large"
     layouts: tuple[str, ...] = ("linear",)
+    answer_form: bool = True
     script: list[str | threading.Event] = field(default_factory=list)
     refusal: Response | None = None
     requests: list[dict[str, Any]] = field(default_factory=list)
@@ -63,7 +64,8 @@ class ScriptedChat:
 
         @router.get("/v1/models")
         async def models() -> dict[str, Any]:
-            gsr = {"layouts": self.layouts, "max_k": 64, "max_tokens": None}
+            gsr = {"layouts": self.layouts, "answer_form": self.answer_form}
+            gsr |= {"max_k": 64, "max_tokens": None}
             model = {"id": self.name, "max_model_len": 4096, "gsr": gsr}
             return {"object": "list", "data": [model]}
 

@@ -244,6 +244,16 @@ def test_a_run_without_a_seed_says_which_one_it_used(open_page: Open, chat: Scri
     assert "layout" not in chat.requests[0]["gsr"]
 
 
+def test_a_model_that_was_not_trained_to_refine_is_asked_for_answers_in_a_form(
+    open_page: Open, chat: ScriptedChat
+) -> None:
+    chat.answer_form = False
+    page = open_page(chat.app()).connected()
+    page.solve()
+    page.wait(lambda: page.text("#status").startswith("Done"))
+    assert chat.requests[0]["gsr"]["template"] == "gsr"
+
+
 def verdict_of(open_page: Open, answers: list[tuple[str | None, int | None]]) -> tuple[Any, ...]:
     """What the page says of the answers of candidates, and of the refinement, which is the last."""
     *candidates, refined = answers

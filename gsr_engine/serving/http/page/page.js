@@ -24,6 +24,7 @@ function draw(k) {
 function payload(k, seed) {
   const gsr = { k, stream: "all" };
   if (!at("layout-field").hidden) gsr.layout = at("layout").value;
+  if (!model.gsr.answer_form) gsr.template = "gsr"; // one that asks for answers in a fixed form
   return JSON.stringify({
     model: model.id,
     messages: [{ role: "user", content: at("problem").value }],
