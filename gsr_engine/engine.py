@@ -378,7 +378,13 @@ class Engine(RequestMaker):
         self._books.check()
 
     def stats(self) -> dict[str, Any]:
-        """Dtype and quantisation, counters since the start, current pages and requests."""
+        """Dtype and quantisation, counters since the start, current pages, requests and streams.
+
+        `requests_running` have pages, `requests_waiting` have none: they were not admitted yet, or
+        were preempted. `streams_running` generate. `streams_waiting` are the paused streams of
+        running requests, and all of waiting requests: k of a refinement request that has k
+        candidates, even if it had come to its refinement when it was preempted.
+        """
         return {
             "dtype": self.dtype,
             "quantization": self.quantization,

@@ -257,7 +257,8 @@ class SelfRefineParams:
         widths: refinements in each round before the last.
         subset: how many solutions of the round before each refinement reads, drawn by the seed;
             None reads all.
-        refinements: refinements in the last round; the majority of their answers wins.
+        refinements: refinements in the last round; the majority of their answers wins. Where the
+            template asks for no form of answer there is no vote, and the first is the result.
         force_layout: use a layout that the checkpoint was not trained for.
         template: prompts of this request by the name of a built-in template: agglm, gsr, pacore,
             plain, restated, rsa. None takes the engine's. Those that ask for no form of answer

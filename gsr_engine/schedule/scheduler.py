@@ -64,6 +64,16 @@ class Scheduler:
         return sum(1 for _ in self._admission.running_streams())
 
     @property
+    def num_waiting_streams(self) -> int:
+        """Streams that wait for pages: those of requests without pages, and paused ones.
+
+        A request without pages counts with the most streams that it decodes at the same time.
+        """
+        streams = (stream for group in self._admission.groups() for stream in group.streams)
+        paused = sum(stream.state is StreamState.WAITING for stream in streams)
+        return self._admission.waiting.num_streams + paused
+
+    @property
     def num_preemptions(self) -> int:
         """How often a request was preempted, or a stream of the oldest request paused."""
         return self._admission.num_preemptions

@@ -197,8 +197,23 @@ class AsyncEngine:
         """
         return await self._in_thread(partial(self.loop.abort, request_id))
 
+    def step_seconds(self) -> float:
+        """Seconds for which the present step has been running, 0 if none runs.
+
+        It waits for nothing, and any thread may ask. So it tells a device that hangs from an engine
+        that is idle, which `stats` cannot: that waits for the end of the step.
+
+        Raises:
+            EngineForked: this process is a fork of the engine's.
+        """
+        return self.loop.step_seconds()
+
     async def stats(self) -> dict[str, Any]:
-        """`Engine.stats` between two steps. Raises EngineClosed as `self_refine`."""
+        """`Engine.stats` between two steps, without requests that wait for room.
+
+        Raises:
+            EngineClosed: as in `self_refine`.
+        """
         return await self._in_thread(self._engine.stats)
 
     async def check(self) -> None:

@@ -27,7 +27,7 @@ from gsr_engine.execution.runner import StepRunner
 from gsr_engine.model.decoder import Decoder
 from gsr_engine.params import Layout
 from gsr_engine.requests.generate import GenerateRequest
-from gsr_engine.requests.request import Request, Stream
+from gsr_engine.requests.request import Request, RequestState, Stream, StreamState
 from gsr_engine.requests.self_refine import SelfRefineRequest
 from gsr_engine.requests.two_engines import RefineElsewhere
 from gsr_engine.schedule.admission import AnyRequest
@@ -199,9 +199,21 @@ class EngineWorld(ABC):
 
     def check(self) -> None:
         self.engine.check()
+        self._check_streams()
         for request in self.live:
             for group in request.groups:
                 check_pieces(group.context, self._named[request])
+
+    def _check_streams(self) -> None:
+        """The streams that wait for pages are counted."""
+        waiting = 0
+        for request in self.live:
+            if request.state in (RequestState.QUEUED, RequestState.PREEMPTED):
+                waiting += request.num_streams
+            elif request.state is RequestState.RUNNING:
+                states = [stream.state for stream in streams_of(request)]
+                waiting += states.count(StreamState.WAITING)
+        assert self.engine.scheduler.num_waiting_streams == waiting
 
     def drain(self) -> None:
         """Everybody reaches an end, and everything is free."""

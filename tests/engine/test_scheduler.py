@@ -273,6 +273,22 @@ def test_both_deadlines_of_a_request_are_watched() -> None:
     assert scheduler.finished == [job]
 
 
+def test_streams_that_wait_for_pages_are_counted() -> None:
+    old, new = Job(streams=3), Job(prompt=16 * 4, streams=2)
+    scheduler = new_scheduler(old, new, pages=8)
+    assert (scheduler.num_running_streams, scheduler.num_waiting_streams) == (0, 5)
+    run_step(scheduler)  # 4 pages for the old one; the new one needs 6
+    assert (scheduler.num_running_streams, scheduler.num_waiting_streams) == (3, 2)
+    for _ in range(33):
+        run_step(scheduler)  # 3 pages for each stream are too many
+    assert [stream.state for stream in old.streams].count(StreamState.WAITING) == 1
+    assert (scheduler.num_running_streams, scheduler.num_waiting_streams) == (2, 3)
+    scheduler.end(new)
+    assert (scheduler.num_running_streams, scheduler.num_waiting_streams) == (2, 1)
+    scheduler.end(old)
+    assert (scheduler.num_running_streams, scheduler.num_waiting_streams) == (0, 0)
+
+
 def test_an_exception_while_a_token_is_taken_ends_its_request_only() -> None:
     broken, other = Job(), Job()
     scheduler = new_scheduler(broken, other)

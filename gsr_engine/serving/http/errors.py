@@ -100,17 +100,18 @@ def problem_of(error: Exception) -> Problem:
 
 
 def _invalid(error: RequestValidationError) -> Problem:
-    """The first field at fault; of a field that may be of several types, all that it is not."""
-    found: dict[str | None, list[str]] = {}
+    """The field at fault that lies deepest; of one of several types, all that it is not."""
+    found: dict[tuple[str | int, ...], list[str]] = {}
     for one in error.errors():
         unknown = one["type"] == "extra_forbidden"
-        names = [part for part in one["loc"][1:] if not _is_tag(part)]
+        names = tuple(part for part in one["loc"][1:] if not _is_tag(part))
         message = "is no field of this request" if unknown else _cleaned(str(one["msg"]))
-        found.setdefault(".".join(map(str, names)) or None, []).append(message)
-    param, messages = next(iter(found.items()))
+        found.setdefault(names, []).append(message)
+    deepest = max(found, key=len)
+    param, messages = ".".join(map(str, deepest)) or "body", found[deepest]
     if "json_invalid" in {one["type"] for one in error.errors()}:
         return Problem(400, f"the body is no JSON: {messages[0]}", "body")
-    return Problem(400, f"{param or 'body'}: {' or '.join(messages)}", param or "body")
+    return Problem(400, f"{param}: {' or '.join(messages)}", param)
 
 
 def _cleaned(message: str) -> str:

@@ -42,6 +42,7 @@ def _model(server: Server, name: str) -> dict[str, Any]:
         "root": server.name,
         "parent": None if name == server.name else server.name,
         "max_model_len": server.engine.maker.limits.max_model_len,
+        "gsr": {"layouts": server.engine.maker.gsr.layouts, "max_k": server.settings.max_k},
     }
 
 

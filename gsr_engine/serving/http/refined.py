@@ -15,6 +15,7 @@ from gsr_engine.serving.events import (
     TokenEvent,
 )
 from gsr_engine.serving.http.narrator import Answers, Narrator, Outcome, Piece
+from gsr_engine.text.answers import same_answer
 from gsr_engine.text.prompts import Prompts
 
 Mode = Literal["final", "phases", "all"]
@@ -69,6 +70,7 @@ class RefinedNarrator(Narrator[RefineResult]):
         self._prompts, self._mode, self._given = prompts, mode, given
         self._k, self._widths, self._voted = k, widths, voted
         self._streams: dict[tuple[int, int], _Written] = {}
+        self._stated: dict[int, str] = {}  # by the first candidate that did, each answer
 
     def tell(self, event: Event[RefineResult]) -> list[Piece]:
         """New tokens of a refinement; and of the candidates, what the client wants of them."""
@@ -108,7 +110,10 @@ class RefinedNarrator(Narrator[RefineResult]):
         if self._mode == "phases":
             text = f"Candidate {event.index + 1} of {self._k}\n\n{written.text.strip()}\n\n"
         done = self._candidate(event.index, written, event.finish_reason, event.content_length)
-        gsr = {"phase": "candidate", "event": "candidate_done", **done}
+        same_as = self._same_as(done["answer"])
+        if same_as is None and done["answer"] is not None:
+            self._stated[event.index], same_as = done["answer"], event.index
+        gsr = {"phase": "candidate", "event": "candidate_done", **done, "same_as": same_as}
         return [Piece(self.answers.first, reasoning=text, gsr=gsr)]
 
     def _candidate(
@@ -125,6 +130,11 @@ class RefinedNarrator(Narrator[RefineResult]):
             "tokens": len(written.token_ids),
             "finish_reason": reason,
         }
+
+    def _same_as(self, answer: str | None) -> int | None:
+        """The candidate that was the first to state this answer, if one has."""
+        found = (index for index, stated in self._stated.items() if same_answer(answer, stated))
+        return next(found, None)
 
     def _phase_started(self, event: PhaseStarted) -> list[Piece]:
         if self._mode == "final":
@@ -179,6 +189,14 @@ class RefinedNarrator(Narrator[RefineResult]):
             "num_shortened": result.num_shortened,
             "num_stopped": result.num_stopped,
         }
+        if self._mode != "final" and result.refinement is not None:
+            last = result.refinement
+            told |= {
+                "same_as": self._same_as(result.answer),
+                "tokens": len(last.token_ids),
+                "mean_logprob": last.logprob / len(last.logprobs) if last.logprobs else None,
+                "finish_reason": last.finish_reason,
+            }
         if self._mode != "final":
             told["candidates"] = [
                 {

@@ -132,6 +132,8 @@ def refinement_job(
         if chat and params.template is None and not server.engine.maker.gsr.names_template:
             params = replace(params, template=CHAT_TEMPLATE)
         prompts = server.engine.maker.prompts.templated(params.template).varied(wanted.variables)
+        if gsr.refinements is not None and not prompts.gsr.template.answer_form:
+            raise InvalidRequest("refinements", "is a vote, and the template states no answer form")
     except InvalidRequest as error:
         raise InvalidRequest(public(error.field), _message(error)) from None
     voted, given = gsr.refinements is not None, gsr.candidates is not None

@@ -12,7 +12,7 @@ from fastapi import Request, Response
 
 from gsr_engine.errors import InvalidRequest
 from gsr_engine.outputs import TIMED_OUT
-from gsr_engine.serving.events import Event
+from gsr_engine.serving.events import Event, Final
 from gsr_engine.serving.http import sse
 from gsr_engine.serving.http.errors import Problem, json_response, problem_of
 from gsr_engine.serving.http.guard import CLOSED, request_id
@@ -24,7 +24,8 @@ from gsr_engine.serving.http.state import Server
 from gsr_engine.serving.http.usage import counts, usage_of
 from gsr_engine.serving.http.watch import Watch
 
-News = tuple["Run", list[Piece]]
+News = tuple["Run", list[Piece], bool]
+"""New output of a run, and whether it is the last."""
 Pieces = AsyncGenerator[News, None]
 
 
@@ -123,15 +124,15 @@ class Run:
             raise problem or Problem(503, "the request did not end")
         return outcome
 
-    async def pieces(self) -> AsyncGenerator[list[Piece], None]:
-        """Its output; closing this aborts it. The watch ends with it, however it ends."""
+    async def news(self) -> Pieces:
+        """Its output as it comes; closing this aborts it. The watch ends with it, anyhow."""
         ended: Ended = "aborted"
         status, error = CLOSED, None
         try:
             async with aclosing(self.job.events()) as events:
                 async for event in events:
                     self._watch.event(event)
-                    yield self.narrator.read(event)
+                    yield self, self.narrator.read(event), isinstance(event, Final)
             ended, status = _ended(self.outcome), 200
         except InvalidRequest as refused:
             name = self.job.public(refused.field)
@@ -177,9 +178,9 @@ async def _merged(runs: Sequence[Run]) -> Pieces:
 
     async def feed(run: Run) -> None:
         try:
-            async with aclosing(run.pieces()) as pieces:
+            async with aclosing(run.news()) as pieces:
                 async for news in pieces:
-                    await queue.put((run, news))
+                    await queue.put(news)
         except Exception as error:
             await queue.put(error)
         else:
@@ -205,7 +206,7 @@ async def _merged(runs: Sequence[Run]) -> Pieces:
 async def _whole(runs: Sequence[Run], pieces: Pieces, reply: Reply) -> dict[str, Any]:
     """The body of a reply that is no stream."""
     async with aclosing(pieces):
-        async for _, news in pieces:
+        async for _, news, _ in pieces:
             for piece in news:
                 reply.note(piece)
     outcomes = [run.outcome for run in runs]
@@ -246,7 +247,7 @@ async def _chunks(
     for opening in reply.opening(range(sum(run.job.choices for run in runs))):
         yield _with_prompt(reply, reply.chunk(opening), untold, runs[0])
     async with aclosing(pieces):
-        run, news = first
+        run, news, last = first
         while True:
             for piece in news:
                 choice = reply.piece(piece)
@@ -255,12 +256,12 @@ async def _chunks(
                     if piece.gsr is not None:
                         chunk["gsr"] = piece.gsr
                     yield _with_prompt(reply, chunk, untold, run)
-            for chunk in _endings(run, reply):
+            for chunk in _endings(run, reply) if last else ():
                 yield chunk
             following = await anext(pieces, None)
             if following is None:
                 return
-            run, news = following
+            run, news, last = following
 
 
 def _endings(run: Run, reply: Reply) -> Iterator[dict[str, Any]]:
