@@ -136,6 +136,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 _FLAGS = (
     *("max_tokens", "summary_tokens", "force_layout", "top_p", "max_model_len", "kv_cache_gib"),
     *("chat_template_kwargs", "special_tokens"),
+    *("api_key", "api_key_file", "max_pending", "max_k", "max_n", "default_k", "max_body_bytes"),
+    *("default_chat_template_kwargs", "keep_alive_seconds", "step_timeout"),
+    *("shutdown_delay", "shutdown_timeout"),
     # Elsewhere these are common words, or a file.
     "(?:threads|adapter|dtype|quantization|generation_config)(?=[:=])",
 )
@@ -167,8 +170,10 @@ def round_widths(text: str | None) -> list[int] | None:
     return [int(one[1]) for one in parts if one for _ in range(int(one[2] or 1))]
 
 
-def template_variables(text: str | None) -> dict[str, Any] | None:
-    """The variables of a JSON object; None if there is none.
+def template_variables(
+    text: str | None, name: str = "chat_template_kwargs"
+) -> dict[str, Any] | None:
+    """The variables of a JSON object, given as the flag of that name; None if there is none.
 
     Raises:
         InvalidRequest: it is no JSON object.
@@ -180,7 +185,7 @@ def template_variables(text: str | None) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         variables = None
     if not isinstance(variables, dict):
-        raise InvalidRequest("chat_template_kwargs", f"must be a JSON object, got {shown(text)}")
+        raise InvalidRequest(name, f"must be a JSON object, got {shown(text)}")
     return variables
 
 

@@ -110,6 +110,9 @@ def serve(
         "shutdown_delay": check_float("shutdown_delay", shutdown_delay, 0, 1e6),
         "shutdown_timeout": check_float("shutdown_timeout", shutdown_timeout, 0, 1e6),
     }
+    variables = options.template_variables(
+        default_chat_template_kwargs, "default_chat_template_kwargs"
+    )
     keys = _keys(api_key, api_key_file)
     settings = Settings(
         model_name=model_name or _name_of(model),
@@ -118,7 +121,7 @@ def serve(
         max_n=max_n,
         max_tokens=max_tokens,
         max_body_bytes=max_body_bytes,
-        default_chat_template_kwargs=options.template_variables(default_chat_template_kwargs) or {},
+        default_chat_template_kwargs=variables or {},
         keep_alive_seconds=keep_alive_seconds,
         step_timeout=step_timeout,
         log_text=log_text,

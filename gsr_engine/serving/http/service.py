@@ -14,7 +14,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from gsr_engine.errors import EngineClosed
+from gsr_engine.errors import EngineClosed, InvalidRequest
 from gsr_engine.serving.async_engine import AsyncEngine
 from gsr_engine.serving.http.health import Health
 
@@ -32,7 +32,7 @@ class Service:
 
     SIGTERM ends it in three stages. First it is not ready, but takes requests of clients that have
     not heard of it, for `shutdown_delay` seconds. Then it refuses requests, and those in flight get
-    `shutdown_timeout` seconds. What is left is aborted, and its clients get what there is so far.
+    `shutdown_timeout` seconds. What is left is aborted, and its clients are told to try elsewhere.
     SIGINT (Ctrl-C) leaves the first stage out. A second signal ends the process at once.
     """
 
@@ -131,17 +131,18 @@ class _Server(uvicorn.Server):
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket of an address that does not listen yet, so that nobody else takes it meanwhile.
+    """A socket of an address, which does not listen yet.
 
     Raises:
-        OSError: the address is taken, or is none of this machine.
+        InvalidRequest: the address is taken, or is none of this machine.
     """
-    address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    listener = socket.socket(address[0], socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind(address[4])
-    except OSError:
-        listener.close()
-        raise
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        listener = socket.socket(found[0][0], socket.SOCK_STREAM)
+        # The connections of a process that just ended would keep the address for a minute.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(found[0][4])
+    except OSError as error:
+        reason = error.strerror or error
+        raise InvalidRequest("port", f"cannot listen on {host}:{port}: {reason}") from None
     return listener
