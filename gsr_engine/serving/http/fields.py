@@ -219,7 +219,7 @@ def seconds_left(body: Generating, request: Request) -> float | None:
 
 
 def check_count(name: str, count: int, most: int) -> None:
-    """Raise InvalidRequest for more than a setting of the server allows."""
+    """Raise InvalidRequest for more than the server allows."""
     if count > most:
         raise InvalidRequest(name, f"{count} is more than this server's {most}")
 
