@@ -542,9 +542,10 @@ def test_a_real_server_with_a_key_inside_another_application(
 
 
 def test_a_real_server_refuses_in_words(open_page: Open, nano: AsyncEngine) -> None:
-    settings = Settings(model_name="nano", max_tokens=100)
+    settings = Settings(model_name="nano", max_tokens=100, max_k=2, default_k=2)
     page = open_page(create_app(nano, settings=settings)).connected()
     assert page.find("#tokens").get_property("value") == "100"
+    assert page.find("#k").get_property("value") == "2"
     page.solve("1+" * 3000)
     page.wait(lambda: page.text("#error").startswith("The server refused this. "))
     assert "2048" in page.text("#error").replace(",", "")
