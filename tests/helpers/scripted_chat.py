@@ -42,14 +42,16 @@ class ScriptedChat:
     """What the server answers; a test changes it at any time.
 
     Attributes:
-        model: the entry of `/v1/models`.
+        name, layouts, answer_form: what `/v1/models` says of the model.
         script: what is streamed, in order; an event holds the stream until the test sets it.
         refusal: answered in place of a stream, if there is one.
         requests: the bodies of the requests that came.
         left: the client closed the connection before the stream was over.
     """
 
-    model: dict[str, Any] = field(default_factory=lambda: {"id": "acme/large"})
+    name: str = "acme/large"
+    layouts: tuple[str, ...] = ("linear",)
+    answer_form: bool = True
     script: list[str | threading.Event] = field(default_factory=list)
     refusal: Response | None = None
     requests: list[dict[str, Any]] = field(default_factory=list)
@@ -62,7 +64,10 @@ class ScriptedChat:
 
         @router.get("/v1/models")
         async def models() -> dict[str, Any]:
-            return {"object": "list", "data": [self.model]}
+            gsr = {"layouts": self.layouts, "answer_form": self.answer_form}
+            gsr |= {"max_k": 64, "max_tokens": None}
+            model = {"id": self.name, "max_model_len": 4096, "gsr": gsr}
+            return {"object": "list", "data": [model]}
 
         @router.post("/v1/chat/completions")
         async def chat(request: Request) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shutil
 import threading
@@ -10,6 +11,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
@@ -18,8 +20,12 @@ from selenium.webdriver.common.keys import Keys as Key
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
+from gsr_engine import AsyncEngine
 from gsr_engine.demo.puzzles import Puzzle, readable, stream_of
+from gsr_engine.demo.report import NANO
+from gsr_engine.serving import create_app
 from gsr_engine.serving.http.auth import Keys
+from gsr_engine.serving.http.settings import Settings
 from tests.helpers import scripted_chat as scripted
 from tests.helpers.scripted_chat import BEGIN, END, KEEP_ALIVE, ScriptedChat, serving
 
@@ -57,11 +63,17 @@ class Page:
     def press(self, *keys: str) -> None:
         ActionChains(self.driver).send_keys(*keys).perform()
 
+    def control(self, key: str) -> None:
+        """Presses a key while Ctrl is down."""
+        chord = ActionChains(self.driver).key_down(Key.CONTROL).send_keys(key)
+        chord.key_up(Key.CONTROL).perform()
+
     def solve(self, problem: str = "1 + 1", k: int = 2) -> None:
         """By keyboard: a problem, k, Ctrl+Enter."""
-        self.find("#problem").send_keys(problem)
         self.find("#k").send_keys(Key.CONTROL, "a")
-        self.press(str(k), Key.CONTROL, Key.ENTER, Key.NULL)
+        self.press(str(k))
+        self.find("#problem").send_keys(problem)
+        self.control(Key.ENTER)
 
     def focused(self) -> str | None:
         return self.driver.switch_to.active_element.get_attribute("id")
@@ -100,6 +112,7 @@ def open_page(chromium: webdriver.Chrome) -> Iterator[Open]:
             chromium.switch_to.new_window("tab")
             stack.callback(chromium.switch_to.window, first)
             stack.callback(chromium.close)
+            chromium.get_log("browser")  # what earlier pages said
             size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
             chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
             return Page(chromium, address + path)
@@ -201,7 +214,7 @@ def test_a_narrow_screen_stacks_them(open_page: Open, chat: ScriptedChat) -> Non
 
 
 def test_the_request_says_what_was_chosen(open_page: Open, chat: ScriptedChat) -> None:
-    chat.model["gsr"] = {"layouts": ["linear", "branched"], "max_k": 2}
+    chat.layouts = ("linear", "branched")
     page = open_page(chat.app()).connected()
     page.find("#tokens").clear()
     page.find("#tokens").send_keys("77")
@@ -229,6 +242,16 @@ def test_a_run_without_a_seed_says_which_one_it_used(open_page: Open, chat: Scri
     page.wait(lambda: page.text("#status").startswith("Done"))
     assert f"seed {chat.requests[0]['seed']}." in page.text("#status")
     assert "layout" not in chat.requests[0]["gsr"]
+
+
+def test_a_model_that_was_not_trained_to_refine_is_asked_for_answers_in_a_form(
+    open_page: Open, chat: ScriptedChat
+) -> None:
+    chat.answer_form = False
+    page = open_page(chat.app()).connected()
+    page.solve()
+    page.wait(lambda: page.text("#status").startswith("Done"))
+    assert chat.requests[0]["gsr"]["template"] == "gsr"
 
 
 def verdict_of(open_page: Open, answers: list[tuple[str | None, int | None]]) -> tuple[Any, ...]:
@@ -337,7 +360,7 @@ def test_text_of_a_model_never_becomes_markup(open_page: Open) -> None:
         END,
     ]
     chat = ScriptedChat(script=script)
-    chat.model = {**chat.model, "id": text}
+    chat.name = text
     page = open_page(chat.app()).connected()
     page.solve(k=1)
     page.wait(lambda: page.text("#status").startswith("Done"))
@@ -372,7 +395,7 @@ def test_a_refusal_is_shown_in_words(
     assert page.find("#error").aria_role == "alert"
     assert not page.find("#results").is_displayed()
     chat.refusal = None  # and the next try is like the first
-    page.press(Key.CONTROL, Key.ENTER, Key.NULL)
+    page.control(Key.ENTER)
     page.wait(lambda: page.text("#status").startswith("Done"))
     assert page.text("#error") == ""
 
@@ -429,7 +452,7 @@ def test_it_asks_nothing_of_any_other_server(open_page: Open, chat: ScriptedChat
 def test_the_examples_of_nano_are_puzzles_that_it_was_not_trained_on(
     open_page: Open, chat: ScriptedChat
 ) -> None:
-    chat.model = {"id": "nano"}
+    chat.name = "nano"
     page = open_page(chat.app()).connected()
     buttons = page.driver.find_elements(By.CSS_SELECTOR, "#examples button")
     assert len(buttons) >= 3
@@ -463,3 +486,70 @@ def test_the_page_may_do_nothing_but_ask_its_own_server(chat: ScriptedChat) -> N
     assert policy["require-trusted-types-for"] == "'script'"
     assert re.fullmatch(r"('sha256-[\w+/=]+' ?)+", policy["script-src"])
     assert not re.search(r"(?:src|href)=\"(?!data:)", page.text)
+
+
+@pytest.fixture(scope="module")
+def nano() -> Iterator[AsyncEngine]:
+    """The model in the box."""
+    engine = AsyncEngine.from_pretrained(NANO, threads=1)
+    yield engine
+    asyncio.run(engine.close())
+
+
+@pytest.mark.parametrize("layout", ["linear", "branched"])
+def test_nano_solves_an_example_in_the_page(
+    open_page: Open, nano: AsyncEngine, layout: str
+) -> None:
+    page = open_page(create_app(nano, settings=Settings(model_name="nano"))).connected()
+    assert page.texts("#layout option") == ["linear", "branched"]
+    page.find("#layout").send_keys(layout)
+    page.find("#examples button").click()
+    page.control(Key.ENTER)
+    page.wait(lambda: page.text("#status").startswith("Done"))
+    assert page.texts(".state") == ["done"] * 5
+    answers = page.texts("#candidates .answer dd")
+    for answer, text in zip(answers, page.texts("#candidates .written"), strict=True):
+        assert text.endswith(f"={answer}")
+    refined = page.text("#refined .answer dd")
+    assert page.text("#refined .written").endswith(f"={refined}")
+    rows = [row.split() for row in page.texts("#agreement tbody tr")]
+    stated = {answer: int(count) for answer, count, *_ in rows if count != "new"}
+    assert stated == {answer: answers.count(answer) for answer in answers}
+    assert refined in [answer for answer, *_ in rows]
+    assert all(-20 < float(one.replace("−", "-")) < 0 for one in page.texts(".logprob dd"))
+    assert len(page.texts("#costs tbody tr")) == 4
+    written = sum(int(tokens) for tokens in page.texts(".tokens dd"))
+    assert page.text("#costs-note").startswith(f"{written} tokens written.")
+    assert page.driver.get_log("browser") == []
+
+
+def test_a_real_server_with_a_key_inside_another_application(
+    open_page: Open, nano: AsyncEngine
+) -> None:
+    host = FastAPI()
+    host.mount("/llm", create_app(nano, auth="right-key", settings=Settings(model_name="nano")))
+    page = open_page(host, "/llm")
+    page.wait(lambda: page.find("#key-dialog").is_displayed())
+    page.press("right-key", Key.ENTER)
+    page.connected().find("#tokens").send_keys(Key.CONTROL, "a")
+    page.press("3")
+    page.find("#examples button").click()
+    page.control(Key.ENTER)
+    page.wait(lambda: page.text("#status").startswith("Done"))
+    assert page.texts("#candidates .state") == ["cut at the limit"] * 4
+    assert page.texts("#candidates .answer dd") == ["none stated"] * 4
+    assert page.text("#verdict") == "The refinement states no answer."
+
+
+def test_a_real_server_refuses_in_words(open_page: Open, nano: AsyncEngine) -> None:
+    settings = Settings(model_name="nano", max_tokens=100)
+    page = open_page(create_app(nano, settings=settings)).connected()
+    assert page.find("#tokens").get_property("value") == "100"
+    page.solve("1+" * 3000)
+    page.wait(lambda: page.text("#error").startswith("The server refused this. "))
+    assert "2048" in page.text("#error").replace(",", "")
+
+
+def test_a_server_may_have_no_page(nano: AsyncEngine) -> None:
+    app = create_app(nano, settings=Settings(page=False))
+    assert TestClient(app).get("/").status_code == 404

@@ -34,6 +34,7 @@ def model_routes(server: Server) -> APIRouter:
 
 
 def _model(server: Server, name: str) -> dict[str, Any]:
+    trained = server.engine.maker.gsr
     return {
         "id": name,
         "object": "model",
@@ -42,7 +43,12 @@ def _model(server: Server, name: str) -> dict[str, Any]:
         "root": server.name,
         "parent": None if name == server.name else server.name,
         "max_model_len": server.engine.maker.limits.max_model_len,
-        "gsr": {"layouts": server.engine.maker.gsr.layouts, "max_k": server.settings.max_k},
+        "gsr": {
+            "layouts": trained.layouts,
+            "answer_form": trained.names_template and trained.template.answer_form,
+            "max_k": server.settings.max_k,
+            "max_tokens": server.settings.max_tokens,
+        },
     }
 
 

@@ -24,6 +24,7 @@ function draw(k) {
 function payload(k, seed) {
   const gsr = { k, stream: "all" };
   if (!at("layout-field").hidden) gsr.layout = at("layout").value;
+  if (!model.gsr.answer_form) gsr.template = "gsr"; // one that asks for answers in a fixed form
   return JSON.stringify({
     model: model.id,
     messages: [{ role: "user", content: at("problem").value }],
@@ -105,9 +106,10 @@ async function connect() {
 
 /** The layouts that the checkpoint claims, the bounds of the server, and examples. */
 function showChoices() {
-  const { layouts = [], max_k: most = 16 } = model.gsr ?? {};
-  at("k").max = Math.min(16, most);
-  if (model.max_model_len) at("tokens").max = model.max_model_len;
+  const { layouts, max_k: mostCandidates, max_tokens: mostTokens } = model.gsr;
+  at("k").max = Math.min(16, mostCandidates);
+  at("tokens").max = Math.min(model.max_model_len, mostTokens ?? Infinity);
+  if (at("tokens").validity.rangeOverflow) at("tokens").value = at("tokens").max;
   at("layout").replaceChildren(...layouts.map((layout) => element("option", layout)));
   at("layout-field").hidden = layouts.length < 2;
   const nano = model.id.split("/").pop() === "nano";
