@@ -126,7 +126,7 @@ def _job(server: Server, body: ChatBody, k: int | None, wanted: Wanted) -> Job:
         events = partial(engine.generate, prompt, params, wait=False)
     else:
         events = partial(engine.chat, messages, params, chat_template_kwargs=variables, wait=False)
-    return Job(events, narrator, "plain", body.n, body.n, public=_public)
+    return Job(messages, events, narrator, "plain", body.n, body.n, public=_public)
 
 
 def _public(field: str) -> str:

@@ -114,4 +114,4 @@ def _plain(
         prompt = maker.tokenizer.encode_prompt(prompt, add_special_tokens=False)
     narrator = PlainNarrator(Answers(None, place * body.n))
     events = partial(server.engine.generate, prompt, params, wait=False)
-    return Job(events, narrator, "plain", body.n, body.n)
+    return Job(prompt, events, narrator, "plain", body.n, body.n)

@@ -151,7 +151,7 @@ def refinement_job(
     events = partial(
         server.engine.self_refine, problem, params, candidates=gsr.candidates, wait=False
     )
-    return Job(events, narrator, "selfref", k, choices, given, public)
+    return Job(problem, events, narrator, "selfref", k, choices, given, public)
 
 
 def _params(

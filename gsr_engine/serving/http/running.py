@@ -34,6 +34,7 @@ class Job:
     """One prompt for the engine.
 
     Attributes:
+        asked: the prompt or the messages, for a log that wants texts.
         events: begins it; the events of `AsyncEngine`.
         narrator: tells them.
         method: how it is answered.
@@ -43,6 +44,7 @@ class Job:
         public: what a client calls a field of the engine's parameters.
     """
 
+    asked: object
     events: Callable[[], AsyncGenerator[Event[Any], None]]
     narrator: Narrator[Any]
     method: Method
@@ -148,7 +150,12 @@ class Run:
             outcome = self.narrator.outcome
             usage = None if outcome is None else outcome.usage
             details = None if outcome is None else outcome.costs
-            self._watch.end(ended, status, usage, error=error, details=details)
+            texts = {"prompt": self.job.asked, "reply": self._replies()}
+            self._watch.end(ended, status, usage, error=error, details=details, texts=texts)
+
+    def _replies(self) -> list[str]:
+        outcome = self.narrator.outcome
+        return [] if outcome is None else [one.completion.text for one in outcome.choices]
 
 
 def _ended(outcome: Outcome) -> Ended:
