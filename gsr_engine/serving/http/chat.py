@@ -13,12 +13,13 @@ from pydantic import Field
 from gsr_engine.checkpoint.chat_template import Message, Variables
 from gsr_engine.errors import InvalidRequest
 from gsr_engine.params import MAX_TOP_LOGPROBS
+from gsr_engine.serving.http.answering import answer
 from gsr_engine.serving.http.fields import Body, Generating, check_count, only, seconds_left
-from gsr_engine.serving.http.guard import cache_salt, guarded, request_id
+from gsr_engine.serving.http.guard import cache_salt, guarded_router, request_id
 from gsr_engine.serving.http.narrator import Answers, PlainNarrator
 from gsr_engine.serving.http.refinement import Wanted, asked_k, plain_params, refinement_job
 from gsr_engine.serving.http.replies import ChatReply, Options
-from gsr_engine.serving.http.running import Called, Job, answer
+from gsr_engine.serving.http.runs import Called, Job
 from gsr_engine.serving.http.state import Server
 from gsr_engine.serving.http.thinking import Thinking
 
@@ -84,7 +85,7 @@ class ChatBody(Generating):
 
 def chat_routes(server: Server) -> APIRouter:
     """`/v1/chat/completions`."""
-    router = APIRouter(route_class=guarded(server))
+    router = guarded_router(server)
 
     @router.post(PATH)
     async def chat_completions(body: ChatBody, request: Request) -> Response:
@@ -126,7 +127,7 @@ def _job(server: Server, body: ChatBody, k: int | None, wanted: Wanted) -> Job:
         events = partial(engine.generate, prompt, params, wait=False)
     else:
         events = partial(engine.chat, messages, params, chat_template_kwargs=variables, wait=False)
-    return Job(messages, events, narrator, "plain", body.n, body.n, public=_public)
+    return Job(events, narrator, "plain", body.n, body.n, public=_public)
 
 
 def _public(field: str) -> str:

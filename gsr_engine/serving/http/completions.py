@@ -12,12 +12,13 @@ from pydantic import Field
 
 from gsr_engine.errors import InvalidRequest
 from gsr_engine.params import MAX_TOP_LOGPROBS
+from gsr_engine.serving.http.answering import answer
 from gsr_engine.serving.http.fields import Generating, check_count, only, seconds_left
-from gsr_engine.serving.http.guard import cache_salt, guarded, request_id
+from gsr_engine.serving.http.guard import cache_salt, guarded_router, request_id
 from gsr_engine.serving.http.narrator import Answers, PlainNarrator
 from gsr_engine.serving.http.refinement import Wanted, asked_k, plain_params, refinement_job
 from gsr_engine.serving.http.replies import Options, TextReply
-from gsr_engine.serving.http.running import Called, Job, answer
+from gsr_engine.serving.http.runs import Called, Job
 from gsr_engine.serving.http.state import Server
 
 PATH = "/v1/completions"
@@ -58,7 +59,7 @@ class CompletionBody(Generating):
 
 def completion_routes(server: Server) -> APIRouter:
     """`/v1/completions`."""
-    router = APIRouter(route_class=guarded(server))
+    router = guarded_router(server)
 
     @router.post(PATH)
     async def completions(body: CompletionBody, request: Request) -> Response:
@@ -114,4 +115,4 @@ def _plain(
         prompt = maker.tokenizer.encode_prompt(prompt, add_special_tokens=False)
     narrator = PlainNarrator(Answers(None, place * body.n))
     events = partial(server.engine.generate, prompt, params, wait=False)
-    return Job(prompt, events, narrator, "plain", body.n, body.n)
+    return Job(events, narrator, "plain", body.n, body.n)

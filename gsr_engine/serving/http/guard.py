@@ -6,8 +6,9 @@ import secrets
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from fastapi import Request, Response
+from fastapi import APIRouter, Request, Response, Security
 from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
 from starlette.types import Message, Receive
 
 from gsr_engine.serving.http.errors import Problem, problem_of
@@ -22,9 +23,10 @@ class ClientGone(Exception):
     """The client closed the connection."""
 
 
-def guarded(server: Server) -> type[APIRoute]:
-    """The class of routes that need a key, if the server has keys."""
-    return _route_class(server, needs_key=True)
+def guarded_router(server: Server) -> APIRouter:
+    """A router for routes that need a key, if the server has keys; their description says so."""
+    described = [Security(HTTPBearer(auto_error=False))] if server.keys else []
+    return APIRouter(route_class=_route_class(server, needs_key=True), dependencies=described)
 
 
 def unguarded(server: Server) -> type[APIRoute]:

@@ -9,7 +9,7 @@ from fastapi.openapi.utils import get_openapi
 
 from gsr_engine import __version__
 from gsr_engine.serving.http.errors import json_response
-from gsr_engine.serving.http.guard import guarded
+from gsr_engine.serving.http.guard import guarded_router
 from gsr_engine.serving.http.state import Server
 
 OWNER = "gsr-engine"
@@ -17,7 +17,7 @@ OWNER = "gsr-engine"
 
 def model_routes(server: Server) -> APIRouter:
     """`/v1/models` and `/version`."""
-    router = APIRouter(route_class=guarded(server))
+    router = guarded_router(server)
 
     @router.get("/v1/models")
     async def list_models() -> Response:
@@ -54,7 +54,7 @@ def _model(server: Server, name: str) -> dict[str, Any]:
 
 def openapi_route(server: Server, described: APIRouter) -> APIRouter:
     """`/openapi.json`: the description of other routes."""
-    router = APIRouter(route_class=guarded(server))
+    router = guarded_router(server)
 
     @router.get("/openapi.json", include_in_schema=False)
     async def openapi(request: Request) -> Response:

@@ -14,7 +14,7 @@ from gsr_engine.serving.http.errors import Problem
 from gsr_engine.serving.http.fields import Generating, Refinement, check_count, stream_limit
 from gsr_engine.serving.http.narrator import Answers
 from gsr_engine.serving.http.refined import RefinedNarrator
-from gsr_engine.serving.http.running import Job
+from gsr_engine.serving.http.runs import Job
 from gsr_engine.serving.http.state import Server
 from gsr_engine.serving.http.thinking import Thinking
 from gsr_engine.text.problem_prompts import Problem as Stated
@@ -151,7 +151,7 @@ def refinement_job(
     events = partial(
         server.engine.self_refine, problem, params, candidates=gsr.candidates, wait=False
     )
-    return Job(problem, events, narrator, "selfref", k, choices, given, public)
+    return Job(events, narrator, "selfref", k, choices, given, public)
 
 
 def _params(

@@ -34,15 +34,18 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: Events, keep_alive_seconds: float) -> None:
+    def __init__(
+        self, events: Events, source: AsyncGenerator[Any, None], keep_alive_seconds: float
+    ) -> None:
+        """Send `events`, which are made of `source`; this is closed even if nothing was sent."""
         super().__init__(headers={"cache-control": "no-store", "x-accel-buffering": "no"})
         del self.headers["content-length"]
-        self._events = events
+        self._events, self._source = events, source
         self._seconds = keep_alive_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send everything, or end at once."""
-        async with aclosing(self._events):
+        async with aclosing(self._source), aclosing(self._events):
             try:
                 await unless_gone(receive, self._send(send))
             except (ClientGone, OSError):

@@ -11,8 +11,8 @@ from pydantic import Field
 from gsr_engine.errors import InvalidRequest
 from gsr_engine.serving.http.chat import Turn, rendered
 from gsr_engine.serving.http.errors import json_response
-from gsr_engine.serving.http.fields import Body
-from gsr_engine.serving.http.guard import guarded
+from gsr_engine.serving.http.fields import Body, check_count
+from gsr_engine.serving.http.guard import guarded_router
 from gsr_engine.serving.http.refinement import asked_k
 from gsr_engine.serving.http.state import Server
 
@@ -38,7 +38,7 @@ class DetokenizeBody(Body):
 
 def token_routes(server: Server) -> APIRouter:
     """The routes of the tokenizer."""
-    router = APIRouter(route_class=guarded(server))
+    router = guarded_router(server)
     maker = server.engine.maker
 
     @router.post("/tokenize")
@@ -58,6 +58,7 @@ def token_routes(server: Server) -> APIRouter:
     async def detokenize(body: DetokenizeBody) -> Response:
         """The text of token ids, special tokens included."""
         asked_k(server, body.model, None)
+        check_count("tokens", len(body.tokens), maker.limits.max_model_len)
         ids = maker.limits.check_tokens("tokens", body.tokens)
         text = await asyncio.to_thread(maker.tokenizer.spelled, ids)
         return json_response({"prompt": text})
