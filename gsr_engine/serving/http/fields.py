@@ -168,6 +168,12 @@ class Generating(Sampling):
     response_format: Annotated[Any, only({"type": "text"})] = None
     skip_special_tokens: Annotated[Any, only(True)] = None
     use_beam_search: Annotated[Any, only(False)] = None
+    # vLLM's router adds these to every request.
+    no_stop_trim: Annotated[Any, only(False)] = None
+    return_hidden_states: Annotated[Any, only(False)] = None
+    include_reasoning: Annotated[Any, only(True)] = None
+    separate_reasoning: Annotated[Any, only(True)] = None
+    stream_reasoning: Annotated[Any, only(True)] = None
 
     def hints(self) -> dict[str, str]:
         """What routers said about it."""
