@@ -140,11 +140,17 @@ class Reply(ABC):
         top: Sequence[TopLogprobs],
     ) -> dict[str, Any] | None: ...
 
-    def _ranked(self, top: Sequence[TopLogprobs], place: int) -> list[tuple[str, float]]:
-        """The likeliest tokens at a place, as text, as many as were asked for."""
-        ranked = list(top[place])[: self.options.logprobs] if place < len(top) else []
-        spelled = self.tokenizer.pieces([token for token, _ in ranked])
-        return [(text, _number(value)) for text, (_, value) in zip(spelled, ranked, strict=True)]
+    def ranked(
+        self, top: Sequence[TopLogprobs], place: int, token: int, logprob: float
+    ) -> list[tuple[str, float]]:
+        """The likeliest tokens at a place, as text, as many as were asked for.
+
+        The drawn token has the very number that stands beside it: clients compare both.
+        """
+        listed = list(top[place])[: self.options.logprobs] if place < len(top) else []
+        spelled = self.tokenizer.pieces([one for one, _ in listed])
+        values = [logprob if one == token else value for one, value in listed]
+        return [(text, _number(value)) for text, value in zip(spelled, values, strict=True)]
 
 
 class ChatReply(Reply):
@@ -183,8 +189,9 @@ class ChatReply(Reply):
     ) -> dict[str, Any] | None:
         content = []
         for place, text in enumerate(self.tokenizer.pieces(list(token_ids))):
-            ranked = [_token(*one) for one in self._ranked(top, place)]
-            content.append({**_token(text, _number(logprobs[place])), "top_logprobs": ranked})
+            logprob = logprobs[place]
+            ranked = [_token(*one) for one in self.ranked(top, place, token_ids[place], logprob)]
+            content.append({**_token(text, _number(logprob)), "top_logprobs": ranked})
         return {"content": content} if content else None
 
 
@@ -218,10 +225,17 @@ class TextReply(Reply):
         for text in texts:
             offsets.append(told.spelled)
             told.spelled += len(text)
-        ranked = [dict(self._ranked(top, place)) for place in range(len(texts))]
+        numbers = [_number(value) for value in logprobs]
+        ranked = [
+            {
+                **dict(self.ranked(top, place, token_ids[place], numbers[place])),
+                text: numbers[place],
+            }
+            for place, text in enumerate(texts)
+        ]
         return {
             "tokens": texts,
-            "token_logprobs": [_number(value) for value in logprobs],
+            "token_logprobs": numbers,
             "top_logprobs": ranked if self.options.logprobs else None,
             "text_offset": offsets,
         }
