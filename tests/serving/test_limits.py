@@ -137,7 +137,7 @@ def test_a_full_queue_and_the_end_of_a_server_send_clients_elsewhere() -> None:
         httpx.Client(base_url=url, timeout=120) as client,
         ExitStack() as open_streams,
     ):
-        asked = {**ENDLESS, "stream": True}
+        asked = {**ENDLESS, "stream": True, "n": 64}  # it takes longer than what follows
         running = [
             open_streams.enter_context(client.stream("POST", PATH, json=asked)) for _ in range(2)
         ]
