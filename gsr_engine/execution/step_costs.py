@@ -95,7 +95,7 @@ def _best(runner: Runner, rows: int, length: int, goes_on: bool = False) -> floa
     pages = iter(range(pages_for(length) + pages_for(tokens)))
     seen = Segment([0] * length, pages=[*islice(pages, pages_for(length))])
     own = Segment([0] * tokens, length, (Span(seen, 0, length),), pages=[*pages])
-    stream = Stream(0, _GREEDY, 0, frozenset(), own)
+    stream = Stream(0, _GREEDY, 0, {}, own)
     nobody: Any = None  # a runner does not ask to whom a chunk belongs
     times: list[float] = []
     for step in range(1 + _ROUNDS):  # the first may compile, capture, or touch memory for once

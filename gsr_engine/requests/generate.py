@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from gsr_engine.checkpoint.tokenizer import Tokenizer
 from gsr_engine.kv.segments import context_length, pages_for
-from gsr_engine.outputs import FinishReason, GenerateResult, Phase
+from gsr_engine.outputs import TIMED_OUT, FinishReason, GenerateResult, Phase
 from gsr_engine.params import SamplingParams
+from gsr_engine.requests.deadlines import Deadlines
 from gsr_engine.requests.limits import Limits
 from gsr_engine.requests.request import Group, NewPrompt, Request, Stream, completion
 from gsr_engine.seeds import derive_seed
@@ -52,6 +53,7 @@ class GenerateRequest(Request[GenerateResult]):
             lambda most: prompt_pages + pages_for(min(most, stream_tokens)),
         )
         super().__init__(params.n, most_pages, params.priority)
+        self.deadlines = Deadlines(params.timeout)
         self._prompt = prompt
         self._seed = seed
         self._first = first
@@ -82,6 +84,8 @@ class GenerateRequest(Request[GenerateResult]):
         """Set the result from the tokens so far."""
         for stream in self.streams:
             stream.end(reason)
+        if reason == "timeout" and not any(len(stream.segment) for stream in self.streams):
+            error = TIMED_OUT
         self._finish(error)
 
     def fail(self, error: str) -> None:

@@ -71,6 +71,16 @@ class Scheduler:
         return sum(1 for _ in self._admission.running_streams())
 
     @property
+    def num_waiting_streams(self) -> int:
+        """Streams that wait for pages: those of requests without pages, and paused ones.
+
+        A request without pages counts with the most streams that it decodes at the same time.
+        """
+        streams = (stream for group in self._admission.groups() for stream in group.streams)
+        paused = sum(stream.state is StreamState.WAITING for stream in streams)
+        return self._admission.waiting.num_streams + paused
+
+    @property
     def num_preemptions(self) -> int:
         """How often a request was preempted, or a stream of the oldest request paused."""
         return self._admission.num_preemptions
@@ -92,10 +102,11 @@ class Scheduler:
         if request.state is not RequestState.NEW:
             raise InvalidRequest("request", f"was submitted before: it is {request.state.value}")
         request.submitted_at = self._clock()
+        request.deadlines.count_from(request.submitted_at)
         self._admission.waiting.add(request)
-        if request.deadline is not None:
-            arrival = request.queue_position.arrival
-            heapq.heappush(self._deadlines, (request.deadline, arrival))
+        arrival = request.queue_position.arrival
+        for moment in request.deadlines.moments:
+            heapq.heappush(self._deadlines, (moment, arrival))
             self._timed[arrival] = request
 
     def plan(self) -> StepPlan:
@@ -322,11 +333,12 @@ class Scheduler:
         self._retire(request)
 
     def _retire(self, request: AnyRequest) -> None:
+        self._memory.note_peak(request)
         self._admission.retire(request)
         self._timed.pop(request.queue_position.arrival, None)
-        if len(self._deadlines) > 2 * len(self._timed) + _MIN_DEADLINES:
-            # Most entries are of requests that ended before their deadline.
-            self._deadlines = [(one.deadline or 0.0, key) for key, one in self._timed.items()]
+        if len(self._deadlines) > 4 * len(self._timed) + _MIN_DEADLINES:
+            # A request has two deadlines at most: half of these or more are of some that ended.
+            self._deadlines = [one for one in self._deadlines if one[1] in self._timed]
             heapq.heapify(self._deadlines)
         self.finished.append(request)
 
@@ -334,10 +346,14 @@ class Scheduler:
         now = self._clock() if self._deadlines else 0.0
         while self._deadlines and self._deadlines[0][0] <= now:
             _, arrival = heapq.heappop(self._deadlines)
-            request = self._timed.pop(arrival, None)
+            request = self._timed.get(arrival)
             if request is None:  # it finished before its deadline
                 continue
-            request.expire()
+            try:
+                request.expire(now)
+            except Exception as error:  # its result cannot be put together
+                self.end(request, f"{type(error).__name__}: {error}")
+                continue
             if request.finished:
                 self._retire(request)
             else:

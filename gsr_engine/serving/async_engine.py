@@ -45,7 +45,7 @@ class AsyncEngine:
     `contextlib.aclosing` closes it at once.
 
     Back-pressure works both ways. At most `max_pending` requests are unfinished; further callers
-    wait for room, first come, first served, but a long input comes once it is made. A deadline
+    wait for room, first come, first served, but a long input comes once it is made. A timeout
     counts from the call, also while its request waits for room. A slow reader does not slow the
     engine down, and its buffer is bounded: new tokens of a stream join its one unread token event.
 
@@ -103,12 +103,9 @@ class AsyncEngine:
                 the exception's cause).
         """
 
-        def make(asked_at: float) -> StreamingRequest:
+        def make() -> StreamingRequest:
             mine = _params(params, SelfRefineParams)
-            request = self._engine.new_self_refine(problem, mine, candidates=candidates)
-            if mine.deadline is not None:
-                request.deadline = asked_at + mine.deadline
-            return request
+            return self._engine.new_self_refine(problem, mine, candidates=candidates)
 
         return self._events(make, _size(problem, candidates), request_id, wait)
 
@@ -126,7 +123,7 @@ class AsyncEngine:
         The n streams are reported as candidates; everything else is as in `self_refine`.
         """
 
-        def make(_: float) -> StreamingRequest:
+        def make() -> StreamingRequest:
             mine = _params(params, SamplingParams)
             return self._engine.new_generate(prompt, mine, special_tokens=special_tokens)
 
@@ -146,7 +143,7 @@ class AsyncEngine:
         The n streams are reported as candidates; everything else is as in `self_refine`.
         """
 
-        def make(_: float) -> StreamingRequest:
+        def make() -> StreamingRequest:
             prompt = self._engine.chat_prompt(messages, chat_template_kwargs)
             return self._engine.new_generate(prompt, _params(params, SamplingParams))
 
@@ -154,7 +151,7 @@ class AsyncEngine:
 
     async def _events(
         self,
-        make: Callable[[float], StreamingRequest],
+        make: Callable[[], StreamingRequest],
         size: int,
         request_id: str | None,
         wait: bool,
@@ -166,7 +163,8 @@ class AsyncEngine:
 
         def work() -> Future[None]:
             # The maker's thread hands it on, so that requests are taken in the order of making.
-            request = make(asked_at)
+            request = make()
+            request.deadlines.count_from(asked_at)
             return self.loop.call(partial(self.loop.open, name, request, mailbox, wait))
 
         try:
@@ -191,8 +189,23 @@ class AsyncEngine:
         """
         return await self._in_thread(partial(self.loop.abort, request_id))
 
+    def step_seconds(self) -> float:
+        """Seconds for which the present step has been running, 0 if none runs.
+
+        It waits for nothing, and any thread may ask. So it tells a device that hangs from an engine
+        that is idle, which `stats` cannot: that waits for the end of the step.
+
+        Raises:
+            EngineForked: this process is a fork of the engine's.
+        """
+        return self.loop.step_seconds()
+
     async def stats(self) -> dict[str, Any]:
-        """`Engine.stats` between two steps. Raises EngineClosed as `self_refine`."""
+        """`Engine.stats` between two steps, without requests that wait for room.
+
+        Raises:
+            EngineClosed: as in `self_refine`.
+        """
         return await self._in_thread(self._engine.stats)
 
     async def check(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
-from gsr_engine.outputs import FinishReason
+from gsr_engine.outputs import FinishReason, StopReason
 
 ResultT = TypeVar("ResultT", covariant=True)
 
@@ -53,10 +53,11 @@ class CandidateToken:
 
 @dataclass(frozen=True, slots=True)
 class CandidateDone:
-    """A candidate, or a stream of `generate`, is finished."""
+    """A candidate, or a stream of `generate`, is finished; the reasons are its `Completion`'s."""
 
     index: int
     finish_reason: FinishReason
+    stop_reason: StopReason = None
 
 
 @dataclass(frozen=True, slots=True)

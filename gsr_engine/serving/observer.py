@@ -107,7 +107,7 @@ class _StreamObserver:
         elif token_ids or text:
             events.append(CandidateToken(index, tuple(token_ids), text))
         if complete and stream.finish_reason is not None and not self._round:
-            events.append(CandidateDone(index, stream.finish_reason))
+            events.append(CandidateDone(index, stream.finish_reason, stream.stop_reason))
         return events
 
     def _text(self, content: list[int], complete: bool) -> str:

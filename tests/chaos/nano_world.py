@@ -63,7 +63,7 @@ class NanoWorld(EngineWorld):
 
     def drain(self) -> None:
         super().drain()
-        compare_alone((one.result, make) for one, make in self.asked.items() if not one.deadline)
+        compare_alone((one.result, make) for one, make in self.asked.items())
 
 
 def compare_alone(ended: Iterable[tuple[AnyResult, Make]]) -> None:
