@@ -148,6 +148,24 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptLogprobs:
+    """The log-probabilities of a prompt's tokens; entry i belongs to token i of the prompt.
+
+    There are as many entries as the prompt has tokens, or fewer if the request ended before all of
+    them were computed.
+
+    Attributes:
+        logprobs: log-probability of each token given all before it, as in `Completion.logprobs`.
+            None for the first token: nothing is before it.
+        top_logprobs: for each token the most likely tokens in its place, and None for the first.
+            The whole field is None if `SamplingParams.prompt_logprobs` is 0.
+    """
+
+    logprobs: list[float | None]
+    top_logprobs: list[TopLogprobs | None] | None
+
+
+@dataclass(frozen=True, slots=True)
 class GenerateResult:
     """The result of `Engine.generate` and `Engine.chat` for one prompt.
 
@@ -159,6 +177,7 @@ class GenerateResult:
             caller gave None, those that were used.
         error: the reason if the request failed, or if its `timeout` passed before it had a token;
             else None.
+        prompt_logprobs: the log-probabilities of the prompt's tokens; None unless asked for.
     """
 
     prompt_token_ids: list[int]
@@ -166,6 +185,7 @@ class GenerateResult:
     usage: Usage
     params: SamplingParams
     error: str | None = None
+    prompt_logprobs: PromptLogprobs | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from gsr_engine.params import SamplingParams
 from gsr_engine.repetition import RepetitionMatcher
 from gsr_engine.requests.deadlines import Deadlines
 from gsr_engine.requests.lookup import Lookup
+from gsr_engine.requests.prompt_scores import PromptScores
 from gsr_engine.text.stopping import StopMatcher, StopRule
 
 
@@ -198,6 +199,8 @@ class Group:
         continued: a later prompt may go on where a stream ended, so the prefix cache keeps what the
             streams wrote. It needs a salt.
         looks_up: drafts for its streams are looked up in what they see, if the engine does that.
+        scores: the log-probabilities of its prompt's tokens; None if they are not wanted. A prompt
+            with scores has no context, and nobody else reads it before it is computed.
         state: where it is in its life.
         pin: its node in the prefix cache while it holds pages.
     """
@@ -209,6 +212,7 @@ class Group:
     open: bool = False
     continued: bool = False
     looks_up: bool = True
+    scores: PromptScores | None = None
     streams: list[Stream] = field(default_factory=list)
     state: GroupState = GroupState.WAITING
     pin: Node | None = None

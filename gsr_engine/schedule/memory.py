@@ -67,7 +67,16 @@ class Memory:
         self.pool.acquire(group.prompt.context)
         self.pool.hold(group.prompt, len(group.prompt))
         group.state = GroupState.PREFILLING
-        if self.cache and group.salt is not None:
+        if group.scores is None:
+            self.publish(group)
+
+    def publish(self, group: Group) -> None:
+        """Let the prefix cache find the prompt of a group that holds its pages; once is enough.
+
+        A prompt with scores must be computed before: whoever finds it may compute what it lacks,
+        and would compute no scores.
+        """
+        if self.cache and group.salt is not None and group.pin is None:
             group.pin = self.cache.pin(group.context, group.salt)
 
     def hold_stream(self, stream: Stream) -> None:

@@ -7,17 +7,20 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import islice
 
 from gsr_engine.config import EngineConfig
 from gsr_engine.errors import InvalidRequest, OutOfPages
 from gsr_engine.kv.segments import Context, Segment, context_length, missing
 from gsr_engine.outputs import TopLogprobs
+from gsr_engine.requests.prompt_scores import Score
 from gsr_engine.requests.request import Group, GroupState, RequestState, Stream, StreamState
 from gsr_engine.schedule.admission import Admission, AnyRequest
 from gsr_engine.schedule.drafts import Drafts
 from gsr_engine.schedule.memory import Memory
 from gsr_engine.step.plan import StepPlan
 
+NOT_FINITE = "the model's logits are not finite"
 _MIN_DEADLINES = 64
 """A heap of deadlines this small is never tidied."""
 
@@ -125,6 +128,7 @@ class Scheduler:
         for group in self._admission.groups():
             if group.state is prefilling and _is_computed(group):
                 group.state = GroupState.DECODING
+                self._memory.publish(group)
         if self.drafts is not None:
             plan.drafts = self._draft(self.drafts)
         for group in self._admission.groups():
@@ -202,12 +206,16 @@ class Scheduler:
         tokens: list[int],
         logprobs: list[float],
         tops: list[TopLogprobs | None] | None = None,
+        scores: Sequence[Score] = (),
     ) -> None:
-        """Append the tokens that a launched step drew (the fields of `Draws`) to their streams."""
+        """Hand what a launched step drew and scored (the fields of `Draws`) to its requests."""
         touched = {chunk.group: None for chunk in plan.chunks if not chunk.decode}
         failed: dict[AnyRequest, str] = {}
         doubtful: list[Context] = []
         over: set[Stream] = set()  # the rest of what they drew was drawn in vain
+        for group in _hand_on(plan, scores):
+            failed[group.request] = NOT_FINITE
+            doubtful.append(group.context)
         drawn = zip(plan.draws, tokens, logprobs, tops or [None] * len(tokens), strict=True)
         chunks, isfinite = plan.chunks, math.isfinite
         for (row, stream), token, logprob, top in drawn:
@@ -217,7 +225,7 @@ class Scheduler:
             if stream.finish_reason is not None or group.request.finished or stream in over:
                 continue  # it ended while the step ran, or its draft was wrong
             if not isfinite(logprob):
-                failed[group.request] = "the model's logits are not finite"
+                failed[group.request] = NOT_FINITE
                 doubtful.append(stream.segment.context)
                 over.add(stream)
                 continue
@@ -358,6 +366,18 @@ class Scheduler:
                 self._retire(request)
             else:
                 self._settle(list(request.groups))
+
+
+def _hand_on(plan: StepPlan, scores: Sequence[Score]) -> list[Group]:
+    """Give scores to the groups of their prompts; returns those that got some not finite."""
+    following, spoilt = iter(scores), []
+    for part in plan.scored:
+        group, mine = plan.chunks[part.index].group, list(islice(following, len(part)))
+        if group.scores is None or group.request.finished:
+            continue  # it ended while the step ran
+        if not group.scores.take(part.start, mine):
+            spoilt.append(group)
+    return spoilt
 
 
 def _cut(plan: StepPlan) -> None:

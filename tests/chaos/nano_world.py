@@ -6,6 +6,8 @@ import random
 from collections.abc import Iterable
 from typing import Any
 
+from pytest import approx
+
 from gsr_engine import Completion, Engine, EngineConfig, GenerateResult, RefineResult
 from gsr_engine.execution.device import build_runner
 from gsr_engine.schedule.admission import AnyRequest
@@ -80,6 +82,8 @@ def compare_alone(ended: Iterable[tuple[AnyResult, Make]]) -> None:
             if result.error is None and mine and {c.finish_reason for c in mine} <= _UNDISTURBED:
                 (alone,) = engine.run([make(engine)])
                 ties += not _agree(mine, _completions(alone))
+                if isinstance(result, GenerateResult):
+                    assert _prompt_logprobs(result) == approx(_prompt_logprobs(alone), abs=1e-3)
                 compared += 1
     assert ties <= compared / 20
 
@@ -88,6 +92,12 @@ def _completions(result: AnyResult) -> list[Completion]:
     if isinstance(result, GenerateResult):
         return result.completions
     return [c for every in (result.candidates, *result.rounds) for c in every]
+
+
+def _prompt_logprobs(result: GenerateResult) -> list[float]:
+    """The log-probabilities of a prompt's tokens behind the first; none if not asked for."""
+    found = result.prompt_logprobs
+    return [] if found is None else [one for one in found.logprobs if one is not None]
 
 
 def _agree(mine: list[Completion], alone: list[Completion]) -> bool:
