@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterable
 from typing import Any
 
-from pytest import approx
+import pytest
 
 from gsr_engine import Completion, Engine, EngineConfig, GenerateResult, RefineResult
 from gsr_engine.execution.device import build_runner
@@ -83,7 +83,9 @@ def compare_alone(ended: Iterable[tuple[AnyResult, Make]]) -> None:
                 (alone,) = engine.run([make(engine)])
                 ties += not _agree(mine, _completions(alone))
                 if isinstance(result, GenerateResult):
-                    assert _prompt_logprobs(result) == approx(_prompt_logprobs(alone), abs=1e-3)
+                    assert _prompt_logprobs(result) == pytest.approx(
+                        _prompt_logprobs(alone), abs=1e-3
+                    )
                 compared += 1
     assert ties <= compared / 20
 
