@@ -128,7 +128,6 @@ class Scheduler:
         for group in self._admission.groups():
             if group.state is prefilling and _is_computed(group):
                 group.state = GroupState.DECODING
-                self._memory.publish(group)
         if self.drafts is not None:
             plan.drafts = self._draft(self.drafts)
         for group in self._admission.groups():
@@ -213,7 +212,7 @@ class Scheduler:
         failed: dict[AnyRequest, str] = {}
         doubtful: list[Context] = []
         over: set[Stream] = set()  # the rest of what they drew was drawn in vain
-        for group in _hand_on(plan, scores):
+        for group in self._take_scores(plan, scores):
             failed[group.request] = NOT_FINITE
             doubtful.append(group.context)
         drawn = zip(plan.draws, tokens, logprobs, tops or [None] * len(tokens), strict=True)
@@ -243,6 +242,19 @@ class Scheduler:
         _cut(plan)
         self._end_failed(failed, doubtful)
         self._settle(touched)
+
+    def _take_scores(self, plan: StepPlan, scores: Sequence[Score]) -> list[Group]:
+        """Hand scores to the groups of their prompts; returns groups with some not finite."""
+        following, spoilt = iter(scores), []
+        for part in plan.scored:
+            group, mine = plan.chunks[part.index].group, list(islice(following, len(part)))
+            if group.scores is None or group.request.finished:
+                continue  # it ended while the step ran
+            if not group.scores.take(part.start, mine):
+                spoilt.append(group)
+            elif group.holds_pages and group.pin is None:
+                self._memory.publish(group)
+        return spoilt
 
     def _end_failed(self, failed: dict[AnyRequest, str], doubtful: list[Context]) -> None:
         """End requests whose draws failed, and forget KV that may be what spoilt them."""
@@ -366,18 +378,6 @@ class Scheduler:
                 self._retire(request)
             else:
                 self._settle(list(request.groups))
-
-
-def _hand_on(plan: StepPlan, scores: Sequence[Score]) -> list[Group]:
-    """Give scores to the groups of their prompts; returns those that got some not finite."""
-    following, spoilt = iter(scores), []
-    for part in plan.scored:
-        group, mine = plan.chunks[part.index].group, list(islice(following, len(part)))
-        if group.scores is None or group.request.finished:
-            continue  # it ended while the step ran
-        if not group.scores.take(part.start, mine):
-            spoilt.append(group)
-    return spoilt
 
 
 def _cut(plan: StepPlan) -> None:

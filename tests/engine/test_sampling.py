@@ -365,7 +365,9 @@ def poisoned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("options", [{}, {"max_batch_tokens": 24, "max_num_seqs": 24}])
-@pytest.mark.parametrize("sampling", [{"temperature": 0.0}, {"top_k": 5, "top_p": 0.9}, {}])
+@pytest.mark.parametrize(
+    "sampling", [{"temperature": 0.0}, {"top_k": 5, "top_p": 0.9}, {"prompt_logprobs": 1}]
+)
 @pytest.mark.parametrize("bad", [90, 91])
 def test_not_finite_fails_alone(
     bad: int, sampling: dict[str, Any], options: dict[str, int], poisoned: Path
