@@ -200,7 +200,7 @@ class Group:
             streams wrote. It needs a salt.
         looks_up: drafts for its streams are looked up in what they see, if the engine does that.
         scores: the log-probabilities of its prompt's tokens; None if they are not wanted. A prompt
-            with scores has no context, and nobody else reads it before it is computed.
+            with scores has no context, and nobody else reads it before all of them are known.
         state: where it is in its life.
         pin: its node in the prefix cache while it holds pages.
     """
