@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-import uvicorn
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
@@ -20,21 +17,6 @@ from gsr_engine.serving.http.auth import Keys
 from gsr_engine.serving.http.guard import guarded
 from gsr_engine.serving.http.page.page import page_routes
 from gsr_engine.serving.http.settings import Settings
-
-
-@contextmanager
-def serving(app: FastAPI) -> Iterator[str]:
-    """An application behind a port of this machine; gives its address, without a slash."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
-        listener.close()
 
 
 @dataclass
@@ -90,6 +72,13 @@ class ScriptedChat:
         except (asyncio.CancelledError, GeneratorExit):
             self.left.set()
             raise
+
+
+def held(chat: ScriptedChat, after: int) -> threading.Event:
+    """Holds the stream after so many parts, until the event is set."""
+    gate = threading.Event()
+    chat.script.insert(after, gate)
+    return gate
 
 
 def chunk(delta: dict[str, str], gsr: dict[str, Any] | None = None, **fields: Any) -> str:

@@ -16,7 +16,7 @@ from gsr_engine.demo.puzzles import sample_puzzles
 from gsr_engine.demo.report import NANO
 from gsr_engine.serving import Keys, Settings, create_app
 from gsr_engine.serving.http.app import app_of, make_server
-from tests.helpers.live_server import events, live, stream
+from tests.helpers.live_server import events, live, stream, until
 
 PATH = "/v1/chat/completions"
 MESSAGES = [{"role": "user", "content": sample_puzzles("test", 3, 2)[0].problem}]
@@ -137,7 +137,7 @@ def test_a_full_queue_and_the_end_of_a_server_send_clients_elsewhere() -> None:
         httpx.Client(base_url=url, timeout=120) as client,
         ExitStack() as open_streams,
     ):
-        asked = {**ENDLESS, "stream": True}
+        asked = {**ENDLESS, "stream": True, "n": 64}  # it takes longer than what follows
         running = [
             open_streams.enter_context(client.stream("POST", PATH, json=asked)) for _ in range(2)
         ]
@@ -146,6 +146,11 @@ def test_a_full_queue_and_the_end_of_a_server_send_clients_elsewhere() -> None:
             assert response.status_code == 503
             assert response.headers["retry-after"] == "1"
             assert response.json()["error"]["type"] == "queue_full"
+        running.pop().close()
+        until(lambda: len(engine.loop.tickets) == 1)
+        for wants in (False, True):  # one of the two prompts has room
+            response = client.post("/v1/completions", json={"prompt": ["a", "b"], "stream": wants})
+            assert response.status_code == 503
         too_many = {"prompt": ["a"] * 3}
         assert client.post("/v1/completions", json=too_many).status_code == 400
         server.health.refuse()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 
 from gsr_engine import __version__
+from gsr_engine.errors import InvalidRequest
 from gsr_engine.serving.async_engine import AsyncEngine
 from gsr_engine.serving.http.auth import Keys
 from gsr_engine.serving.http.chat import chat_routes
@@ -22,6 +24,7 @@ from gsr_engine.serving.http.page.page import page_routes
 from gsr_engine.serving.http.request_log import RequestLog
 from gsr_engine.serving.http.settings import Settings
 from gsr_engine.serving.http.state import Server
+from gsr_engine.serving.http.thinking import Thinking
 from gsr_engine.serving.http.tokens import token_routes
 
 Auth = Keys | str | Iterable[str] | None
@@ -87,6 +90,8 @@ def make_server(
     """What the routes of one engine share; arguments as in `create_app`."""
     settings = settings or Settings()
     engine.maker.tokenizer.check_variables(settings.default_chat_template_kwargs)
+    with suppress(InvalidRequest):  # no chat template, as every chat will be told
+        Thinking.of(engine, {})  # it renders a prompt once, for all requests without variables
     log = RequestLog(settings.log_text)
     return Server(
         engine=engine,

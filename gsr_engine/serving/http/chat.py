@@ -97,7 +97,9 @@ def chat_routes(server: Server) -> APIRouter:
             variables={**server.settings.default_chat_template_kwargs, **body.chat_template_kwargs},
             logprobs=body.top_logprobs,
         )
-        job = await asyncio.to_thread(_job, server, body, k, wanted)
+        made = partial(_job, server, body, k, wanted)
+        renders = k is not None or body.add_special_tokens or wanted.variables
+        job = await asyncio.to_thread(made) if renders else made()
         reply = ChatReply(
             name=f"chatcmpl-{request_id(request)}",
             model=body.model or server.name,
@@ -112,7 +114,7 @@ def chat_routes(server: Server) -> APIRouter:
 
 
 def _job(server: Server, body: ChatBody, k: int | None, wanted: Wanted) -> Job:
-    """The conversation as a job; not for the event loop."""
+    """The conversation as a job; it may render a prompt, which is not for the event loop."""
     messages = [turn.message() for turn in body.messages]
     if k is not None:
         if body.add_special_tokens:

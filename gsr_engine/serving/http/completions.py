@@ -72,7 +72,9 @@ def completion_routes(server: Server) -> APIRouter:
             variables=server.settings.default_chat_template_kwargs,
             logprobs=body.logprobs or 0,
         )
-        jobs = await asyncio.to_thread(_jobs, server, body, k, prompts, wanted)
+        made = partial(_jobs, server, body, k, prompts, wanted)
+        renders = k is not None or not body.add_special_tokens
+        jobs = await asyncio.to_thread(made) if renders else made()
         reply = TextReply(
             name=f"cmpl-{request_id(request)}",
             model=body.model or server.name,
@@ -93,7 +95,7 @@ def _jobs(
     prompts: list[str | list[int]],
     wanted: Wanted,
 ) -> list[Job]:
-    """A job for each prompt; not for the event loop."""
+    """A job for each prompt; it may render or tokenise them, which is not for the event loop."""
     if k is None:
         check_count("n", body.n, server.settings.max_n)
         return [_plain(server, body, one, wanted, place) for place, one in enumerate(prompts)]

@@ -104,12 +104,17 @@ async function connect() {
   return true;
 }
 
+function limit(input, most) {
+  input.max = most;
+  if (input.validity.rangeOverflow) input.value = most;
+}
+
 /** The layouts that the checkpoint claims, the bounds of the server, and examples. */
 function showChoices() {
   const { layouts, max_k: mostCandidates, max_tokens: mostTokens } = model.gsr;
-  at("k").max = Math.min(16, mostCandidates);
-  at("tokens").max = Math.min(model.max_model_len, mostTokens ?? Infinity);
-  if (at("tokens").validity.rangeOverflow) at("tokens").value = at("tokens").max;
+  limit(at("k"), Math.min(16, mostCandidates));
+  limit(at("tokens"), Math.min(model.max_model_len, mostTokens ?? Infinity));
+  draw(at("k").valueAsNumber);
   at("layout").replaceChildren(...layouts.map((layout) => element("option", layout)));
   at("layout-field").hidden = layouts.length < 2;
   const nano = model.id.split("/").pop() === "nano";
