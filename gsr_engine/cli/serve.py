@@ -112,9 +112,7 @@ def serve(
         "shutdown_delay": check_float("shutdown_delay", shutdown_delay, 0, 1e6),
         "shutdown_timeout": check_float("shutdown_timeout", shutdown_timeout, 0, 1e6),
     }
-    variables = options.template_variables(
-        default_chat_template_kwargs, "default_chat_template_kwargs"
-    )
+    variables = options.json_object("default_chat_template_kwargs", default_chat_template_kwargs)
     keys = _keys(api_key, api_key_file)
     settings = Settings(
         model_name=model_name or _name_of(model),
