@@ -102,8 +102,8 @@ def test_the_prefix_cache_is_written_but_not_read(qwen2: Path) -> None:
         assert later.usage.phases["candidate_prefill"].reused_cache == len(prompt) - 1
 
 
-def test_two_at_once_are_both_computed_whole(qwen2: Path) -> None:
-    """And one without scores beside them, which begins alike, computes nothing in their name."""
+def test_nobody_reads_a_prompt_that_is_being_scored(qwen2: Path) -> None:
+    """A reader of it might compute it, and would not score it."""
     prompt = PROMPTS[-1]
     with Engine.from_pretrained(qwen2, **CHUNKED) as engine:
         requests = [
@@ -111,7 +111,8 @@ def test_two_at_once_are_both_computed_whole(qwen2: Path) -> None:
             for params in (ASKED, SamplingParams(max_tokens=40), ASKED)
         ]
         run_checked(engine, requests)
-    first, _, last = requests
+    first, plain, last = requests
+    assert plain.usage.phases["candidate_prefill"].reused_cache == 0
     assert found(first) == found(last)
     for request in (first, last):
         assert len(found(request).logprobs) == len(prompt)

@@ -96,7 +96,7 @@ def test_an_echoed_prompt_has_the_log_probabilities_that_a_completion_would_have
     api: httpx.Client, nano: AsyncEngine
 ) -> None:
     """As lm-eval asks for a multiple choice: what follows a context is scored as a prompt."""
-    context = nano.maker.tokenizer.encode_prompt(PUZZLES[0])
+    context = nano.maker.tokenizer.encode_prompt(sample_puzzles("test", 6, 1)[0].problem)
     asked = {"temperature": 0, "seed": 1234, "logprobs": 2, "max_tokens": 20}
     drawn = post(api, prompt=context, **asked, return_token_ids=True)["choices"][0]
     whole = context + drawn["token_ids"]
