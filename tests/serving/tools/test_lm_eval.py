@@ -154,7 +154,8 @@ def refined(engine: Engine, problems: list[Any], k: int, temperature: float) -> 
         candidate=SamplingParams(temperature=temperature, max_tokens=MOST, stop=STOP),
         refine=SamplingParams(temperature=0.0, max_tokens=MOST, stop=STOP),
     )
-    results = engine.self_refine(problems, params)
+    # One by one: in one call each problem would get a seed of its own.
+    results = [engine.self_refine([problem], params)[0] for problem in problems]
     differing = [len({one.text for one in result.candidates}) > 1 for result in results]
     assert sum(differing) > len(problems) / 2
     return [result.text for result in results]
