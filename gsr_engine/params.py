@@ -32,6 +32,8 @@ Order = Literal["shuffled", "as_generated", "as_finished"]
 MAX_STOP_STRINGS = 16
 MAX_STOP_LENGTH = 1000
 MAX_TOP_LOGPROBS = 20
+MAX_TIMEOUT = 1e9
+"""Seconds: thirty years."""
 
 
 def _keep(params: object, name: str, value: object) -> None:
@@ -63,6 +65,7 @@ def _as_tuple(value: object, single: type) -> tuple[Any, ...] | None:
 
 
 def _check_queueing(params: SamplingParams | SelfRefineParams) -> None:
+    _keep_float(params, "timeout", 0.0, MAX_TIMEOUT, optional=True)
     _keep_int(params, "priority", -1000, 1000)
     if not isinstance(params.cache_salt, str):
         raise InvalidRequest("cache_salt", f"must be text, got {shown(params.cache_salt)}")
@@ -107,6 +110,12 @@ class SamplingParams:
         repetition_detection: ends a stream that has run into a loop, with finish reason
             "repetition"; None lets it run on. `min_tokens` holds for it, too.
         top_logprobs: report this many of the most likely tokens beside each drawn token.
+        prompt_logprobs: report the log-probability of each token of the prompt, and this many of
+            the most likely tokens in its place; 0 reports the tokens of the prompt alone. The whole
+            prompt is then computed: the prefix cache is written, but not read. None is off.
+        timeout: seconds from submission after which the request ends with the tokens so far, and
+            its unfinished streams with finish reason "timeout". It is an error only if there is no
+            token yet. An `AsyncEngine` counts from the call. None for never.
         priority: a request is queued as if it had arrived 64 places earlier per level.
         cache_salt: the prefix cache is shared only among requests with the same salt.
     """
@@ -127,6 +136,8 @@ class SamplingParams:
     ignore_eos: bool = False
     repetition_detection: RepetitionDetectionParams | None = None
     top_logprobs: int = 0
+    prompt_logprobs: int | None = None
+    timeout: float | None = None
     priority: int = 0
     cache_salt: str = ""
 
@@ -147,6 +158,7 @@ class SamplingParams:
         _keep_float(self, "frequency_penalty", -2.0, 2.0)
         _keep_int(self, "seed", 0, 2**63 - 1, optional=True)
         _keep_int(self, "top_logprobs", 0, MAX_TOP_LOGPROBS)
+        _keep_int(self, "prompt_logprobs", 0, MAX_TOP_LOGPROBS, optional=True)
         _check_queueing(self)
         self._check_length()
         self._check_stops()
@@ -234,20 +246,24 @@ class SelfRefineParams:
             "as_generated" (by index), or "as_finished". With the last, each candidate is prefilled
             as it finishes, while others still decode; so it is not for given candidates.
         min_candidates: if fewer candidates are usable, the request ends with an error.
-        deadline: seconds from submission after which all candidates are stopped; unfinished ones
-            are shown as far as they got.
+        candidate_timeout: seconds from submission after which all candidates are stopped;
+            unfinished ones are shown as far as they got.
+        timeout: seconds from submission after which the request ends with the refinement so far;
+            see `SamplingParams.timeout`. It is an error only if the last round has no token yet.
+            The timeouts inside `candidate` and `refine` must be None.
         agreement: once this many finished candidates state the same answer, the others are stopped
             and left out; 0 waits for all. Neither this nor `first` is for given candidates.
         first: once this many candidates have ended by themselves with something to show, the others
             are stopped and left out (First Finish Search, arXiv 2505.18149); 0 waits for all. One
             that `max_tokens` or the context cut does not count, but is shown; so is one that ends
-            in the same step as the last that counts. `agreement` and `deadline` may end the wait
-            sooner. Which are first may depend on what else the engine does, as with `deadline` and
-            `as_finished`.
+            in the same step as the last that counts. `agreement` and `candidate_timeout` may end
+            the wait sooner. Which are first may depend on what else the engine does, as with
+            `candidate_timeout` and `as_finished`.
         widths: refinements in each round before the last.
         subset: how many solutions of the round before each refinement reads, drawn by the seed;
             None reads all.
-        refinements: refinements in the last round; the majority of their answers wins.
+        refinements: refinements in the last round; the majority of their answers wins. Where the
+            template asks for no form of answer there is no vote, and the first is the result.
         force_layout: use a layout that the checkpoint was not trained for.
         template: prompts of this request by the name of a built-in template: agglm, gsr, pacore,
             plain, restated, rsa. None takes the engine's. Those that ask for no form of answer
@@ -267,7 +283,8 @@ class SelfRefineParams:
     summary_tokens: int = 1000
     order: Order = "shuffled"
     min_candidates: int = 1
-    deadline: float | None = None
+    candidate_timeout: float | None = None
+    timeout: float | None = None
     agreement: int = 0
     first: int = 0
     widths: tuple[int, ...] = ()
@@ -290,7 +307,7 @@ class SelfRefineParams:
         _keep_int(self, "seed", 0, 2**63 - 1, optional=True)
         _keep_int(self, "summary_tokens", 1, 2**31 - 1)
         _keep_int(self, "min_candidates", 1, self.k)
-        _keep_float(self, "deadline", 0.0, 1e9, optional=True)
+        _keep_float(self, "candidate_timeout", 0.0, MAX_TIMEOUT, optional=True)
         _keep_int(self, "agreement", 0, self.k)
         self._check_first()
         self._check_rounds()
@@ -311,6 +328,14 @@ class SelfRefineParams:
             if params.seed is not None:
                 raise InvalidRequest(
                     f"{name}.seed", "must be None: SelfRefineParams.seed derives it"
+                )
+            if params.timeout is not None:
+                raise InvalidRequest(
+                    f"{name}.timeout", "must be None: SelfRefineParams has timeouts of its own"
+                )
+            if params.prompt_logprobs is not None:
+                raise InvalidRequest(
+                    f"{name}.prompt_logprobs", "must be None: only the prompt of generate has them"
                 )
 
     def _check_first(self) -> None:

@@ -123,10 +123,10 @@ class Ask:
     def refining(self) -> SelfRefineParams:
         """Of a self-refinement; of two deadlines one is reached."""
         short = SamplingParams(max_tokens=_TOKENS)
-        deadline = 1e6 if self.index % 20 else 1e-3
+        timeout = 1e6 if self.index % 20 else 1e-3
         salt = f"salt {self.index}"
         return SelfRefineParams(
-            k=2, candidate=short, refine=short, deadline=deadline, cache_salt=salt
+            k=2, candidate=short, refine=short, candidate_timeout=timeout, cache_salt=salt
         )
 
     def made(self, engine: Engine) -> Any:

@@ -17,7 +17,7 @@ from gsr_engine.schedule.admission import OVERTAKES
 
 _BLOCK = 25
 """Steps of one queue in a row. The queues take turns, so all of them see the same machine."""
-_DEADLINE = 1e6
+_TIMEOUT = 1e6
 """Seconds. No request reaches it, but the scheduler must check it."""
 
 
@@ -55,7 +55,7 @@ class _Queue:
             k=k,
             candidate=SamplingParams(max_tokens=256),
             refine=SamplingParams(max_tokens=256),
-            deadline=_DEADLINE if deadlines else None,
+            candidate_timeout=_TIMEOUT if deadlines else None,
             seed=0,
         )
         self._indices = itertools.count()

@@ -41,6 +41,7 @@ class GsrConfig:
             counts. None means the last balanced \boxed{}.
         trained: whether it was trained to refine. The file says so by being there, unless it holds
             `"trained": false`, as that of a checkpoint trained on direct rows alone does.
+        names_template: whether the file, or whoever loaded it, named the template.
     """
 
     layouts: tuple[Layout, ...] = ("linear",)
@@ -51,6 +52,7 @@ class GsrConfig:
     thinking: tuple[str, str] | Literal["auto"] | None = "auto"
     answer_pattern: str | None = None
     trained: bool = field(default=True, compare=False)
+    names_template: bool = field(default=False, compare=False)
 
     @classmethod
     def from_folder(cls, folder: Path) -> GsrConfig:
@@ -91,7 +93,9 @@ class GsrConfig:
         taken = {"template", "thinking", "answer_pattern"} & read_json(Path(template)).keys()
         if not taken:
             raise InvalidRequest("template", f"{template} has no template")
-        return replace(self, **{name: getattr(theirs, name) for name in taken})
+        named = self.names_template or theirs.names_template
+        values = {name: getattr(theirs, name) for name in taken}
+        return replace(self, **values, names_template=named)
 
     def with_template(self, name: str) -> GsrConfig:
         """The same with the texts of a built-in template.
@@ -109,15 +113,16 @@ class GsrConfig:
         template = replace(
             TEMPLATES[name], chat_template_kwargs=own.chat_template_kwargs, date=own.date
         )
-        return replace(self, template=template)
+        return replace(self, template=template, names_template=True)
 
     @classmethod
     def _from_dict(cls, raw: dict[str, Any]) -> GsrConfig:
-        known = {field.name for field in fields(cls)} | {"template_hash"}
+        known = {field.name for field in fields(cls)} - {"names_template"} | {"template_hash"}
         if unknown := raw.keys() - known:
             raise ValueError(f"unknown fields {shown(sorted(unknown))}")
         values = dict(raw)
         stated_hash = values.pop("template_hash", None)
+        values["names_template"] = "template" in values
         values["template"] = template_of(values.get("template", "gsr"))
         for name in ("layouts", "num_candidates", "thinking"):
             if isinstance(values.get(name), list):
@@ -172,6 +177,7 @@ class GsrConfig:
         values = {**asdict(self), "template": self.template.as_dict()}
         if self.trained:
             del values["trained"]
+        del values["names_template"]
         values["template_hash"] = self.template.hash
         text = json.dumps(values, indent=2, ensure_ascii=False)
         (folder / "gsr.json").write_text(text + "\n", encoding="utf-8")

@@ -7,7 +7,7 @@ from copy import deepcopy
 from datetime import date
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as RawTokenizer
@@ -142,8 +142,12 @@ class Tokenizer:
             token_ids += self._encode_piece(piece, behind=self._inside if token_ids else opening)
         return token_ids
 
-    def encode_prompt(self, text: str, special_tokens: SpecialTokens = "parse") -> list[int]:
+    def encode_prompt(
+        self, text: str, special_tokens: SpecialTokens = "parse", add_special_tokens: bool = True
+    ) -> list[int]:
         """Ids of a raw prompt, with the start token if the tokenizer adds one and it has none.
+
+        Without `add_special_tokens` nothing is added.
 
         Special tokens in the text are parsed, as transformers does, unless `special_tokens` is
         "text".
@@ -157,7 +161,7 @@ class Tokenizer:
                 "special_tokens", f'must be "parse" or "text", got {shown(special_tokens)}'
             )
         raw = self._markup if special_tokens == "parse" else self._plain
-        token_ids = _encode(raw, text, add_special_tokens=True)
+        token_ids = _encode(raw, text, add_special_tokens)
         # A rendered conversation has its start token already; nobody means two of them.
         doubled = self._start_id is not None and token_ids[:2] == [self._start_id] * 2
         return token_ids[1:] if doubled else token_ids
@@ -190,6 +194,16 @@ class Tokenizer:
     def pieces(self, token_ids: list[int]) -> list[str]:
         """The text of each id on its own, special tokens included."""
         return [str(self._markup.decode([one], skip_special_tokens=False)) for one in token_ids]
+
+    def spelled(self, token_ids: list[int]) -> str:
+        """The text of ids, special tokens included."""
+        return str(self._markup.decode(token_ids, skip_special_tokens=False))
+
+    @property
+    def names(self) -> dict[str, Any]:
+        """What others ask of a tokenizer: its special tokens by name, and its chat template."""
+        tokens = self._tokenizer.special_tokens_map
+        return {**tokens, "chat_template": self._tokenizer.chat_template}
 
     def stop_token(self, text: str) -> int | None:
         """The special token that a stop string names; None if it is text.

@@ -1,4 +1,4 @@
-"""The command `gsr`: demo, solve, generate, bench, env.
+"""The command `gsr`: demo, solve, generate, bench, serve, env.
 
 This module imports almost nothing, so that a Ctrl-C is answered in one line from the start: what
 the commands need takes seconds to import.

@@ -1,4 +1,4 @@
-"""The commands demo, solve, generate and env; `bench.py` holds bench."""
+"""The commands demo, solve, generate and env; `bench.py` holds bench, `serve.py` serve."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from gsr_engine import __version__
 from gsr_engine.cli import INTERRUPTED, options, terminal
 from gsr_engine.cli.bench import STATUS as BENCH_STATUS
 from gsr_engine.cli.bench import bench
+from gsr_engine.cli.serve import STATUS as SERVE_STATUS
+from gsr_engine.cli.serve import serve
 from gsr_engine.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -347,3 +349,4 @@ def env(as_json: options.Json = False) -> None:
 
 
 app.command(epilog=BENCH_STATUS)(bench)
+app.command(epilog=SERVE_STATUS)(serve)

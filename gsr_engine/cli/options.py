@@ -144,6 +144,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 _FLAGS = (
     *("max_tokens", "summary_tokens", "force_layout", "top_p", "max_model_len", "kv_cache_gib"),
     *("chat_template_kwargs", "special_tokens", "speculative_config"),
+    *("api_key", "api_key_file", "max_pending", "max_k", "max_n", "default_k", "max_body_bytes"),
+    *("default_chat_template_kwargs", "keep_alive_seconds", "step_timeout"),
+    *("shutdown_delay", "shutdown_timeout"),
     # Elsewhere these are common words, or a file.
     "(?:threads|adapter|dtype|quantization|generation_config)(?=[:=])",
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from gsr_engine.cli.terminal import note
@@ -26,7 +26,9 @@ def ending(completion: Completion, params: SamplingParams) -> str:
     reason, tokens = completion.finish_reason, f"{len(completion.token_ids):,} tokens"
     if reason not in CUT:
         return f"{reason}, {tokens}"
-    where = _cut_by_context(completion, params) if reason == "length" else ", which ran in a loop"
+    where = ", which ran in a loop" if reason == "repetition" else ""
+    if reason == "length":
+        where = _cut_by_context(completion, params)
     return f"{reason}: cut at {tokens}{where}"
 
 
@@ -50,9 +52,11 @@ def print_generated(result: GenerateResult) -> None:
 
 def generated_json(result: GenerateResult, seconds: float, sampling: dict[str, Any]) -> str:
     """The result of `gsr generate`, with its sampling values."""
+    scored = result.prompt_logprobs
     return json.dumps(
         {
             "completions": [_completion(one) for one in result.completions],
+            "prompt_logprobs": None if scored is None else asdict(scored),
             "error": result.error,
             "sampling": sampling,
             **_cost(result.usage, seconds),
@@ -155,6 +159,8 @@ class Solved:
             return f"the refinement was cut at {len(refinement.token_ids):,} tokens{end}"
         if refinement.finish_reason == "repetition":
             return f"the refinement ran in a loop, cut at {len(refinement.token_ids):,} tokens"
+        if refinement.finish_reason == "timeout":
+            return f"the timeout cut the refinement at {len(refinement.token_ids):,} tokens"
         if not result.text.strip():
             return "the refinement has no text after its thinking"
         if self.engine.gsr.answer_pattern is None:
@@ -192,6 +198,7 @@ def _completion(completion: Completion) -> dict[str, Any]:
     return {
         "text": completion.text,
         "finish_reason": completion.finish_reason,
+        "stop_reason": completion.stop_reason,
         "tokens": len(completion.token_ids),
         "logprob": completion.logprob,
     }

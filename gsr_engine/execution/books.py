@@ -158,6 +158,8 @@ class Books:
             **self._metrics.as_dict(),
             "requests_waiting": self.scheduler.num_waiting,
             "requests_running": self.scheduler.num_running,
+            "streams_waiting": self.scheduler.num_waiting_streams,
+            "streams_running": self.scheduler.num_running_streams,
             **self.memory.as_dict(),
             "preemptions": self.scheduler.num_preemptions,
             "shared_spans": sharing.as_dict() if sharing else None,

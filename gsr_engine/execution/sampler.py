@@ -15,6 +15,7 @@ import torch
 from csrc_triton import sample, token_logprobs
 from gsr_engine.execution.logits import LogitEdits, listed_tops, top_logprobs
 from gsr_engine.outputs import TopLogprobs
+from gsr_engine.requests.prompt_scores import Score
 from gsr_engine.requests.request import Stream
 from gsr_engine.step.transfer import Fetched, to_device
 
@@ -22,7 +23,7 @@ _Params = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Te
 
 
 class Draws(NamedTuple):
-    """One token for each draw of a step.
+    """One token for each draw of a step, and the scores of prompts.
 
     Attributes:
         token_ids: the drawn tokens.
@@ -30,11 +31,13 @@ class Draws(NamedTuple):
             penalties. Not finite if the logits hold a NaN or +inf; such a token means nothing.
         tops: for each draw the most likely tokens, or None if its stream did not ask for them.
             The whole field is None if no stream did.
+        scores: one for each token that the plan scores, computed like `logprobs` and `tops`.
     """
 
     token_ids: list[int]
     logprobs: list[float]
     tops: list[TopLogprobs | None] | None = None
+    scores: Sequence[Score] = ()
 
 
 class PendingDraws:

@@ -128,7 +128,7 @@ class _Probe:
     def seconds(self, runner: Runner) -> float:
         """How long it takes now."""
         nobody: Any = None  # a runner does not ask to whom a chunk belongs
-        stream = Stream(0, _GREEDY, 0, frozenset(), self._own)
+        stream = Stream(0, _GREEDY, 0, {}, self._own)
         began = 0.0
         for start in self._starts:
             plan = StepPlan(

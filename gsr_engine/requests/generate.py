@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from gsr_engine.checkpoint.tokenizer import Tokenizer
-from gsr_engine.kv.segments import context_length, pages_for
-from gsr_engine.outputs import FinishReason, GenerateResult, Phase
+from gsr_engine.kv.segments import Segment, context_length, pages_for
+from gsr_engine.outputs import TIMED_OUT, FinishReason, GenerateResult, Phase
 from gsr_engine.params import SamplingParams
+from gsr_engine.requests.deadlines import Deadlines
 from gsr_engine.requests.limits import Limits
+from gsr_engine.requests.prompt_scores import PromptScores
 from gsr_engine.requests.request import Group, NewPrompt, Request, Stream, completion
 from gsr_engine.seeds import derive_seed
 from gsr_engine.text.stopping import StopRule
@@ -18,6 +20,7 @@ class GenerateRequest(Request[GenerateResult]):
     The streams draw as streams `first`, `first + 1`, ... of the seed.
 
     Attributes:
+        prompt: its token ids.
         params: what it was made with, with numbers for None.
         streams: the live streams, once it is admitted. A caller that steps the engine itself can
             read their tokens so far.
@@ -52,25 +55,32 @@ class GenerateRequest(Request[GenerateResult]):
             lambda most: prompt_pages + pages_for(min(most, stream_tokens)),
         )
         super().__init__(params.n, most_pages, params.priority)
-        self._prompt = prompt
+        self.deadlines = Deadlines(params.timeout)
+        self.prompt = prompt
         self._seed = seed
         self._first = first
         self._tokenizer = tokenizer
+        num_top = params.prompt_logprobs
+        self._scores = None if num_top is None else PromptScores(num_top)
         self.streams: list[Stream] = []
 
     def start(self, new_prompt: NewPrompt) -> list[Group]:
         """One group: the prompt and its streams."""
         params = self._params
-        prompt = new_prompt(self._prompt, params.cache_salt)
+        # Every token of a prompt needs a row of its own before it, to be scored from.
+        scored = self._scores is not None
+        prompt = Segment(self.prompt) if scored else new_prompt(self.prompt, params.cache_salt)
         phases: tuple[Phase, Phase] = ("candidate_prefill", "candidate_decode")
-        group = Group(self, prompt, phases, salt=params.cache_salt, continued=True)
+        group = Group(
+            self, prompt, phases, salt=params.cache_salt, continued=True, scores=self._scores
+        )
         streams = range(self._first, self._first + params.n)
         seeds = [derive_seed(self._seed, stream) for stream in streams]
         group.fork(params, seeds, self._stop)
         self.streams = group.streams
         phase = self.usage.phase("candidate_prefill")
         phase.reused_cache = context_length(prompt.context)
-        phase.reused_prompt = (params.n - 1) * len(self._prompt)
+        phase.reused_prompt = (params.n - 1) * len(self.prompt)
         return [group]
 
     def group_finished(self, group: Group) -> list[Group]:
@@ -82,19 +92,22 @@ class GenerateRequest(Request[GenerateResult]):
         """Set the result from the tokens so far."""
         for stream in self.streams:
             stream.end(reason)
+        if reason == "timeout" and not any(len(stream.segment) for stream in self.streams):
+            error = TIMED_OUT
         self._finish(error)
 
     def fail(self, error: str) -> None:
         """Set a result without completions."""
-        self.result = GenerateResult(self._prompt, [], self.usage, self.params, error)
+        self.result = GenerateResult(self.prompt, [], self.usage, self.params, error)
 
     def _finish(self, error: str | None) -> None:
-        self.usage.prompt_tokens = len(self._prompt)
+        self.usage.prompt_tokens = len(self.prompt)
         self.usage.completion_tokens = sum(len(stream.segment) for stream in self.streams)
         self.result = GenerateResult(
-            prompt_token_ids=self._prompt,
+            prompt_token_ids=self.prompt,
             completions=[completion(stream, self._tokenizer) for stream in self.streams],
             usage=self.usage,
             params=self.params,
             error=error,
+            prompt_logprobs=self._scores.result() if self._scores else None,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
 
@@ -32,7 +32,6 @@ class RequestMaker:
         gsr: the refinement that the checkpoint was trained for.
         prompts: composes the checkpoint's prompts and reads its solutions.
         limits: the limits that every request is checked against.
-        clock: the time of deadlines, in seconds.
         generation: what None in `SamplingParams` stands for.
     """
 
@@ -41,14 +40,12 @@ class RequestMaker:
         tokenizer: Tokenizer,
         gsr: GsrConfig,
         limits: Limits,
-        clock: Callable[[], float],
         generation: GenerationConfig,
     ) -> None:
         self.tokenizer = tokenizer
         self.gsr = gsr
         self.prompts = Prompts(tokenizer, gsr)
         self.limits = limits
-        self.clock = clock
         self.generation = generation
         self._inputs = Inputs(self.prompts, limits)
         self._conversations = Inputs(Prompts(tokenizer, gsr, date.today()), limits)
@@ -111,10 +108,7 @@ class RequestMaker:
             refine=self.generation.fill(params.refine, own=("repetition_penalty",)),
         )
         seed = _seed(params.seed, index)
-        deadline = None if params.deadline is None else self.clock() + params.deadline
-        request = SelfRefineRequest(
-            problem, params, seed, self.prompts, self.limits, given, deadline
-        )
+        request = SelfRefineRequest(problem, params, seed, self.prompts, self.limits, given)
         warn_beyond_evidence(params, self.gsr)
         for drawn in (params.candidate, params.refine):
             warn_beyond_context(drawn, self.limits.max_model_len)

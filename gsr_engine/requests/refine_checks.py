@@ -23,17 +23,11 @@ def check_layout(params: SelfRefineParams, gsr: GsrConfig) -> None:
 
 def check_answers(params: SelfRefineParams, gsr: GsrConfig) -> None:
     """Raise InvalidRequest if answers are to be compared that the template asks in no form for."""
-    if gsr.template.answer_form:
-        return
-    for name, asked in (
-        ("agreement", params.agreement > 0),
-        ("refinements", params.refinements > 1),
-    ):
-        if asked:
-            raise InvalidRequest(
-                name,
-                f"compares answers, and the template {gsr.template.name} states no answer form",
-            )
+    if params.agreement and not gsr.template.answer_form:
+        raise InvalidRequest(
+            "agreement",
+            f"compares answers, and the template {gsr.template.name} states no answer form",
+        )
 
 
 def check_streams(params: SelfRefineParams, limits: Limits, generates: bool) -> None:

@@ -6,7 +6,7 @@ Each of the three has an explicit state; the README of this package draws their 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -14,10 +14,12 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from gsr_engine.checkpoint.tokenizer import Tokenizer
 from gsr_engine.kv.prefix_cache import Node
 from gsr_engine.kv.segments import PAGE_SIZE, Context, Segment, Span
-from gsr_engine.outputs import Completion, FinishReason, Phase, TopLogprobs, Usage
+from gsr_engine.outputs import Completion, FinishReason, Phase, StopReason, TopLogprobs, Usage
 from gsr_engine.params import SamplingParams
 from gsr_engine.repetition import RepetitionMatcher
+from gsr_engine.requests.deadlines import Deadlines
 from gsr_engine.requests.lookup import Lookup
+from gsr_engine.requests.prompt_scores import PromptScores
 from gsr_engine.text.stopping import StopMatcher, StopRule
 
 
@@ -46,6 +48,7 @@ class Stream:
     continue. The last generated token has no KV until it is fed, and the end token is never fed.
 
     Attributes:
+        stop_token_ids: the ids that end it, each with its `stop_reason`.
         state: where it is in its life.
         holds_pages: whether it holds the pages of its segment. A running stream does; a finished
             one does until they are freed, and may lose them to a preemption.
@@ -64,7 +67,7 @@ class Stream:
     index: int
     params: SamplingParams
     seed: int
-    stop_token_ids: frozenset[int]
+    stop_token_ids: Mapping[int, StopReason]
     segment: Segment
     logprobs: list[float] = field(default_factory=list)
     finish_reason: FinishReason | None = None
@@ -81,7 +84,7 @@ class Stream:
     @classmethod
     def given(cls, index: int, params: SamplingParams, token_ids: list[int]) -> Stream:
         """A finished stream of tokens that the caller supplied; nothing is generated for it."""
-        stream = cls(index, params, 0, frozenset(), Segment(token_ids))
+        stream = cls(index, params, 0, {}, Segment(token_ids))
         stream.end("given")
         return stream
 
@@ -94,6 +97,15 @@ class Stream:
     def stopped_text(self) -> str | None:
         """The text before the stop string that ended the stream; None unless one did."""
         return self.matcher.text if self.matcher is not None else None
+
+    @property
+    def stop_reason(self) -> StopReason:
+        """The stop string or the id of the caller's that ended the stream, if one did."""
+        if self.finish_reason != "stop":
+            return None
+        if self.matcher is not None and self.matcher.found is not None:
+            return self.matcher.found
+        return self.stop_token_ids.get(self.segment.token_ids[-1])
 
     @property
     def content_length(self) -> int:
@@ -188,6 +200,8 @@ class Group:
         continued: a later prompt may go on where a stream ended, so the prefix cache keeps what the
             streams wrote. It needs a salt.
         looks_up: drafts for its streams are looked up in what they see, if the engine does that.
+        scores: the log-probabilities of its prompt's tokens; None if they are not wanted. A prompt
+            with scores has no context, and nobody else reads it before all of them are known.
         state: where it is in its life.
         pin: its node in the prefix cache while it holds pages.
     """
@@ -199,6 +213,7 @@ class Group:
     open: bool = False
     continued: bool = False
     looks_up: bool = True
+    scores: PromptScores | None = None
     streams: list[Stream] = field(default_factory=list)
     state: GroupState = GroupState.WAITING
     pin: Node | None = None
@@ -297,7 +312,7 @@ class Request(ABC, Generic[Result]):
         state: where it is in its life.
         queue_position: its place in the queue; without meaning before it is submitted.
         submitted_at: the engine's clock at the submission.
-        deadline: the engine's clock at which `expire` is called, None for never.
+        deadlines: the moments at which `expire` is called.
         groups: the groups that it computes, writers before readers. Empty until it is first
             considered for admission, and once it is finished.
         usage: its cost so far.
@@ -311,7 +326,7 @@ class Request(ABC, Generic[Result]):
         self.state = RequestState.NEW
         self.queue_position = QueuePosition(0, -1)
         self.submitted_at = 0.0
-        self.deadline: float | None = None
+        self.deadlines = Deadlines()
         self.groups: list[Group] = []
         self.usage = Usage()
         self.result: Result | None = None
@@ -342,12 +357,19 @@ class Request(ABC, Generic[Result]):
         that they read.
         """
 
-    def expire(self) -> None:
-        """Called when the deadline has passed: ends the streams that need not go on."""
+    def expire(self, now: float) -> None:
+        """Called when one of its deadlines has passed: ends it, or stops its candidates."""
+        if self.deadlines.over(now):
+            self.end("timeout")
+        else:
+            self.stop_candidates()
+
+    def stop_candidates(self) -> None:
+        """Called when the time of the candidates is over: ends those that still run."""
 
     @abstractmethod
     def end(self, reason: FinishReason, error: str | None = None) -> None:
-        """Called when it was aborted or failed: sets a result at once, from the tokens so far."""
+        """Called when it was aborted, failed or timed out: sets a result from the tokens so far."""
 
     @abstractmethod
     def fail(self, error: str) -> None:
@@ -366,4 +388,5 @@ def completion(stream: Stream, tokenizer: Tokenizer) -> Completion:
         finish_reason=stream.finish_reason or "error",
         content_length=stream.content_length,
         top_logprobs=list(stream.top_logprobs) if stream.params.top_logprobs else None,
+        stop_reason=stream.stop_reason,
     )

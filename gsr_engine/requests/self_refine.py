@@ -6,9 +6,10 @@ import random
 from dataclasses import replace
 
 from gsr_engine.kv.segments import Segment, context_length
-from gsr_engine.outputs import FinishReason, Phase, RefineResult
+from gsr_engine.outputs import ABORTED, TIMED_OUT, FinishReason, Phase, RefineResult
 from gsr_engine.params import SelfRefineParams
 from gsr_engine.requests import refine_checks
+from gsr_engine.requests.deadlines import Deadlines
 from gsr_engine.requests.early_stop import EarlyStop
 from gsr_engine.requests.limits import Limits
 from gsr_engine.requests.orders import ORDERS
@@ -50,7 +51,6 @@ class SelfRefineRequest(Request[RefineResult]):
         prompts: Prompts,
         limits: Limits,
         given: list[list[int]] | None = None,
-        deadline: float | None = None,
     ) -> None:
         prompts = prompts.templated(params.template).varied(params.chat_template_kwargs)
         refine_checks.check_layout(params, prompts.gsr)
@@ -73,7 +73,7 @@ class SelfRefineRequest(Request[RefineResult]):
         num_candidates = params.k if given is None else 0  # given ones are not decoded
         most_streams = max(num_candidates, *params.round_widths)
         super().__init__(most_streams, self._budget.most_pages, params.priority)
-        self.deadline = deadline
+        self.deadlines = Deadlines(params.timeout, params.candidate_timeout)
         self._params = params
         self._seed = seed
         self._prompts = prompts
@@ -87,7 +87,7 @@ class SelfRefineRequest(Request[RefineResult]):
         self._written: list[ShownSolution] = []  # the candidates in it so far
         self._early_stop = EarlyStop(params)
         self._num_stopped = 0  # candidates that it stopped
-        self._expired = False
+        self._candidates_expired = False
         self._unfinished = 0  # unfinished groups of the current round
         # For each prompt of the current round, the indices of the solutions that it shows.
         self._shown: list[list[int]] = []
@@ -98,6 +98,11 @@ class SelfRefineRequest(Request[RefineResult]):
     def params(self) -> SelfRefineParams:
         """What it was made with, with numbers for None in `candidate` and `refine`."""
         return self._params
+
+    @property
+    def prompt(self) -> list[int]:
+        """The token ids that candidates continue."""
+        return self.problem.direct
 
     @property
     def candidates(self) -> list[Stream]:
@@ -198,9 +203,9 @@ class SelfRefineRequest(Request[RefineResult]):
 
     def _solution(self, stream: Stream) -> ShownSolution | None:
         """The part of a finished stream that is shown; None if it is left out or has no text."""
-        # An aborted candidate was stopped because others are enough, and is left out. After the
-        # deadline all are aborted, and shown as far as they got.
-        dropped = stream.finish_reason == "abort" and not self._expired
+        # An aborted candidate was stopped because others are enough, and is left out. When their
+        # time is over all are aborted, and shown as far as they got.
+        dropped = stream.finish_reason == "abort" and not self._candidates_expired
         content = stream.segment.token_ids[: stream.content_length]
         whole = self._params.view == "full"
         summary = self._prompts.summary(content, self._budget.summary_tokens, whole)
@@ -303,11 +308,11 @@ class SelfRefineRequest(Request[RefineResult]):
         self.rounds.append(group.streams)
         return [group]
 
-    def expire(self) -> None:
+    def stop_candidates(self) -> None:
         """Stop the candidates; the refinement reads them as far as they got."""
-        self._expired = True
+        self._candidates_expired = True
         if not self.rounds:
-            self._finish(error="the deadline passed before the request was admitted")
+            self._finish(error="the candidate timeout passed before the request was admitted")
         elif len(self.rounds) == 1:
             for stream in self.candidates:
                 stream.end("abort")
@@ -316,7 +321,13 @@ class SelfRefineRequest(Request[RefineResult]):
         """Set the result from the tokens so far."""
         for stream in (stream for streams in self.rounds for stream in streams):
             stream.end(reason)
-        self._finish(error or "aborted")
+        if reason == "timeout":
+            first = self.refinement  # no other has tokens before it
+            begun = first is not None and len(first.segment) > 0
+            error = None if begun else f"{TIMED_OUT} of the refinement"
+        else:
+            error = error or ABORTED
+        self._finish(error)
 
     def fail(self, error: str) -> None:
         """Set a result without solutions."""

@@ -172,7 +172,8 @@ def _check(params: SelfRefineParams) -> None:
         ("order", params.order == "as_finished"),
         ("agreement", bool(params.agreement)),
         ("first", bool(params.first)),
-        ("deadline", params.deadline is not None),
+        ("candidate_timeout", params.candidate_timeout is not None),
+        ("timeout", params.timeout is not None),
     ):
         if asked:
             raise InvalidRequest(name, "is not possible with another engine as the refiner")

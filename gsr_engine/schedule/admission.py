@@ -49,12 +49,17 @@ _MIN_HEAP = 64
 
 
 class WaitingQueue:
-    """A heap by (arrival - 64 * priority): adding and removing cost log n, looking is free."""
+    """A heap by (arrival - 64 * priority): adding and removing cost log n, looking is free.
+
+    Attributes:
+        num_streams: the streams of all its requests, each with the most that it decodes at a time.
+    """
 
     def __init__(self) -> None:
         self._heap: list[QueuePosition] = []
         self._requests: dict[QueuePosition, AnyRequest] = {}
         self._arrivals = 0
+        self.num_streams = 0
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -72,6 +77,7 @@ class WaitingQueue:
         else:
             request.state = RequestState.PREEMPTED
         self._requests[request.queue_position] = request
+        self.num_streams += request.num_streams
         heapq.heappush(self._heap, request.queue_position)
 
     def first(self) -> AnyRequest | None:
@@ -83,6 +89,7 @@ class WaitingQueue:
     def remove(self, request: AnyRequest) -> None:
         """Remove a request, wherever it stands in the queue."""
         del self._requests[request.queue_position]
+        self.num_streams -= request.num_streams
         if len(self._heap) > 2 * len(self._requests) + _MIN_HEAP:
             self._heap = sorted(self._requests)  # most of it were requests that left
 

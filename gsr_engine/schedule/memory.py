@@ -67,7 +67,16 @@ class Memory:
         self.pool.acquire(group.prompt.context)
         self.pool.hold(group.prompt, len(group.prompt))
         group.state = GroupState.PREFILLING
-        if self.cache and group.salt is not None:
+        self.publish(group)
+
+    def publish(self, group: Group) -> None:
+        """Let the prefix cache find the prompt of a group that holds its pages.
+
+        Does nothing as long as the prompt lacks scores: whoever finds a prompt may compute it, and
+        would not score it.
+        """
+        unscored = group.scores is not None and group.scores.num_known < len(group.prompt)
+        if self.cache and group.salt is not None and not unscored:
             group.pin = self.cache.pin(group.context, group.salt)
 
     def hold_stream(self, stream: Stream) -> None:

@@ -7,17 +7,20 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import islice
 
 from gsr_engine.config import EngineConfig
 from gsr_engine.errors import InvalidRequest, OutOfPages
 from gsr_engine.kv.segments import Context, Segment, context_length, missing
 from gsr_engine.outputs import TopLogprobs
+from gsr_engine.requests.prompt_scores import Score
 from gsr_engine.requests.request import Group, GroupState, RequestState, Stream, StreamState
 from gsr_engine.schedule.admission import Admission, AnyRequest
 from gsr_engine.schedule.drafts import Drafts
 from gsr_engine.schedule.memory import Memory
 from gsr_engine.step.plan import StepPlan
 
+NOT_FINITE = "the model's logits are not finite"
 _MIN_DEADLINES = 64
 """A heap of deadlines this small is never tidied."""
 
@@ -71,6 +74,16 @@ class Scheduler:
         return sum(1 for _ in self._admission.running_streams())
 
     @property
+    def num_waiting_streams(self) -> int:
+        """Streams that wait for pages: those of requests without pages, and paused ones.
+
+        A request without pages counts with the most streams that it decodes at the same time.
+        """
+        streams = (stream for group in self._admission.groups() for stream in group.streams)
+        paused = sum(stream.state is StreamState.WAITING for stream in streams)
+        return self._admission.waiting.num_streams + paused
+
+    @property
     def num_preemptions(self) -> int:
         """How often a request was preempted, or a stream of the oldest request paused."""
         return self._admission.num_preemptions
@@ -92,10 +105,11 @@ class Scheduler:
         if request.state is not RequestState.NEW:
             raise InvalidRequest("request", f"was submitted before: it is {request.state.value}")
         request.submitted_at = self._clock()
+        request.deadlines.count_from(request.submitted_at)
         self._admission.waiting.add(request)
-        if request.deadline is not None:
-            arrival = request.queue_position.arrival
-            heapq.heappush(self._deadlines, (request.deadline, arrival))
+        arrival = request.queue_position.arrival
+        for moment in request.deadlines.moments:
+            heapq.heappush(self._deadlines, (moment, arrival))
             self._timed[arrival] = request
 
     def plan(self) -> StepPlan:
@@ -199,12 +213,16 @@ class Scheduler:
         tokens: list[int],
         logprobs: list[float],
         tops: list[TopLogprobs | None] | None = None,
+        scores: Sequence[Score] = (),
     ) -> None:
-        """Append the tokens that a launched step drew (the fields of `Draws`) to their streams."""
+        """Hand what a launched step drew and scored (the fields of `Draws`) to its requests."""
         touched = {chunk.group: None for chunk in plan.chunks if not chunk.decode}
         failed: dict[AnyRequest, str] = {}
         doubtful: list[Context] = []
         over: set[Stream] = set()  # the rest of what they drew was drawn in vain
+        for group in self._take_scores(plan, scores):
+            failed[group.request] = NOT_FINITE
+            doubtful.append(group.context)
         drawn = zip(plan.draws, tokens, logprobs, tops or [None] * len(tokens), strict=True)
         chunks, isfinite = plan.chunks, math.isfinite
         for (row, stream), token, logprob, top in drawn:
@@ -215,7 +233,7 @@ class Scheduler:
             if ended or (over and stream in over):
                 continue  # it ended while the step ran, or its draft was wrong
             if not isfinite(logprob):
-                failed[group.request] = "the model's logits are not finite"
+                failed[group.request] = NOT_FINITE
                 doubtful.append(stream.segment.context)
                 over.add(stream)
                 continue
@@ -233,6 +251,19 @@ class Scheduler:
         _cut(plan)
         self._end_failed(failed, doubtful)
         self._settle(touched)
+
+    def _take_scores(self, plan: StepPlan, scores: Sequence[Score]) -> list[Group]:
+        """Hand scores to the groups of their prompts; returns groups with some not finite."""
+        following, spoilt = iter(scores), []
+        for part in plan.scored:
+            group, mine = plan.chunks[part.index].group, list(islice(following, len(part)))
+            if group.scores is None or group.request.finished:
+                continue  # it ended while the step ran
+            if not group.scores.take(part.start, mine):
+                spoilt.append(group)
+            elif group.holds_pages and group.pin is None:
+                self._memory.publish(group)
+        return spoilt
 
     def _end_failed(self, failed: dict[AnyRequest, str], doubtful: list[Context]) -> None:
         """End requests whose draws failed, and forget KV that may be what spoilt them."""
@@ -331,11 +362,12 @@ class Scheduler:
         self._retire(request)
 
     def _retire(self, request: AnyRequest) -> None:
+        self._memory.note_peak(request)
         self._admission.retire(request)
         self._timed.pop(request.queue_position.arrival, None)
-        if len(self._deadlines) > 2 * len(self._timed) + _MIN_DEADLINES:
-            # Most entries are of requests that ended before their deadline.
-            self._deadlines = [(one.deadline or 0.0, key) for key, one in self._timed.items()]
+        if len(self._deadlines) > 4 * len(self._timed) + _MIN_DEADLINES:
+            # A request has two deadlines at most: half of these or more are of some that ended.
+            self._deadlines = [one for one in self._deadlines if one[1] in self._timed]
             heapq.heapify(self._deadlines)
         self.finished.append(request)
 
@@ -343,10 +375,14 @@ class Scheduler:
         now = self._clock() if self._deadlines else 0.0
         while self._deadlines and self._deadlines[0][0] <= now:
             _, arrival = heapq.heappop(self._deadlines)
-            request = self._timed.pop(arrival, None)
+            request = self._timed.get(arrival)
             if request is None:  # it finished before its deadline
                 continue
-            request.expire()
+            try:
+                request.expire(now)
+            except Exception as error:  # its result cannot be put together
+                self.end(request, f"{type(error).__name__}: {error}")
+                continue
             if request.finished:
                 self._retire(request)
             else:

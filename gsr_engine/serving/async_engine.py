@@ -17,6 +17,7 @@ from gsr_engine.engine import Engine
 from gsr_engine.errors import EngineClosed, EngineForked, InvalidRequest, shown
 from gsr_engine.outputs import GenerateResult, RefineResult
 from gsr_engine.params import SamplingParams, SelfRefineParams
+from gsr_engine.requests.maker import RequestMaker
 from gsr_engine.serving.engine_loop import EngineLoop
 from gsr_engine.serving.events import Event, Final
 from gsr_engine.serving.mailbox import Mailbox
@@ -45,12 +46,13 @@ class AsyncEngine:
     `contextlib.aclosing` closes it at once.
 
     Back-pressure works both ways. At most `max_pending` requests are unfinished; further callers
-    wait for room, first come, first served, but a long input comes once it is made. A deadline
+    wait for room, first come, first served, but a long input comes once it is made. A timeout
     counts from the call, also while its request waits for room. A slow reader does not slow the
     engine down, and its buffer is bounded: new tokens of a stream join its one unread token event.
 
     Attributes:
         loop: the thread that runs the engine; for instruments and tests.
+        max_pending: most unfinished requests.
 
     Raises:
         InvalidRequest: `max_pending` is out of range.
@@ -62,6 +64,7 @@ class AsyncEngine:
                 "max_pending", f"must be an integer above 0, got {shown(max_pending)}"
             )
         self._engine = engine
+        self.max_pending = max_pending
         self.loop = EngineLoop(engine, max_pending)
 
     @classmethod
@@ -73,6 +76,11 @@ class AsyncEngine:
         It blocks while it loads: inside a running event loop call it through `asyncio.to_thread`.
         """
         return cls(Engine.from_pretrained(path_or_id, **options), max_pending=max_pending)
+
+    @property
+    def maker(self) -> RequestMaker:
+        """The engine's tokenizer, prompts and limits; its methods work in any thread."""
+        return self._engine
 
     def self_refine(
         self,
@@ -103,12 +111,9 @@ class AsyncEngine:
                 the exception's cause).
         """
 
-        def make(asked_at: float) -> StreamingRequest:
+        def make() -> StreamingRequest:
             mine = _params(params, SelfRefineParams)
-            request = self._engine.new_self_refine(problem, mine, candidates=candidates)
-            if mine.deadline is not None:
-                request.deadline = asked_at + mine.deadline
-            return request
+            return self._engine.new_self_refine(problem, mine, candidates=candidates)
 
         return self._events(make, _size(problem, candidates), request_id, wait)
 
@@ -126,7 +131,7 @@ class AsyncEngine:
         The n streams are reported as candidates; everything else is as in `self_refine`.
         """
 
-        def make(_: float) -> StreamingRequest:
+        def make() -> StreamingRequest:
             mine = _params(params, SamplingParams)
             return self._engine.new_generate(prompt, mine, special_tokens=special_tokens)
 
@@ -146,7 +151,7 @@ class AsyncEngine:
         The n streams are reported as candidates; everything else is as in `self_refine`.
         """
 
-        def make(_: float) -> StreamingRequest:
+        def make() -> StreamingRequest:
             prompt = self._engine.chat_prompt(messages, chat_template_kwargs)
             return self._engine.new_generate(prompt, _params(params, SamplingParams))
 
@@ -154,7 +159,7 @@ class AsyncEngine:
 
     async def _events(
         self,
-        make: Callable[[float], StreamingRequest],
+        make: Callable[[], StreamingRequest],
         size: int,
         request_id: str | None,
         wait: bool,
@@ -166,7 +171,8 @@ class AsyncEngine:
 
         def work() -> Future[None]:
             # The maker's thread hands it on, so that requests are taken in the order of making.
-            request = make(asked_at)
+            request = make()
+            request.deadlines.count_from(asked_at)
             return self.loop.call(partial(self.loop.open, name, request, mailbox, wait))
 
         try:
@@ -191,8 +197,23 @@ class AsyncEngine:
         """
         return await self._in_thread(partial(self.loop.abort, request_id))
 
+    def step_seconds(self) -> float:
+        """Seconds for which the present step has been running, 0 if none runs.
+
+        It waits for nothing, and any thread may ask. So it tells a device that hangs from an engine
+        that is idle, which `stats` cannot: that waits for the end of the step.
+
+        Raises:
+            EngineForked: this process is a fork of the engine's.
+        """
+        return self.loop.step_seconds()
+
     async def stats(self) -> dict[str, Any]:
-        """`Engine.stats` between two steps. Raises EngineClosed as `self_refine`."""
+        """`Engine.stats` between two steps, without requests that wait for room.
+
+        Raises:
+            EngineClosed: as in `self_refine`.
+        """
         return await self._in_thread(self._engine.stats)
 
     async def check(self) -> None:

@@ -28,8 +28,9 @@ EXIT_SECONDS = 60.0
 class EngineLoop:
     """Runs one engine in one thread; other threads only make requests.
 
-    Other threads use `make`, `call`, `close`, `join`, `home` and `ended` only. All other methods
-    must run in the loop's own thread, that is, through `call`. It sleeps when there is no work.
+    Other threads use `make`, `call`, `step_seconds`, `close`, `join`, `home` and `ended` only. All
+    other methods must run in the loop's own thread, that is, through `call`. It sleeps when there
+    is no work.
     Between two steps it does nothing that grows with the input of one request, with the number of
     requests that wait for room, or with the time for which a reader read nothing.
 
@@ -55,6 +56,7 @@ class EngineLoop:
         self._draining = False
         self._drained: list[Future[None]] = []
         self._stopped = False
+        self._step_began: float | None = None  # None between two steps; any thread may read it
         self.ended: Future[None] = _promise()
         # A host program that forgets to close can still exit. Python waits for other threads, so it
         # is a daemon; but one that computes while the interpreter is taken down would crash the
@@ -91,6 +93,16 @@ class EngineLoop:
             if self._closed is not None:
                 raise self._refusal()
             return self._makers.submit(size, work)
+
+    def step_seconds(self) -> float:
+        """How long the present step has been running, by the engine's clock; 0 if none runs.
+
+        Raises:
+            EngineForked: as `call`.
+        """
+        self.home.check()
+        began = self._step_began
+        return 0.0 if began is None else self._engine.clock() - began
 
     def _refusal(self) -> EngineClosed:
         refusal = EngineClosed(self._closed)
@@ -207,9 +219,16 @@ class EngineLoop:
             self._expire()
             self._deliver()
             if self._engine.has_work:
-                self._engine.step()
+                self._step()
         while self._submitted:  # all are ended: tell their readers the rest
             self._deliver()
+
+    def _step(self) -> None:
+        self._step_began = self._engine.clock()
+        try:
+            self._engine.step()
+        finally:
+            self._step_began = None
 
     def _obey(self) -> None:
         with self._condition:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
-from gsr_engine.outputs import FinishReason
+from gsr_engine.outputs import FinishReason, StopReason, TopLogprobs
 
 ResultT = TypeVar("ResultT", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """The engine has taken the request; `AsyncEngine.abort` accepts this id."""
+    """The engine has taken the request; `AsyncEngine.abort` accepts this id.
+
+    `prompt_token_ids` is its prompt: of a problem the direct one, which candidates continue.
+    """
 
     request_id: str
+    prompt_token_ids: Sequence[int] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +44,15 @@ class CandidateToken:
         text: the new text; all together are `Completion.text`. A character is reported with its
             last token, so the text may be empty. If the stream ends inside a character, the rest
             of the text comes without tokens.
+        logprobs: of the new tokens, as in `Completion`; those of a given candidate have none.
+        top_logprobs: likewise; empty unless they were asked for.
     """
 
     index: int
     token_ids: tuple[int, ...]
     text: str
+    logprobs: tuple[float, ...] = field(default=(), compare=False)
+    top_logprobs: tuple[TopLogprobs, ...] = field(default=(), compare=False)
 
     @property
     def stream(self) -> tuple[int, int]:
@@ -53,10 +62,12 @@ class CandidateToken:
 
 @dataclass(frozen=True, slots=True)
 class CandidateDone:
-    """A candidate, or a stream of `generate`, is finished."""
+    """A candidate, or a stream of `generate`, is finished; fields as in its `Completion`."""
 
     index: int
     finish_reason: FinishReason
+    stop_reason: StopReason = None
+    content_length: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +78,8 @@ class RefineToken:
     index: int
     token_ids: tuple[int, ...]
     text: str
+    logprobs: tuple[float, ...] = field(default=(), compare=False)
+    top_logprobs: tuple[TopLogprobs, ...] = field(default=(), compare=False)
 
     @property
     def stream(self) -> tuple[int, int]:

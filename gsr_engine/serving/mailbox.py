@@ -91,5 +91,10 @@ def _joined(events: list[Any]) -> Event[Any]:
     first: Event[Any] = events[0]
     if len(events) == 1 or not isinstance(first, CandidateToken | RefineToken):
         return first
-    token_ids = tuple(chain.from_iterable(event.token_ids for event in events))
-    return replace(first, token_ids=token_ids, text="".join(event.text for event in events))
+    return replace(
+        first,
+        token_ids=tuple(chain.from_iterable(event.token_ids for event in events)),
+        text="".join(event.text for event in events),
+        logprobs=tuple(chain.from_iterable(event.logprobs for event in events)),
+        top_logprobs=tuple(chain.from_iterable(event.top_logprobs for event in events)),
+    )

@@ -46,7 +46,7 @@ class RequestObserver:
         """The events since the last look, or the first of them; `Final` is the last event."""
         events: list[Event[Any]] = []
         if self._request_id is not None:
-            events.append(Submitted(self._request_id))
+            events.append(Submitted(self._request_id, self._request.prompt))
             self._request_id = None
         self._look(events)
         # All events of a round come before the next round begins, and at most one begins in a look.
@@ -95,7 +95,9 @@ class _StreamObserver:
     def news(self, limit: int, over: bool) -> list[Event[Any]]:
         """The events of at most `limit` tokens; `over` if the request has its result."""
         stream, index = self._stream, self._stream.index
-        token_ids = stream.segment.token_ids[self._num_seen : self._num_seen + limit]
+        new = slice(self._num_seen, self._num_seen + limit)
+        token_ids = stream.segment.token_ids[new]
+        logprobs, top = tuple(stream.logprobs[new]), tuple(stream.top_logprobs[new])
         content = token_ids[: max(0, stream.content_length - self._num_seen)]
         self._num_seen += len(token_ids)
         complete = self._num_seen == len(stream.segment.token_ids)
@@ -103,11 +105,12 @@ class _StreamObserver:
         text = self._text(content, complete)
         events: list[Event[Any]] = []
         if (token_ids or text) and self._round:
-            events.append(RefineToken(self._round, index, tuple(token_ids), text))
+            events.append(RefineToken(self._round, index, tuple(token_ids), text, logprobs, top))
         elif token_ids or text:
-            events.append(CandidateToken(index, tuple(token_ids), text))
+            events.append(CandidateToken(index, tuple(token_ids), text, logprobs, top))
         if complete and stream.finish_reason is not None and not self._round:
-            events.append(CandidateDone(index, stream.finish_reason))
+            reasons = stream.finish_reason, stream.stop_reason
+            events.append(CandidateDone(index, *reasons, stream.content_length))
         return events
 
     def _text(self, content: list[int], complete: bool) -> str:

@@ -49,15 +49,15 @@ class WaitingRoom:
     def add(self, ticket: Ticket) -> None:
         """Let a ticket wait, behind all others."""
         self._tickets[ticket.number] = ticket
-        if ticket.request.deadline is not None:
-            heapq.heappush(self._deadlines, (ticket.request.deadline, ticket.number))
+        for moment in ticket.request.deadlines.moments:
+            heapq.heappush(self._deadlines, (moment, ticket.number))
 
     def remove(self, ticket: Ticket) -> None:
         """Let a ticket leave, wherever it stands."""
         del self._tickets[ticket.number]
-        if len(self._deadlines) > 2 * len(self._tickets) + _MIN_DEADLINES:
-            waiting = ((one.request.deadline, key) for key, one in self._tickets.items())
-            self._deadlines = [(due, key) for due, key in waiting if due is not None]
+        if len(self._deadlines) > 4 * len(self._tickets) + _MIN_DEADLINES:
+            # A ticket has two deadlines at most: half of these or more are of tickets that left.
+            self._deadlines = [one for one in self._deadlines if one[1] in self._tickets]
             heapq.heapify(self._deadlines)
 
     def pop(self) -> Ticket:
@@ -72,7 +72,7 @@ class WaitingRoom:
         return bool(self._deadlines)
 
     def pop_expired(self, now: float) -> list[Ticket]:
-        """Let those leave whose deadline has passed."""
+        """Let those leave of which a deadline has passed."""
         expired = []
         while self._deadlines and self._deadlines[0][0] <= now:
             ticket = self._tickets.get(heapq.heappop(self._deadlines)[1])

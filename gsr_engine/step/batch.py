@@ -30,7 +30,8 @@ class Batch:
             source.
         has_sources: whether any row has a source.
         logit_rows: int64 [M], rows that need logits: the last row of each chunk that draws, and all
-            rows of one with a draft. None if every row needs them.
+            rows of one with a draft; behind them the rows that score. None if every row draws.
+        num_scored: how many rows score, one for each token that the plan scores.
         draw_rows: for each draw of the plan, its row of the logits.
         assumed: for each draw the tokens of the draft that come before it. None without drafts.
     """
@@ -41,6 +42,7 @@ class Batch:
     inputs: torch.Tensor
     has_sources: bool
     logit_rows: torch.Tensor | None
+    num_scored: int
     draw_rows: list[int]
     assumed: list[list[int]] | None
 
@@ -99,6 +101,8 @@ def build_batch(plan: StepPlan, drawn: Mapping[Segment, int] | None = None) -> B
             _put(inputs, row + 1, chunk, chunk.start + 1, plan.drafts.get(chunk.segment, []))
     logit_rows, draw_rows = _logit_rows(plan, rows)
     some = len(logit_rows) < count
+    scored_rows = _scored_rows(plan, rows)
+    logit_rows = [*logit_rows, *scored_rows]
     return Batch(
         chunks=chunks,
         rows=rows[:-1],
@@ -106,6 +110,7 @@ def build_batch(plan: StepPlan, drawn: Mapping[Segment, int] | None = None) -> B
         inputs=torch.from_numpy(inputs),
         has_sources=has_sources,
         logit_rows=torch.from_numpy(np.array(logit_rows, dtype=np.int64)) if some else None,
+        num_scored=len(scored_rows),
         draw_rows=draw_rows,
         assumed=_assumed(plan) if plan.drafts else None,
     )
@@ -183,6 +188,15 @@ def _logit_rows(plan: StepPlan, rows: list[int]) -> tuple[list[int], list[int]]:
             draw_rows.append(draw_rows[-1] + (chunk.segment in plan.drafts))
         previous = index
     return logit_rows, draw_rows
+
+
+def _scored_rows(plan: StepPlan, rows: list[int]) -> list[int]:
+    """For each token that is scored, the row of the token before it."""
+    scored_rows: list[int] = []
+    for part in plan.scored:
+        before = rows[part.index] - plan.chunks[part.index].start - 1
+        scored_rows += range(before + part.start, before + part.stop)
+    return scored_rows
 
 
 def copied_slots(plan: StepPlan) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -27,6 +27,21 @@ class Chunk:
 
 
 @dataclass(slots=True)
+class ScoredTokens:
+    """Tokens `[start, stop)` of a group's prompt, each scored from the row of the token before it.
+
+    These rows belong to the chunk of the plan with this index.
+    """
+
+    index: int
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(slots=True)
 class StepPlan:
     """One step. A layer writes all KV of the step before it reads any.
 
@@ -42,6 +57,8 @@ class StepPlan:
             anything is computed. A chunk of it follows.
         drafts: for each decoding segment that has some, the tokens proposed behind its newest one.
             They are rows of its chunk, and every row of the chunk draws.
+        scored: the tokens of prompts whose log-probabilities are wanted, in chunk order. No row is
+            there for both a draw and a score: the last token of a prompt has none behind it.
     """
 
     chunks: list[Chunk] = field(default_factory=list)
@@ -52,6 +69,7 @@ class StepPlan:
     planned: dict[Segment, int] = field(default_factory=dict)
     copies: dict[Segment, Context] = field(default_factory=dict)
     drafts: dict[Segment, list[int]] = field(default_factory=dict)
+    scored: list[ScoredTokens] = field(default_factory=list)
 
     def decode(self, group: Group) -> bool:
         """Add the next token, and the draft, of every running stream that lacks only this token.
@@ -134,6 +152,10 @@ class StepPlan:
         self.planned[segment] = end
         if end == stop:
             self.draws.extend((len(self.chunks), stream) for stream in drawers)
+        if group.scores is not None and segment is group.prompt:
+            first, last = max(start + 1, group.scores.num_known), min(end + 1, len(segment))
+            if first < last:
+                self.scored.append(ScoredTokens(len(self.chunks), first, last))
         self.chunks.append(Chunk(group, segment, start, end, decode=False))
         self._count(group, False, size)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gsr_engine.checkpoint.tokenizer import Tokenizer
+from gsr_engine.outputs import StopReason
 from gsr_engine.params import SamplingParams
 from gsr_engine.repetition import RepetitionDetectionParams, RepetitionMatcher
 from gsr_engine.text.detokenizer import Detokenizer
@@ -18,6 +20,7 @@ class StopMatcher:
 
     Attributes:
         text: the text before the stop string, to the character; None until one is found.
+        found: that stop string; None until then.
         content_length: number of leading tokens that contain no part of the stop string. A token
             with both kept text and the start of the stop string is not counted, so `text` may be
             longer than the text of these tokens. If the tokens before the stop string end inside a
@@ -26,6 +29,7 @@ class StopMatcher:
 
     def __init__(self, tokenizer: Tokenizer, strings: tuple[str, ...]) -> None:
         self.text: str | None = None
+        self.found: str | None = None
         self.content_length = 0
         self._strings = strings
         self._longest = max(map(len, strings))
@@ -42,12 +46,13 @@ class StopMatcher:
         """
         new = self._detokenizer.push([token])
         self._pieces.append(new)
-        begin = self._find(new) if armed and new else None
+        found = self._find(new) if armed and new else None
         self._length += len(new)
         self._ends.append(-1 if self._detokenizer.pending else self._length)
         self._tail = (self._tail + new)[-self._longest :]
-        if begin is None:
+        if found is None:
             return False
+        begin, self.found = found
         self.text = "".join(self._pieces)[:begin]
         # Drop tokens from the end until one ends before the stop string, and not in a character.
         length = len(self._ends)
@@ -56,17 +61,20 @@ class StopMatcher:
         self.content_length = length
         return True
 
-    def _find(self, new: str) -> int | None:
-        """The index of the character at which a stop string begins that ends in the new text."""
+    def _find(self, new: str) -> tuple[int, str] | None:
+        """The stop string that ends in the new text, and the index of its first character."""
         window, old = self._tail + new, len(self._tail)
         found = []
         for string in self._strings:
             # A string that begins earlier would have ended in the old text.
             begin = window.find(string, max(0, old - len(string) + 1))
             if begin >= 0:
-                found.append((begin + len(string), begin))
+                found.append((begin + len(string), begin, string))
+        if not found:
+            return None
         # The least end first, then the least begin, which is the longest string.
-        return self._length - old + min(found)[1] if found else None
+        _, begin, string = min(found)
+        return self._length - old + begin, string
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +82,15 @@ class StopRule:
     """The end tokens and stop strings of a request, and what counts as a loop.
 
     Each stream has its own matchers for `strings` and `loops`; most requests have neither.
+
+    Attributes:
+        token_ids: the ids that end a stream, each with what `Completion.stop_reason` says of it.
+        strings: the stop strings that are looked for in the text.
+        tokenizer: makes that text.
+        loops: what counts as a loop; None if loops do not end a stream.
     """
 
-    token_ids: frozenset[int]
+    token_ids: Mapping[int, StopReason]
     strings: tuple[str, ...]
     tokenizer: Tokenizer
     loops: RepetitionDetectionParams | None = None
@@ -90,12 +104,15 @@ class StopRule:
         Raises:
             InvalidRequest: a stop string holds a special token among other text.
         """
-        own = frozenset[int]() if params.ignore_eos else tokenizer.stop_ids
         named = {text: tokenizer.stop_token(text) for text in params.stop}
-        ids = {token for token in named.values() if token is not None}
         strings = tuple(text for text, token in named.items() if token is None)
-        every, loops = own | ids | frozenset(params.stop_token_ids), params.repetition_detection
-        return cls(every, strings, tokenizer, loops)
+        every: dict[int, StopReason] = {
+            token: text for text, token in named.items() if token is not None
+        }
+        every |= {token: token for token in params.stop_token_ids}
+        if not params.ignore_eos:
+            every |= dict.fromkeys(tokenizer.stop_ids)
+        return cls(every, strings, tokenizer, params.repetition_detection)
 
     @property
     def hold_back(self) -> int:

@@ -114,7 +114,7 @@ def test_a_load_has_every_kind_of_request() -> None:
     aborted = [ask for ask in load if ask.patience is not None]
     assert len(aborted) == 400
     assert {ask.patience for ask in aborted} == {0, 1, 2, 3}
-    refining = [ask.refining.deadline for ask in load if ask.refines]
+    refining = [ask.refining.candidate_timeout for ask in load if ask.refines]
     assert (len(refining), set(refining)) == (120, {1e-3, 1e6})
     assert any(ask.refines for ask in aborted)
     assert len({tuple(ask.prompt) for ask in load}) == len({ask.problem for ask in load}) == 1200

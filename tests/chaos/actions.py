@@ -27,6 +27,7 @@ class World(Protocol):
         problems: texts that begin alike.
         said: finished conversations (prompt and answer), to be gone on with.
         faults: what can be broken here.
+        soon: a timeout that some of its requests reach, and some do not.
     """
 
     longest: int
@@ -35,19 +36,17 @@ class World(Protocol):
     said: list[list[int]]
     faults: tuple[Fault, ...]
 
+    @property
+    def soon(self) -> float:
+        """See above."""
+
     def step(self) -> None:
         """Let some work be done."""
 
-    def generate(self, prompt: list[int], params: SamplingParams, deadline: bool) -> None:
+    def generate(self, prompt: list[int], params: SamplingParams) -> None:
         """Submit a request that completes a prompt."""
 
-    def refine(
-        self,
-        problem: str,
-        params: SelfRefineParams,
-        given: list[list[int]] | None,
-        deadline: bool,
-    ) -> None:
+    def refine(self, problem: str, params: SelfRefineParams, given: list[list[int]] | None) -> None:
         """Submit a request for selfRef@k."""
 
     def two_engines(self, problem: str, params: SelfRefineParams) -> None:
@@ -81,6 +80,13 @@ class Action:
         return self.name
 
 
+def timed(params: SamplingParams | SelfRefineParams) -> bool:
+    """Whether a timeout may end a request or its candidates."""
+    return params.timeout is not None or (
+        isinstance(params, SelfRefineParams) and params.candidate_timeout is not None
+    )
+
+
 def _sampling(world: World, rng: Random) -> SamplingParams:
     return SamplingParams(
         n=rng.choice((1, 1, 1, 2, 4)),
@@ -90,6 +96,8 @@ def _sampling(world: World, rng: Random) -> SamplingParams:
         priority=rng.choice((0, 0, 0, 2)),
         cache_salt=rng.choice(("", "", "other")),
         repetition_detection=rng.choice((None, None, _LOOPS)),
+        timeout=world.soon if rng.random() < 0.2 else None,
+        prompt_logprobs=rng.choice((None, None, 0, 2)),
     )
 
 
@@ -102,21 +110,21 @@ def _prompt(world: World, rng: Random) -> None:
     common = rng.choice((0, 15, 16, 17, 40, 130, 260, 300))
     end = [rng.randrange(6, 8) for _ in range(rng.randrange(1, 6))]
     prompt = ([9] * common)[: world.longest - len(end)] + end
-    world.generate(prompt, _sampling(world, rng), rng.random() < 0.2)
+    world.generate(prompt, _sampling(world, rng))
 
 
 def _turn(world: World, rng: Random) -> None:
     """Go on with a conversation."""
     if world.said:
         said = rng.choice(world.said) + [rng.randrange(6, 9) for _ in range(rng.randrange(20))]
-        world.generate(said[: world.longest], _sampling(world, rng), rng.random() < 0.1)
+        world.generate(said[: world.longest], _sampling(world, rng))
 
 
 def _token(world: World, rng: Random) -> None:
     """Ask for one token more."""
     if world.said:
         params = replace(_sampling(world, rng), n=1, max_tokens=1)
-        world.generate(rng.choice(world.said)[: world.longest], params, False)
+        world.generate(rng.choice(world.said)[: world.longest], params)
 
 
 def _refinement(world: World, rng: Random) -> SelfRefineParams:
@@ -147,15 +155,28 @@ def _refinement(world: World, rng: Random) -> SelfRefineParams:
     )
 
 
+def _with_timeouts(world: World, rng: Random, params: SelfRefineParams) -> SelfRefineParams:
+    """Of the candidates, of all, or of both, of which either may be the first."""
+    if rng.random() < 0.7:
+        return params
+    candidates, every = rng.choice(((1.0, None), (None, 1.0), (1.0, 2.0), (1.0, 1.0), (2.0, 1.0)))
+    return replace(
+        params,
+        candidate_timeout=None if candidates is None else candidates * world.soon,
+        timeout=None if every is None else every * world.soon,
+    )
+
+
 def _refine(world: World, rng: Random) -> None:
-    params = _refinement(world, rng)
-    world.refine(rng.choice(world.problems), params, None, rng.random() < 0.2)
+    params = _with_timeouts(world, rng, _refinement(world, rng))
+    world.refine(rng.choice(world.problems), params, None)
 
 
 def _refine_given(world: World, rng: Random) -> None:
-    params = replace(_refinement(world, rng), agreement=0, first=0, order="shuffled")
+    drawn = replace(_refinement(world, rng), agreement=0, first=0, order="shuffled")
+    params = _with_timeouts(world, rng, drawn)
     given = [[rng.randrange(6, 9)] * rng.randrange(0, 20) for _ in range(params.k)]
-    world.refine(rng.choice(world.problems), params, given, rng.random() < 0.2)
+    world.refine(rng.choice(world.problems), params, given)
 
 
 def _two_engines(world: World, rng: Random) -> None:

@@ -7,7 +7,7 @@ import random
 from collections import defaultdict
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
@@ -27,7 +27,7 @@ from gsr_engine import (
 from gsr_engine.demo.report import NANO
 from gsr_engine.params import Layout
 from gsr_engine.serving.events import Event as Told
-from tests.chaos.actions import Event, Fault
+from tests.chaos.actions import Event, Fault, timed
 from tests.chaos.engine_world import MAX_STREAMS, Make, nano
 from tests.chaos.nano_world import compare_alone, new_saboteur
 
@@ -56,6 +56,7 @@ class AsyncWorld:
     problems = ("1 * 2", "1 * 3", "7 * 8 * 9 + 1")
     layouts: tuple[Layout, ...] = ("linear", "branched")
     longest = 200
+    soon = 0.05
 
     def __init__(self, seed: int) -> None:
         rng = random.Random(seed)
@@ -102,25 +103,18 @@ class AsyncWorld:
     def step(self) -> None:
         self._pause = 0.005
 
-    def generate(self, prompt: list[int], params: SamplingParams, deadline: bool) -> None:
+    def generate(self, prompt: list[int], params: SamplingParams) -> None:
         def make(engine: Engine) -> Any:
             return engine.new_generate(prompt, params)
 
-        self._read(partial(self._front.generate, prompt, params), make)
+        self._read(partial(self._front.generate, prompt, params), None if timed(params) else make)
 
-    def refine(
-        self,
-        problem: str,
-        params: SelfRefineParams,
-        given: list[list[int]] | None,
-        deadline: bool,
-    ) -> None:
+    def refine(self, problem: str, params: SelfRefineParams, given: list[list[int]] | None) -> None:
         def make(engine: Engine) -> Any:
             return engine.new_self_refine(problem, params, candidates=given)
 
-        timed = replace(params, deadline=0.05) if deadline else params
-        events = partial(self._front.self_refine, problem, timed, candidates=given)
-        self._read(events, None if deadline else make)
+        events = partial(self._front.self_refine, problem, params, candidates=given)
+        self._read(events, None if timed(params) else make)
 
     def two_engines(self, problem: str, params: SelfRefineParams) -> None:
         """An asynchronous engine refines what others wrote, as text."""

@@ -10,7 +10,14 @@ from typing import Any
 
 import pytest
 
-from gsr_engine import Engine, EngineConfig, GenerateResult, SamplingParams, SelfRefineParams
+from gsr_engine import (
+    Engine,
+    EngineConfig,
+    GenerateResult,
+    RefineResult,
+    SamplingParams,
+    SelfRefineParams,
+)
 from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.checkpoint.tokenizer import Tokenizer
 from gsr_engine.demo.report import NANO
@@ -20,16 +27,16 @@ from gsr_engine.execution.runner import StepRunner
 from gsr_engine.model.decoder import Decoder
 from gsr_engine.params import Layout
 from gsr_engine.requests.generate import GenerateRequest
-from gsr_engine.requests.request import Request, Stream
+from gsr_engine.requests.request import Request, RequestState, Stream, StreamState
 from gsr_engine.requests.self_refine import SelfRefineRequest
 from gsr_engine.requests.two_engines import RefineElsewhere
 from gsr_engine.schedule.admission import AnyRequest
-from tests.chaos.actions import Event, Fault
+from tests.chaos.actions import Event, Fault, timed
 from tests.helpers.pieces import check_pieces
 
 Make = Callable[[Engine], AnyRequest]
 MAX_STREAMS = 40
-_ERRORS = ("RuntimeError: ", "KeyboardInterrupt", "not finite", "usable", "deadline", "aborted")
+_ERRORS = ("RuntimeError: ", "KeyboardInterrupt", "not finite", "usable", "timeout", "aborted")
 _MOST_SAID = 12
 _MOST_LIVE = 30
 
@@ -61,11 +68,17 @@ class EngineWorld(ABC):
         self.ended: list[AnyRequest] = []
         self._named: dict[AnyRequest, int] = {}
         self.said: list[list[int]] = []
-        self.asked: dict[AnyRequest, Make] = {}  # how to ask another engine the same
+        # How to ask another engine the same, if no timeout may come before the end.
+        self.asked: dict[AnyRequest, Make] = {}
 
     def _new_engine(self, runner: StepRunner, options: dict[str, Any]) -> Engine:
         config = EngineConfig(max_num_seqs=MAX_STREAMS, **options)
         return Engine(*nano(), config, runner=runner, clock=lambda: self.now)
+
+    @property
+    def soon(self) -> float:
+        """See `World`: the more requests there are, the longer each of them takes."""
+        return len(self.live) * 3.0 + 1.0
 
     @abstractmethod
     def fault(self, kind: Fault, rng: random.Random) -> None:
@@ -85,36 +98,31 @@ class EngineWorld(ABC):
             self.check()
         self.drain()
 
-    def generate(self, prompt: list[int], params: SamplingParams, deadline: bool) -> None:
-        self._submit(lambda engine: engine.new_generate(prompt, params), deadline)
+    def generate(self, prompt: list[int], params: SamplingParams) -> None:
+        self._submit(lambda engine: engine.new_generate(prompt, params), params)
         self.said.append(prompt)  # others may go on with it before it is computed
 
-    def refine(
-        self,
-        problem: str,
-        params: SelfRefineParams,
-        given: list[list[int]] | None,
-        deadline: bool,
-    ) -> None:
+    def refine(self, problem: str, params: SelfRefineParams, given: list[list[int]] | None) -> None:
         # A candidate that was cut is two: what has KV, and its last token.
         named = 2 * max(params.k, *params.round_widths) if params.layout == "branched" else 0
         self._submit(
             lambda engine: engine.new_self_refine(problem, params, candidates=given),
-            deadline,
+            params,
             named,
         )
         self.said.append(self.engine.direct_prompt(problem))
 
-    def _submit(self, make: Make, deadline: bool, named: int = 0) -> None:
+    def _submit(
+        self, make: Make, params: SamplingParams | SelfRefineParams, named: int = 0
+    ) -> None:
         try:
             request = make(self.engine)
         except InvalidRequest as error:
             if error.field != "max_tokens":  # more than the whole pool holds
                 raise
             return
-        if deadline:
-            request.deadline = self.now + len(self.live) * 3 + 1
-        self.asked[request] = make
+        if not timed(params):
+            self.asked[request] = make
         self.submit(request, named)
 
     def submit(self, request: Request[Any], named: int = 0) -> None:
@@ -157,6 +165,8 @@ class EngineWorld(ABC):
     def _check_result(self, request: AnyRequest) -> None:
         error = request.result.error
         assert error is None or any(known in error for known in _ERRORS), error
+        if error is None:
+            assert _answers(request.result), "nothing was answered, without an error"
         self.judge(request)
         if isinstance(request.result, GenerateResult) and error is None:
             for one in request.result.completions:
@@ -189,9 +199,21 @@ class EngineWorld(ABC):
 
     def check(self) -> None:
         self.engine.check()
+        self._check_streams()
         for request in self.live:
             for group in request.groups:
                 check_pieces(group.context, self._named[request])
+
+    def _check_streams(self) -> None:
+        """The streams that wait for pages are counted."""
+        waiting = 0
+        for request in self.live:
+            if request.state in (RequestState.QUEUED, RequestState.PREEMPTED):
+                waiting += request.num_streams
+            elif request.state is RequestState.RUNNING:
+                states = [stream.state for stream in streams_of(request)]
+                waiting += states.count(StreamState.WAITING)
+        assert self.engine.scheduler.num_waiting_streams == waiting
 
     def drain(self) -> None:
         """Everybody reaches an end, and everything is free."""
@@ -220,6 +242,14 @@ class _Writer:
         self.direct_prompt = world.engine.direct_prompt
         self.candidate_sampling = world.engine.candidate_sampling
         self.solution_text = world.engine.solution_text
+
+
+def _answers(result: GenerateResult | RefineResult) -> bool:
+    """Whether it holds a token of an answer, or was aborted."""
+    if isinstance(result, RefineResult):
+        return result.refinement is not None and bool(result.refinement.token_ids)
+    reasons = {one.finish_reason for one in result.completions}
+    return "timeout" not in reasons or any(one.token_ids for one in result.completions)
 
 
 def streams_of(request: AnyRequest) -> list[Stream]:

@@ -6,6 +6,8 @@ import random
 from collections.abc import Iterable
 from typing import Any
 
+import pytest
+
 from gsr_engine import Completion, Engine, EngineConfig, GenerateResult, RefineResult
 from gsr_engine.execution.device import build_runner
 from gsr_engine.schedule.admission import AnyRequest
@@ -63,7 +65,7 @@ class NanoWorld(EngineWorld):
 
     def drain(self) -> None:
         super().drain()
-        compare_alone((one.result, make) for one, make in self.asked.items() if not one.deadline)
+        compare_alone((one.result, make) for one, make in self.asked.items())
 
 
 def compare_alone(ended: Iterable[tuple[AnyResult, Make]]) -> None:
@@ -80,6 +82,10 @@ def compare_alone(ended: Iterable[tuple[AnyResult, Make]]) -> None:
             if result.error is None and mine and {c.finish_reason for c in mine} <= _UNDISTURBED:
                 (alone,) = engine.run([make(engine)])
                 ties += not _agree(mine, _completions(alone))
+                if isinstance(result, GenerateResult):
+                    assert _prompt_logprobs(result) == pytest.approx(
+                        _prompt_logprobs(alone), abs=1e-3
+                    )
                 compared += 1
     assert ties <= compared / 20
 
@@ -88,6 +94,12 @@ def _completions(result: AnyResult) -> list[Completion]:
     if isinstance(result, GenerateResult):
         return result.completions
     return [c for every in (result.candidates, *result.rounds) for c in every]
+
+
+def _prompt_logprobs(result: GenerateResult) -> list[float]:
+    """The log-probabilities of a prompt's tokens behind the first; none if not asked for."""
+    found = result.prompt_logprobs
+    return [] if found is None else [one for one in found.logprobs if one is not None]
 
 
 def _agree(mine: list[Completion], alone: list[Completion]) -> bool:

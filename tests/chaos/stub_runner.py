@@ -20,8 +20,10 @@ END = 2  # nano's
 class StubDraws:
     """What a step drew; known once it is waited for."""
 
-    def __init__(self, tokens: list[int], logprobs: list[float], broken: bool) -> None:
-        self._draws = Draws(tokens, logprobs)
+    def __init__(
+        self, tokens: list[int], logprobs: list[float], scores: list[float], broken: bool
+    ) -> None:
+        self._draws = Draws(tokens, logprobs, scores=[(one, None) for one in scores])
         self._broken = broken
 
     def wait(self) -> Draws:
@@ -73,10 +75,22 @@ class StubRunner:
             tokens.append(self._draw(segment, stream, ahead))
             before = row
         self._drawn = {s.segment: token for (_, s), token in zip(plan.draws, tokens, strict=True)}
-        logprobs = [-1.0] * len(tokens)
-        if fault == "nan" and tokens:
-            logprobs[self.fault_row % len(tokens)] = float("nan")
-        return StubDraws(tokens, logprobs, broken=fault == "transfer")
+        logprobs, scores = [-1.0] * len(tokens), self._scores(plan)
+        if fault == "nan" and (tokens or scores):
+            row = self.fault_row % (len(tokens) + len(scores))
+            every, row = (logprobs, row) if row < len(tokens) else (scores, row - len(tokens))
+            every[row] = float("nan")
+        return StubDraws(tokens, logprobs, scores, broken=fault == "transfer")
+
+    def _scores(self, plan: StepPlan) -> list[float]:
+        scores = []
+        for part in plan.scored:
+            chunk = plan.chunks[part.index]
+            assert chunk.start < part.start < part.stop <= chunk.stop + 1
+            seen = self._kv[slots(chunk.segment, 0, part.stop - 1)][part.start - 1 :]
+            targets = chunk.segment.token_ids[part.start : part.stop]
+            scores += [score(int(s), token) for s, token in zip(seen, targets, strict=True)]
+        return scores
 
     def _draw(self, segment: Segment, stream: Stream, ahead: int) -> int:
         assert stream.num_drawn + ahead < (stream.params.max_tokens or 0)
@@ -152,6 +166,11 @@ class Contents:
 def follow(value: int, token: int) -> int:
     """The hash of some tokens and one more."""
     return hash((value, token))
+
+
+def score(seen: int, token: int) -> float:
+    """What a token is believed to be worth: a fixed function of what was read, and of itself."""
+    return -(hash((seen, token)) % 1000) / 100
 
 
 def draw(seen: int, seed: int) -> int:

@@ -143,6 +143,7 @@ def test_a_failed_request_says_why(capsys: pytest.CaptureFixture[str]) -> None:
         (None, {}, "the refinement never began"),
         (stream("4", "length"), {}, "the refinement was cut at 7 tokens: raise --max-tokens"),
         (stream("4 4", "repetition"), {}, "the refinement ran in a loop, cut at 7 tokens"),
+        (stream("4 4", "timeout"), {}, "the timeout cut the refinement at 7 tokens"),
         (stream("<think>"), {"text": ""}, "the refinement has no text after its thinking"),
         (stream("it is 4"), {}, "the refinement states none in \\boxed{}"),
         (stream(r"\boxed{4}"), {}, None),
@@ -171,6 +172,7 @@ def test_a_stream_that_filled_the_context_is_told_so() -> None:
     assert results.ending(stream("a", "repetition"), more) == (
         "repetition: cut at 7 tokens, which ran in a loop"
     )
+    assert results.ending(stream("a", "timeout"), more) == "timeout: cut at 7 tokens"
 
 
 def test_without_an_answer_form_a_text_is_enough(

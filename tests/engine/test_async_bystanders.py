@@ -7,6 +7,7 @@ import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from gsr_engine import (
 )
 from gsr_engine.checkpoint.tokenizer import Tokenizer
 from gsr_engine.execution.loading import load_parts
+from gsr_engine.outputs import TIMED_OUT
 from gsr_engine.serving.observer import LOOK
 from gsr_engine.text.detokenizer import Detokenizer
 from tests.helpers.readers import (
@@ -212,7 +214,7 @@ async def timed(folder: Path, clock: Clock, max_pending: int) -> AsyncIterator[A
         yield front
 
 
-def test_a_deadline_passes_while_the_request_waits_for_room(qwen2: Path) -> None:
+def test_a_timeout_passes_while_the_request_waits_for_room(qwen2: Path) -> None:
     clock = Clock()
 
     async def main() -> None:
@@ -221,14 +223,16 @@ def test_a_deadline_passes_while_the_request_waits_for_room(qwen2: Path) -> None
             await anext(running)
             late, early, timeless = (
                 asyncio.create_task(
-                    read(engine.self_refine("1+1", SelfRefineParams(k=1, deadline=deadline)))
+                    read(
+                        engine.self_refine("1+1", SelfRefineParams(k=1, candidate_timeout=timeout))
+                    )
                 )
-                for deadline in (60.0, 5.0, None)
+                for timeout in (60.0, 5.0, None)
             )
             await until_waiting(engine, 3)
             await in_thread(engine, lambda: setattr(clock, "now", 106.0))
             (result,) = [verify(await early)]
-            assert result.error == "the deadline passed before the request was admitted"
+            assert result.error == "the candidate timeout passed before the request was admitted"
             assert not late.done()
             await until_waiting(engine, 2)
             await in_thread(engine, lambda: setattr(clock, "now", 161.0))
@@ -240,9 +244,9 @@ def test_a_deadline_passes_while_the_request_waits_for_room(qwen2: Path) -> None
     asyncio.run(main())
 
 
-def test_a_deadline_counts_from_the_call(qwen2: Path, slow: SlowTokenizing) -> None:
+def test_a_timeout_counts_from_the_call(qwen2: Path, slow: SlowTokenizing) -> None:
     clock = Clock()
-    params = SelfRefineParams(k=1, deadline=5.0, candidate=SamplingParams(max_tokens=5))
+    params = SelfRefineParams(k=1, candidate_timeout=5.0, candidate=SamplingParams(max_tokens=5))
 
     async def main() -> None:
         async with timed(qwen2, clock, max_pending=9) as engine:
@@ -252,7 +256,54 @@ def test_a_deadline_counts_from_the_call(qwen2: Path, slow: SlowTokenizing) -> N
             await slow.until_begun()
             clock.now = 106.0
             slow.go.set()
-            assert (await asked).error == "the deadline passed before the request was admitted"
+            assert (
+                await asked
+            ).error == "the candidate timeout passed before the request was admitted"
+
+    asyncio.run(main())
+
+
+def test_every_kind_of_request_times_out_while_it_waits_for_room(qwen2: Path) -> None:
+    clock = Clock()
+    drawn = SamplingParams(max_tokens=5, timeout=5.0)
+    refining = SelfRefineParams(k=1, candidate_timeout=50.0, timeout=5.0)
+    message = [{"role": "user", "content": "1+1"}]
+
+    async def main() -> None:
+        async with timed(qwen2, clock, max_pending=1) as engine:
+            running = engine.generate([5], ENDLESS)
+            await anext(running)
+            asked = [
+                asyncio.create_task(read(engine.generate([6], drawn))),
+                asyncio.create_task(read(engine.chat(message, drawn))),
+                asyncio.create_task(read(engine.self_refine("1+1", refining))),
+            ]
+            await until_waiting(engine, 3)
+            await in_thread(engine, lambda: setattr(clock, "now", 106.0))
+            results = [verify(await one) for one in asked]
+            assert [one.error for one in results] == [
+                TIMED_OUT,
+                TIMED_OUT,
+                f"{TIMED_OUT} of the refinement",
+            ]
+            await running.aclose()
+
+    asyncio.run(main())
+
+
+def test_a_stream_that_timed_out_was_told_whole(qwen2: Path) -> None:
+    clock = Clock()
+
+    async def main() -> None:
+        async with timed(qwen2, clock, max_pending=9) as engine:
+            timeout = replace(ENDLESS, n=2, timeout=5.0)
+            events = engine.generate([5], timeout)
+            seen = [await anext(events) for _ in range(4)]
+            await in_thread(engine, lambda: setattr(clock, "now", 105.0))
+            result = verify(seen + await read(events))
+            assert result.error is None
+            assert [one.finish_reason for one in result.completions] == ["timeout"] * 2
+            assert all(one.token_ids for one in result.completions)
 
     asyncio.run(main())
 

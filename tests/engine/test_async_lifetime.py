@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from transformers import PreTrainedTokenizerFast
@@ -18,10 +19,12 @@ from gsr_engine import (
     CandidateToken,
     Engine,
     EngineClosed,
+    EngineConfig,
     SamplingParams,
     final_result,
 )
 from gsr_engine.checkpoint.tokenizer import Tokenizer
+from gsr_engine.execution.loading import load_parts
 from gsr_engine.requests.request import Stream
 from tests.helpers.readers import (
     ENDLESS,
@@ -37,6 +40,41 @@ from tests.helpers.readers import (
 )
 
 pytestmark = pytest.mark.slow
+
+
+def test_it_is_known_how_long_a_step_has_been_running(
+    qwen2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go = threading.Event(), threading.Event()
+    clock = Mock(return_value=100.0)
+    config = EngineConfig()
+    inner = Engine(*load_parts(qwen2, config), config, clock=clock)
+    step = inner.step
+
+    def slow() -> list[Any]:
+        begun.set()
+        go.wait()
+        return step()
+
+    async def main() -> None:
+        async with AsyncEngine(inner) as engine:
+            await engine.stats()
+            clock.return_value = 200.0
+            assert engine.step_seconds() == 0.0, "idle for long"
+            monkeypatch.setattr(inner, "step", slow)
+            asked = asyncio.create_task(read(engine.generate([5], SamplingParams(max_tokens=2))))
+            await asyncio.to_thread(begun.wait)
+            clock.return_value = 207.0
+            assert engine.step_seconds() == 7.0
+            go.set()
+            assert verify(await asked).error is None
+            assert await in_thread(engine, engine.step_seconds) == 0.0
+            monkeypatch.setattr(inner, "step", Mock(side_effect=RuntimeError("burnt")))
+            with pytest.raises(EngineClosed, match="burnt"):
+                await read(engine.generate([5]))
+            assert engine.step_seconds() == 0.0, "its thread died"
+
+    asyncio.run(main())
 
 
 def test_drain_finishes_what_was_taken_and_takes_no_more(qwen2: Path) -> None:

@@ -177,13 +177,17 @@ def cut_text(draw: st.DrawFn) -> tuple[str, list[int]]:
     return data.decode(), tokens
 
 
-def before_the_stop(text: str, strings: list[str], least: int = 0) -> str | None:
-    """The definition, character by character; what is complete before `least` does not count."""
+def before_the_stop(text: str, strings: list[str], least: int = 0) -> tuple[str | None, str | None]:
+    """The definition, character by character: the text before the stop string, and the string.
+
+    What is complete before `least` does not count.
+    """
     for stop in range(least + 1, len(text) + 1):
         ended = [string for string in strings if text[:stop].endswith(string)]
         if ended:
-            return text[: stop - max(map(len, ended))]
-    return None
+            longest = max(ended, key=len)
+            return text[: stop - len(longest)], longest
+    return None, None
 
 
 STRINGS = st.lists(
@@ -208,8 +212,8 @@ def test_stop_strings_are_a_matter_of_the_text_alone(
             break
     # Whole characters of the tokens that came too early.
     early = b"".join(map(bytes_of, token_ids[: max(0, least - 1)])).decode(errors="ignore")
-    expected = before_the_stop(text, strings, len(early))
-    assert watch.text == expected
+    expected, found = before_the_stop(text, strings, len(early))
+    assert (watch.text, watch.found) == (expected, found)
     if expected is None:
         assert drawn == len(token_ids)
         return

@@ -116,10 +116,10 @@ def test_the_earlier_of_agreement_and_first_counts(
     assert [one.num_stopped for one in early] == [one.num_stopped for one in first]
 
 
-def test_a_deadline_may_come_sooner() -> None:
+def test_a_timeout_may_come_sooner() -> None:
     now, config = 0.0, EngineConfig(dtype="float32", threads=1)
     engine = Engine(*load_parts(NANO, config), config, clock=lambda: now)
-    request = engine.new_self_refine(PROBLEMS[0], replace(PARAMS, first=2, deadline=50.0))
+    request = engine.new_self_refine(PROBLEMS[0], replace(PARAMS, first=2, candidate_timeout=50.0))
     engine.submit(request)
     for _ in range(4):
         engine.step()

@@ -64,6 +64,7 @@ def child():
         lambda: parents.reload_weights(NANO),
         lambda: asyncio.run(ask(server)),
         lambda: asyncio.run(stats(server)),
+        server.step_seconds,
         partial(load, threads=2),
     ):
         assert forked(call)

@@ -105,7 +105,7 @@ def stream(own: list[int], seen: list[int] | None = None, most: int = 100, **mor
     segment = Segment(own, context=context(seen or [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]))
     segment.computed = len(own) - 1
     params = SamplingParams(max_tokens=most)
-    made = Stream(0, params, 0, frozenset(), segment, **more)
+    made = Stream(0, params, 0, {}, segment, **more)
     made.state = StreamState.RUNNING
     return made
 

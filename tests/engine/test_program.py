@@ -151,10 +151,10 @@ def test_as_finished_reads_in_that_order_while_others_decode(engine: Engine) -> 
         assert alone.token_ids == result.refinement.token_ids
 
 
-def test_a_deadline_shows_what_is_there() -> None:
+def test_a_candidate_timeout_shows_what_is_there() -> None:
     now, config = 0.0, EngineConfig(dtype="float32")
     engine = Engine(*load_parts(NANO, config), config, clock=lambda: now)
-    request = engine.new_self_refine(PROBLEMS[0], params(deadline=50.0))
+    request = engine.new_self_refine(PROBLEMS[0], params(candidate_timeout=50.0))
     engine.submit(request)
     for _ in range(20):
         engine.step()
@@ -167,12 +167,12 @@ def test_a_deadline_shows_what_is_there() -> None:
     assert [c.finish_reason for c in result.candidates] == ["abort"] * 4
     assert sorted(result.used) == [0, 1, 2, 3]
     assert result.refinement
-    late = engine.new_self_refine(PROBLEMS[0], params(deadline=1.0))
+    late = engine.new_self_refine(PROBLEMS[0], params(candidate_timeout=1.0))
     engine.submit(late)
     now = 101.0
     engine.step()
     assert late.result
-    assert "deadline" in str(late.result.error)
+    assert "candidate timeout" in str(late.result.error)
 
 
 def test_the_full_view_shows_the_thinking(engine: Engine) -> None:

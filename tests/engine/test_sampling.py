@@ -34,6 +34,7 @@ from tests.helpers.steps import run_checked
 pytestmark = pytest.mark.slow
 
 VOCAB = 40
+IM_START, IM_END = 1, 2
 LOOPS = RepetitionDetectionParams(max_pattern_size=4, min_count=3)
 prove = settings(deadline=None, derandomize=True, max_examples=100)
 TOKENS = st.lists(st.integers(0, VOCAB - 1), max_size=30)
@@ -44,7 +45,7 @@ def stream(prompt: list[list[int]], drawn: list[int], **params: Any) -> Stream:
     context = tuple(Span(Segment([0, *ids, 1]), 1, 1 + len(ids)) for ids in prompt)
     segment = Segment(list(drawn), context=context)
     filled = GenerationConfig().fill(SamplingParams(**params))
-    return Stream(0, filled, 7, frozenset({2, 3, VOCAB + 5}), segment)
+    return Stream(0, filled, 7, dict.fromkeys((2, 3, VOCAB + 5)), segment)
 
 
 def edited(logits: torch.Tensor, streams: list[Stream], before: Any = None) -> torch.Tensor:
@@ -287,6 +288,34 @@ def test_stop_strings(qwen2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert result.completions[0].finish_reason == "stop"  # and not "length"
 
 
+@pytest.mark.parametrize(
+    ("text", "changes", "reason"),
+    [
+        ("one END two", {"stop": ("END", "two")}, "END"),
+        ("one END two", {"stop": ("D", "END", "ND")}, "END"),
+        ("one<|im_end|>", {"stop": ("END",)}, None),
+        ("one<|im_end|>", {"stop_token_ids": IM_END}, None),
+        ("one<|im_end|>", {"stop_token_ids": IM_END, "ignore_eos": True}, IM_END),
+        ("one<|im_end|>", {"stop": "<|im_end|>", "ignore_eos": True}, "<|im_end|>"),
+        ("one<|im_start|>", {"stop_token_ids": (5, IM_START)}, IM_START),
+        ("one<|im_start|>", {"stop": ("END", "<|im_start|>")}, "<|im_start|>"),
+        ("one<|im_start|>", {"stop": "<|im_start|>", "stop_token_ids": IM_START}, IM_START),
+        ("one END two", {"max_tokens": 3}, None),
+    ],
+)
+def test_what_ended_a_stream_is_told(
+    text: str, changes: Any, reason: Any, qwen2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Engine.from_pretrained(qwen2) as engine:
+        assert engine.tokenizer.stop_token("<|im_end|>") == IM_END
+        assert engine.tokenizer.stop_token("<|im_start|>") == IM_START
+        scripted(engine, monkeypatch, [text])
+        (result,) = engine.generate(["hi"], SamplingParams(**{"max_tokens": 40, **changes}))
+        (completion,) = result.completions
+        assert completion.finish_reason == ("length" if "max_tokens" in changes else "stop")
+        assert completion.stop_reason == reason
+
+
 @pytest.mark.parametrize("layout", ["linear", "branched"])
 def test_candidates_end_before_a_stop_string(
     layout: str, qwen2: Path, monkeypatch: pytest.MonkeyPatch
@@ -336,7 +365,9 @@ def poisoned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("options", [{}, {"max_batch_tokens": 24, "max_num_seqs": 24}])
-@pytest.mark.parametrize("sampling", [{"temperature": 0.0}, {"top_k": 5, "top_p": 0.9}, {}])
+@pytest.mark.parametrize(
+    "sampling", [{"temperature": 0.0}, {"top_k": 5, "top_p": 0.9}, {"prompt_logprobs": 1}]
+)
 @pytest.mark.parametrize("bad", [90, 91])
 def test_not_finite_fails_alone(
     bad: int, sampling: dict[str, Any], options: dict[str, int], poisoned: Path

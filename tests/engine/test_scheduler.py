@@ -7,10 +7,13 @@ from unittest.mock import Mock
 
 import pytest
 
+from gsr_engine.config import EngineConfig
 from gsr_engine.errors import InvalidRequest
 from gsr_engine.kv.segments import Span
+from gsr_engine.requests.deadlines import Deadlines
 from gsr_engine.requests.request import GroupState, RequestState, StreamState
-from tests.helpers.jobs import END, Job, new_scheduler, run_step
+from gsr_engine.schedule.scheduler import Scheduler
+from tests.helpers.jobs import END, Job, new_memory, new_scheduler, run_step
 
 
 def test_siblings_draw_their_first_tokens_from_one_row() -> None:
@@ -233,10 +236,57 @@ def test_deadlines_of_requests_that_ended_are_forgotten() -> None:
     scheduler = new_scheduler(pages=1000)
     for _ in range(500):
         job = Job()
-        job.deadline = 1e9
+        job.deadlines = Deadlines(timeout=1e9, candidate_timeout=1e8)
         scheduler.add(job)
         scheduler.end(job)
     assert scheduler.num_deadlines < 100
+
+
+def test_a_result_that_cannot_be_put_together_at_the_timeout_fails_its_request_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    broken, other = Job(), Job()
+    broken.deadlines = Deadlines(timeout=0.0)
+    scheduler = new_scheduler(broken, other)
+    monkeypatch.setattr(broken, "end", Mock(side_effect=ValueError("no text")))
+    run_step(scheduler, END)
+    assert broken.result == "ValueError: no text; ValueError: no text"
+    assert other.result == "done"
+    assert scheduler.finished == [broken, other]
+
+
+def test_both_deadlines_of_a_request_are_watched() -> None:
+    clock, stopped = Mock(return_value=100.0), []
+    scheduler = Scheduler(EngineConfig(), new_memory(100), clock=clock)
+    job, timeless = Job(), Job()
+    job.deadlines = Deadlines(timeout=20.0, candidate_timeout=10.0)
+    job.stop_candidates = lambda: stopped.append(clock())  # type: ignore[method-assign]
+    scheduler.add(job)
+    scheduler.add(timeless)
+    for clock.return_value in (105.0, 110.0, 115.0):
+        run_step(scheduler)
+    assert (job.result, stopped) == (None, [110.0])
+    clock.return_value = 120.0
+    run_step(scheduler)
+    assert (job.result, timeless.result) == ("timeout", None)
+    assert stopped == [110.0]
+    assert scheduler.finished == [job]
+
+
+def test_streams_that_wait_for_pages_are_counted() -> None:
+    old, new = Job(streams=3), Job(prompt=16 * 4, streams=2)
+    scheduler = new_scheduler(old, new, pages=8)
+    assert (scheduler.num_running_streams, scheduler.num_waiting_streams) == (0, 5)
+    run_step(scheduler)  # 4 pages for the old one; the new one needs 6
+    assert (scheduler.num_running_streams, scheduler.num_waiting_streams) == (3, 2)
+    for _ in range(33):
+        run_step(scheduler)  # 3 pages for each stream are too many
+    assert [stream.state for stream in old.streams].count(StreamState.WAITING) == 1
+    assert (scheduler.num_running_streams, scheduler.num_waiting_streams) == (2, 3)
+    scheduler.end(new)
+    assert (scheduler.num_running_streams, scheduler.num_waiting_streams) == (2, 1)
+    scheduler.end(old)
+    assert (scheduler.num_running_streams, scheduler.num_waiting_streams) == (0, 0)
 
 
 def test_an_exception_while_a_token_is_taken_ends_its_request_only() -> None:

@@ -215,12 +215,8 @@ def test_a_layout_that_a_template_lacks_is_refused_by_name(qwen2: Path, tmp_path
 
 def test_what_compares_answers_needs_a_form(qwen2: Path) -> None:
     with Engine.from_pretrained(qwen2, kv_cache_gib=0.02) as engine:
-        for field, value in (("agreement", 2), ("refinements", 3)):
-            params = SelfRefineParams(template="plain", **{field: value})  # type: ignore[arg-type]
-            with pytest.raises(
-                InvalidRequest, match=f"^{field}: .* the template 'plain' states no"
-            ):
-                engine.new_self_refine("1", params)
+        with pytest.raises(InvalidRequest, match=r"^agreement: .* the template 'plain' states no"):
+            engine.new_self_refine("1", SelfRefineParams(template="plain", agreement=2))
         evaluator = Evaluator(engine, [Exercise("1", "1")], ExactGrader())
         refused = evaluator.refusal(0, SHORT, SelfRefineParams(template="plain"))
         assert "'plain' states no answer form" in str(refused)
@@ -233,6 +229,12 @@ def test_what_compares_answers_needs_a_form(qwen2: Path) -> None:
         assert request.result
         assert request.result.text
         assert request.result.answer is None
+        # Several refinements are no vote there: the first one is the result.
+        drawn = SamplingParams(temperature=1.0, max_tokens=8)
+        params = SelfRefineParams(template="plain", k=1, refine=drawn, refinements=3, seed=1)
+        several = engine.self_refine([TURNS], params, [boxed])[0]
+        assert [one.index for one in several.rounds[-1]] == [0, 1, 2]
+        assert several.refinement is several.rounds[-1][0]
     with (
         Engine.from_pretrained(qwen2, kv_cache_gib=0.02, template="plain") as engine,
         pytest.raises(InvalidRequest, match="'plain' states no answer form"),

@@ -60,8 +60,10 @@ def test_sampling_params(given: dict[str, Any], kept: dict[str, Any]) -> None:
 
 
 def test_self_refine_params() -> None:
-    made = SelfRefineParams(k=np.int64(8), widths=[np.int64(2)], subset=np.int8(1), deadline=3)
-    assert made == SelfRefineParams(k=8, widths=(2,), subset=1, deadline=3.0)
+    made = SelfRefineParams(
+        k=np.int64(8), widths=[np.int64(2)], subset=np.int8(1), candidate_timeout=3
+    )
+    assert made == SelfRefineParams(k=8, widths=(2,), subset=1, candidate_timeout=3.0)
     assert type(made.k) is type(made.widths[0]) is int
 
 

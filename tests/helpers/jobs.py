@@ -21,7 +21,7 @@ from gsr_engine.text.stopping import StopRule
 END, WORD = 0, 1
 CANDIDATE: tuple[Phase, Phase] = ("candidate_prefill", "candidate_decode")
 REFINE: tuple[Phase, Phase] = ("refine_prefill", "refine_decode")
-STOP = StopRule(frozenset({END}), (), cast("Any", None))  # no stop strings: no tokenizer is used
+STOP = StopRule({END: None}, (), cast("Any", None))  # no stop strings: no tokenizer is used
 _first_token = count(100)
 
 

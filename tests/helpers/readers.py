@@ -110,7 +110,7 @@ def verify(events: Events) -> Any:
             for event in events
             if isinstance(event, CandidateToken | CandidateDone) and event.index == index
         ]
-        assert mine[-1] == CandidateDone(index, candidate.finish_reason)
+        assert mine[-1] == CandidateDone(index, candidate.finish_reason, candidate.stop_reason)
         verify_stream(candidate, mine[:-1])
     return result
 

@@ -1,0 +1,1 @@
+"""The HTTP server: selfRef@k behind OpenAI's API."""

@@ -1,0 +1,1 @@
+"""The web page: a problem in, candidates side by side, the refinement, the costs."""

@@ -1,0 +1,67 @@
+"""What a person sees of the page at `/`, and does, in a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys as Key
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import WebDriverWait
+
+PATIENCE = 60
+"""Seconds after which what did not happen counts as a failure; nothing waits so long otherwise."""
+
+
+class Page:
+    """What a person sees of the page, and does."""
+
+    def __init__(self, driver: webdriver.Chrome, address: str) -> None:
+        self.driver = driver
+        driver.get(address)
+
+    def find(self, selector: str) -> WebElement:
+        return self.driver.find_element(By.CSS_SELECTOR, selector)
+
+    def texts(self, selector: str) -> list[str]:
+        """Of the elements that match: a row of a table is one line."""
+        found = self.driver.find_elements(By.CSS_SELECTOR, selector)
+        return [" ".join(one.text.split()) for one in found]
+
+    def text(self, selector: str) -> str:
+        return self.find(selector).text
+
+    def wait(self, condition: Callable[[], object]) -> None:
+        WebDriverWait(self.driver, PATIENCE, 0.02).until(lambda _: condition())
+
+    def connected(self) -> Page:
+        self.wait(lambda: self.text("#model"))
+        return self
+
+    def press(self, *keys: str) -> None:
+        ActionChains(self.driver).send_keys(*keys).perform()
+
+    def control(self, key: str) -> None:
+        """Presses a key while Ctrl is down."""
+        chord = ActionChains(self.driver).key_down(Key.CONTROL).send_keys(key)
+        chord.key_up(Key.CONTROL).perform()
+
+    def solve(self, problem: str = "1 + 1", k: int = 2) -> None:
+        """By keyboard: a problem, k, Ctrl+Enter."""
+        self.find("#k").send_keys(Key.CONTROL, "a")
+        self.press(str(k))
+        self.find("#problem").send_keys(problem)
+        self.control(Key.ENTER)
+
+    def focused(self) -> str | None:
+        return self.driver.switch_to.active_element.get_attribute("id")
+
+    def script(self, code: str) -> Any:
+        return self.driver.execute_script(code)
+
+
+Open = Callable[..., Page]
+"""Serves an application and opens its page, at a path and with a width in pixels."""
