@@ -11,7 +11,7 @@ from functools import partial
 from gsr_engine.config import EngineConfig
 from gsr_engine.errors import InvalidRequest, OutOfPages
 from gsr_engine.kv.segments import Context, Segment, context_length, missing
-from gsr_engine.outputs import TopLogprobs
+from gsr_engine.outputs import NOT_FINITE, TopLogprobs
 from gsr_engine.requests.request import Group, GroupState, RequestState, StreamState
 from gsr_engine.schedule.admission import Admission, AnyRequest
 from gsr_engine.schedule.memory import Memory
@@ -191,7 +191,7 @@ class Scheduler:
             if stream.finish_reason is not None or group.request.finished:
                 continue  # it ended while the step ran: this token was drawn in vain
             if not isfinite(logprob):
-                failed[group.request] = "the model's logits are not finite"
+                failed[group.request] = NOT_FINITE
                 doubtful.append(stream.segment.context)
                 continue
             if not chunk.decode:

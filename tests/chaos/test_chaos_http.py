@@ -1,4 +1,4 @@
-"""The HTTP server among clients who leave, lie and are unlucky: what `make chaos-http` does long."""
+"""A short form of `make chaos-http`: the server among clients who leave, lie and are unlucky."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""`gsr serve` as a process of its own, with its log."""
+"""`gsr serve` as a process, for tests."""
 
 from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -19,13 +20,7 @@ SOON = 60.0
 
 
 class Process:
-    """One `gsr serve` at a free port.
-
-    Args:
-        flags: of the command.
-        before: Python to run before it.
-        variables: of the environment.
-    """
+    """One `gsr serve`, with its log."""
 
     def __init__(self, *flags: str, before: str = "", **variables: str) -> None:
         command = [sys.executable, "-c", f"{before}\n{RUN}", "serve", "--port", "0", *flags]
@@ -41,13 +36,9 @@ class Process:
         assert self.child.stderr
         self.log.extend(iter(self.child.stderr.readline, ""))
 
-    def said(self, pattern: str) -> re.Match[str] | None:
-        """A line of the log so far."""
-        return re.search(pattern, "".join(self.log))
-
     def until(self, pattern: str) -> re.Match[str]:
         """Wait for a line of the log."""
-        return eventually(lambda: self.said(pattern), self)
+        return eventually(lambda: re.search(pattern, "".join(self.log)), self)
 
     @property
     def url(self) -> str:
@@ -72,3 +63,10 @@ def eventually(look: Callable[[], Any], process: Process | None = None) -> Any:
         time.sleep(0.02)
     log = "".join(process.log) if process else ""
     raise AssertionError(f"it did not happen within {SOON} s\n{log}")
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -12,6 +13,7 @@ from gsr_engine import AsyncEngine
 from gsr_engine.demo.report import NANO
 from gsr_engine.serving import Settings, create_app
 from tests.helpers.live_server import live
+from tests.helpers.serve_process import Process
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +34,18 @@ def address(nano: AsyncEngine) -> Iterator[str]:
 def api(address: str) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=address, timeout=120) as client:
         yield client
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Process]]:
+    """Starts processes that end with the test."""
+    started: list[Process] = []
+
+    def start_one(*flags: str, **more: Any) -> Process:
+        started.append(Process(*flags, **more))
+        return started[-1]
+
+    yield start_one
+    for process in started:
+        process.child.kill()
+        process.status()

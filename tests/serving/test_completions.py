@@ -80,6 +80,18 @@ def test_a_streamed_batch_says_the_same(api: httpx.Client) -> None:
     ]
 
 
+def test_the_drawn_token_is_among_the_likeliest_with_the_same_number(api: httpx.Client) -> None:
+    """lm-eval takes an answer for greedy if the token's number is the largest of them."""
+    for temperature in (0, 3):
+        asked = {"prompt": PUZZLES[0], "max_tokens": 40, "temperature": temperature, "seed": 1}
+        told = post(api, **asked, logprobs=2)["choices"][0]["logprobs"]
+        assert len(told["tokens"]) == 40
+        pairs = list(zip(told["token_logprobs"], told["top_logprobs"], strict=True))
+        assert all(number in top.values() and len(top) in (2, 3) for number, top in pairs)
+        assert all(number == max(top.values()) for number, top in pairs) == (temperature == 0)
+        assert post(api, **asked, logprobs=0)["choices"][0]["logprobs"]["top_logprobs"] is None
+
+
 def test_special_tokens_of_a_text_are_parsed_and_added_as_vllm_does(
     api: httpx.Client, nano: AsyncEngine
 ) -> None:

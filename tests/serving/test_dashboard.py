@@ -102,3 +102,13 @@ def test_panels_have_ids_of_their_own_and_do_not_overlap() -> None:
         assert not cells & taken, panel["title"]
         assert at["x"] + at["w"] <= 24
         taken |= cells
+
+
+def test_the_page_on_operating_names_every_metric_and_no_other(samples: Samples) -> None:
+    page = (Path(gsr_engine.__file__).parent / "serving" / "OPERATING.md").read_text()
+    tables = "\n".join(line for line in page.splitlines() if line.startswith("| `gsr_"))
+    named = set(re.findall(r"`(gsr_\w+)`", tables))
+    assert named == {re.sub(r"_(sum|count|bucket)$", "", name) for name in samples}
+    labels = {label for own in samples.values() for one in own for label in one}
+    for label in labels - PROMETHEUS_OWN:
+        assert f"`{label}`" in page, label

@@ -16,7 +16,7 @@ from gsr_engine.demo.puzzles import sample_puzzles
 from gsr_engine.demo.report import NANO
 from gsr_engine.serving import Keys, Settings, create_app
 from gsr_engine.serving.http.app import app_of, make_server
-from tests.helpers.live_server import events, live, stream
+from tests.helpers.live_server import events, live, stream, until
 
 PATH = "/v1/chat/completions"
 MESSAGES = [{"role": "user", "content": sample_puzzles("test", 3, 2)[0].problem}]
@@ -137,7 +137,7 @@ def test_a_full_queue_and_the_end_of_a_server_send_clients_elsewhere() -> None:
         httpx.Client(base_url=url, timeout=120) as client,
         ExitStack() as open_streams,
     ):
-        asked = {**ENDLESS, "stream": True}
+        asked = {**ENDLESS, "stream": True, "n": 64}  # it takes longer than what follows
         running = [
             open_streams.enter_context(client.stream("POST", PATH, json=asked)) for _ in range(2)
         ]
@@ -146,6 +146,11 @@ def test_a_full_queue_and_the_end_of_a_server_send_clients_elsewhere() -> None:
             assert response.status_code == 503
             assert response.headers["retry-after"] == "1"
             assert response.json()["error"]["type"] == "queue_full"
+        running.pop().close()
+        until(lambda: len(engine.loop.tickets) == 1)
+        for wants in (False, True):  # one of the two prompts has room
+            response = client.post("/v1/completions", json={"prompt": ["a", "b"], "stream": wants})
+            assert response.status_code == 503
         too_many = {"prompt": ["a"] * 3}
         assert client.post("/v1/completions", json=too_many).status_code == 400
         server.health.refuse()
@@ -219,6 +224,28 @@ def test_logits_that_are_not_finite_are_the_requests_fault(
             assert "not finite" in response.json()["error"]["message"]
             (*_, last) = stream(client, PATH, **ENDLESS, **fields)
             assert "not finite" in last["error"]["message"]
+
+
+def test_a_step_that_fails_is_not_the_requests_fault(
+    nano: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It fails all requests in it, and another replica would answer them."""
+    from gsr_engine.execution.runner import Runner
+
+    def launch(*_: object) -> None:
+        raise RuntimeError("/secret/path is on fire")
+
+    with client_of(nano) as client:
+        monkeypatch.setattr(Runner, "launch", launch)
+        for fields in ({}, {"gsr": {}}):
+            response = client.post(PATH, json={**ENDLESS, **fields})
+            assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+            assert response.json()["error"]["code"] == "engine_failed"
+            assert "secret" not in response.text
+            (*_, last) = stream(client, PATH, **ENDLESS, **fields)
+            assert last["error"]["code"] == "engine_failed"
+        monkeypatch.undo()
+        assert client.post(PATH, json={"messages": MESSAGES, "max_tokens": 2}).status_code == 200
 
 
 def test_errors_have_one_form(api: httpx.Client) -> None:

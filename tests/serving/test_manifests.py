@@ -69,12 +69,14 @@ def test_the_labels_meet() -> None:
         assert chosen.items() <= labels
 
 
-def test_every_flag_of_manifest_and_image_exists() -> None:
+def test_every_flag_of_manifest_image_and_page_exists() -> None:
     known = set(re.findall(r"--[a-z-]+", CliRunner().invoke(app, ["serve", "--help"]).output))
     image = (ROOT / "Dockerfile").read_text()
+    operating = MANIFEST.with_name("OPERATING.md").read_text()
     asked = {part.split("=")[0] for part in CONTAINER["args"] if part.startswith("--")}
     asked |= set(re.findall(r"serve.*?(--host)", image))
-    assert "--host" in asked
+    asked |= set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", operating))
+    assert len(asked) > 15
     assert asked <= known
 
 

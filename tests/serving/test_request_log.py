@@ -49,12 +49,12 @@ def test_a_client_cannot_forge_a_line_or_a_field(
 
 def test_a_line_for_machines_has_every_field_that_is_known(lines: io.StringIO) -> None:
     RequestLog().write(
-        {"request_id": "a", "session_id": None, "seconds": 1.23456, "hints": {"x": "1"}}, {}
+        {"request_id": "a", "session_id": None, "seconds": 1.23456789, "hints": {"x": "1"}}, {}
     )
     said = json.loads(lines.getvalue())
     assert {"time", "level", "logger", "request_id", "seconds", "hints"} == set(said)
     assert said["time"].endswith("+00:00")
-    assert (said["level"], said["seconds"], said["hints"]) == ("info", 1.23456, {"x": "1"})
+    assert (said["level"], said["seconds"], said["hints"]) == ("info", 1.234568, {"x": "1"})
 
 
 def test_other_records_are_lines_for_machines_too(lines: io.StringIO) -> None:

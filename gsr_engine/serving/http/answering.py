@@ -31,10 +31,18 @@ async def answer(
     pieces = merged(runs)
     if not called.stream:
         return json_response(await sse.unless_gone(request.receive, _whole(runs, pieces, reply)))
-    # The engine takes the request, or refuses it with a status of its own, before the stream.
-    first = await sse.unless_gone(request.receive, anext(pieces))
-    events = _events(runs, first, pieces, reply)
+    # The engine takes every prompt, or refuses one with a status of its own, before the stream.
+    begun = await sse.unless_gone(request.receive, _begun(runs, pieces))
+    events = _events(runs, begun, pieces, reply)
     return sse.EventStream(events, pieces, server.settings.keep_alive_seconds)
+
+
+async def _begun(runs: Sequence[Run], pieces: Pieces) -> list[News]:
+    """The output up to the first of every run."""
+    begun: list[News] = []
+    while len({run for run, _, _ in begun}) < len(runs):
+        begun.append(await anext(pieces))
+    return begun
 
 
 async def _whole(runs: Sequence[Run], pieces: Pieces, reply: Reply) -> dict[str, Any]:
@@ -53,11 +61,13 @@ async def _whole(runs: Sequence[Run], pieces: Pieces, reply: Reply) -> dict[str,
     return body
 
 
-async def _events(runs: Sequence[Run], first: News, pieces: Pieces, reply: Reply) -> sse.Events:
+async def _events(
+    runs: Sequence[Run], begun: list[News], pieces: Pieces, reply: Reply
+) -> sse.Events:
     """The events of a reply that is a stream; a failure is the last but one of them."""
     options = reply.options
     try:
-        async with aclosing(_chunks(runs, first, pieces, reply)) as chunks:
+        async with aclosing(_chunks(runs, begun, pieces, reply)) as chunks:
             async for chunk in chunks:
                 if options.usage_always:
                     chunk["usage"] = _usage_so_far(runs)
@@ -74,15 +84,14 @@ async def _events(runs: Sequence[Run], first: News, pieces: Pieces, reply: Reply
 
 
 async def _chunks(
-    runs: Sequence[Run], first: News, pieces: Pieces, reply: Reply
+    runs: Sequence[Run], begun: list[News], pieces: Pieces, reply: Reply
 ) -> AsyncGenerator[dict[str, Any], None]:
     """The chunks with choices."""
     untold = set(runs) if reply.options.token_ids else set()
     for opening in reply.opening(range(sum(run.job.choices for run in runs))):
         yield _with_prompt(reply, reply.chunk(opening), untold, runs[0])
     async with aclosing(pieces):
-        run, news, last = first
-        while True:
+        async for run, news, last in _chained(begun, pieces):
             for piece in news:
                 choice = reply.piece(piece)
                 if choice is not None:
@@ -92,10 +101,13 @@ async def _chunks(
                     yield _with_prompt(reply, chunk, untold, run)
             for chunk in _endings(run, reply) if last else ():
                 yield chunk
-            following = await anext(pieces, None)
-            if following is None:
-                return
-            run, news, last = following
+
+
+async def _chained(begun: list[News], pieces: Pieces) -> Pieces:
+    for news in begun:
+        yield news
+    async for news in pieces:
+        yield news
 
 
 def _endings(run: Run, reply: Reply) -> Iterator[dict[str, Any]]:

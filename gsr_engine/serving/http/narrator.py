@@ -20,19 +20,22 @@ class Piece:
 
     Attributes:
         index: which of the choices.
-        text: of the answer.
+        text: of the answer, or of the prompt before it.
         reasoning: of what comes before the answer: its thinking, or candidates.
-        token_ids, logprobs, top_logprobs: the answer's new tokens, its thinking included.
+        token_ids, logprobs, top_logprobs: the tokens of the text, thinking included. A prompt's
+            first token has None for both of the others.
         gsr: what it is, if it is not the answer.
+        echoed: whether it is the prompt.
     """
 
     index: int
     text: str = ""
     reasoning: str = ""
     token_ids: Sequence[int] = ()
-    logprobs: Sequence[float] = ()
-    top_logprobs: Sequence[TopLogprobs] = ()
+    logprobs: Sequence[float | None] = ()
+    top_logprobs: Sequence[TopLogprobs | None] = ()
     gsr: Mapping[str, Any] | None = None
+    echoed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,6 @@ class RefinedNarrator(Narrator[RefineResult]):
         match event:
             case CandidateToken():
                 self.generated += 0 if self._given else len(event.token_ids)
-                self._written(event.stream).add(event)
                 return self._news("candidate", {"candidate": event.index}, event)
             case CandidateDone():
                 return self._candidate_done(event)
@@ -85,18 +84,19 @@ class RefinedNarrator(Narrator[RefineResult]):
                 return self._phase_started(event)
             case RefineToken():
                 self.generated += len(event.token_ids)
-                if event.round == len(self._widths) and not self._voted:
-                    return [self.answers.new(event.index, event)]
-                self._written(event.stream).add(event)
                 if event.round < len(self._widths):
                     names = {"round": event.round, "refinement": event.index}
                     return self._news("refinement", names, event)
+                if not self._voted:
+                    return [self.answers.new(event.index, event)]
         return []
 
     def _written(self, stream: tuple[int, int]) -> _Written:
         return self._streams.setdefault(stream, _Written())
 
     def _news(self, phase: str, names: dict[str, int], event: TokenEvent) -> list[Piece]:
+        if self._mode != "final":
+            self._written(event.stream).add(event)
         if self._mode != "all":
             return []
         gsr = {"phase": phase, "event": "tokens", **names}

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 from gsr_engine.checkpoint.tokenizer import Tokenizer
@@ -38,7 +39,10 @@ class _Told:
 
     text: str = ""
     reasoning: str = ""
-    spelled: int = 0  # characters of its tokens
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float | None] = field(default_factory=list)
+    top_logprobs: list[TopLogprobs | None] = field(default_factory=list)
+    spelled: int = 0  # characters of its tokens in log-probabilities
 
 
 @dataclass
@@ -81,6 +85,10 @@ class Reply(ABC):
         told = self._told[piece.index]
         told.text += piece.text
         told.reasoning += piece.reasoning
+        if self.options.logprobs is not None:
+            told.token_ids += piece.token_ids
+            told.logprobs += piece.logprobs
+            told.top_logprobs += piece.top_logprobs
 
     def piece(self, piece: Piece) -> dict[str, Any] | None:
         """New output as a choice of a chunk; None if the client would see nothing in it."""
@@ -93,7 +101,7 @@ class Reply(ABC):
             choice["logprobs"] = self._logprobs(
                 piece.index, piece.token_ids, piece.logprobs, piece.top_logprobs
             )
-        if self.options.token_ids:
+        if self.options.token_ids and not piece.echoed:
             choice["token_ids"] = list(piece.token_ids)
         return choice
 
@@ -106,15 +114,14 @@ class Reply(ABC):
         return self._frame(self.kind, [self._whole(choice) for choice in choices])
 
     def _whole(self, choice: Choice) -> dict[str, Any]:
-        completion, told = choice.completion, self._told[choice.index]
+        told = self._told[choice.index]
         whole = {"index": choice.index, **self._message(told), "logprobs": None}
         if self.options.logprobs is not None:
-            top = completion.top_logprobs or ()
             whole["logprobs"] = self._logprobs(
-                choice.index, completion.token_ids, completion.logprobs, top
+                choice.index, told.token_ids, told.logprobs, told.top_logprobs
             )
         if self.options.token_ids:
-            whole["token_ids"] = completion.token_ids
+            whole["token_ids"] = choice.completion.token_ids
         return {**whole, **_finish(choice)}
 
     def opening(self, indices: Sequence[int]) -> list[dict[str, Any]]:
@@ -136,15 +143,21 @@ class Reply(ABC):
         self,
         index: int,
         token_ids: Sequence[int],
-        logprobs: Sequence[float],
-        top: Sequence[TopLogprobs],
+        logprobs: Sequence[float | None],
+        top: Sequence[TopLogprobs | None],
     ) -> dict[str, Any] | None: ...
 
-    def _ranked(self, top: Sequence[TopLogprobs], place: int) -> list[tuple[str, float]]:
-        """The likeliest tokens at a place, as text, as many as were asked for."""
-        ranked = list(top[place])[: self.options.logprobs] if place < len(top) else []
-        spelled = self.tokenizer.pieces([token for token, _ in ranked])
-        return [(text, _number(value)) for text, (_, value) in zip(spelled, ranked, strict=True)]
+    def ranked(
+        self, top: TopLogprobs | None, token: int, logprob: float | None
+    ) -> list[tuple[str, float | None]]:
+        """The likeliest tokens at the place of a token, as text, as many as were asked for.
+
+        The token itself has the very number that stands beside it: clients compare both.
+        """
+        listed = list(top or ())[: self.options.logprobs]
+        spelled = self.tokenizer.pieces([one for one, _ in listed])
+        values = [logprob if one == token else value for one, value in listed]
+        return [(text, _number(value)) for text, value in zip(spelled, values, strict=True)]
 
 
 class ChatReply(Reply):
@@ -178,13 +191,14 @@ class ChatReply(Reply):
         self,
         index: int,
         token_ids: Sequence[int],
-        logprobs: Sequence[float],
-        top: Sequence[TopLogprobs],
+        logprobs: Sequence[float | None],
+        top: Sequence[TopLogprobs | None],
     ) -> dict[str, Any] | None:
         content = []
-        for place, text in enumerate(self.tokenizer.pieces(list(token_ids))):
-            ranked = [_token(*one) for one in self._ranked(top, place)]
-            content.append({**_token(text, _number(logprobs[place])), "top_logprobs": ranked})
+        texts = self.tokenizer.pieces(list(token_ids))
+        for text, token, logprob, likely in zip_longest(texts, token_ids, logprobs, top):
+            ranked = [_token(*one) for one in self.ranked(likely, token, logprob)]
+            content.append({**_token(text, _number(logprob)), "top_logprobs": ranked})
         return {"content": content} if content else None
 
 
@@ -210,18 +224,22 @@ class TextReply(Reply):
         self,
         index: int,
         token_ids: Sequence[int],
-        logprobs: Sequence[float],
-        top: Sequence[TopLogprobs],
+        logprobs: Sequence[float | None],
+        top: Sequence[TopLogprobs | None],
     ) -> dict[str, Any] | None:
         texts = self.tokenizer.pieces(list(token_ids))
         offsets, told = [], self._told[index]
         for text in texts:
             offsets.append(told.spelled)
             told.spelled += len(text)
-        ranked = [dict(self._ranked(top, place)) for place in range(len(texts))]
+        numbers = [_number(value) for value in logprobs]
+        ranked = [
+            None if number is None else {**dict(self.ranked(likely, token, number)), text: number}
+            for text, token, number, likely in zip_longest(texts, token_ids, numbers, top)
+        ]
         return {
             "tokens": texts,
-            "token_logprobs": [_number(value) for value in logprobs],
+            "token_logprobs": numbers,
             "top_logprobs": ranked if self.options.logprobs else None,
             "text_offset": offsets,
         }
@@ -236,9 +254,9 @@ def _finish(choice: Choice) -> dict[str, Any]:
     return {"finish_reason": "length", "stop_reason": true}
 
 
-def _token(text: str, logprob: float) -> dict[str, Any]:
+def _token(text: str, logprob: float | None) -> dict[str, Any]:
     return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
 
 
-def _number(logprob: float) -> float:
-    return max(logprob, LEAST_LOGPROB)
+def _number(logprob: float | None) -> float | None:
+    return None if logprob is None else max(logprob, LEAST_LOGPROB)

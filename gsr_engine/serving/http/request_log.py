@@ -24,9 +24,14 @@ class RequestLog:
     def write(self, fields: Mapping[str, Any], texts: Mapping[str, Any]) -> None:
         """Write one line: the fields that are not None, and texts if they are wanted."""
         shown = {**fields, **(texts if self.text else {})}
-        values = {name: value for name, value in shown.items() if value is not None}
+        values = {name: _short(value) for name, value in shown.items() if value is not None}
         line = " ".join(f"{name}={_spelled(value)}" for name, value in values.items())
         _log.info("%s", line, extra={"gsr": values})
+
+
+def _short(value: object) -> object:
+    """Seconds to the microsecond; anything else as it is."""
+    return round(value, 6) if isinstance(value, float) else value
 
 
 def _spelled(value: object) -> str:
@@ -35,7 +40,7 @@ def _spelled(value: object) -> str:
     So a client that chooses an id cannot forge a line.
     """
     if isinstance(value, float):
-        return f"{value:.3f}"
+        return f"{value:g}"
     if isinstance(value, str) and value.isascii() and value.isprintable() and " " not in value:
         return value
     return json.dumps(value)

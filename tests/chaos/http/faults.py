@@ -1,4 +1,4 @@
-"""Phase 1: a server in a thread over a device that breaks; afterwards nothing is left of anybody."""
+"""Phase 1: a server in a thread over a device that breaks; afterwards nobody has left a trace."""
 
 from __future__ import annotations
 

@@ -38,18 +38,14 @@ def end_under_load(seed: int, clients: int, seconds: float, delay: float = 3.0) 
         process.status()
     assert status == 0, "".join(process.log[-20:])
     assert "aborted" not in tally.errors, "somebody in flight was aborted"
-    assert not process.said("Traceback"), "".join(process.log)
+    assert "Traceback" not in "".join(process.log), "".join(process.log)
     return tally
 
 
 async def _terminated(
     address: Address, process: Process, seed: int, clients: int, seconds: float
 ) -> Tally:
-    def refuses() -> bool:
-        return process.said("requests are refused") is not None
-
-    log = Log()
-    crowd = Crowd(HttpWorld(seed), seed, log, refuses)
+    crowd = Crowd(HttpWorld(seed), seed, Log(), lambda: _refuses(process))
     asking = asyncio.create_task(crowd.live(address, clients))
     await asyncio.wait([asking], timeout=seconds)
     long = [asyncio.create_task(_ask(address, {**_LONG, "stream": one})) for one in (False, True)]
@@ -89,5 +85,9 @@ async def _until_not_ready(address: Address) -> None:
 
 async def _until_refusing(process: Process) -> None:
     async with asyncio.timeout(SOON):
-        while not process.said("requests are refused"):
+        while not _refuses(process):
             await asyncio.sleep(0.02)
+
+
+def _refuses(process: Process) -> bool:
+    return any("requests are refused" in line for line in process.log)
