@@ -111,7 +111,7 @@ class BrokenWorld(HttpWorld):
 
     def fault(self, kind: Fault, rng: random.Random) -> None:
         """A step is everybody's: were it always broken, nobody would be answered."""
-        if rng.random() < 0.3:
+        if rng.random() < 0.1:
             self._runner.fault, self._runner.fault_row = kind, rng.randrange(1000)
 
     def _in_engine(self, work: Any) -> None:
