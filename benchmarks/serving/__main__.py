@@ -53,7 +53,8 @@ def measure_arrivals(
     here = partial(ours, setting)
     capacity = offer(here, "two requests", loop, problems, 0.0).answers_per_second
     note(f"the client's loop gets {capacity:.2f} answers/s at most")
-    subjects: list[tuple[Any, str, Method]] = [(here, one.name, one) for one in (*own, loop)]
+    every: list[Method] = [*own, loop]
+    subjects: list[tuple[Any, str, Method]] = [(here, one.name, one) for one in every]
     there = partial(vllm, setting, _MODEL_LEN)
     cells = []
     for share in SHARES:
