@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 REAL_MODEL := $(VENV)/.real_model
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test real quick check wheel soak chaos nano nano-study rehearsal kernels-aot gpu-check lock clean
+.PHONY: help demo test real quick check wheel soak chaos chaos-http nano nano-study rehearsal kernels-aot gpu-check lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -44,6 +44,9 @@ soak: $(INSTALLED) ## a million random actions against the scheduler, with a stu
 
 chaos: $(INSTALLED) ## nano under injected faults, by fresh seeds: nobody but the victim notices (minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos
+
+chaos-http: $(INSTALLED) ## 200 clients who leave, lie and are unlucky, against the HTTP server (12 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.http
 
 nano: $(INSTALLED) ## train the model in the box from nothing and prove it (about 20 minutes on 2 cores)
 	$(BIN)/python -m train.nano

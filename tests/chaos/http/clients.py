@@ -94,7 +94,7 @@ class Crowd:
             answer = await self._ask(address, connection)
             self._log.add(f"client {number}: {connection.leave}, {answer and answer.status}")
             if answer is not None and answer.status == 503:
-                await asyncio.sleep(self._rng.random())  # about `Retry-After`
+                await asyncio.sleep(2 * self._rng.random())  # about `Retry-After`
 
     def _connection(self, question: Question) -> Connection:
         rng = self._rng

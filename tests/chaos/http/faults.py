@@ -76,7 +76,7 @@ def break_everything(seed: int, clients: int, seconds: float) -> Report:
     runner = new_saboteur(rng.choice((60, 200)))
     config = EngineConfig(max_num_seqs=MAX_STREAMS, max_batch_tokens=rng.choice((100, 400)))
     inner = Engine(*nano(), config, runner=runner)
-    engine = AsyncEngine(inner, max_pending=rng.choice((24, 100)))
+    engine = AsyncEngine(inner, max_pending=rng.choice((50, 150)))
     settings = Settings(model_name="nano", max_body_bytes=MOST_BODY, keep_alive_seconds=0.5)
     app = Watched(create_app(engine, settings=settings))
     world, log = BrokenWorld(seed, engine, runner, inner.memory.cache), Log()
