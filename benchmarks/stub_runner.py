@@ -11,6 +11,7 @@ from gsr_engine.demo.report import NANO
 from gsr_engine.execution.loading import load_parts
 from gsr_engine.execution.sampler import Draws
 from gsr_engine.model.decoder import Decoder
+from gsr_engine.schedule.drafts import StepCosts
 from gsr_engine.step.plan import StepPlan
 
 
@@ -42,14 +43,16 @@ class RandomRunner:
         self.num_pages = num_pages
         self.lag = lag
         self.sharing: Sharing | None = None
+        self.costs: StepCosts | None = None
         self._tokens = tokens
         self._end = end
         self._length = length
         self._rng = random.Random(seed)
 
     def launch(self, plan: StepPlan) -> _Drawn:
-        """A token for each draw of the plan."""
-        return _Drawn(self.draw(len(plan.draws)))
+        """A token for each draw of the plan, and a score for each token that it scores."""
+        scores = [(-1.0, None)] * sum(map(len, plan.scored))
+        return _Drawn(self.draw(len(plan.draws))._replace(scores=scores))
 
     def draw(self, count: int) -> Draws:
         """That many tokens."""

@@ -27,7 +27,14 @@ if TYPE_CHECKING:
         QueueFull,
         UnsupportedModel,
     )
-    from gsr_engine.outputs import Completion, GenerateResult, PhaseUsage, RefineResult, Usage
+    from gsr_engine.outputs import (
+        Completion,
+        GenerateResult,
+        PhaseUsage,
+        PromptLogprobs,
+        RefineResult,
+        Usage,
+    )
     from gsr_engine.params import SamplingParams, SelfRefineParams
     from gsr_engine.programs.program import program
     from gsr_engine.programs.template import Template
@@ -66,6 +73,7 @@ __all__ = [
     "PhaseUsage",
     "PoolCorrupted",
     "PoolTooSmall",
+    "PromptLogprobs",
     "QueueFull",
     "RefineResult",
     "RefineToken",
@@ -98,7 +106,14 @@ _MODULES = {
         "QueueFull",
         "UnsupportedModel",
     ),
-    "outputs": ("Completion", "GenerateResult", "PhaseUsage", "RefineResult", "Usage"),
+    "outputs": (
+        "Completion",
+        "GenerateResult",
+        "PhaseUsage",
+        "PromptLogprobs",
+        "RefineResult",
+        "Usage",
+    ),
     "params": ("SamplingParams", "SelfRefineParams"),
     "programs.program": ("program",),
     "programs.template": ("Template",),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from gsr_engine.checkpoint.model_config import MOST_POSITIONS, ModelConfig
 from gsr_engine.errors import (
@@ -13,6 +14,7 @@ from gsr_engine.errors import (
     check_int,
     shown,
 )
+from gsr_engine.speculation import SpeculativeConfig
 
 SUPPORTED_DTYPES = ("float32", "bfloat16")
 Quantization = Literal["none", "int8", "fp8"]
@@ -60,6 +62,9 @@ class EngineConfig:
         prefix_cache: keep the KV of prompts for later prompts with the same beginning.
         share_spans: on a GPU, read a span once for all streams that see it, if that is faster.
         cuda_graphs: on a GPU, replay decode steps as graphs.
+        speculative_config: lookup decoding, e.g. `{"method": "ngram"}`: fields of
+            `SpeculativeConfig`. A stream proposes what followed its last tokens where they stood
+            before in what it sees, and one step verifies all of it. None is off.
     """
 
     dtype: str = "auto"
@@ -74,6 +79,7 @@ class EngineConfig:
     prefix_cache: bool = True
     share_spans: bool = True
     cuda_graphs: bool = True
+    speculative_config: SpeculativeConfig | Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         """Raise InvalidRequest for a value out of range."""
@@ -101,6 +107,8 @@ class EngineConfig:
                 object.__setattr__(self, name, check_int(name, value, 1, most))
         for name in ("prefix_cache", "share_spans", "cuda_graphs"):
             check_bool(name, getattr(self, name))
+        speculation = SpeculativeConfig.of(self.speculative_config)
+        object.__setattr__(self, "speculative_config", speculation)
         self._check_memory()
         if self.max_batch_tokens < self.max_num_seqs:
             raise InvalidRequest(
@@ -117,6 +125,17 @@ class EngineConfig:
             object.__setattr__(self, name, check_float(name, value, 0.0, most))
             if value == 0:
                 raise InvalidRequest(name, f"must be above 0, at most {most:g}, got 0")
+
+    @property
+    def speculation(self) -> SpeculativeConfig | None:
+        """`speculative_config` as it was checked."""
+        return SpeculativeConfig.of(self.speculative_config)
+
+    @property
+    def most_draws(self) -> int:
+        """Upper limit of the tokens that one step draws: one per stream, and drafts."""
+        drafts = self.speculation.num_speculative_tokens if self.speculation else 0
+        return min(self.max_num_seqs + drafts, self.max_batch_tokens)
 
     def model_length(self, model: ModelConfig) -> int:
         """Longest context in tokens for a checkpoint.

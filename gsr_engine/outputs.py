@@ -40,6 +40,8 @@ class PhaseUsage:
             the shares add up to the time that the engine was busy.
         steps: steps that the phase took part in.
         step_tokens: tokens of all requests in those steps.
+        tokens_proposed: tokens that were looked up and verified; they are among `tokens_computed`.
+        tokens_accepted: those of them that equalled the tokens drawn.
     """
 
     tokens_computed: int = 0
@@ -49,6 +51,8 @@ class PhaseUsage:
     seconds: float = 0.0
     steps: int = 0
     step_tokens: int = 0
+    tokens_proposed: int = 0
+    tokens_accepted: int = 0
 
     @property
     def tokens_reused(self) -> int:
@@ -150,6 +154,24 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptLogprobs:
+    """The log-probabilities of a prompt's tokens; entry i belongs to token i of the prompt.
+
+    There are as many entries as the prompt has tokens, or fewer if the request ended before all of
+    them were computed.
+
+    Attributes:
+        logprobs: log-probability of each token given all before it, as in `Completion.logprobs`.
+            None for the first token: nothing is before it.
+        top_logprobs: for each token the most likely tokens in its place, and None for the first.
+            The whole field is None if `SamplingParams.prompt_logprobs` is 0.
+    """
+
+    logprobs: list[float | None]
+    top_logprobs: list[TopLogprobs | None] | None
+
+
+@dataclass(frozen=True, slots=True)
 class GenerateResult:
     """The result of `Engine.generate` and `Engine.chat` for one prompt.
 
@@ -161,6 +183,7 @@ class GenerateResult:
             caller gave None, those that were used.
         error: the reason if the request failed, or if its `timeout` passed before it had a token;
             else None.
+        prompt_logprobs: the log-probabilities of the prompt's tokens; None unless asked for.
     """
 
     prompt_token_ids: list[int]
@@ -168,6 +191,7 @@ class GenerateResult:
     usage: Usage
     params: SamplingParams
     error: str | None = None
+    prompt_logprobs: PromptLogprobs | None = None
 
 
 @dataclass(frozen=True, slots=True)

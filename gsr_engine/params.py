@@ -110,6 +110,9 @@ class SamplingParams:
         repetition_detection: ends a stream that has run into a loop, with finish reason
             "repetition"; None lets it run on. `min_tokens` holds for it, too.
         top_logprobs: report this many of the most likely tokens beside each drawn token.
+        prompt_logprobs: report the log-probability of each token of the prompt, and this many of
+            the most likely tokens in its place; 0 reports the tokens of the prompt alone. The whole
+            prompt is then computed: the prefix cache is written, but not read. None is off.
         timeout: seconds from submission after which the request ends with the tokens so far, and
             its unfinished streams with finish reason "timeout". It is an error only if there is no
             token yet. An `AsyncEngine` counts from the call. None for never.
@@ -133,6 +136,7 @@ class SamplingParams:
     ignore_eos: bool = False
     repetition_detection: RepetitionDetectionParams | None = None
     top_logprobs: int = 0
+    prompt_logprobs: int | None = None
     timeout: float | None = None
     priority: int = 0
     cache_salt: str = ""
@@ -154,6 +158,7 @@ class SamplingParams:
         _keep_float(self, "frequency_penalty", -2.0, 2.0)
         _keep_int(self, "seed", 0, 2**63 - 1, optional=True)
         _keep_int(self, "top_logprobs", 0, MAX_TOP_LOGPROBS)
+        _keep_int(self, "prompt_logprobs", 0, MAX_TOP_LOGPROBS, optional=True)
         _check_queueing(self)
         self._check_length()
         self._check_stops()
@@ -327,6 +332,10 @@ class SelfRefineParams:
             if params.timeout is not None:
                 raise InvalidRequest(
                     f"{name}.timeout", "must be None: SelfRefineParams has timeouts of its own"
+                )
+            if params.prompt_logprobs is not None:
+                raise InvalidRequest(
+                    f"{name}.prompt_logprobs", "must be None: only the prompt of generate has them"
                 )
 
     def _check_first(self) -> None:

@@ -1,8 +1,8 @@
 """The work list of decoding streams, updated from step to step on the host.
 
-From one step to the next each stream reads one token more, and nothing else changes. So the list is
-laid out only when the streams change, with room for future tokens. In all other steps only the ends
-of the streams' own items move.
+From one step to the next each stream reads some tokens more, and nothing else changes. So the list
+is laid out only when the streams change, or the lengths of their drafts, with room for future
+tokens. In all other steps only the ends of the streams' own items move.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class HostWork:
 
     @property
     def num_rows(self) -> int:
-        """The number of rows, one per decoding stream."""
+        """The number of rows, one per token that a stream decodes."""
         return len(self.partial_offsets) - 1
 
     def packed(self, num_rows: int, num_entries: int) -> IntArray:
@@ -98,7 +98,7 @@ def unpacked(
 
 
 class DecodeWork:
-    """Makes the work list of the decoding chunks of each step; chunk i is row i."""
+    """Makes the work list of the decoding chunks of each step, one row per token."""
 
     def __init__(self, sharing: Sharing) -> None:
         self._sharing = sharing
@@ -107,15 +107,19 @@ class DecodeWork:
         self._layout: _Layout | None = None
 
     def build(self, chunks: Sequence[Chunk]) -> HostWork:
-        """The list for chunks of one token each; the next call overwrites it."""
-        segments = [chunk.segment for chunk in chunks]
-        stops = np.array([chunk.stop for chunk in chunks], dtype=np.int64)
+        """The list for chunks in row order; the next call overwrites it.
+
+        Each row of a draft is laid out like a stream that ends there.
+        """
+        rows = [(c.segment, stop) for c in chunks for stop in range(c.start + 1, c.stop + 1)]
+        segments = [segment for segment, _ in rows]
+        stops = np.array([stop for _, stop in rows], dtype=np.int64)
         layout = self._layout
-        goes_on = segments == self._segments and np.array_equal(stops, self._stops + 1)
+        goes_on = segments == self._segments and bool((stops > self._stops).all())
         if layout is None or not goes_on or not layout.has_room(stops):
             layout = self._layout = _Layout(segments, stops, self._sharing)
         self._segments, self._stops = segments, stops
-        layout.advance(segments, stops)
+        layout.advance(stops)
         self._sharing.count(*layout.counts)
         return layout.work
 
@@ -126,6 +130,8 @@ class _Layout:
     def __init__(
         self, segments: list[Segment], stops: npt.NDArray[np.int64], sharing: Sharing
     ) -> None:
+        self._segments = segments
+        self._stops = stops
         self._pages: list[int] = []
         self._items: list[IntArray] = []
         self._entries: list[IntArray] = []  # [2, entries]: row, and its rank among the row's
@@ -149,15 +155,20 @@ class _Layout:
         """Whether the streams still fit into their pieces at these lengths."""
         return bool((stops <= self._pieces * SPLIT).all())
 
-    def advance(self, segments: list[Segment], stops: npt.NDArray[np.int64]) -> None:
-        """Let every stream see its newest token."""
-        newest = stops - 1
+    def advance(self, stops: npt.NDArray[np.int64]) -> None:
+        """Let every row see its own tokens up to here, which are not less than before."""
+        newest, before = stops - 1, self._stops - 1
         # Column 4 of an item is kv_end; the item is the piece that holds the newest token.
         self.work.items[self._first_item + newest // SPLIT, 4] = stops
-        # A stream got a new page if its newest token is the first of a page.
-        for row in np.flatnonzero(newest % PAGE_SIZE == 0).tolist():
-            page = int(newest[row]) // PAGE_SIZE
-            self.work.page_table[self._first_page[row] + page] = segments[row].pages[page]
+        for row in np.flatnonzero(newest // SPLIT > before // SPLIT).tolist():
+            full = self._first_item[row] + before[row] // SPLIT
+            self.work.items[full, 4] = self.work.items[full, 3] + SPLIT
+        for row in np.flatnonzero(newest // PAGE_SIZE > before // PAGE_SIZE).tolist():
+            new = slice(int(before[row]) // PAGE_SIZE + 1, int(newest[row]) // PAGE_SIZE + 1)
+            pages = self._segments[row].pages[new]
+            at = self._first_page[row] + new.start
+            self.work.page_table[at : at + len(pages)] = pages
+        self._stops = stops
 
     def _add_contexts(self, segments: list[Segment], sharing: Sharing) -> int:
         """Add the spans of all contexts, each once; returns the most rows that an item has."""

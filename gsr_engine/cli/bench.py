@@ -45,6 +45,7 @@ def bench(
     problems: Annotated[int, typer.Option(help="Problems side by side.")] = 1,
     dtype: options.Dtype = "auto",
     quantization: options.Quantization = "auto",
+    speculative_config: options.SpeculativeConfig = None,
     kv_cache_gib: Annotated[
         float | None,
         typer.Option(
@@ -73,6 +74,7 @@ def bench(
     config = EngineConfig(
         dtype=dtype,
         quantization=quantization,
+        speculative_config=options.json_object("speculative_config", speculative_config),
         kv_cache_gib=kv_cache_gib,
         prefix_cache=False,
         threads=threads,

@@ -124,12 +124,14 @@ def solve(
     params: options.Params = None,
     dtype: options.Dtype = "auto",
     quantization: options.Quantization = "auto",
+    speculative_config: options.SpeculativeConfig = None,
     max_model_len: options.MaxModelLen = None,
     kv_cache_gib: options.KvCacheGib = None,
     threads: options.Threads = None,
     as_json: options.Json = False,
 ) -> None:
     """Solve one problem by selfRef@k: k candidates in parallel, then one refinement."""
+    variables = options.json_object("chat_template_kwargs", chat_template_kwargs)
     wanted = options.self_refine_params(
         params,
         {
@@ -141,7 +143,7 @@ def solve(
             "seed": seed,
             "summary_tokens": summary_tokens,
             "force_layout": force_layout or None,
-            "chat_template_kwargs": options.template_variables(chat_template_kwargs),
+            "chat_template_kwargs": variables,
         },
         {"temperature": temperature, "top_p": top_p},
         max_tokens,
@@ -160,6 +162,7 @@ def solve(
         "adapter": adapter,
         "dtype": dtype,
         "quantization": quantization,
+        "speculative_config": options.json_object("speculative_config", speculative_config),
         "max_model_len": max_model_len,
         "threads": threads,
         "template": template,
@@ -204,6 +207,7 @@ def generate(
     params: options.Params = None,
     dtype: options.Dtype = "auto",
     quantization: options.Quantization = "auto",
+    speculative_config: options.SpeculativeConfig = None,
     max_model_len: options.MaxModelLen = None,
     kv_cache_gib: options.KvCacheGib = None,
     threads: options.Threads = None,
@@ -219,7 +223,7 @@ def generate(
         "seed": seed,
     }
     wanted = options.sampling_params(params, flags)
-    variables = options.template_variables(chat_template_kwargs)
+    variables = options.json_object("chat_template_kwargs", chat_template_kwargs)
     if raw and (system is not None or variables is not None):
         raise InvalidRequest("raw", "is text without a template: no system, no variables for one")
     if not raw and special_tokens != "parse":
@@ -236,6 +240,7 @@ def generate(
         "adapter": adapter,
         "dtype": dtype,
         "quantization": quantization,
+        "speculative_config": options.json_object("speculative_config", speculative_config),
         "max_model_len": max_model_len,
         "threads": threads,
         "generation_config": generation_config,

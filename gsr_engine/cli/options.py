@@ -120,6 +120,14 @@ Quantization = Annotated[
     Literal["auto", "none", "int8", "fp8"],
     typer.Option(help="What layers and head multiply in: auto, none, int8 (CPUs) or fp8 (GPUs)."),
 ]
+SpeculativeConfig = Annotated[
+    str | None,
+    _option(
+        'Lookup decoding, as JSON: \'{"method": "ngram", "num_speculative_tokens": 8}\'.',
+        "off",
+        metavar="JSON",
+    ),
+]
 MaxModelLen = Annotated[
     int | None, _option("Longest context in tokens.", "the checkpoint's maximum")
 ]
@@ -135,7 +143,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 
 _FLAGS = (
     *("max_tokens", "summary_tokens", "force_layout", "top_p", "max_model_len", "kv_cache_gib"),
-    *("chat_template_kwargs", "special_tokens"),
+    *("chat_template_kwargs", "special_tokens", "speculative_config"),
     *("api_key", "api_key_file", "max_pending", "max_k", "max_n", "default_k", "max_body_bytes"),
     *("default_chat_template_kwargs", "keep_alive_seconds", "step_timeout"),
     *("shutdown_delay", "shutdown_timeout"),
@@ -170,10 +178,8 @@ def round_widths(text: str | None) -> list[int] | None:
     return [int(one[1]) for one in parts if one for _ in range(int(one[2] or 1))]
 
 
-def template_variables(
-    text: str | None, name: str = "chat_template_kwargs"
-) -> dict[str, Any] | None:
-    """The variables of a JSON object, given as the flag of that name; None if there is none.
+def json_object(field: str, text: str | None) -> dict[str, Any] | None:
+    """The JSON object that the text of a flag states; None if there is none.
 
     Raises:
         InvalidRequest: it is no JSON object.
@@ -181,12 +187,12 @@ def template_variables(
     if text is None:
         return None
     try:
-        variables = json.loads(text)
+        values = json.loads(text)
     except (ValueError, RecursionError):
-        variables = None
-    if not isinstance(variables, dict):
-        raise InvalidRequest(name, f"must be a JSON object, got {shown(text)}")
-    return variables
+        values = None
+    if not isinstance(values, dict):
+        raise InvalidRequest(field, f"must be a JSON object, got {shown(text)}")
+    return values
 
 
 def sampling_params(file: Path | None, flags: Mapping[str, Any]) -> SamplingParams:

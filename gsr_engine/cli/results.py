@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from gsr_engine.cli.terminal import note
@@ -52,9 +52,11 @@ def print_generated(result: GenerateResult) -> None:
 
 def generated_json(result: GenerateResult, seconds: float, sampling: dict[str, Any]) -> str:
     """The result of `gsr generate`, with its sampling values."""
+    scored = result.prompt_logprobs
     return json.dumps(
         {
             "completions": [_completion(one) for one in result.completions],
+            "prompt_logprobs": None if scored is None else asdict(scored),
             "error": result.error,
             "sampling": sampling,
             **_cost(result.usage, seconds),

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from gsr_engine.cli import options, terminal
+from gsr_engine.cli import options
 from gsr_engine.errors import GsrError, InvalidRequest, check_float
 
 if TYPE_CHECKING:
     from gsr_engine.serving.async_engine import AsyncEngine
     from gsr_engine.serving.http.auth import Keys
     from gsr_engine.serving.http.settings import Settings
+
+_log = logging.getLogger(__name__)
 
 STATUS = (
     "Exit status: 0 after SIGTERM or Ctrl-C, 1 if the engine died, 2 if a value, the model or the "
@@ -110,9 +112,7 @@ def serve(
         "shutdown_delay": check_float("shutdown_delay", shutdown_delay, 0, 1e6),
         "shutdown_timeout": check_float("shutdown_timeout", shutdown_timeout, 0, 1e6),
     }
-    variables = options.template_variables(
-        default_chat_template_kwargs, "default_chat_template_kwargs"
-    )
+    variables = options.json_object("default_chat_template_kwargs", default_chat_template_kwargs)
     keys = _keys(api_key, api_key_file)
     settings = Settings(
         model_name=model_name or _name_of(model),
@@ -139,9 +139,9 @@ def serve(
         "kv_cache_gib": kv_cache_gib,
         "threads": threads,
     }
-    if keys is None and host not in _LOOPBACK:
-        terminal.note(f"no API key: whoever reaches {host} may use the model")
     _log_to_stderr(log_format)
+    if keys is None and host not in _LOOPBACK:
+        _log.warning("no API key: whoever reaches %s may use the model", host)
     signal.signal(signal.SIGTERM, _leave)  # while it loads; process 1 of a container ignores it
     raise typer.Exit(_run(model, (host, port), keys, settings, engine_options, stages))
 
@@ -217,8 +217,6 @@ def _run(
     def started() -> None:
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
-        logging.getLogger(__name__).info(
-            "serving %s at http://%s:%d", settings.model_name, shown, port
-        )
+        _log.info("serving %s at http://%s:%d", settings.model_name, shown, port)
 
     return asyncio.run(service.run(listener, started))

@@ -17,6 +17,7 @@ from gsr_engine.kv.prefix_cache import PrefixCache
 from gsr_engine.model.decoder import Decoder
 from gsr_engine.requests.request import RequestState
 from gsr_engine.schedule.admission import AnyRequest
+from gsr_engine.schedule.drafts import Drafts
 from gsr_engine.schedule.memory import Memory
 from gsr_engine.schedule.scheduler import Scheduler
 
@@ -50,7 +51,11 @@ class Books:
     def _begin(self, runner: StepRunner) -> Pipeline:
         pool = PagePool(runner.num_pages)
         self.memory = Memory(pool, PrefixCache(pool) if self._config.prefix_cache else None)
-        self.scheduler = Scheduler(self._config, self.memory, self._clock)
+        drafts, speculation = None, self._config.speculation
+        if speculation is not None and runner.costs is not None:
+            most_rows = self._config.most_draws
+            drafts = Drafts(speculation.num_speculative_tokens, most_rows, runner.costs)
+        self.scheduler = Scheduler(self._config, self.memory, self._clock, drafts)
         return Pipeline(self.scheduler, self._metrics, runner)
 
     @property

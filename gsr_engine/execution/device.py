@@ -12,8 +12,10 @@ from gsr_engine.config import EngineConfig
 from gsr_engine.errors import InvalidRequest, OutOfMemory
 from gsr_engine.execution.graphs import DecodeGraphs
 from gsr_engine.execution.host_memory import free_memory
+from gsr_engine.execution.prompt_logprobs import SCORED_ROWS
 from gsr_engine.execution.runner import Runner
 from gsr_engine.execution.sampler import draw_anything
+from gsr_engine.execution.step_costs import measure_step_costs
 from gsr_engine.model.decoder import Decoder
 
 # For captured graphs, work lists and partial results of decode attention.
@@ -65,9 +67,10 @@ def bytes_for_pages(decoder: Decoder, config: EngineConfig) -> int:
 def _largest_step(decoder: Decoder, config: EngineConfig) -> None:
     device = decoder.device
     token_ids = torch.zeros(config.max_batch_tokens, dtype=torch.int64, device=device)
-    rows = torch.zeros(config.max_num_seqs, dtype=torch.int64, device=device)
+    # A prompt may be scored at every row, but only so many logits exist at the same time.
+    rows = torch.zeros_like(token_ids)
     hidden = decoder.hidden(token_ids, _NoAttention(decoder), rows)
-    draw_anything(decoder.logits(hidden))
+    draw_anything(decoder.logits(hidden[: max(config.most_draws, SCORED_ROWS)]))
 
 
 class _NoAttention:
@@ -115,9 +118,12 @@ def paged_runner(decoder: Decoder, config: EngineConfig, lag: int, use_graphs: b
         room = cache.num_pages + room_to_grow(config.max_num_seqs)
         graphs = DecodeGraphs(decoder, attention, room)
     # The kernels store nothing for padding rows, so no page is kept for them.
-    return Runner(
-        decoder, attention, cache, config.max_num_seqs, lag=lag, graphs=graphs, sharing=sharing
+    runner = Runner(
+        decoder, attention, cache, config.most_draws, lag=lag, graphs=graphs, sharing=sharing
     )
+    if config.speculation is not None:
+        runner.costs = measure_step_costs(runner, config)
+    return runner
 
 
 def _new_cache(decoder: Decoder, config: EngineConfig) -> KVCache:

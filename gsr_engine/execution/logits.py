@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,10 @@ from gsr_engine.step.transfer import to_device
 IntArray = npt.NDArray[np.int64]
 Cells = tuple[torch.Tensor, torch.Tensor]
 """Rows and token ids of some logits; all pairs are distinct."""
+
+
+_Member = tuple[int, Stream, list[int]]
+"""A row, its stream, and the tokens that the row assumes to be drawn."""
 
 
 class SeenTokens:
@@ -50,22 +55,33 @@ class SeenTokens:
             self.counts[index] += 1
         self._taken = len(token_ids)
 
+    def after(self, assumed: list[int]) -> SeenTokens:
+        """What the stream will have seen once it has drawn these tokens."""
+        if not assumed:
+            return self
+        later = copy(self)
+        later.counts = self.counts.copy()
+        later._taken = 0
+        later.follow(assumed)
+        return later
+
 
 class _Penalties:
-    """The streams of a batch with penalties: their rows, strengths [S, 3] and seen tokens."""
+    """The draws of a batch with penalties: their rows, strengths [S, 3] and seen tokens."""
 
     def __init__(
-        self, members: list[tuple[int, Stream]], before: _Penalties | None, device: torch.device
+        self, members: list[_Member], before: _Penalties | None, device: torch.device
     ) -> None:
         known: dict[Stream, SeenTokens] = before.seen if before else {}
         prompts: dict[Context, IntArray] = {}  # siblings share theirs
         self.seen: dict[Stream, SeenTokens] = {
-            s: known.get(s) or _seen(s, prompts) for _, s in members
+            s: known.get(s) or _seen(s, prompts) for _, s, _ in members
         }
-        self._rows = torch.tensor([row for row, _ in members], device=device)
+        self._members = members
+        self._rows = torch.tensor([row for row, _, _ in members], device=device)
         strengths = [
             (s.params.repetition_penalty, s.params.presence_penalty, s.params.frequency_penalty)
-            for _, s in members
+            for _, s, _ in members
         ]
         self._strengths = torch.tensor(strengths, dtype=torch.float32, device=device)
 
@@ -77,7 +93,8 @@ class _Penalties:
         """
         for stream, seen in self.seen.items():
             seen.follow(stream.segment.token_ids)
-        every, device = self.seen.values(), logits.device
+        every = [self.seen[stream].after(assumed) for _, stream, assumed in self._members]
+        device = logits.device
         lengths = torch.tensor([len(seen.token_ids) for seen in every], device=device)
         token_ids = torch.from_numpy(np.concatenate([s.token_ids for s in every])).to(device)
         counts = torch.from_numpy(np.concatenate([s.counts for s in every])).to(device)
@@ -93,18 +110,18 @@ class _Penalties:
 class _Minimum:
     """The streams of a batch with `min_tokens`: until then they cannot draw an end token."""
 
-    def __init__(self, members: list[tuple[int, Stream]], vocab_size: int) -> None:
+    def __init__(self, members: list[_Member], vocab_size: int) -> None:
         self._members = [
-            (row, stream, [token for token in stream.stop_token_ids if token < vocab_size])
-            for row, stream in members
+            (row, stream, len(assumed), [t for t in stream.stop_token_ids if t < vocab_size])
+            for row, stream, assumed in members
         ]
 
     def apply(self, logits: torch.Tensor) -> tuple[Cells, torch.Tensor]:
         """Edit logits in place; returns the edited cells and their old values."""
         closed = [
             (row, token)
-            for row, stream, token_ids in self._members
-            if stream.num_drawn < stream.params.min_tokens
+            for row, stream, ahead, token_ids in self._members
+            if stream.num_drawn + ahead < stream.params.min_tokens
             for token in token_ids
         ]
         pairs = torch.tensor(closed, dtype=torch.int64, device=logits.device).view(-1, 2)
@@ -118,8 +135,9 @@ class LogitEdits:
     """The edits of the logits of one batch; row i belongs to stream i.
 
     The edits of a row depend only on its stream: its `SamplingParams`, the tokens that it drew and,
-    for `repetition_penalty`, all tokens of its context. `before` are the edits of the last batch;
-    the counts of streams that are in both are reused.
+    for `repetition_penalty`, all tokens of its context. `assumed[i]` are tokens that row i takes
+    for drawn, too. `before` are the edits of the last batch; the counts of streams that are in
+    both are reused.
     """
 
     def __init__(
@@ -128,10 +146,12 @@ class LogitEdits:
         vocab_size: int,
         device: torch.device,
         before: LogitEdits | None = None,
+        assumed: list[list[int]] | None = None,
     ) -> None:
-        rows = list(enumerate(streams))
-        penalised = [(row, s) for row, s in rows if s.params.penalises]
-        bounded = [(row, s) for row, s in rows if s.params.min_tokens]
+        assumed = assumed or [[] for _ in streams]
+        rows = list(zip(range(len(streams)), streams, assumed, strict=True))
+        penalised = [member for member in rows if member[1].params.penalises]
+        bounded = [member for member in rows if member[1].params.min_tokens]
         self._penalties: _Penalties | None = None
         if penalised:
             known = before._penalties if before else None

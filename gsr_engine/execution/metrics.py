@@ -49,6 +49,8 @@ class Metrics:
             total.reused_cache += phase.reused_cache
             total.reused_prompt += phase.reused_prompt
             total.reused_candidates += phase.reused_candidates
+            total.tokens_proposed += phase.tokens_proposed
+            total.tokens_accepted += phase.tokens_accepted
 
     def as_dict(self) -> dict[str, Any]:
         """The counters as plain numbers."""

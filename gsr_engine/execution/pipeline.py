@@ -62,11 +62,15 @@ class Pipeline:
             self._commit()
 
     def _tokens_are_needed(self) -> bool:
-        """Whether the host must know the tokens of the step in flight to draw those of the next.
+        """Whether the host must know the tokens of the step in flight to plan or draw the next.
 
-        Penalties count tokens on the host; other draws read the last token on the device.
+        Penalties count tokens on the host, and drafts are looked up there; other draws read the
+        last token on the device.
         """
         plan, _ = self._in_flight[-1]
+        drafts = self._scheduler.drafts
+        if plan.drafts or (drafts is not None and drafts.wanted):
+            return True
         return any(stream.params.penalises for _, stream in plan.draws)
 
     def _launch(self, plan: StepPlan) -> None:

@@ -10,16 +10,18 @@ from gsr_engine.attention.kv_cache import KVCache
 from gsr_engine.attention.paged_attention import PagedAttention
 from gsr_engine.attention.sharing import Sharing
 from gsr_engine.execution.graphs import DecodeGraphs
-from gsr_engine.execution.sampler import Draws, PendingDraws, Sampler
+from gsr_engine.execution.prompt_logprobs import PendingScores, score_prompts
+from gsr_engine.execution.sampler import Draws, Sampler
 from gsr_engine.kv.segments import Segment
 from gsr_engine.model.decoder import Decoder
 from gsr_engine.model.weights import copy_weights
+from gsr_engine.schedule.drafts import StepCosts
 from gsr_engine.step.batch import Batch, build_batch, copied_slots, known_tokens
 from gsr_engine.step.plan import StepPlan
 
 
 class Launched(Protocol):
-    """The draws of a launched step."""
+    """The draws, and the scores of prompts, of a launched step."""
 
     def wait(self) -> Draws:
         """The draws; waits until they are computed, and raises errors of the device."""
@@ -33,14 +35,16 @@ class StepRunner(Protocol):
         lag: how many launched steps may be uncommitted while the host plans the next. With a lag
             a token drawn in the step before is read on the device.
         sharing: counts which shared spans were read together; None if it never shares.
+        costs: how long a step takes; None if no drafts are wanted.
     """
 
     num_pages: int
     lag: int
     sharing: Sharing | None
+    costs: StepCosts | None
 
     def launch(self, plan: StepPlan) -> Launched:
-        """Start a step: compute the plan's chunks, draw its tokens."""
+        """Start a step: compute the plan's chunks, draw its tokens, score those of prompts."""
 
     def use(self, decoder: Decoder) -> None:
         """Switch to the weights of another decoder of the same shape and layout, on the CPU."""
@@ -72,6 +76,7 @@ class Runner:
         self.decoder = decoder
         self.lag = lag
         self.sharing = sharing
+        self.costs: StepCosts | None = None
         self.num_pages = cache.num_pages
         self.attention = attention
         self._cache = cache
@@ -81,19 +86,23 @@ class Runner:
         self._drawn_at: dict[Segment, int] = {}
 
     @torch.inference_mode()
-    def launch(self, plan: StepPlan) -> PendingDraws:
-        """Compute the plan's chunks and draw its tokens; on a GPU this does not wait for them."""
+    def launch(self, plan: StepPlan) -> Launched:
+        """Compute the plan's chunks, draws and scores; on a GPU this does not wait for them."""
         if plan.copies:
             self._cache.copy(*copied_slots(plan))
         batch = build_batch(plan, self._drawn_at)
         hidden = self._hidden(batch)
+        # Scores first: their logits are gone before those of the draws are made.
+        split = len(hidden) - batch.num_scored
+        pieces = score_prompts(plan, hidden[split:], self.decoder.logits)
+        hidden = hidden[:split]
         streams = [stream for _, stream in plan.draws]
         logits = self.decoder.logits(hidden) if streams else hidden
-        draws = self.sampler.draw(logits, batch.draw_rows, streams)
+        draws = self.sampler.draw(logits, batch.draw_rows, streams, batch.assumed)
         if self.lag:
             self._drawn[: len(streams)].copy_(draws.token_ids)
             self._drawn_at = {s.segment: draw for draw, s in enumerate(streams)}
-        return draws
+        return PendingScores(draws, pieces) if pieces else draws
 
     def _hidden(self, batch: Batch) -> torch.Tensor:
         if self._graphs is not None and batch.num_decodes == len(batch.chunks):

@@ -15,6 +15,7 @@ import torch
 from csrc_triton import sample, token_logprobs
 from gsr_engine.execution.logits import LogitEdits, listed_tops, top_logprobs
 from gsr_engine.outputs import TopLogprobs
+from gsr_engine.requests.prompt_scores import Score
 from gsr_engine.requests.request import Stream
 from gsr_engine.step.transfer import Fetched, to_device
 
@@ -22,7 +23,7 @@ _Params = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Te
 
 
 class Draws(NamedTuple):
-    """One token for each draw of a step.
+    """One token for each draw of a step, and the scores of prompts.
 
     Attributes:
         token_ids: the drawn tokens.
@@ -30,11 +31,13 @@ class Draws(NamedTuple):
             penalties. Not finite if the logits hold a NaN or +inf; such a token means nothing.
         tops: for each draw the most likely tokens, or None if its stream did not ask for them.
             The whole field is None if no stream did.
+        scores: one for each token that the plan scores, computed like `logprobs` and `tops`.
     """
 
     token_ids: list[int]
     logprobs: list[float]
     tops: list[TopLogprobs | None] | None = None
+    scores: Sequence[Score] = ()
 
 
 class PendingDraws:
@@ -71,7 +74,11 @@ class Sampler:
 
     @torch.inference_mode()
     def draw(
-        self, logits: torch.Tensor, draw_rows: list[int], streams: list[Stream]
+        self,
+        logits: torch.Tensor,
+        draw_rows: list[int],
+        streams: list[Stream],
+        assumed: list[list[int]] | None = None,
     ) -> PendingDraws:
         """One token per stream.
 
@@ -80,15 +87,20 @@ class Sampler:
             draw_rows: for each stream the row that it draws from; siblings draw their first tokens
                 from the same row.
             streams: the streams that draw. The index of a draw is the number of tokens that its
-                stream has drawn so far.
+                stream has drawn so far, those that it assumes among them.
+            assumed: for each draw the tokens of a draft that it assumes to be drawn before it.
         """
         device = logits.device
         if not streams:
             nothing = torch.empty(0, dtype=torch.int64, device=device)
             return PendingDraws(nothing, nothing, [], [])
-        if self._params is None or streams != self._streams:
-            self._params = self._take(streams, logits)
+        # What a draw assumes counts for one step only.
+        stale = assumed is not None and self._edits is not None
+        if self._params is None or stale or streams != self._streams:
+            self._params = self._take(streams, assumed, logits)
         numbers = [stream.num_drawn for stream in streams]
+        if assumed is not None:
+            numbers = [n + len(before) for n, before in zip(numbers, assumed, strict=True)]
         indices = to_device(np.array(numbers, dtype=np.int64), device)
         mine = logits[: len(draw_rows)]
         if draw_rows != list(range(len(draw_rows))):
@@ -101,11 +113,15 @@ class Sampler:
         tops = top_logprobs(mine, self._wanted) if any(self._wanted) else []
         return PendingDraws(tokens, logprobs, tops, self._wanted)
 
-    def _take(self, streams: list[Stream], logits: torch.Tensor) -> _Params:
+    def _take(
+        self, streams: list[Stream], assumed: list[list[int]] | None, logits: torch.Tensor
+    ) -> _Params:
         self._streams = streams
         device, before = logits.device, self._edits
         edits = any(stream.params.edits_logits for stream in streams)
-        self._edits = LogitEdits(streams, logits.shape[1], device, before) if edits else None
+        self._edits = None
+        if edits:
+            self._edits = LogitEdits(streams, logits.shape[1], device, before, assumed)
         self._wanted = [stream.params.top_logprobs for stream in streams]
         return _tensors(streams, device)
 

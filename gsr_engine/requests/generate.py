@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from gsr_engine.checkpoint.tokenizer import Tokenizer
-from gsr_engine.kv.segments import context_length, pages_for
+from gsr_engine.kv.segments import Segment, context_length, pages_for
 from gsr_engine.outputs import TIMED_OUT, FinishReason, GenerateResult, Phase
 from gsr_engine.params import SamplingParams
 from gsr_engine.requests.deadlines import Deadlines
 from gsr_engine.requests.limits import Limits
+from gsr_engine.requests.prompt_scores import PromptScores
 from gsr_engine.requests.request import Group, NewPrompt, Request, Stream, completion
 from gsr_engine.seeds import derive_seed
 from gsr_engine.text.stopping import StopRule
@@ -59,14 +60,20 @@ class GenerateRequest(Request[GenerateResult]):
         self._seed = seed
         self._first = first
         self._tokenizer = tokenizer
+        num_top = params.prompt_logprobs
+        self._scores = None if num_top is None else PromptScores(num_top)
         self.streams: list[Stream] = []
 
     def start(self, new_prompt: NewPrompt) -> list[Group]:
         """One group: the prompt and its streams."""
         params = self._params
-        prompt = new_prompt(self.prompt, params.cache_salt)
+        # Every token of a prompt needs a row of its own before it, to be scored from.
+        scored = self._scores is not None
+        prompt = Segment(self.prompt) if scored else new_prompt(self.prompt, params.cache_salt)
         phases: tuple[Phase, Phase] = ("candidate_prefill", "candidate_decode")
-        group = Group(self, prompt, phases, salt=params.cache_salt, continued=True)
+        group = Group(
+            self, prompt, phases, salt=params.cache_salt, continued=True, scores=self._scores
+        )
         streams = range(self._first, self._first + params.n)
         seeds = [derive_seed(self._seed, stream) for stream in streams]
         group.fork(params, seeds, self._stop)
@@ -102,4 +109,5 @@ class GenerateRequest(Request[GenerateResult]):
             usage=self.usage,
             params=self.params,
             error=error,
+            prompt_logprobs=self._scores.result() if self._scores else None,
         )

@@ -18,6 +18,8 @@ from gsr_engine.outputs import Completion, FinishReason, Phase, StopReason, TopL
 from gsr_engine.params import SamplingParams
 from gsr_engine.repetition import RepetitionMatcher
 from gsr_engine.requests.deadlines import Deadlines
+from gsr_engine.requests.lookup import Lookup
+from gsr_engine.requests.prompt_scores import PromptScores
 from gsr_engine.text.stopping import StopMatcher, StopRule
 
 
@@ -59,6 +61,7 @@ class Stream:
         matcher: looks for stop strings; None if the request has none.
         loop_matcher: looks for loops; None if they do not end the stream.
         hold_back: characters at the end of its text that a stop string may still remove.
+        lookup: proposes its next tokens; None until drafts are first considered for it.
     """
 
     index: int
@@ -76,6 +79,7 @@ class Stream:
     matcher: StopMatcher | None = None
     loop_matcher: RepetitionMatcher | None = None
     hold_back: int = 0
+    lookup: Lookup | None = None
 
     @classmethod
     def given(cls, index: int, params: SamplingParams, token_ids: list[int]) -> Stream:
@@ -128,6 +132,12 @@ class Stream:
         """Whether tokens before its newest one must be recomputed, e.g. after a preemption."""
         waits = self.state is RUNNING and not self.in_flight
         return waits and self.segment.computed < len(self.segment.token_ids) - 1
+
+    @property
+    def decodes(self) -> bool:
+        """Whether it lacks the KV of no token but its newest."""
+        num_drawn = len(self.segment.token_ids) + self.in_flight
+        return self.state is RUNNING and 0 < num_drawn == self.segment.computed + 1
 
     @property
     def num_drawn(self) -> int:
@@ -188,6 +198,9 @@ class Group:
         open: the prompt is still being written, so its last row draws nothing yet.
         continued: a later prompt may go on where a stream ended, so the prefix cache keeps what the
             streams wrote. It needs a salt.
+        looks_up: drafts for its streams are looked up in what they see, if the engine does that.
+        scores: the log-probabilities of its prompt's tokens; None if they are not wanted. A prompt
+            with scores has no context, and nobody else reads it before all of them are known.
         state: where it is in its life.
         pin: its node in the prefix cache while it holds pages.
     """
@@ -198,6 +211,8 @@ class Group:
     salt: str | None = None
     open: bool = False
     continued: bool = False
+    looks_up: bool = True
+    scores: PromptScores | None = None
     streams: list[Stream] = field(default_factory=list)
     state: GroupState = GroupState.WAITING
     pin: Node | None = None

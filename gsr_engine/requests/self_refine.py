@@ -86,7 +86,10 @@ class SelfRefineRequest(Request[RefineResult]):
         self._prompts = prompts
         self._limits = limits
         self._given = given
-        self._direct_group = Group(self, Segment([]), _CANDIDATE, salt=params.cache_salt)
+        # A candidate repeats little of its problem: lookups there found less than they cost.
+        self._direct_group = Group(
+            self, Segment([]), _CANDIDATE, salt=params.cache_salt, looks_up=False
+        )
         self._filling: Group | None = None  # the linear prompt that grows as candidates finish
         self._written: list[ShownSolution] = []  # the candidates in it so far
         self._early_stop = EarlyStop(params)

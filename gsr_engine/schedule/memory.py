@@ -67,7 +67,16 @@ class Memory:
         self.pool.acquire(group.prompt.context)
         self.pool.hold(group.prompt, len(group.prompt))
         group.state = GroupState.PREFILLING
-        if self.cache and group.salt is not None:
+        self.publish(group)
+
+    def publish(self, group: Group) -> None:
+        """Let the prefix cache find the prompt of a group that holds its pages.
+
+        Does nothing as long as the prompt lacks scores: whoever finds a prompt may compute it, and
+        would not score it.
+        """
+        unscored = group.scores is not None and group.scores.num_known < len(group.prompt)
+        if self.cache and group.salt is not None and not unscored:
             group.pin = self.cache.pin(group.context, group.salt)
 
     def hold_stream(self, stream: Stream) -> None:
@@ -76,6 +85,16 @@ class Memory:
         stream.holds_pages = True
         if stream.state is StreamState.WAITING:
             stream.state = StreamState.RUNNING
+
+    def grow_if_free(self, stream: Stream, num_tokens: int, reserve: int) -> int:
+        """Make room for so many more tokens of a stream; returns for how many there is room.
+
+        Nothing is evicted or preempted for them, and `reserve` pages stay free.
+        """
+        segment, stop = stream.segment, stream.num_drawn + num_tokens
+        if lacking_pages([(segment, stop)]) + reserve <= self.pool.num_free:
+            self.pool.grow(segment, stop)
+        return min(num_tokens, owned(segment) - stream.num_drawn)
 
     def drop_stream(self, stream: Stream) -> None:
         """Free the pages of a stream."""

@@ -7,16 +7,20 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import islice
 
 from gsr_engine.config import EngineConfig
 from gsr_engine.errors import InvalidRequest, OutOfPages
 from gsr_engine.kv.segments import Context, Segment, context_length, missing
 from gsr_engine.outputs import NOT_FINITE, TopLogprobs
-from gsr_engine.requests.request import Group, GroupState, RequestState, StreamState
+from gsr_engine.requests.prompt_scores import Score
+from gsr_engine.requests.request import Group, GroupState, RequestState, Stream, StreamState
 from gsr_engine.schedule.admission import Admission, AnyRequest
+from gsr_engine.schedule.drafts import Drafts
 from gsr_engine.schedule.memory import Memory
 from gsr_engine.step.plan import StepPlan
 
+NOT_FINITE = "the model's logits are not finite"
 _MIN_DEADLINES = 64
 """A heap of deadlines this small is never tidied."""
 
@@ -30,11 +34,17 @@ class Scheduler:
 
     Attributes:
         finished: requests that reached their end since the list was last emptied.
+        drafts: chooses what steps verify; None without lookup decoding.
     """
 
     def __init__(
-        self, config: EngineConfig, memory: Memory, clock: Callable[[], float] = time.monotonic
+        self,
+        config: EngineConfig,
+        memory: Memory,
+        clock: Callable[[], float] = time.monotonic,
+        drafts: Drafts | None = None,
     ) -> None:
+        self.drafts = drafts
         self._max_tokens = config.max_batch_tokens
         self._memory = memory
         self._clock = clock
@@ -118,6 +128,9 @@ class Scheduler:
         for group in self._admission.groups():
             if group.state is prefilling and _is_computed(group):
                 group.state = GroupState.DECODING
+        if self.drafts is not None:
+            plan.drafts = self._draft(self.drafts)
+        for group in self._admission.groups():
             if group.state is prefilling or plan.decode(group):
                 unready.append(group)
         unready.sort(key=lambda group: not group.is_refinement)
@@ -132,6 +145,21 @@ class Scheduler:
                 return
             except OutOfPages as error:
                 self.end(self._admission.running[0], str(error))
+
+    def _draft(self, drafts: Drafts) -> dict[Segment, list[int]]:
+        """The drafts of the streams that decode, as far as pages are free for them."""
+        groups = [g for g in self._admission.groups() if g.state is GroupState.DECODING]
+        streams = [s for group in groups if group.looks_up for s in group.streams if s.decodes]
+        if not streams:
+            return {}
+        others = sum(s.decodes for group in groups if not group.looks_up for s in group.streams)
+        chosen = {}
+        for stream, draft in drafts.choose(streams, others).items():
+            # A page for each stream stays free: drafts shall not cost anybody a preemption.
+            room = self._memory.grow_if_free(stream, len(draft), len(streams) + others)
+            if room:
+                chosen[stream.segment] = draft[:room]
+        return chosen
 
     def _prefill(self, group: Group, plan: StepPlan) -> None:
         """Plan the tokens that a group lacks: of its context, its prompt, and its streams."""
@@ -177,22 +205,28 @@ class Scheduler:
         tokens: list[int],
         logprobs: list[float],
         tops: list[TopLogprobs | None] | None = None,
+        scores: Sequence[Score] = (),
     ) -> None:
-        """Append the tokens that a launched step drew (the fields of `Draws`) to their streams."""
+        """Hand what a launched step drew and scored (the fields of `Draws`) to its requests."""
         touched = {chunk.group: None for chunk in plan.chunks if not chunk.decode}
         failed: dict[AnyRequest, str] = {}
         doubtful: list[Context] = []
+        over: set[Stream] = set()  # the rest of what they drew was drawn in vain
+        for group in self._take_scores(plan, scores):
+            failed[group.request] = NOT_FINITE
+            doubtful.append(group.context)
         drawn = zip(plan.draws, tokens, logprobs, tops or [None] * len(tokens), strict=True)
         chunks, isfinite = plan.chunks, math.isfinite
         for (row, stream), token, logprob, top in drawn:
             chunk = chunks[row]
             group = chunk.group
             stream.in_flight -= 1
-            if stream.finish_reason is not None or group.request.finished:
-                continue  # it ended while the step ran: this token was drawn in vain
+            if stream.finish_reason is not None or group.request.finished or stream in over:
+                continue  # it ended while the step ran, or its draft was wrong
             if not isfinite(logprob):
                 failed[group.request] = NOT_FINITE
                 doubtful.append(stream.segment.context)
+                over.add(stream)
                 continue
             if not chunk.decode:
                 _prove(stream.segment.context)
@@ -200,15 +234,36 @@ class Scheduler:
                 stream.append(token, logprob, top)
             except Exception as error:  # e.g. the tokenizer's, which looks for stop strings
                 failed[group.request] = f"{type(error).__name__}: {error}"
+                over.add(stream)
             if stream.finish_reason is not None:
                 touched[group] = None
+            elif plan.drafts and plan.refutes(chunk, token):
+                over.add(stream)
+        _cut(plan)
+        self._end_failed(failed, doubtful)
+        self._settle(touched)
+
+    def _take_scores(self, plan: StepPlan, scores: Sequence[Score]) -> list[Group]:
+        """Hand scores to the groups of their prompts; returns groups with some not finite."""
+        following, spoilt = iter(scores), []
+        for part in plan.scored:
+            group, mine = plan.chunks[part.index].group, list(islice(following, len(part)))
+            if group.scores is None or group.request.finished:
+                continue  # it ended while the step ran
+            if not group.scores.take(part.start, mine):
+                spoilt.append(group)
+            elif group.holds_pages and group.pin is None:
+                self._memory.publish(group)
+        return spoilt
+
+    def _end_failed(self, failed: dict[AnyRequest, str], doubtful: list[Context]) -> None:
+        """End requests whose draws failed, and forget KV that may be what spoilt them."""
         if doubtful:
             self._memory.forget(doubtful, list(self._admission.groups()))
         for request, reason in failed.items():
             self.end(request, reason)
         if doubtful:
             self._prefill_again()
-        self._settle(touched)
 
     def fail(self, plan: StepPlan, later: Sequence[StepPlan], error: str) -> None:
         """Take a step without results: forget the KV that it wrote, and end its requests.
@@ -323,6 +378,17 @@ class Scheduler:
                 self._retire(request)
             else:
                 self._settle(list(request.groups))
+
+
+def _cut(plan: StepPlan) -> None:
+    """Forget the KV of the proposed tokens that were not drawn, and count those that were."""
+    for chunk in plan.chunks[: plan.num_decodes] if plan.drafts else ():
+        segment, proposed = chunk.segment, len(chunk) - 1
+        if proposed:
+            segment.forget(len(segment.token_ids) - 1)
+            usage = chunk.group.request.usage.phase(chunk.group.phases[1])
+            usage.tokens_proposed += proposed
+            usage.tokens_accepted += max(0, segment.computed - chunk.start - 1)
 
 
 def _prove(context: Context) -> None:

@@ -12,7 +12,8 @@ from gsr_engine.requests.request import RUNNING, Group, Stream
 class Chunk:
     """Tokens `[start, stop)` of a segment that one step computes.
 
-    `decode` marks a chunk that is the next token of a stream; every other chunk is prefill.
+    `decode` marks a chunk that is the newest token of a stream, and the stream's draft behind it;
+    every other chunk is prefill.
     """
 
     group: Group
@@ -26,18 +27,38 @@ class Chunk:
 
 
 @dataclass(slots=True)
+class ScoredTokens:
+    """Tokens `[start, stop)` of a group's prompt, each scored from the row of the token before it.
+
+    These rows belong to the chunk of the plan with this index.
+    """
+
+    index: int
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(slots=True)
 class StepPlan:
     """One step. A layer writes all KV of the step before it reads any.
 
     Attributes:
         chunks: the chunks to compute, in row order.
-        draws: (index of a chunk, stream that draws a token from its last row), in chunk order.
+        draws: (index of a chunk, stream that draws a token from its last row), in chunk order. A
+            chunk with a draft has one for each row, in row order.
         shares: (group, whether it decodes, its tokens): the cost of the step by group.
         num_tokens: tokens of all chunks.
         num_decodes: how many chunks decode; they come first.
         planned: for each prefilled segment, how many of its tokens are computed after the step.
         copies: for each segment that begins with copied KV, the spans that are copied, before
             anything is computed. A chunk of it follows.
+        drafts: for each decoding segment that has some, the tokens proposed behind its newest one.
+            They are rows of its chunk, and every row of the chunk draws.
+        scored: the tokens of prompts whose log-probabilities are wanted, in chunk order. No row is
+            there for both a draw and a score: the last token of a prompt has none behind it.
     """
 
     chunks: list[Chunk] = field(default_factory=list)
@@ -47,14 +68,16 @@ class StepPlan:
     num_decodes: int = 0
     planned: dict[Segment, int] = field(default_factory=dict)
     copies: dict[Segment, Context] = field(default_factory=dict)
+    drafts: dict[Segment, list[int]] = field(default_factory=dict)
+    scored: list[ScoredTokens] = field(default_factory=list)
 
     def decode(self, group: Group) -> bool:
-        """Add the next token of every running stream of a group that lacks only that one.
+        """Add the next token, and the draft, of every running stream that lacks only this token.
 
         It must be called before any `prefill`. Returns whether some streams lack more tokens, so
         that they must be prefilled.
         """
-        before, behind = len(self.chunks), False
+        rows, behind, drafts = 0, False, self.drafts
         for stream in group.streams:
             if stream.state is RUNNING:
                 segment, in_flight = stream.segment, stream.in_flight
@@ -62,13 +85,26 @@ class StepPlan:
                 if in_flight and stop == stream.params.max_tokens:
                     continue  # the token in flight is the last that it may draw
                 if segment.computed == stop - 1:
-                    self.draws.append((len(self.chunks), stream))
-                    self.chunks.append(Chunk(group, segment, stop - 1, stop, decode=True))
+                    end, draw = stop, (len(self.chunks), stream)
+                    self.draws.append(draw)
+                    if drafts and segment in drafts:
+                        self.draws += [draw] * len(drafts[segment])
+                        end += len(drafts[segment])
+                    self.chunks.append(Chunk(group, segment, stop - 1, end, decode=True))
+                    rows += end - stop + 1
                 else:
                     behind = True
         self.num_decodes = len(self.chunks)
-        self._count(group, True, len(self.chunks) - before)
+        self._count(group, True, rows)
         return behind
+
+    def refutes(self, chunk: Chunk, token: int) -> bool:
+        """Whether the token that the stream of a chunk has just taken is not the proposed one."""
+        draft = self.drafts.get(chunk.segment)
+        if draft is None:
+            return False
+        place = len(chunk.segment.token_ids) - chunk.start - 2
+        return place < len(draft) and draft[place] != token
 
     def copy(self, segment: Segment, budget: int) -> bool:
         """Let a segment that is not computed begin with a copy of its sources' KV.
@@ -116,6 +152,10 @@ class StepPlan:
         self.planned[segment] = end
         if end == stop:
             self.draws.extend((len(self.chunks), stream) for stream in drawers)
+        if group.scores is not None and segment is group.prompt:
+            first, last = max(start + 1, group.scores.num_known), min(end + 1, len(segment))
+            if first < last:
+                self.scored.append(ScoredTokens(len(self.chunks), first, last))
         self.chunks.append(Chunk(group, segment, start, end, decode=False))
         self._count(group, False, size)
 

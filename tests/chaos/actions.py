@@ -97,6 +97,7 @@ def _sampling(world: World, rng: Random) -> SamplingParams:
         cache_salt=rng.choice(("", "", "other")),
         repetition_detection=rng.choice((None, None, _LOOPS)),
         timeout=world.soon if rng.random() < 0.2 else None,
+        prompt_logprobs=rng.choice((None, None, 0, 2)),
     )
 
 

@@ -6,12 +6,15 @@ import random
 from collections.abc import Iterable
 from typing import Any
 
+import pytest
+
 from gsr_engine import Completion, Engine, EngineConfig, GenerateResult, RefineResult
 from gsr_engine.execution.device import build_runner
 from gsr_engine.schedule.admission import AnyRequest
 from tests.chaos.actions import Fault
 from tests.chaos.engine_world import MAX_STREAMS, EngineWorld, Make, nano
 from tests.chaos.saboteur import Saboteur
+from tests.helpers.drafts import SPECULATION
 
 AnyResult = GenerateResult | RefineResult
 _UNDISTURBED = {"stop", "length", "repetition", "given"}
@@ -51,6 +54,7 @@ class NanoWorld(EngineWorld):
             pages=rng.choice((36, 60, 200)),
             prefix_cache=rng.random() < 0.8,
             max_batch_tokens=rng.choice((40, 100, 400)),
+            speculative_config=rng.choice(SPECULATION),
         )
 
     def fault(self, kind: Fault, rng: random.Random) -> None:
@@ -78,6 +82,10 @@ def compare_alone(ended: Iterable[tuple[AnyResult, Make]]) -> None:
             if result.error is None and mine and {c.finish_reason for c in mine} <= _UNDISTURBED:
                 (alone,) = engine.run([make(engine)])
                 ties += not _agree(mine, _completions(alone))
+                if isinstance(result, GenerateResult):
+                    assert _prompt_logprobs(result) == pytest.approx(
+                        _prompt_logprobs(alone), abs=1e-3
+                    )
                 compared += 1
     assert ties <= compared / 20
 
@@ -86,6 +94,12 @@ def _completions(result: AnyResult) -> list[Completion]:
     if isinstance(result, GenerateResult):
         return result.completions
     return [c for every in (result.candidates, *result.rounds) for c in every]
+
+
+def _prompt_logprobs(result: GenerateResult) -> list[float]:
+    """The log-probabilities of a prompt's tokens behind the first; none if not asked for."""
+    found = result.prompt_logprobs
+    return [] if found is None else [one for one in found.logprobs if one is not None]
 
 
 def _agree(mine: list[Completion], alone: list[Completion]) -> bool:

@@ -13,6 +13,7 @@ from gsr_engine.model.decoder import Decoder
 from gsr_engine.step.batch import Batch
 from gsr_engine.step.plan import StepPlan
 from tests.chaos.actions import Fault
+from tests.helpers.drafts import FREE
 
 
 class Saboteur:
@@ -24,6 +25,7 @@ class Saboteur:
         runner.attention = self._attention  # type: ignore
         self._draw, runner.sampler.draw = runner.sampler.draw, self._sample  # type: ignore
         self.num_pages, self.lag, self.sharing = runner.num_pages, runner.lag, runner.sharing
+        self.costs = FREE
         self.fault: Fault | None = None
         self.fault_row = 0
         self._now: Fault | None = None

@@ -12,6 +12,7 @@ from gsr_engine.requests.request import Stream
 from gsr_engine.step.batch import copied_slots, slots
 from gsr_engine.step.plan import StepPlan
 from tests.chaos.actions import Fault
+from tests.helpers.drafts import FREE
 
 END = 2  # nano's
 
@@ -19,8 +20,10 @@ END = 2  # nano's
 class StubDraws:
     """What a step drew; known once it is waited for."""
 
-    def __init__(self, tokens: list[int], logprobs: list[float], broken: bool) -> None:
-        self._draws = Draws(tokens, logprobs)
+    def __init__(
+        self, tokens: list[int], logprobs: list[float], scores: list[float], broken: bool
+    ) -> None:
+        self._draws = Draws(tokens, logprobs, scores=[(one, None) for one in scores])
         self._broken = broken
 
     def wait(self) -> Draws:
@@ -39,9 +42,11 @@ class StubRunner:
         self.num_pages = num_pages
         self.lag = lag
         self.sharing = None
+        self.costs = FREE
         self._kv = np.zeros(num_pages * PAGE_SIZE, dtype=np.int64)
         self._contents = Contents()
         self._drawn: dict[Segment, int] = {}
+        self._drafts: dict[Segment, list[int]] = {}
         self.fault: Fault | None = None
         self.fault_row = 0
 
@@ -51,6 +56,7 @@ class StubRunner:
             raise RuntimeError("the device is on fire")
         if fault == "interrupt":
             raise KeyboardInterrupt
+        self._drafts = plan.drafts
         self._copy(plan)
         for chunk in plan.chunks:
             segment = chunk.segment
@@ -62,16 +68,33 @@ class StubRunner:
             for span in chunk.segment.context:
                 self._read(span.segment, span.stop)
             self._read(chunk.segment, chunk.stop)
-        tokens = [self._draw(plan.chunks[row].segment, stream) for row, stream in plan.draws]
+        tokens, before, ahead = [], -1, 0
+        for row, stream in plan.draws:
+            segment = plan.chunks[row].segment
+            ahead = ahead + 1 if row == before and segment in plan.drafts else 0
+            tokens.append(self._draw(segment, stream, ahead))
+            before = row
         self._drawn = {s.segment: token for (_, s), token in zip(plan.draws, tokens, strict=True)}
-        logprobs = [-1.0] * len(tokens)
-        if fault == "nan" and tokens:
-            logprobs[self.fault_row % len(tokens)] = float("nan")
-        return StubDraws(tokens, logprobs, broken=fault == "transfer")
+        logprobs, scores = [-1.0] * len(tokens), self._scores(plan)
+        if fault == "nan" and (tokens or scores):
+            row = self.fault_row % (len(tokens) + len(scores))
+            every, row = (logprobs, row) if row < len(tokens) else (scores, row - len(tokens))
+            every[row] = float("nan")
+        return StubDraws(tokens, logprobs, scores, broken=fault == "transfer")
 
-    def _draw(self, segment: Segment, stream: Stream) -> int:
-        assert stream.num_drawn < (stream.params.max_tokens or 0)
-        count = stream.num_drawn if segment is stream.segment else len(segment)
+    def _scores(self, plan: StepPlan) -> list[float]:
+        scores = []
+        for part in plan.scored:
+            chunk = plan.chunks[part.index]
+            assert chunk.start < part.start < part.stop <= chunk.stop + 1
+            seen = self._kv[slots(chunk.segment, 0, part.stop - 1)][part.start - 1 :]
+            targets = chunk.segment.token_ids[part.start : part.stop]
+            scores += [score(int(s), token) for s, token in zip(seen, targets, strict=True)]
+        return scores
+
+    def _draw(self, segment: Segment, stream: Stream, ahead: int) -> int:
+        assert stream.num_drawn + ahead < (stream.params.max_tokens or 0)
+        count = stream.num_drawn + ahead if segment is stream.segment else len(segment)
         return draw(int(self._expected(segment, count)[-1]), stream.seed)
 
     def _copy(self, plan: StepPlan) -> None:
@@ -91,7 +114,11 @@ class StubRunner:
 
     def _expected(self, segment: Segment, stop: int) -> npt.NDArray[np.int64]:
         known = self._contents.of(segment)
-        if stop > len(known):  # the last token is in flight
+        if segment in self._drafts:
+            known = [*known]
+            for token in self._drafts[segment]:
+                known.append(follow(known[-1], token))
+        elif stop > len(known):  # the last token is in flight
             known = [
                 *known,
                 follow(self._contents.before(segment, len(known)), self._drawn[segment]),
@@ -139,6 +166,11 @@ class Contents:
 def follow(value: int, token: int) -> int:
     """The hash of some tokens and one more."""
     return hash((value, token))
+
+
+def score(seen: int, token: int) -> float:
+    """What a token is believed to be worth: a fixed function of what was read, and of itself."""
+    return -(hash((seen, token)) % 1000) / 100
 
 
 def draw(seen: int, seed: int) -> int:

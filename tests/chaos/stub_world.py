@@ -5,10 +5,13 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from gsr_engine import GenerateResult
+from gsr_engine.kv.segments import Segment
 from gsr_engine.schedule.admission import AnyRequest
 from tests.chaos.actions import Fault
 from tests.chaos.engine_world import EngineWorld, streams_of
-from tests.chaos.stub_runner import Contents, StubRunner, draw
+from tests.chaos.stub_runner import Contents, StubRunner, draw, score
+from tests.helpers.drafts import SPECULATION
 
 
 class StubWorld(EngineWorld):
@@ -29,6 +32,7 @@ class StubWorld(EngineWorld):
             pages=rng.choice((32, 36, 40, 60, 200)),
             prefix_cache=rng.random() < 0.8,
             max_batch_tokens=rng.choice((40, 50, 200)),
+            speculative_config=rng.choice(SPECULATION),
         )
 
     def fault(self, kind: Fault, rng: random.Random) -> None:
@@ -41,3 +45,21 @@ class StubWorld(EngineWorld):
             if stream.finish_reason != "given":
                 for count, token in enumerate(stream.segment.token_ids):
                     assert token == draw(contents.before(stream.segment, count), stream.seed)
+        if isinstance(request.result, GenerateResult):
+            judge_scores(request.result)
+
+
+def judge_scores(result: GenerateResult) -> None:
+    """The tokens of a prompt have their scores, each once; all of them if a token was drawn."""
+    found = result.prompt_logprobs
+    if result.params.prompt_logprobs is None:
+        assert found is None
+    elif found is None:
+        assert result.error is not None  # the books were cut off
+    else:
+        prompt = Segment(result.prompt_token_ids)
+        seen = zip(Contents().of(prompt), prompt.token_ids[1:], strict=False)
+        expected = [None, *(score(value, token) for value, token in seen)]
+        assert found.logprobs == expected[: len(found.logprobs)]
+        drawn = any(one.token_ids for one in result.completions)
+        assert len(found.logprobs) == len(expected) or result.error is not None or not drawn

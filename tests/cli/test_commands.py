@@ -64,6 +64,21 @@ def test_a_cap_holds_where_none_is_given(tmp_path: Path, monkeypatch: pytest.Mon
     assert (stream["tokens"], stream["finish_reason"]) == (20, "length")
 
 
+@pytest.mark.parametrize(("given", "tops"), [({}, False), ({"prompt_logprobs": 2}, True)])
+def test_the_log_probabilities_of_a_prompt_are_printed_if_asked_for(
+    given: dict[str, int], tops: bool, tmp_path: Path
+) -> None:
+    file = tmp_path / "params.json"
+    file.write_text(json.dumps({"max_tokens": 1, **given}))
+    told = json.loads(gsr("generate", "1 * 2", "--raw", "--params", str(file), "--json").stdout)
+    found = told["prompt_logprobs"]
+    assert (found is not None) == tops
+    if tops:
+        assert found["logprobs"][0] is None
+        assert len(found["top_logprobs"]) == len(found["logprobs"]) > 1
+        assert [len(top) for top in found["top_logprobs"][1:]] == [2] * (len(found["logprobs"]) - 1)
+
+
 @pytest.mark.parametrize("where", ["between two steps", "in a step"])
 @pytest.mark.parametrize("command", ["solve", "generate"])
 def test_ctrl_c_prints_what_is_there(

@@ -160,10 +160,12 @@ def test_a_system_message_and_variables_come_from_flags() -> None:
         {"role": "system", "content": "be brief"},
         user,
     ]
-    assert options.template_variables('{"enable_thinking": false}') == {"enable_thinking": False}
+    assert options.json_object("chat_template_kwargs", '{"enable_thinking": false}') == {
+        "enable_thinking": False
+    }
     for text in ("enable_thinking=false", "[1]", "{", "null"):
         with pytest.raises(InvalidRequest, match="chat_template_kwargs: must be a JSON object"):
-            options.template_variables(text)
+            options.json_object("chat_template_kwargs", text)
 
 
 @pytest.mark.parametrize(

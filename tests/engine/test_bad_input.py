@@ -60,6 +60,8 @@ pytestmark = pytest.mark.slow
         ({"stop": tuple("abcdefghijklmnopq")}, "stop", "17 are more than 16"),
         ({"top_logprobs": 21}, "top_logprobs", "from 0 to 20, got 21"),
         ({"top_logprobs": False}, "top_logprobs", "got False"),
+        ({"prompt_logprobs": 21}, "prompt_logprobs", "from 0 to 20, got 21"),
+        ({"prompt_logprobs": -1}, "prompt_logprobs", "from 0 to 20, got -1"),
     ],
 )
 def test_sampling_params(arguments: dict[str, Any], field: str, message: str) -> None:

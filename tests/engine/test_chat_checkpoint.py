@@ -10,6 +10,7 @@ import torch
 from gsr_engine import Engine, SamplingParams, SelfRefineParams
 from gsr_engine.execution.sampler import PendingDraws
 from gsr_engine.programs.template import TEMPLATES
+from gsr_engine.requests.request import Stream
 from tests.helpers.recorder import Recorder
 
 
@@ -18,7 +19,9 @@ def scripted(engine: Engine, monkeypatch: pytest.MonkeyPatch, texts: list[str]) 
     scripts = [engine.tokenizer.encode_markup(text) for text in texts]
     taken: dict[object, list[int]] = {}
 
-    def draw(_: object, logits: object, rows: object, streams: list) -> PendingDraws:  # type: ignore[type-arg]
+    def draw(
+        _: object, logits: object, rows: object, streams: list[Stream], *__: object
+    ) -> PendingDraws:
         for stream in streams:
             if stream not in taken:
                 taken[stream] = scripts.pop(0)

@@ -199,10 +199,10 @@ def test_top_logprobs_are_those_of_the_model(qwen2: Path, monkeypatch: pytest.Mo
     kept: dict[Stream, list[torch.Tensor]] = {}
     draw = Sampler.draw
 
-    def recording(self: Sampler, logits: Any, rows: Any, streams: Any) -> Any:
+    def recording(self: Sampler, logits: Any, rows: Any, streams: Any, assumed: Any) -> Any:
         for row, stream in zip(rows, streams, strict=True):
             kept.setdefault(stream, []).append(logits[row].log_softmax(-1))
-        return draw(self, logits, rows, streams)
+        return draw(self, logits, rows, streams, assumed)
 
     monkeypatch.setattr(Sampler, "draw", recording)
     params = {"n": 2, "max_tokens": 12, "ignore_eos": True, "top_k": 10}
@@ -365,7 +365,9 @@ def poisoned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("options", [{}, {"max_batch_tokens": 24, "max_num_seqs": 24}])
-@pytest.mark.parametrize("sampling", [{"temperature": 0.0}, {"top_k": 5, "top_p": 0.9}, {}])
+@pytest.mark.parametrize(
+    "sampling", [{"temperature": 0.0}, {"top_k": 5, "top_p": 0.9}, {"prompt_logprobs": 1}]
+)
 @pytest.mark.parametrize("bad", [90, 91])
 def test_not_finite_fails_alone(
     bad: int, sampling: dict[str, Any], options: dict[str, int], poisoned: Path

@@ -21,8 +21,13 @@ class Recorder:
         monkeypatch.setattr("gsr_engine.execution.sampler.Sampler.draw", self._draw)
 
     def _draw(
-        self, logits: torch.Tensor, draw_rows: list[int], streams: list[Stream]
+        self,
+        logits: torch.Tensor,
+        draw_rows: list[int],
+        streams: list[Stream],
+        assumed: list[list[int]] | None,
     ) -> PendingDraws:
+        assert assumed is None
         for row, stream in zip(draw_rows, streams, strict=True):
             self.logits.setdefault(stream, []).append(logits[row].to(torch.float32, copy=True))
         tokens = torch.tensor([self._random.choice(self._vocab) for _ in streams])

@@ -92,6 +92,54 @@ def test_the_drawn_token_is_among_the_likeliest_with_the_same_number(api: httpx.
         assert post(api, **asked, logprobs=0)["choices"][0]["logprobs"]["top_logprobs"] is None
 
 
+def test_an_echoed_prompt_has_the_log_probabilities_that_a_completion_would_have(
+    api: httpx.Client, nano: AsyncEngine
+) -> None:
+    """As lm-eval asks for a multiple choice: what follows a context is scored as a prompt."""
+    context = nano.maker.tokenizer.encode_prompt(sample_puzzles("test", 6, 1)[0].problem)
+    asked = {"temperature": 0, "seed": 1234, "logprobs": 2, "max_tokens": 20}
+    drawn = post(api, prompt=context, **asked, return_token_ids=True)["choices"][0]
+    whole = context + drawn["token_ids"]
+    payload = {**asked, "max_tokens": 1, "echo": True}
+    body = post(api, prompt=[whole, context], **payload)
+    told = body["choices"][0]["logprobs"]
+    assert len(told["tokens"]) == len(whole) + 1
+    assert (told["token_logprobs"][0], told["top_logprobs"][0]) == (None, None)
+    scored = slice(len(context), -1)
+    assert told["tokens"][scored] == drawn["logprobs"]["tokens"]
+    assert told["token_logprobs"][scored] == pytest.approx(
+        drawn["logprobs"]["token_logprobs"], abs=1e-4
+    )
+    for number, top in zip(
+        told["token_logprobs"][scored], told["top_logprobs"][scored], strict=True
+    ):
+        assert number == max(top.values())  # it was drawn greedily
+    assert "".join(told["tokens"]) == body["choices"][0]["text"]
+    assert told["text_offset"][-1] == len(body["choices"][0]["text"]) - len(told["tokens"][-1])
+    assert body["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+    # The cache is written: the next request that does not ask for scores finds it.
+    again = post(api, prompt=whole, max_tokens=1)
+    assert again["usage"]["prompt_tokens_details"]["cached_tokens"] > 0
+
+
+@pytest.mark.parametrize("logprobs", [None, 0, 2])
+def test_an_echo_streams_as_it_comes_whole(api: httpx.Client, logprobs: int | None) -> None:
+    asked = {"prompt": PUZZLES[:2], "n": 2, "seed": 3, "max_tokens": 4, "echo": True}
+    asked = {**asked, "logprobs": logprobs, "return_token_ids": True}
+    body, chunks = post(api, **asked), stream(api, PATH, **asked)
+    for whole in body["choices"]:
+        assert whole["text"].startswith(PUZZLES[whole["index"] // 2])
+        mine = [c for chunk in chunks for c in chunk["choices"] if c["index"] == whole["index"]]
+        assert "".join(choice["text"] for choice in mine) == whole["text"]
+        assert [t for c in mine for t in c.get("token_ids", ())] == whole["token_ids"]
+        assert len(whole["token_ids"]) == 4
+        if logprobs is not None:
+            told = [
+                one for c in mine for one in (c.get("logprobs") or {}).get("token_logprobs", ())
+            ]
+            assert told == whole["logprobs"]["token_logprobs"]
+
+
 def test_special_tokens_of_a_text_are_parsed_and_added_as_vllm_does(
     api: httpx.Client, nano: AsyncEngine
 ) -> None:
@@ -122,6 +170,7 @@ def test_without_a_limit_there_are_sixteen_tokens(api: httpx.Client) -> None:
         ("prompt", {"prompt": None}),
         ("prompt", {"prompt": [1, 2], "gsr": {}}),
         ("suffix", {"suffix": "b"}),
+        ("echo", {"echo": True, "gsr": {}}),
         ("best_of", {"best_of": 3}),
         ("logprobs", {"logprobs": 21}),
         ("messages", {"messages": []}),

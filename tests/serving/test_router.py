@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
+import gsr_engine
 from tests.helpers.serve_process import SOON, Process, eventually, free_port
 
 pytestmark = pytest.mark.slow
@@ -52,12 +54,12 @@ def router(replicas: list[Process]) -> Iterator[str]:
     if command is None:
         pytest.skip("vllm-router is not installed")
     port, metrics = str(free_port()), str(free_port())
-    flags = ("--policy", "power_of_two", "--health-check-endpoint", "/ready")
-    often = ("--health-check-interval-secs", "1", "--health-failure-threshold", "1")
+    page = (Path(gsr_engine.__file__).parent / "serving" / "README.md").read_text()
+    flags = re.findall(r"--policy .*", page)[0].split()
     here = ("--host", "127.0.0.1", "--port", port, "--prometheus-port", metrics)
     workers = ("--worker-urls", *(replica.url for replica in replicas))
     child = subprocess.Popen(
-        [command, *here, *workers, *flags, *often],
+        [command, *here, *workers, *flags],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

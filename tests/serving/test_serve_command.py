@@ -146,6 +146,34 @@ def test_the_death_of_the_engine_is_the_end_of_the_process(start: Callable[..., 
     assert "a bug" in "".join(process.log)
 
 
+HANGS = """
+import time
+from gsr_engine.schedule.scheduler import Scheduler
+
+Scheduler.plan = lambda _: time.sleep(600)
+"""
+
+
+def test_a_step_that_hangs_is_noticed_and_keeps_nobody(start: Callable[..., Process]) -> None:
+    flags = ("--step-timeout", "0.5", "--shutdown-delay", "0", "--shutdown-timeout", "0.1")
+    process = start(*flags, before=HANGS)
+    url = process.url
+    assert httpx.get(f"{url}/health", timeout=SOON).status_code == 200
+    with ThreadPoolExecutor() as pool:
+        lost = pool.submit(post, url, SHORT)
+        eventually(lambda: httpx.get(f"{url}/health", timeout=SOON).status_code == 503, process)
+        assert not is_ready(url)
+        assert httpx.get(f"{url}/metrics", timeout=SOON).status_code == 200
+        process.signal(signal.SIGTERM)
+        assert process.status() == 1
+        with pytest.raises(httpx.TransportError):
+            lost.result()
+
+
+def test_whoever_is_let_in_from_everywhere_is_said(start: Callable[..., Process]) -> None:
+    start("--host", "0.0.0.0", "--log-format", "json").until('"no API key: whoever reaches')  # noqa: S104
+
+
 def test_one_line_for_each_request_and_no_text_in_it(start: Callable[..., Process]) -> None:
     process = start("--log-format", "json")
     url = process.url

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from pydantic import Field
 from gsr_engine.errors import InvalidRequest
 from gsr_engine.params import MAX_TOP_LOGPROBS
 from gsr_engine.serving.http.answering import answer
+from gsr_engine.serving.http.echo import EchoNarrator
 from gsr_engine.serving.http.fields import Generating, check_count, only, seconds_left
 from gsr_engine.serving.http.guard import cache_salt, guarded_router, request_id
 from gsr_engine.serving.http.narrator import Answers, PlainNarrator
@@ -32,6 +34,7 @@ class CompletionBody(Generating):
     prompt: str | list[str] | list[int] | list[list[int]]
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     add_special_tokens: bool = True
+    echo: bool = False
 
     suffix: Annotated[Any, only("")] = None
     best_of: Annotated[Any, only(1)] = None
@@ -99,6 +102,8 @@ def _jobs(
     if k is None:
         check_count("n", body.n, server.settings.max_n)
         return [_plain(server, body, one, wanted, place) for place, one in enumerate(prompts)]
+    if body.echo:
+        raise InvalidRequest("echo", "is not for selfRef@k: its prompts are not what was sent")
     jobs = []
     for place, prompt in enumerate(prompts):
         if not isinstance(prompt, str):
@@ -110,11 +115,27 @@ def _jobs(
 def _plain(
     server: Server, body: CompletionBody, prompt: str | list[int], wanted: Wanted, place: int
 ) -> Job:
-    params = plain_params(server, body, wanted, default=DEFAULT_TOKENS)
+    params, given = plain_params(server, body, wanted, default=DEFAULT_TOKENS), prompt
+    if body.echo and body.logprobs is not None:
+        params = replace(params, prompt_logprobs=body.logprobs)
     if isinstance(prompt, str) and not body.add_special_tokens:
         maker = server.engine.maker
         maker.limits.check_text("prompt", prompt, maker.tokenizer.bytes_per_token)
         prompt = maker.tokenizer.encode_prompt(prompt, add_special_tokens=False)
-    narrator = PlainNarrator(Answers(None, place * body.n))
+    narrator = _narrator(server, body, given, place)
     events = partial(server.engine.generate, prompt, params, wait=False)
     return Job(events, narrator, "plain", body.n, body.n)
+
+
+def _narrator(
+    server: Server, body: CompletionBody, given: str | list[int], place: int
+) -> PlainNarrator:
+    answers = Answers(None, place * body.n)
+    if not body.echo:
+        return PlainNarrator(answers)
+    tokenizer = server.engine.maker.tokenizer
+
+    def spelled(token_ids: list[int]) -> str:
+        return given if isinstance(given, str) else tokenizer.spelled(token_ids)
+
+    return EchoNarrator(answers, body.n, spelled, scored=body.logprobs is not None)

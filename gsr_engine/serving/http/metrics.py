@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from fastapi import APIRouter, Response
-from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from gsr_engine.errors import EngineClosed, InvalidRequest
@@ -18,6 +18,8 @@ from gsr_engine.serving.http.engine_metrics import MODEL, engine_families
 from gsr_engine.serving.http.instruments import Instruments
 from gsr_engine.serving.http.vllm_names import vllm_families
 
+TEXT_FORMAT = "text/plain; version=0.0.4; charset=utf-8"
+"""What every scraper reads. OpenMetrics' format has no colons in names, as vLLM's names have."""
 PATIENCE = 1.0
 """Seconds for which a scrape waits for the engine, which answers between two steps; then it shows
 what it saw last. A look younger than that is not taken again."""
@@ -110,10 +112,7 @@ def metrics_routes(metrics: Metrics) -> APIRouter:
 
     @router.get("/metrics")
     async def get_metrics() -> Response:
-        """The metrics in Prometheus' text format, whatever a client accepts.
-
-        Every scraper reads it. In OpenMetrics' format prometheus_client spells vLLM's colons `_`.
-        """
-        return Response(await metrics.render(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+        """The metrics in Prometheus' text format, whatever the client accepts."""
+        return Response(await metrics.render(), media_type=TEXT_FORMAT)
 
     return router

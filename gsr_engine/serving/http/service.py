@@ -60,6 +60,7 @@ class Service:
             access_log=False,
             server_header=False,
             lifespan="off",
+            ws="none",
             timeout_keep_alive=IDLE_SECONDS,
             timeout_graceful_shutdown=int(FLUSH_SECONDS),
         )
