@@ -20,7 +20,6 @@ from gsr_engine.schedule.drafts import Drafts
 from gsr_engine.schedule.memory import Memory
 from gsr_engine.step.plan import StepPlan
 
-NOT_FINITE = "the model's logits are not finite"
 _MIN_DEADLINES = 64
 """A heap of deadlines this small is never tidied."""
 

@@ -62,6 +62,8 @@ def plain(prompt: list[int], params: SamplingParams, rng: Random) -> Question:
         "n": params.n,
         "seed": params.seed,
         "return_token_ids": True,
+        "echo": params.prompt_logprobs is not None,
+        "logprobs": params.prompt_logprobs,
     }
     return Question("plain", _dumped(body), params.n, prompt=tuple(prompt), params=params)
 
