@@ -12,7 +12,7 @@ REAL_MODEL := $(VENV)/.real_model
 TOOLS := runs/tools/lm-eval/.installed runs/tools/guidellm/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test real tools quick check wheel soak chaos nano nano-study rehearsal kernels-aot gpu-check lock clean
+.PHONY: help demo test real tools quick check wheel soak chaos chaos-http nano nano-study rehearsal kernels-aot gpu-check lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -27,10 +27,10 @@ real: $(INSTALLED) $(REAL_MODEL) ## run the tests of a real chat model alone
 	$(BIN)/python -m pytest -n 2 --dist loadgroup tests/real
 
 tools: $(INSTALLED) $(TOOLS) ## lm-eval and guidellm drive a live server, each from an environment of its own (minutes)
-	$(BIN)/python -m pytest -rs tests/serving/tools
+	$(BIN)/python -m pytest -rs -m tools tests/serving/tools
 
 quick: check ## the check, and the tests that take less than a minute together
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not tools"
 
 check: $(INSTALLED) ## lint, format, types, imports go down, nobody reaches into private names
 	$(BIN)/ruff check .
@@ -48,6 +48,9 @@ soak: $(INSTALLED) ## a million random actions against the scheduler, with a stu
 
 chaos: $(INSTALLED) ## nano under injected faults, by fresh seeds: nobody but the victim notices (minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos
+
+chaos-http: $(INSTALLED) ## 200 clients who leave, lie and are unlucky, against the HTTP server (12 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.http
 
 nano: $(INSTALLED) ## train the model in the box from nothing and prove it (about 20 minutes on 2 cores)
 	$(BIN)/python -m train.nano

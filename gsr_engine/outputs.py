@@ -14,6 +14,10 @@ CUT: tuple[FinishReason, ...] = ("length", "repetition", "timeout")
 """How a stream ends that was going on: at a limit, or because it ran in a loop."""
 TIMED_OUT = "the timeout passed before the first token"
 """How the `error` of a result begins if `timeout` ended its request with nothing to answer with."""
+NOT_FINITE = "the model's logits are not finite"
+"""The `error` of a request whose own tokens the model cannot go on from."""
+TOO_FEW_USABLE = "candidates are usable"
+"""What the `error` says of a refinement that has too few candidates."""
 ABORTED = "aborted"
 """The `error` of a refinement that was ended from outside."""
 TopLogprobs = list[tuple[int, float]]

@@ -6,7 +6,14 @@ import random
 from dataclasses import replace
 
 from gsr_engine.kv.segments import Segment, context_length
-from gsr_engine.outputs import ABORTED, TIMED_OUT, FinishReason, Phase, RefineResult
+from gsr_engine.outputs import (
+    ABORTED,
+    TIMED_OUT,
+    TOO_FEW_USABLE,
+    FinishReason,
+    Phase,
+    RefineResult,
+)
 from gsr_engine.params import SelfRefineParams
 from gsr_engine.requests import refine_checks
 from gsr_engine.requests.deadlines import Deadlines
@@ -195,7 +202,7 @@ class SelfRefineRequest(Request[RefineResult]):
         least = self._params.min_candidates if len(self.rounds) == 1 else 1
         if len(solutions) < least:
             self._finish(
-                error=f"{len(solutions)} of {len(self.rounds[-1])} candidates are usable, "
+                error=f"{len(solutions)} of {len(self.rounds[-1])} {TOO_FEW_USABLE}, "
                 f"min_candidates is {least}"
             )
             return []

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from gsr_engine.checkpoint.chat_template import Variables
 from gsr_engine.errors import InvalidRequest
-from gsr_engine.outputs import Completion, RefineResult, Usage
+from gsr_engine.outputs import TOO_FEW_USABLE, Completion, RefineResult, Usage
 from gsr_engine.params import SamplingParams, SelfRefineParams
 from gsr_engine.requests.generate import GenerateRequest
 from gsr_engine.requests.request import Request
@@ -126,7 +126,7 @@ class RefineElsewhere:
         error = written.error
         if len(shown) < params.min_candidates:
             error = error or (
-                f"{len(shown)} of {params.k} candidates are usable, "
+                f"{len(shown)} of {params.k} {TOO_FEW_USABLE}, "
                 f"min_candidates is {params.min_candidates}"
             )
         if error:

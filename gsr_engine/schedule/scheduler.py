@@ -12,7 +12,7 @@ from itertools import islice
 from gsr_engine.config import EngineConfig
 from gsr_engine.errors import InvalidRequest, OutOfPages
 from gsr_engine.kv.segments import Context, Segment, context_length, missing
-from gsr_engine.outputs import TopLogprobs
+from gsr_engine.outputs import NOT_FINITE, TopLogprobs
 from gsr_engine.requests.prompt_scores import Score
 from gsr_engine.requests.request import Group, GroupState, RequestState, Stream, StreamState
 from gsr_engine.schedule.admission import Admission, AnyRequest
@@ -20,7 +20,6 @@ from gsr_engine.schedule.drafts import Drafts
 from gsr_engine.schedule.memory import Memory
 from gsr_engine.step.plan import StepPlan
 
-NOT_FINITE = "the model's logits are not finite"
 _MIN_DEADLINES = 64
 """A heap of deadlines this small is never tidied."""
 

@@ -226,6 +226,28 @@ def test_logits_that_are_not_finite_are_the_requests_fault(
             assert "not finite" in last["error"]["message"]
 
 
+def test_a_step_that_fails_is_not_the_requests_fault(
+    nano: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It fails all requests in it, and another replica would answer them."""
+    from gsr_engine.execution.runner import Runner
+
+    def launch(*_: object) -> None:
+        raise RuntimeError("/secret/path is on fire")
+
+    with client_of(nano) as client:
+        monkeypatch.setattr(Runner, "launch", launch)
+        for fields in ({}, {"gsr": {}}):
+            response = client.post(PATH, json={**ENDLESS, **fields})
+            assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+            assert response.json()["error"]["code"] == "engine_failed"
+            assert "secret" not in response.text
+            (*_, last) = stream(client, PATH, **ENDLESS, **fields)
+            assert last["error"]["code"] == "engine_failed"
+        monkeypatch.undo()
+        assert client.post(PATH, json={"messages": MESSAGES, "max_tokens": 2}).status_code == 200
+
+
 def test_errors_have_one_form(api: httpx.Client) -> None:
     for response in (
         api.get("/nothing"),

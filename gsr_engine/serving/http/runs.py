@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import Request
 
 from gsr_engine.errors import InvalidRequest
-from gsr_engine.outputs import TIMED_OUT
+from gsr_engine.outputs import NOT_FINITE, TIMED_OUT, TOO_FEW_USABLE
 from gsr_engine.serving.events import Event, Final
 from gsr_engine.serving.http.errors import Problem, problem_of
 from gsr_engine.serving.http.guard import CLOSED, request_id
@@ -24,6 +24,8 @@ from gsr_engine.serving.http.watch import Watch
 News = tuple["Run", list[Piece], bool]
 """New output of a run, and whether it is the last."""
 Pieces = AsyncGenerator[News, None]
+ENGINE_FAILED = "engine_failed"
+"""The code of the error of a request in whose step the engine failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,8 @@ class Run:
             raise Problem(400, error, name) from None
         except Exception as failed:
             problem = problem_of(failed)
-            ended = "unavailable" if problem.status == 503 else "error"
+            unavailable = problem.status == 503 and problem.code != ENGINE_FAILED
+            ended = "unavailable" if unavailable else "error"
             status, error = problem.status, problem.message
             raise problem from failed
         finally:
@@ -151,7 +154,9 @@ def _ended(outcome: Outcome) -> Ended:
 def problem_with(outcome: Outcome) -> Problem | None:
     """What a client is told of a request that has no answer; None if it has one.
 
-    NaN logits and unusable candidates are the request's: another replica would find them, too.
+    NaN logits and unusable candidates are the request's: another replica would find them, too. Any
+    other error is that of a step, in which it may have been in bad company. Its text is for the
+    log alone.
     """
     if outcome.aborted:
         return Problem(503, "the request was aborted", code="aborted")
@@ -159,7 +164,9 @@ def problem_with(outcome: Outcome) -> Problem | None:
         return None
     if outcome.error.startswith(TIMED_OUT):
         return Problem(400, outcome.error, "timeout", "deadline_exceeded")
-    return Problem(400, outcome.error, code="generation_failed")
+    if outcome.error == NOT_FINITE or TOO_FEW_USABLE in outcome.error:
+        return Problem(400, outcome.error, code="generation_failed")
+    return Problem(503, "the engine failed in a step of this request", code=ENGINE_FAILED)
 
 
 def merged(runs: Sequence[Run]) -> Pieces:

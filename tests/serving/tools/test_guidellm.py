@@ -23,7 +23,7 @@ from tests.helpers.live_server import live
 from tests.helpers.scraped import Scraped
 from tests.serving.tools.conftest import SERVED, Run, commands
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("guidellm")]
+pytestmark = [pytest.mark.tools, pytest.mark.xdist_group("guidellm")]
 
 (COMMAND,) = commands("guidellm")
 REFINED, PLAIN = "model=nano:selfref@4", "model=nano"

@@ -20,7 +20,7 @@ from tests.helpers.live_server import live
 from tests.helpers.scraped import Scraped
 from tests.serving.tools.conftest import SERVED, Run, commands
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("lm-eval")]
+pytestmark = [pytest.mark.tools, pytest.mark.xdist_group("lm-eval")]
 
 CHAT, GSR, TEXT, REFINED_TEXT = commands("lm-eval")
 PUZZLES = sample_puzzles("test", 3, 6, Mix(digits=(10,), factors=(3,)))
