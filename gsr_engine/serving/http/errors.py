@@ -128,10 +128,16 @@ def _is_tag(part: str | int) -> bool:
     return isinstance(part, str) and (part in _TAGS or not part.isidentifier())
 
 
+_LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
+
+
 def dumps(value: object) -> bytes:
-    """JSON in UTF-8; what has no UTF-8 (half of a surrogate pair that a client sent) is a `?`."""
+    """JSON in UTF-8; what has no UTF-8 (half of a surrogate pair that a client sent) is a `?`.
+
+    It is one line also for clients that end lines where Unicode does (httpx's `iter_lines`).
+    """
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.encode(errors="replace")
+    return text.translate(_LINE_ENDS).encode(errors="replace")
 
 
 def json_response(
