@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,6 +22,8 @@ from gsr_engine.serving.http.app import app_of, make_server
 from gsr_engine.serving.http.chat import ChatBody
 from gsr_engine.serving.http.completions import CompletionBody
 from gsr_engine.serving.http.fields import Body
+from gsr_engine.serving.http.service import bind
+from gsr_engine.serving.http.sse import event
 from gsr_engine.serving.http.tokens import DetokenizeBody, TokenizeBody
 from tests.helpers.live_server import events, live, stream, until
 
@@ -235,6 +239,7 @@ def test_errors_have_one_form(api: httpx.Client) -> None:
     for response in (
         api.get("/nothing"),
         api.get(PATH),
+        api.get("/v1/models/"),
         api.post(PATH, content=b"{"),
         api.post(PATH, content=b"\xff", headers={"Content-Type": "application/json"}),
         api.post(PATH, content=b"[" * 100_000, headers={"Content-Type": "application/json"}),
@@ -243,7 +248,8 @@ def test_errors_have_one_form(api: httpx.Client) -> None:
     ):
         assert 400 <= response.status_code < 500
         assert set(response.json()["error"]) == {"message", "type", "param", "code"}
-    assert api.get(PATH).headers["allow"] == "POST"
+    named = api.get(PATH, headers={"X-Request-ID": "mine"}).headers
+    assert (named["allow"], named["x-request-id"]) == ("POST", "mine")
 
 
 BAD: Any = [0.5] * 1000
@@ -287,6 +293,20 @@ def test_an_unknown_field_is_named_whatever_its_name(api: httpx.Client) -> None:
         error = response.json()["error"]
         assert (response.status_code, error["param"]) == (400, param)
         assert error["message"] == f"{param}: is no field of this request"
+
+
+def test_an_event_is_one_line_for_every_reader_of_lines() -> None:
+    value = {"text": "a\r\n\x0b\x0c\x1c\x85\u2028\u2029b"}
+    line = event(value).decode().removesuffix("\n\n")
+    assert line.splitlines() == [line]
+    assert json.loads(line.removeprefix("data: ")) == value
+
+
+def test_connections_do_not_wait_for_acknowledgements() -> None:
+    with bind("127.0.0.1", 0) as listener:
+        listener.listen()
+        with socket.create_connection(listener.getsockname()), listener.accept()[0] as connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_settings_are_checked() -> None:
