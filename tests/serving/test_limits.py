@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -293,6 +294,16 @@ def test_an_unknown_field_is_named_whatever_its_name(api: httpx.Client) -> None:
         error = response.json()["error"]
         assert (response.status_code, error["param"]) == (400, param)
         assert error["message"] == f"{param}: is no field of this request"
+
+
+def test_a_long_session_id_is_cut_in_the_log(
+    api: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "gsr_engine.requests")
+    asked = {"messages": MESSAGES, "max_tokens": 1}
+    assert api.post(PATH, json=asked, headers={"X-Session-ID": "s" * 5000}).status_code == 200
+    until(lambda: caplog.messages)
+    assert f" session_id={'s' * 200} " in caplog.messages[-1]
 
 
 def test_an_event_is_one_line_for_every_reader_of_lines() -> None:
