@@ -53,7 +53,8 @@ def warn_beyond_evidence(params: SelfRefineParams, gsr: GsrConfig) -> None:
 def warn_beyond_context(params: SamplingParams, context: int) -> None:
     """Warn of a `max_tokens` that no stream can reach."""
     if params.max_tokens is not None and params.max_tokens > context:
+        # Without the number: every client of a server has one of its own, and each text is kept.
         advise(
-            f"max_tokens {params.max_tokens} is above the context of {context}: a stream ends "
-            "where the context ends, with finish_reason 'length'"
+            f"max_tokens is above the context of {context}: a stream ends where the context ends, "
+            "with finish_reason 'length'"
         )

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -10,12 +13,19 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import ValidationError
 
 from gsr_engine import AsyncEngine, InvalidRequest
 from gsr_engine.demo.puzzles import sample_puzzles
 from gsr_engine.demo.report import NANO
 from gsr_engine.serving import Keys, Settings, create_app
 from gsr_engine.serving.http.app import app_of, make_server
+from gsr_engine.serving.http.chat import ChatBody
+from gsr_engine.serving.http.completions import CompletionBody
+from gsr_engine.serving.http.fields import Body
+from gsr_engine.serving.http.service import bind
+from gsr_engine.serving.http.sse import event
+from gsr_engine.serving.http.tokens import DetokenizeBody, TokenizeBody
 from tests.helpers.live_server import events, live, stream, until
 
 PATH = "/v1/chat/completions"
@@ -252,6 +262,7 @@ def test_errors_have_one_form(api: httpx.Client) -> None:
     for response in (
         api.get("/nothing"),
         api.get(PATH),
+        api.get("/v1/models/"),
         api.post(PATH, content=b"{"),
         api.post(PATH, content=b"\xff", headers={"Content-Type": "application/json"}),
         api.post(PATH, content=b"[" * 100_000, headers={"Content-Type": "application/json"}),
@@ -260,7 +271,75 @@ def test_errors_have_one_form(api: httpx.Client) -> None:
     ):
         assert 400 <= response.status_code < 500
         assert set(response.json()["error"]) == {"message", "type", "param", "code"}
-    assert api.get(PATH).headers["allow"] == "POST"
+    named = api.get(PATH, headers={"X-Request-ID": "mine"}).headers
+    assert (named["allow"], named["x-request-id"]) == ("POST", "mine")
+
+
+BAD: Any = [0.5] * 1000
+TURN = {"role": "user", "content": "a"}
+
+
+@pytest.mark.parametrize(
+    ("model", "fields"),
+    [
+        (ChatBody, {"messages": BAD}),
+        (ChatBody, {"messages": [{**TURN, "content": BAD}]}),
+        (ChatBody, {"messages": [TURN], "stop": BAD}),
+        (ChatBody, {"messages": [TURN], "stop_token_ids": BAD}),
+        (ChatBody, {"messages": [TURN], "gsr": {"candidates": BAD}}),
+        (ChatBody, {"messages": [TURN], "gsr": {"candidates": [BAD]}}),
+        (ChatBody, {"messages": [TURN], **{f"f{place}": 1 for place in range(1000)}}),
+        (ChatBody, {"messages": [TURN] * 10_001}),
+        (CompletionBody, {"prompt": BAD}),
+        (CompletionBody, {"prompt": [BAD]}),
+        (TokenizeBody, {"messages": BAD}),
+        (TokenizeBody, {"messages": [TURN] * 10_001}),
+        (DetokenizeBody, {"tokens": BAD}),
+    ],
+)
+def test_a_body_is_refused_at_its_first_faults(model: type[Body], fields: Any) -> None:
+    """A body has room for millions; to list them takes a minute in which nobody is answered."""
+    with pytest.raises(ValidationError) as refused:
+        model.model_validate(fields)
+    assert refused.value.error_count() <= 8
+
+
+def test_an_unknown_field_is_named_whatever_its_name(api: httpx.Client) -> None:
+    for fields, param in (
+        ({"max-tokens": 1}, "max-tokens"),
+        ({"str": 1}, "str"),
+        ({"gsr": {"k-x": 1}}, "gsr.k-x"),
+        ({"first": 1, "second": 2}, "first"),
+        ({"x" * 10_000: 1}, "x" * 80),
+    ):
+        response = api.post(PATH, json={"messages": MESSAGES, **fields})
+        error = response.json()["error"]
+        assert (response.status_code, error["param"]) == (400, param)
+        assert error["message"] == f"{param}: is no field of this request"
+
+
+def test_a_long_session_id_is_cut_in_the_log(
+    api: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "gsr_engine.requests")
+    asked = {"messages": MESSAGES, "max_tokens": 1}
+    assert api.post(PATH, json=asked, headers={"X-Session-ID": "s" * 5000}).status_code == 200
+    until(lambda: caplog.messages)
+    assert f" session_id={'s' * 200} " in caplog.messages[-1]
+
+
+def test_an_event_is_one_line_for_every_reader_of_lines() -> None:
+    value = {"text": "a\r\n\x0b\x0c\x1c\x85\u2028\u2029b"}
+    line = event(value).decode().removesuffix("\n\n")
+    assert line.splitlines() == [line]
+    assert json.loads(line.removeprefix("data: ")) == value
+
+
+def test_connections_do_not_wait_for_acknowledgements() -> None:
+    with bind("127.0.0.1", 0) as listener:
+        listener.listen()
+        with socket.create_connection(listener.getsockname()), listener.accept()[0] as connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_settings_are_checked() -> None:

@@ -17,6 +17,7 @@ from gsr_engine.serving.http.auth import Keys
 from gsr_engine.serving.http.chat import chat_routes
 from gsr_engine.serving.http.completions import completion_routes
 from gsr_engine.serving.http.errors import problem_of
+from gsr_engine.serving.http.guard import request_id
 from gsr_engine.serving.http.health import Health, health_routes
 from gsr_engine.serving.http.metrics import Metrics, metrics_routes
 from gsr_engine.serving.http.models import model_routes, openapi_route
@@ -59,7 +60,13 @@ def create_app(
 def app_of(server: Server) -> FastAPI:
     """The application of a server."""
     app = FastAPI(
-        title="gsr-engine", version=__version__, openapi_url=None, docs_url=None, redoc_url=None
+        title="gsr-engine",
+        version=__version__,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        # It would send clients, with their keys, to whatever scheme and host it believes to have.
+        redirect_slashes=False,
     )
     app.include_router(server_routes(server))
     app.add_exception_handler(HTTPException, _as_openai_does)
@@ -119,6 +126,8 @@ def server_routes(server: Server) -> APIRouter:
     return router
 
 
-async def _as_openai_does(_: Request, error: Exception) -> Response:
+async def _as_openai_does(request: Request, error: Exception) -> Response:
     """What no route matches, in the form of all other errors."""
-    return problem_of(error).response()
+    response = problem_of(error).response()
+    response.headers["x-request-id"] = request_id(request)
+    return response

@@ -14,7 +14,7 @@ from gsr_engine.checkpoint.chat_template import Message, Variables
 from gsr_engine.errors import InvalidRequest
 from gsr_engine.params import MAX_TOP_LOGPROBS
 from gsr_engine.serving.http.answering import answer
-from gsr_engine.serving.http.fields import Body, Generating, check_count, only, seconds_left
+from gsr_engine.serving.http.fields import Body, Generating, Many, check_count, only, seconds_left
 from gsr_engine.serving.http.guard import cache_salt, guarded_router, request_id
 from gsr_engine.serving.http.narrator import Answers, PlainNarrator
 from gsr_engine.serving.http.refinement import Wanted, asked_k, plain_params, refinement_job
@@ -24,6 +24,8 @@ from gsr_engine.serving.http.state import Server
 from gsr_engine.serving.http.thinking import Thinking
 
 PATH = "/v1/chat/completions"
+MOST_TURNS = 10_000
+"""Most messages of a conversation: to render some is not free even where they are empty."""
 
 
 class TextPart(Body):
@@ -37,7 +39,7 @@ class Turn(Body):
     """A message. `developer` is another word for `system`."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    content: str | Many[TextPart]
     name: str | None = None
     reasoning_content: str | None = None
     refusal: str | None = None
@@ -53,10 +55,13 @@ class Turn(Body):
         return {"role": role, "content": content, **others}
 
 
+Turns = Annotated[Many[Turn], Field(min_length=1, max_length=MOST_TURNS)]
+
+
 class ChatBody(Generating):
     """A request for the next turn of a conversation."""
 
-    messages: list[Turn] = Field(min_length=1)
+    messages: Turns
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] = 0
     add_special_tokens: bool = False

@@ -15,7 +15,7 @@ from gsr_engine.errors import InvalidRequest
 from gsr_engine.params import MAX_TOP_LOGPROBS
 from gsr_engine.serving.http.answering import answer
 from gsr_engine.serving.http.echo import EchoNarrator
-from gsr_engine.serving.http.fields import Generating, check_count, only, seconds_left
+from gsr_engine.serving.http.fields import Generating, Many, check_count, only, seconds_left
 from gsr_engine.serving.http.guard import cache_salt, guarded_router, request_id
 from gsr_engine.serving.http.narrator import Answers, PlainNarrator
 from gsr_engine.serving.http.refinement import Wanted, asked_k, plain_params, refinement_job
@@ -31,7 +31,7 @@ DEFAULT_TOKENS = 16
 class CompletionBody(Generating):
     """A request to go on with some texts."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | Many[str] | Many[int] | Many[Many[int]]
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     add_special_tokens: bool = True
     echo: bool = False

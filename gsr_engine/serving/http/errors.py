@@ -26,6 +26,8 @@ _TYPES = {
     413: "request_too_large",
     503: "unavailable",
 }
+_LONGEST_NAME = 80
+"""Characters of an unknown field's name in an error."""
 _TAGS = frozenset({"str", "int", "float", "bool", "constrained-str"})
 
 
@@ -101,14 +103,17 @@ def problem_of(error: Exception) -> Problem:
 
 def _invalid(error: RequestValidationError) -> Problem:
     """The field at fault that lies deepest; of one of several types, all that it is not."""
-    found: dict[tuple[str | int, ...], list[str]] = {}
+    found: dict[tuple[str, ...], list[str]] = {}
     for one in error.errors():
         unknown = one["type"] == "extra_forbidden"
-        names = tuple(part for part in one["loc"][1:] if not _is_tag(part))
+        *around, last = one["loc"][1:] or ("",)
+        names = tuple(str(part) for part in around if not _is_tag(part))
+        if unknown or not _is_tag(last):  # an unknown field may be called like a type
+            names = (*names, str(last)[:_LONGEST_NAME])
         message = "is no field of this request" if unknown else _cleaned(str(one["msg"]))
         found.setdefault(names, []).append(message)
     deepest = max(found, key=len)
-    param, messages = ".".join(map(str, deepest)) or "body", found[deepest]
+    param, messages = ".".join(deepest) or "body", found[deepest]
     if "json_invalid" in {one["type"] for one in error.errors()}:
         return Problem(400, f"the body is no JSON: {messages[0]}", "body")
     return Problem(400, f"{param}: {' or '.join(messages)}", param)
@@ -123,10 +128,16 @@ def _is_tag(part: str | int) -> bool:
     return isinstance(part, str) and (part in _TAGS or not part.isidentifier())
 
 
+_LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
+
+
 def dumps(value: object) -> bytes:
-    """JSON in UTF-8; what has no UTF-8 (half of a surrogate pair that a client sent) is a `?`."""
+    """JSON in UTF-8; what has no UTF-8 (half of a surrogate pair that a client sent) is a `?`.
+
+    It is one line also for clients that end lines where Unicode does (httpx's `iter_lines`).
+    """
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.encode(errors="replace")
+    return text.translate(_LINE_ENDS).encode(errors="replace")
 
 
 def json_response(

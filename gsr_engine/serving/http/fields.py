@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -23,6 +23,9 @@ TIMEOUT_HEADER = "x-request-timeout"
 MOST_ROUNDS = 16
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Width = Annotated[int, Field(ge=1, le=MAX_CANDIDATES)]
+T = TypeVar("T")
+Many = Annotated[list[T], Field(fail_fast=True)]
+"""A list that is refused at its first bad item: a body may hold millions of them."""
 
 
 def only(*neutral: object) -> AfterValidator:
@@ -44,9 +47,13 @@ class Body(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _nulls_are_absent(cls, value: object) -> object:
-        if isinstance(value, Mapping):
-            return {name: one for name, one in value.items() if one is not None}
-        return value
+        if not isinstance(value, Mapping):
+            return value
+        given = {name: one for name, one in value.items() if one is not None}
+        # A body may hold half a million unknown fields: the first one is refused for all of them.
+        unknown = next((name for name in given if name not in cls.model_fields), None)
+        known = {*cls.model_fields, unknown}
+        return {name: one for name, one in given.items() if name in known}
 
 
 class Repetition(Body):
@@ -69,8 +76,8 @@ class Sampling(Body):
     frequency_penalty: float | None = None
     max_tokens: Count | None = None
     min_tokens: int | None = None
-    stop: str | list[str] | None = None
-    stop_token_ids: list[int] | None = None
+    stop: str | Many[str] | None = None
+    stop_token_ids: Many[int] | None = None
     ignore_eos: bool | None = None
     repetition_detection: Repetition | None = None
 
@@ -119,7 +126,7 @@ class Refinement(Body):
     method: Literal["selfref"] = "selfref"
     stream: Literal["final", "phases", "all"] = "final"
     k: Width | None = None
-    candidates: list[str | list[int]] | None = None
+    candidates: Many[str | Many[int]] | None = None
     candidate: Sampling = Field(default_factory=Sampling)
     layout: Layout | None = None
     view: View | None = None

@@ -21,6 +21,8 @@ from gsr_engine.serving.http.narrator import Narrator, Outcome, Piece
 from gsr_engine.serving.http.state import Server
 from gsr_engine.serving.http.watch import Watch
 
+_LOGGED = 200
+"""Characters of a session's id that the log has, as of hints."""
 News = tuple["Run", list[Piece], bool]
 """New output of a run, and whether it is the last."""
 Pieces = AsyncGenerator[News, None]
@@ -73,13 +75,14 @@ class Run:
         self.job = job
         self._server = server
         headers = request.headers
+        session_id = headers.get("x-session-id") or headers.get("x-correlation-id") or ""
         self._watch = Watch(
             server.metrics,
             server.log,
             route=called.route,
             method=job.method,
             request_id=request_id(request),
-            session_id=headers.get("x-session-id") or headers.get("x-correlation-id"),
+            session_id=session_id[:_LOGGED] or None,
             hints=called.hints,
             streams=job.streams,
             given=job.given,

@@ -144,6 +144,9 @@ def bind(host: str, port: int) -> socket.socket:
         listener = socket.socket(*found[0][:3])
         # The connections of a process that just ended would keep the address for a minute.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Its connections get this from it. asyncio does not see that they are TCP's, and a reply of
+        # two packets would wait 40 ms between them for the client's delayed acknowledgement.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listener.bind(found[0][4])
     except OSError as error:
         reason = error.strerror or error

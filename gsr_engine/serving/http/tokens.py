@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Any
 
 from fastapi import APIRouter, Response
 from pydantic import Field
 
 from gsr_engine.errors import InvalidRequest
-from gsr_engine.serving.http.chat import Turn, rendered
+from gsr_engine.serving.http.chat import Turns, rendered
 from gsr_engine.serving.http.errors import json_response
-from gsr_engine.serving.http.fields import Body, check_count
+from gsr_engine.serving.http.fields import Body, Many, check_count
 from gsr_engine.serving.http.guard import guarded_router
 from gsr_engine.serving.http.refinement import asked_k
 from gsr_engine.serving.http.state import Server
@@ -22,7 +22,7 @@ class TokenizeBody(Body):
 
     model: str | None = None
     prompt: str | None = None
-    messages: Annotated[list[Turn], Field(min_length=1)] | None = None
+    messages: Turns | None = None
     add_special_tokens: bool | None = None
     add_generation_prompt: bool = True
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
@@ -33,7 +33,7 @@ class DetokenizeBody(Body):
     """Token ids."""
 
     model: str | None = None
-    tokens: list[int]
+    tokens: Many[int]
 
 
 def token_routes(server: Server) -> APIRouter:
