@@ -129,10 +129,10 @@ def _job(server: Server, body: ChatBody, k: int | None, wanted: Wanted) -> Job:
         events = partial(engine.generate, prompt, params, wait=False)
     else:
         events = partial(engine.chat, messages, params, chat_template_kwargs=variables, wait=False)
-    return Job(events, narrator, "plain", body.n, body.n, public=_public)
+    return Job(events, narrator, "plain", body.n, body.n, client_name=_client_name)
 
 
-def _public(field: str) -> str:
+def _client_name(field: str) -> str:
     """What a client calls a field of a plain answer."""
     return "messages" if field == "prompt" else field
 

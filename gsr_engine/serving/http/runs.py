@@ -13,7 +13,7 @@ from fastapi import Request
 from gsr_engine.errors import InvalidRequest
 from gsr_engine.outputs import TIMED_OUT
 from gsr_engine.serving.events import Event, Final
-from gsr_engine.serving.http.errors import Problem, problem_of
+from gsr_engine.serving.http.errors import Problem, problem_of, renamed
 from gsr_engine.serving.http.guard import CLOSED, request_id
 from gsr_engine.serving.http.instruments import Method
 from gsr_engine.serving.http.instruments import Outcome as Ended
@@ -37,7 +37,7 @@ class Job:
         streams: how many streams it begins with.
         choices: how many choices it has in the reply.
         given: whether its candidates were given.
-        public: what a client calls a field of the engine's parameters.
+        client_name: the name by which a client knows a field of the engine's parameters.
     """
 
     events: Callable[[], AsyncGenerator[Event[Any], None]]
@@ -46,7 +46,7 @@ class Job:
     streams: int
     choices: int
     given: bool = False
-    public: Callable[[str], str] = str
+    client_name: Callable[[str], str] = str
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +114,9 @@ class Run:
                     yield self, self.narrator.read(event), isinstance(event, Final)
             ended, status = _ended(self.outcome), 200
         except InvalidRequest as refused:
-            name = self.job.public(refused.field)
-            message = str(refused).removeprefix(f"{refused.field}: ")
-            ended, status, error = "refused", 400, f"{name}: {message}"
-            raise Problem(400, error, name) from None
+            told = renamed(refused, self.job.client_name(refused.field))
+            ended, status, error = "refused", 400, str(told)
+            raise told from None
         except Exception as failed:
             problem = problem_of(failed)
             ended = "unavailable" if problem.status == 503 else "error"
