@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -10,6 +11,7 @@ from fastapi import Request, Response
 
 from gsr_engine.serving.http import sse
 from gsr_engine.serving.http.errors import Problem, json_response, problem_of
+from gsr_engine.serving.http.guard import request_id
 from gsr_engine.serving.http.replies import Reply
 from gsr_engine.serving.http.runs import Called, Job, News, Pieces, Run, merged, problem_with
 from gsr_engine.serving.http.state import Server
@@ -17,9 +19,9 @@ from gsr_engine.serving.http.usage import counts, usage_of
 
 
 async def answer(
-    server: Server, request: Request, called: Called, jobs: Sequence[Job], reply: Reply
+    server: Server, request: Request, called: Called, jobs: Sequence[Job], form: type[Reply]
 ) -> Response:
-    """Run the jobs and answer the request.
+    """Run the jobs and answer the request, in the form of one of the APIs.
 
     Raises:
         Problem, GsrError: it cannot be answered; with a stream only before the stream begins.
@@ -27,6 +29,13 @@ async def answer(
     """
     if server.health.refusing:
         raise Problem(503, "the server is shutting down", code="shutting_down")
+    reply = form(
+        name=f"{form.prefix}-{request_id(request)}",
+        model=called.model or server.name,
+        created=int(time.time()),
+        tokenizer=server.engine.maker.tokenizer,
+        options=called.options,
+    )
     runs = [Run(server, request, called, job) for job in jobs]
     pieces = merged(runs)
     if not called.stream:

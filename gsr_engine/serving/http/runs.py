@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Request
@@ -18,6 +18,7 @@ from gsr_engine.serving.http.guard import CLOSED, request_id
 from gsr_engine.serving.http.instruments import Method
 from gsr_engine.serving.http.instruments import Outcome as Ended
 from gsr_engine.serving.http.narrator import Narrator, Outcome, Piece
+from gsr_engine.serving.http.replies import Options
 from gsr_engine.serving.http.state import Server
 from gsr_engine.serving.http.watch import Watch
 
@@ -55,13 +56,17 @@ class Called:
 
     Attributes:
         route: the path.
+        model: the id by which it called the model, or None.
         stream: whether it wants a stream.
+        options: what it wants besides text.
         hints: what routers said about the request.
     """
 
     route: str
+    model: str | None
     stream: bool
-    hints: Mapping[str, str] = field(default_factory=dict)
+    options: Options
+    hints: Mapping[str, str]
 
 
 class Run:
