@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastapi import Request
 
@@ -15,16 +15,22 @@ from gsr_engine.outputs import TIMED_OUT
 from gsr_engine.serving.events import Event, Final
 from gsr_engine.serving.http.errors import Problem, problem_of, renamed
 from gsr_engine.serving.http.guard import CLOSED, request_id
-from gsr_engine.serving.http.instruments import Method
-from gsr_engine.serving.http.instruments import Outcome as Ended
+from gsr_engine.serving.http.instruments import Ending, Method
 from gsr_engine.serving.http.narrator import Narrator, Outcome, Piece
 from gsr_engine.serving.http.replies import Options
 from gsr_engine.serving.http.state import Server
 from gsr_engine.serving.http.watch import Watch
 
-News = tuple["Run", list[Piece], bool]
-"""New output of a run, and whether it is the last."""
-Pieces = AsyncGenerator[News, None]
+
+class News(NamedTuple):
+    """New output of a run, and whether it is the last."""
+
+    run: Run
+    pieces: list[Piece]
+    last: bool
+
+
+AllNews = AsyncGenerator[News, None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +114,15 @@ class Run:
             raise problem
         return outcome
 
-    async def news(self) -> Pieces:
+    async def news(self) -> AllNews:
         """Its output as it comes; closing this aborts it. The watch ends with it, anyhow."""
-        ended: Ended = "aborted"
+        ended: Ending = "aborted"
         status, error = CLOSED, None
         try:
             async with aclosing(self.job.events()) as events:
                 async for event in events:
                     self._watch.event(event)
-                    yield self, self.narrator.read(event), isinstance(event, Final)
+                    yield News(self, self.narrator.read(event), isinstance(event, Final))
             ended, status = _ended(self.outcome), 200
         except InvalidRequest as refused:
             told = renamed(refused, self.job.client_name(refused.field))
@@ -145,7 +151,7 @@ class Run:
         return {"prompt": prompt, "texts": [one.completion.text for one in outcome.choices]}
 
 
-def _ended(outcome: Outcome) -> Ended:
+def _ended(outcome: Outcome) -> Ending:
     if outcome.timed_out:
         return "timeout"
     cut = any(choice.completion.finish_reason != "stop" for choice in outcome.choices)
@@ -166,18 +172,18 @@ def problem_with(outcome: Outcome) -> Problem | None:
     return Problem(400, outcome.error, code="generation_failed")
 
 
-def merged(runs: Sequence[Run]) -> Pieces:
+def merged(runs: Sequence[Run]) -> AllNews:
     """The output of some runs as it comes; closing this aborts them all."""
     return runs[0].news() if len(runs) == 1 else _merged(runs)
 
 
-async def _merged(runs: Sequence[Run]) -> Pieces:
+async def _merged(runs: Sequence[Run]) -> AllNews:
     queue: asyncio.Queue[News | Exception | None] = asyncio.Queue(1)
 
     async def feed(run: Run) -> None:
         try:
-            async with aclosing(run.news()) as pieces:
-                async for news in pieces:
+            async with aclosing(run.news()) as source:
+                async for news in source:
                     await queue.put(news)
         except Exception as error:
             await queue.put(error)
