@@ -145,7 +145,7 @@ class Run:
 
     def _texts(self, outcome: Outcome) -> dict[str, Any]:
         """The prompt as the model got it, and the answers, if the log wants them."""
-        if not self._server.settings.log_text:
+        if not self._server.log.text:
             return {}
         prompt = self._server.engine.maker.tokenizer.spelled(list(self.narrator.prompt_token_ids))
         return {"prompt": prompt, "texts": [one.completion.text for one in outcome.choices]}
