@@ -135,6 +135,9 @@ def rendered(
     """The ids of a conversation; what the tokenizer adds to a text comes before, if asked for.
 
     It is not for the event loop.
+
+    Raises:
+        InvalidRequest: the chat template refuses the messages or a variable.
     """
     maker = server.engine.maker
     added = maker.tokenizer.encode_prompt("") if add_special_tokens else []

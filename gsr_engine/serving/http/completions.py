@@ -39,7 +39,11 @@ class CompletionBody(Generating):
     best_of: Annotated[Any, only(1)] = None
 
     def options(self) -> Options:
-        """What the reply carries."""
+        """What the reply carries.
+
+        Raises:
+            InvalidRequest: an option of a stream where none is asked for.
+        """
         self.check_options()
         return self.reply_options(self.logprobs)
 

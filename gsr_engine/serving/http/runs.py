@@ -115,7 +115,12 @@ class Run:
         return outcome
 
     async def news(self) -> AllNews:
-        """Its output as it comes; closing this aborts it. The watch ends with it, anyhow."""
+        """Its output as it comes; closing this aborts it. The watch ends with it, however it ends.
+
+        Raises:
+            InvalidRequest: the engine refuses it; the field is called as the client calls it.
+            Problem: it has no answer.
+        """
         ended: Ending = "aborted"
         status, error = CLOSED, None
         try:
