@@ -178,7 +178,7 @@ def test_one_line_for_each_request_and_no_text_in_it(start: Callable[..., Proces
     process = start("--log-format", "json")
     url = process.url
     headers = {"X-Request-ID": "mine", "X-Session-ID": "ours"}
-    body = {**SHORT, "prompt": "a1b1"}
+    body = {**SHORT, "prompt": "a1b1", "vllm_xargs": {"kind": "batch"}}
     answer = httpx.post(f"{url}/v1/completions", json=body, headers=headers, timeout=SOON)
     assert answer.headers["x-request-id"] == "mine"
     said = json.loads(process.until(r'\{.*"request_id": "mine".*\}')[0])
@@ -188,6 +188,7 @@ def test_one_line_for_each_request_and_no_text_in_it(start: Callable[..., Proces
         "length",
     )
     assert said["completion_tokens"] == 2
+    assert said["hints"] == {"vllm_xargs": "{'kind': 'batch'}"}
     process.signal(signal.SIGINT)
     assert process.status() == 0
     lines = [json.loads(line) for line in process.log]  # every line is one object
