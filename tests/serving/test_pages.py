@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi.testclient import TestClient
+from prometheus_client.parser import text_string_to_metric_families
 
 import gsr_engine
 from gsr_engine import AsyncEngine
@@ -127,10 +128,24 @@ def test_every_field_of_a_line_of_the_log_is_named(
     caplog.set_level(logging.INFO, "gsr_engine.requests")
     client = TestClient(create_app(nano, settings=Settings(log_text=True)))
     asked = {"messages": MESSAGES, "vllm_xargs": {"a": 1}}
-    for fields, status in (({}, 200), ({"gsr": {"k": 2}}, 200), ({"top_p": 7}, 400)):
-        headers = {"X-Session-ID": "ours"}
-        assert client.post(CHAT, json={**asked, **fields}, headers=headers).status_code == status
+    for header, fields in (("X-Session-ID", {}), ("X-Correlation-ID", {"gsr": {"k": 2}})):
+        answer = client.post(CHAT, json={**asked, **fields}, headers={header: "ours"})
+        assert answer.status_code == 200
+        assert vars(caplog.records[-1])["gsr"]["session_id"] == "ours"
     too_long = {"prompt": [1] * 10_000}
     assert client.post("/v1/completions", json=too_long).status_code == 400
     logged = {name for record in caplog.records for name in getattr(record, "gsr", ())}
     assert logged == first_cells(rows(section(OPERATING, "The log"), "field of a line"))
+
+
+def test_alerts_and_vllms_names_are_those_of_the_metrics(nano: AsyncEngine) -> None:
+    client = TestClient(create_app(nano, settings=Settings(vllm_metrics=True)))
+    assert client.post(CHAT, json={"messages": MESSAGES, "max_tokens": 2}).status_code == 200
+    families = list(text_string_to_metric_families(client.get("/metrics").text))
+    page = section(OPERATING, "Metrics")
+    theirs = {name.removesuffix("_total") for name in re.findall(r"`(vllm:\w+)`", page)}
+    assert theirs == {one.name for one in families if one.name.startswith("vllm:")}
+    alerts = [line for line in page.splitlines() if line.startswith("    ")]
+    assert len(alerts) == 4
+    samples = {sample.name for family in families for sample in family.samples}
+    assert set(re.findall(r"gsr_\w+", " ".join(alerts))) <= samples
