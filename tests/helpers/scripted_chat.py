@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from gsr_engine.serving.http.auth import Keys
-from gsr_engine.serving.http.guard import guarded
+from gsr_engine.serving.http.guard import guarded_router
 from gsr_engine.serving.http.page.page import page_routes
 from gsr_engine.serving.http.settings import Settings
 
@@ -42,7 +42,7 @@ class ScriptedChat:
     def app(self, keys: Keys | None = None, prefix: str = "") -> FastAPI:
         """The application: the page, the models and the chat."""
         server: Any = SimpleNamespace(keys=keys, settings=Settings())
-        router = APIRouter(route_class=guarded(server))
+        router = guarded_router(server)
 
         @router.get("/v1/models")
         async def models() -> dict[str, Any]:

@@ -52,7 +52,7 @@ def statuses(health: Health) -> tuple[int, int]:
 
 def test_an_idle_engine_is_alive_and_ready(health: Health) -> None:
     assert statuses(health) == (200, 200)
-    assert health.ready
+    assert health.why_not_ready() is None
     assert not health.refusing
 
 
@@ -61,7 +61,7 @@ def test_a_step_may_take_its_time_but_not_for_ever(health: Health, engine: FakeE
     assert statuses(health) == (200, 200)
     engine.seconds = 301.0
     assert statuses(health) == (503, 503)
-    assert "301 s" in str(health.alive())
+    assert "301 s" in str(health.why_not_alive())
     engine.seconds = 0.0  # it ended after all
     assert statuses(health) == (200, 200)
 
@@ -85,7 +85,7 @@ def test_an_engine_whose_thread_died_is_not_alive() -> None:
         inner = await asyncio.to_thread(Engine.from_pretrained, NANO, threads=1)
         engine = AsyncEngine(inner)
         health = Health(engine, 300)
-        assert health.alive() is None
+        assert health.why_not_alive() is None
 
         def plan() -> None:
             raise RuntimeError("a bug")
@@ -94,8 +94,8 @@ def test_an_engine_whose_thread_died_is_not_alive() -> None:
         with pytest.raises(EngineClosed, match="a bug"):
             await read(engine.generate("1", SamplingParams(max_tokens=1)))
         await asyncio.wrap_future(engine.loop.ended)
-        assert health.alive() is not None
-        assert not health.ready
+        assert health.why_not_alive() is not None
+        assert health.why_not_ready() is not None
         await engine.close()
 
     asyncio.run(main())

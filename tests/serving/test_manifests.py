@@ -80,6 +80,12 @@ def test_every_flag_of_manifest_image_and_page_exists() -> None:
     assert asked <= known
 
 
+def test_manifest_and_page_name_the_image_of_this_version() -> None:
+    image = f"gsr-engine:{gsr_engine.__version__}"
+    assert CONTAINER["image"] == image
+    assert f"docker build -t {image} ." in MANIFEST.with_name("README.md").read_text()
+
+
 def test_the_image_has_what_it_copies_and_nothing_of_the_checkout_besides() -> None:
     image = (ROOT / "Dockerfile").read_text()
     copied = {name for line in re.findall(r"^COPY (.+)", image, re.M) for name in line.split()[:-1]}

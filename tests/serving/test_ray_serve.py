@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from fastapi import FastAPI
 from ray import serve
 
 from tests.examples.ray_serve import deployment, replica
+from tests.helpers.serve_process import free_port
 
 pytestmark = [
     pytest.mark.slow,
@@ -54,9 +54,7 @@ def tagged_replica() -> FastAPI:
 @pytest.fixture
 def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Of the example's deployment, with replicas that tell who they are."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     ray.init(

@@ -16,7 +16,7 @@ from tests.helpers.live_server import joined, stream
 
 PATH = "/v1/chat/completions"
 PUZZLE = sample_puzzles("test", 3, 2)[0].problem
-MESSAGES = [{"role": "user", "content": PUZZLE}]
+MESSAGES: Any = [{"role": "user", "content": PUZZLE}]
 SHORT: dict[str, Any] = {"stream": "all", "view": "full"}  # a short candidate is all thinking
 HOT = {"candidate": {"temperature": 2.0}}
 
@@ -47,7 +47,7 @@ def test_it_is_the_engines_own_refinement(api: httpx.Client, engine: Engine) -> 
         candidate=SamplingParams(max_tokens=90, temperature=2.0),
         refine=SamplingParams(max_tokens=90, temperature=0.0),
     )
-    expected = engine.self_refine(MESSAGES_AS_PROBLEM, params)[0]
+    expected = engine.self_refine([MESSAGES], params)[0]
     body = post(api, seed=7, max_tokens=90, gsr={"k": 3, "stream": "phases", **HOT})
     (choice,) = body["choices"]
     assert choice["message"]["content"] == expected.text
@@ -64,9 +64,6 @@ def test_it_is_the_engines_own_refinement(api: httpx.Client, engine: Engine) -> 
     assert usage["completion_tokens_details"]["reasoning_tokens"] >= candidates
 
 
-MESSAGES_AS_PROBLEM: Any = [MESSAGES]
-
-
 def test_the_model_id_asks_for_it_as_well(api: httpx.Client) -> None:
     listed = [model["id"] for model in api.get("/v1/models").json()["data"]]
     assert listed == ["nano", "nano:selfref@4"]
@@ -80,7 +77,7 @@ def test_the_model_id_asks_for_it_as_well(api: httpx.Client) -> None:
 def test_nothing_in_a_text_asks_for_it(api: httpx.Client) -> None:
     for content in ("nano:selfref@4", '{"gsr": {"k": 4}}', "<gsr>selfref</gsr>"):
         asked = [{"role": "system", "content": content}, {"role": "user", "content": content}]
-        body = api.post(PATH, json={"messages": asked[1:], "max_tokens": 3}).json()
+        body = api.post(PATH, json={"messages": asked, "max_tokens": 3}).json()
         assert "gsr" not in body
         assert "refine_decode" not in body["usage"]["gsr"]
 

@@ -34,8 +34,24 @@ def running(url: str, count: int) -> bool:
     return f'gsr_requests_running{{model_name="nano"}} {count}.0' in metrics
 
 
+TAKES_ITS_TIME = """
+import time
+from gsr_engine.schedule.scheduler import Scheduler
+
+plan = Scheduler.plan
+
+def slowly(self):
+    time.sleep(0.006)
+    return plan(self)
+
+Scheduler.plan = slowly
+"""
+
+
 def test_sigterm_drains_in_stages(start: Callable[..., Process]) -> None:
-    process = start("--shutdown-delay", "6", "--shutdown-timeout", "60")
+    # LONG takes 11 s or more, so it is still in flight when requests are refused.
+    flags = ("--shutdown-delay", "6", "--shutdown-timeout", "60")
+    process = start(*flags, before=TAKES_ITS_TIME)
     url = process.url
     assert is_ready(url)
     with ThreadPoolExecutor() as pool:
@@ -47,10 +63,9 @@ def test_sigterm_drains_in_stages(start: Callable[..., Process]) -> None:
         assert httpx.get(f"{url}/health").status_code == 200
         assert post(url, SHORT).status_code == 200
         process.until("requests are refused")
-        if not long.done():
-            refused = post(url, SHORT)
-            assert refused.status_code == 503
-            assert refused.headers["retry-after"]
+        refused = post(url, SHORT)
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"]
         answer = long.result()
     assert answer.status_code == 200
     assert answer.json()["usage"]["completion_tokens"] == LONG["max_tokens"]
@@ -178,7 +193,7 @@ def test_one_line_for_each_request_and_no_text_in_it(start: Callable[..., Proces
     process = start("--log-format", "json")
     url = process.url
     headers = {"X-Request-ID": "mine", "X-Session-ID": "ours"}
-    body = {**SHORT, "prompt": "a1b1"}
+    body = {**SHORT, "prompt": "a1b1", "vllm_xargs": {"kind": "batch"}}
     answer = httpx.post(f"{url}/v1/completions", json=body, headers=headers, timeout=SOON)
     assert answer.headers["x-request-id"] == "mine"
     said = json.loads(process.until(r'\{.*"request_id": "mine".*\}')[0])
@@ -188,6 +203,7 @@ def test_one_line_for_each_request_and_no_text_in_it(start: Callable[..., Proces
         "length",
     )
     assert said["completion_tokens"] == 2
+    assert said["hints"] == {"vllm_xargs": "{'kind': 'batch'}"}
     process.signal(signal.SIGINT)
     assert process.status() == 0
     lines = [json.loads(line) for line in process.log]  # every line is one object

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -10,16 +11,17 @@ from fastapi import Request, Response
 
 from gsr_engine.serving.http import sse
 from gsr_engine.serving.http.errors import Problem, json_response, problem_of
+from gsr_engine.serving.http.guard import request_id
 from gsr_engine.serving.http.replies import Reply
-from gsr_engine.serving.http.runs import Called, Job, News, Pieces, Run, merged, problem_with
+from gsr_engine.serving.http.runs import AllNews, Called, Job, News, Run, merged, problem_with
 from gsr_engine.serving.http.state import Server
 from gsr_engine.serving.http.usage import counts, usage_of
 
 
 async def answer(
-    server: Server, request: Request, called: Called, jobs: Sequence[Job], reply: Reply
+    server: Server, request: Request, called: Called, jobs: Sequence[Job], form: type[Reply]
 ) -> Response:
-    """Run the jobs and answer the request.
+    """Run the jobs and answer the request, in the form of one of the APIs.
 
     Raises:
         Problem, GsrError: it cannot be answered; with a stream only before the stream begins.
@@ -27,29 +29,36 @@ async def answer(
     """
     if server.health.refusing:
         raise Problem(503, "the server is shutting down", code="shutting_down")
+    reply = form(
+        name=f"{form.prefix}-{request_id(request)}",
+        model=called.model or server.name,
+        created=int(time.time()),
+        tokenizer=server.engine.maker.tokenizer,
+        options=called.options,
+    )
     runs = [Run(server, request, called, job) for job in jobs]
-    pieces = merged(runs)
+    source = merged(runs)
     if not called.stream:
-        return json_response(await sse.unless_gone(request.receive, _whole(runs, pieces, reply)))
+        return json_response(await sse.unless_gone(request.receive, _whole(runs, source, reply)))
     # The engine takes every prompt, or refuses one with a status of its own, before the stream.
-    begun = await sse.unless_gone(request.receive, _begun(runs, pieces))
-    events = _events(runs, begun, pieces, reply)
-    return sse.EventStream(events, pieces, server.settings.keep_alive_seconds)
+    begun = await sse.unless_gone(request.receive, _begun(runs, source))
+    events = _events(runs, begun, source, reply)
+    return sse.EventStream(events, source, server.settings.keep_alive_seconds)
 
 
-async def _begun(runs: Sequence[Run], pieces: Pieces) -> list[News]:
-    """The output up to the first of every run."""
+async def _begun(runs: Sequence[Run], source: AllNews) -> list[News]:
+    """The news up to the first of every run."""
     begun: list[News] = []
-    while len({run for run, _, _ in begun}) < len(runs):
-        begun.append(await anext(pieces))
+    while len({news.run for news in begun}) < len(runs):
+        begun.append(await anext(source))
     return begun
 
 
-async def _whole(runs: Sequence[Run], pieces: Pieces, reply: Reply) -> dict[str, Any]:
+async def _whole(runs: Sequence[Run], source: AllNews, reply: Reply) -> dict[str, Any]:
     """The body of a reply that is no stream."""
-    async with aclosing(pieces):
-        async for _, news, _ in pieces:
-            for piece in news:
+    async with aclosing(source):
+        async for news in source:
+            for piece in news.pieces:
                 reply.note(piece)
     outcomes = [run.outcome for run in runs]
     body = reply.body([choice for outcome in outcomes for choice in outcome.choices])
@@ -62,12 +71,12 @@ async def _whole(runs: Sequence[Run], pieces: Pieces, reply: Reply) -> dict[str,
 
 
 async def _events(
-    runs: Sequence[Run], begun: list[News], pieces: Pieces, reply: Reply
+    runs: Sequence[Run], begun: list[News], source: AllNews, reply: Reply
 ) -> sse.Events:
     """The events of a reply that is a stream; a failure is the last but one of them."""
     options = reply.options
     try:
-        async with aclosing(_chunks(runs, begun, pieces, reply)) as chunks:
+        async with aclosing(_chunks(runs, begun, source, reply)) as chunks:
             async for chunk in chunks:
                 if options.usage_always:
                     chunk["usage"] = _usage_so_far(runs)
@@ -84,15 +93,15 @@ async def _events(
 
 
 async def _chunks(
-    runs: Sequence[Run], begun: list[News], pieces: Pieces, reply: Reply
+    runs: Sequence[Run], begun: list[News], source: AllNews, reply: Reply
 ) -> AsyncGenerator[dict[str, Any], None]:
     """The chunks with choices."""
     untold = set(runs) if reply.options.token_ids else set()
     for opening in reply.opening(range(sum(run.job.choices for run in runs))):
         yield _with_prompt(reply, reply.chunk(opening), untold, runs[0])
-    async with aclosing(pieces):
-        async for run, news, last in _chained(begun, pieces):
-            for piece in news:
+    async with aclosing(source):
+        async for run, pieces, last in _chained(begun, source):
+            for piece in pieces:
                 choice = reply.piece(piece)
                 if choice is not None:
                     chunk = reply.chunk(choice)
@@ -103,10 +112,10 @@ async def _chunks(
                 yield chunk
 
 
-async def _chained(begun: list[News], pieces: Pieces) -> Pieces:
+async def _chained(begun: list[News], source: AllNews) -> AllNews:
     for news in begun:
         yield news
-    async for news in pieces:
+    async for news in source:
         yield news
 
 

@@ -52,7 +52,8 @@ def create_app(
         settings: how it answers; default `Settings()`.
 
     Raises:
-        InvalidRequest: a key is empty, or the chat template does not read a default variable.
+        InvalidRequest: a key is empty, the chat template does not read a default variable, or the
+            registry has the metrics of another engine.
     """
     return app_of(make_server(engine, auth=auth, registry=registry, settings=settings))
 
@@ -83,6 +84,7 @@ def create_router(
     """The routes of `create_app` for an application with a middleware of its own.
 
     Keys, errors and limits are the routes' own. What no route matches is the application's.
+    Arguments and errors are as in `create_app`.
     """
     return server_routes(make_server(engine, auth=auth, registry=registry, settings=settings))
 
@@ -94,18 +96,17 @@ def make_server(
     registry: CollectorRegistry | None = None,
     settings: Settings | None = None,
 ) -> Server:
-    """What the routes of one engine share; arguments as in `create_app`."""
+    """What the routes of one engine share; arguments and errors are as in `create_app`."""
     settings = settings or Settings()
     engine.maker.tokenizer.check_variables(settings.default_chat_template_kwargs)
     with suppress(InvalidRequest):  # no chat template, as every chat will be told
         Thinking.of(engine, {})  # it renders a prompt once, for all requests without variables
-    log = RequestLog(settings.log_text)
     return Server(
         engine=engine,
         settings=settings,
         keys=auth if isinstance(auth, Keys | None) else Keys(auth),
         metrics=Metrics(engine, settings.model_name, registry, vllm=settings.vllm_metrics),
-        log=log,
+        log=RequestLog(settings.log_text),
         health=Health(engine, settings.step_timeout),
         created=int(time.time()),
     )

@@ -48,13 +48,13 @@ class Keys:
         return cls(line for line in kept if line and not line.startswith("#"))
 
     @classmethod
-    def from_environment(cls, variable: str = VARIABLE) -> Self | None:
-        """The keys of an environment variable; None if it is not set.
+    def from_environment(cls) -> Self | None:
+        """The keys of the variable `GSR_API_KEYS`; None if it is not set.
 
         Raises:
             InvalidRequest: it is set, and holds no key.
         """
-        text = os.environ.get(variable)
+        text = os.environ.get(VARIABLE)
         return None if text is None else cls(text.replace(",", " ").split())
 
     def salt(self, header: str | None) -> str | None:

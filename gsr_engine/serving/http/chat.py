@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -15,7 +14,7 @@ from gsr_engine.errors import InvalidRequest
 from gsr_engine.params import MAX_TOP_LOGPROBS
 from gsr_engine.serving.http.answering import answer
 from gsr_engine.serving.http.fields import Body, Generating, Many, check_count, only, seconds_left
-from gsr_engine.serving.http.guard import cache_salt, guarded_router, request_id
+from gsr_engine.serving.http.guard import cache_salt, guarded_router
 from gsr_engine.serving.http.narrator import Answers, PlainNarrator
 from gsr_engine.serving.http.refinement import Wanted, asked_k, plain_params, refinement_job
 from gsr_engine.serving.http.replies import ChatReply, Options
@@ -105,15 +104,8 @@ def chat_routes(server: Server) -> APIRouter:
         made = partial(_job, server, body, k, wanted)
         renders = k is not None or body.add_special_tokens or wanted.variables
         job = await asyncio.to_thread(made) if renders else made()
-        reply = ChatReply(
-            name=f"chatcmpl-{request_id(request)}",
-            model=body.model or server.name,
-            created=int(time.time()),
-            tokenizer=server.engine.maker.tokenizer,
-            options=options,
-        )
-        called = Called(PATH, body.stream, body.hints())
-        return await answer(server, request, called, [job], reply)
+        called = Called(PATH, body.model, body.stream, options, body.hints())
+        return await answer(server, request, called, [job], ChatReply)
 
     return router
 
@@ -134,10 +126,10 @@ def _job(server: Server, body: ChatBody, k: int | None, wanted: Wanted) -> Job:
         events = partial(engine.generate, prompt, params, wait=False)
     else:
         events = partial(engine.chat, messages, params, chat_template_kwargs=variables, wait=False)
-    return Job(events, narrator, "plain", body.n, body.n, public=_public)
+    return Job(events, narrator, "plain", body.n, body.n, client_name=_client_name)
 
 
-def _public(field: str) -> str:
+def _client_name(field: str) -> str:
     """What a client calls a field of a plain answer."""
     return "messages" if field == "prompt" else field
 
@@ -148,6 +140,9 @@ def rendered(
     """The ids of a conversation; what the tokenizer adds to a text comes before, if asked for.
 
     It is not for the event loop.
+
+    Raises:
+        InvalidRequest: the chat template refuses the messages or a variable.
     """
     maker = server.engine.maker
     added = maker.tokenizer.encode_prompt("") if add_special_tokens else []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
@@ -16,7 +15,7 @@ from gsr_engine.params import MAX_TOP_LOGPROBS
 from gsr_engine.serving.http.answering import answer
 from gsr_engine.serving.http.echo import EchoNarrator
 from gsr_engine.serving.http.fields import Generating, Many, check_count, only, seconds_left
-from gsr_engine.serving.http.guard import cache_salt, guarded_router, request_id
+from gsr_engine.serving.http.guard import cache_salt, guarded_router
 from gsr_engine.serving.http.narrator import Answers, PlainNarrator
 from gsr_engine.serving.http.refinement import Wanted, asked_k, plain_params, refinement_job
 from gsr_engine.serving.http.replies import Options, TextReply
@@ -40,7 +39,11 @@ class CompletionBody(Generating):
     best_of: Annotated[Any, only(1)] = None
 
     def options(self) -> Options:
-        """What the reply carries."""
+        """What the reply carries.
+
+        Raises:
+            InvalidRequest: an option of a stream where none is asked for.
+        """
         self.check_options()
         return self.reply_options(self.logprobs)
 
@@ -78,15 +81,8 @@ def completion_routes(server: Server) -> APIRouter:
         made = partial(_jobs, server, body, k, prompts, wanted)
         renders = k is not None or not body.add_special_tokens
         jobs = await asyncio.to_thread(made) if renders else made()
-        reply = TextReply(
-            name=f"cmpl-{request_id(request)}",
-            model=body.model or server.name,
-            created=int(time.time()),
-            tokenizer=server.engine.maker.tokenizer,
-            options=options,
-        )
-        called = Called(PATH, body.stream, body.hints())
-        return await answer(server, request, called, jobs, reply)
+        called = Called(PATH, body.model, body.stream, options, body.hints())
+        return await answer(server, request, called, jobs, TextReply)
 
     return router
 

@@ -38,16 +38,17 @@ _REUSED = ("cache", "prompt", "candidates")
 def engine_families(stats: Mapping[str, Any], model: str) -> Iterator[Metric]:
     """The families of one look at an engine; without samples where the look is empty."""
     for name, (key, text) in _GAUGES.items():
-        yield _gauge(name, text, model, stats.get(key))
+        yield _family(GaugeMetricFamily, name, text, model, stats.get(key))
     for name, (key, text) in _COUNTERS.items():
-        yield _counter(name, text, model, stats.get(key))
+        yield _family(CounterMetricFamily, name, text, model, stats.get(key))
     cache = stats.get("prefix_cache") or {}
     for name, (key, text) in _CACHE_COUNTERS.items():
-        yield _counter(name, text, model, cache.get(key))
+        yield _family(CounterMetricFamily, name, text, model, cache.get(key))
     usage = None
     if stats.get("pages_total"):
         usage = stats["pages_used"] / stats["pages_total"]
-    yield _gauge("gsr_kv_usage_ratio", "Share of the KV pages that requests hold.", model, usage)
+    share = "Share of the KV pages that requests hold."
+    yield _family(GaugeMetricFamily, "gsr_kv_usage_ratio", share, model, usage)
     yield _info(stats, model)
     yield from _phases(stats.get("phases", {}), model)
 
@@ -84,15 +85,15 @@ def _phases(phases: Mapping[str, Mapping[str, float]], model: str) -> Iterator[M
     yield from (computed, seconds, reused)
 
 
-def _gauge(name: str, text: str, model: str, value: float | None) -> Metric:
-    family = GaugeMetricFamily(name, text, labels=[MODEL])
-    if value is not None:
-        family.add_metric([model], value)
-    return family
-
-
-def _counter(name: str, text: str, model: str, value: float | None) -> Metric:
-    family = CounterMetricFamily(name, text, labels=[MODEL])
+def _family(
+    kind: type[GaugeMetricFamily | CounterMetricFamily],
+    name: str,
+    text: str,
+    model: str,
+    value: float | None,
+) -> Metric:
+    """A family of one sample, or of none if its value is not known."""
+    family = kind(name, text, labels=[MODEL])
     if value is not None:
         family.add_metric([model], value)
     return family

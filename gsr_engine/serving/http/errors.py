@@ -101,6 +101,11 @@ def problem_of(error: Exception) -> Problem:
     return Problem(500, "an internal error; the server's log has it")
 
 
+def renamed(error: InvalidRequest, field: str) -> InvalidRequest:
+    """The same refusal, with the client's name for the field at fault."""
+    return InvalidRequest(field, str(error).removeprefix(f"{error.field}: "))
+
+
 def _invalid(error: RequestValidationError) -> Problem:
     """The field at fault that lies deepest; of one of several types, all that it is not."""
     found: dict[tuple[str, ...], list[str]] = {}

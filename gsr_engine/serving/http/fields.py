@@ -29,7 +29,7 @@ Many = Annotated[list[T], Field(fail_fast=True)]
 
 
 def only(*neutral: object) -> AfterValidator:
-    """For a field of OpenAI's or vLLM's: it is refused unless its value asks for nothing."""
+    """For a field of OpenAI's or vLLM's: any value but the neutral ones is refused."""
 
     def check(value: object) -> object:
         if value not in neutral:
@@ -86,7 +86,11 @@ class Sampling(Body):
         return self._given(_DRAWING)
 
     def ending(self) -> dict[str, Any]:
-        """The given fields that say when a stream ends."""
+        """The given fields that say when a stream ends.
+
+        Raises:
+            InvalidRequest: a loop is described by a value out of range.
+        """
         given = self._given(_ENDING)
         if self.repetition_detection is not None:
             loops = self.repetition_detection.model_dump(exclude_unset=True)

@@ -29,9 +29,9 @@ def guarded_router(server: Server) -> APIRouter:
     return APIRouter(route_class=_route_class(server, needs_key=True), dependencies=described)
 
 
-def unguarded(server: Server) -> type[APIRoute]:
-    """The class of routes that are open to everybody."""
-    return _route_class(server, needs_key=False)
+def open_router(server: Server) -> APIRouter:
+    """A router for routes that are open to everybody, or check the key themselves."""
+    return APIRouter(route_class=_route_class(server, needs_key=False))
 
 
 def _route_class(server: Server, *, needs_key: bool) -> type[APIRoute]:

@@ -26,11 +26,6 @@ class Health:
         self._draining = False
         self.refusing = False
 
-    @property
-    def ready(self) -> bool:
-        """Whether a load balancer should send requests here."""
-        return not self._draining and self.alive() is None
-
     def drain(self) -> None:
         """Stop being ready; requests are still taken."""
         self._draining = True
@@ -39,7 +34,7 @@ class Health:
         """Stop taking requests."""
         self._draining = self.refusing = True
 
-    def alive(self) -> str | None:
+    def why_not_alive(self) -> str | None:
         """None while the engine works or is idle; else the reason why it does not."""
         if self._engine.loop.ended.done():
             return "the engine has ended"
@@ -49,8 +44,8 @@ class Health:
         return None
 
     def why_not_ready(self) -> str | None:
-        """None while the server is ready; else the reason why it is not."""
-        return self.alive() or ("the server is shutting down" if self._draining else None)
+        """None while requests should be sent here; else the reason why they should not."""
+        return self.why_not_alive() or ("the server is shutting down" if self._draining else None)
 
 
 def health_routes(health: Health) -> APIRouter:
@@ -60,7 +55,7 @@ def health_routes(health: Health) -> APIRouter:
     @router.get("/health")
     async def get_health() -> JSONResponse:
         """200 while the engine works or is idle, else 503 with the reason."""
-        return _answer(health.alive())
+        return _answer(health.why_not_alive())
 
     @router.get("/ready")
     async def get_ready() -> JSONResponse:

@@ -11,10 +11,10 @@ from prometheus_client.core import Metric
 from gsr_engine.serving.http.engine_metrics import MODEL
 
 Method = Literal["plain", "selfref"]
-Outcome = Literal["ok", "length", "timeout", "aborted", "error", "refused", "unavailable"]
-"""How a request ended: `ok`, at its `length` or at its `timeout` with an answer; `aborted` by its
-client; `error` if the engine failed it; `refused` if it is a bad one; `unavailable` if this replica
-could not take it."""
+Ending = Literal["ok", "length", "timeout", "aborted", "error", "refused", "unavailable"]
+"""How a request ended, in the label `outcome`. With an answer: `ok`, or cut at its `length` or
+`timeout`. Without one: `aborted` by its client, an `error` of the engine, `refused` because it is a
+bad one, `unavailable` because this replica could not take it."""
 Phase = Literal["answer", "candidate", "refinement"]
 """What a stream writes. An answer is that of a plain request."""
 

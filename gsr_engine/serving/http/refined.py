@@ -50,8 +50,8 @@ class RefinedNarrator(Narrator[RefineResult]):
         mode: what of the candidates is told.
         k: how many candidates there are.
         widths: refinements in each round.
-        voted: whether the refinements of the last round are put to a vote, of which one choice is
-            the result; otherwise each of them is a choice.
+        voted: whether the refinements of the last round are put to a vote. Its result is the one
+            choice; otherwise each of them is a choice.
         given: whether the client brought the candidates.
     """
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from gsr_engine.errors import InvalidRequest, shown
 from gsr_engine.params import SamplingParams, SelfRefineParams
-from gsr_engine.serving.http.errors import Problem
+from gsr_engine.serving.http.errors import Problem, renamed
 from gsr_engine.serving.http.fields import Generating, Refinement, check_count, stream_limit
 from gsr_engine.serving.http.narrator import Answers
 from gsr_engine.serving.http.refined import RefinedNarrator
@@ -126,7 +126,7 @@ def refinement_job(
         InvalidRequest: a value is out of range, or contradicts another.
     """
     gsr = body.gsr or Refinement()
-    public = partial(_public, gsr=gsr, by_id=body.gsr is None or body.gsr.k is None, chat=chat)
+    client_name = partial(_client_name, gsr=gsr, chat=chat)
     try:
         params = _params(server, body, gsr, k, wanted)
         if chat and params.template is None and not server.engine.maker.gsr.names_template:
@@ -135,7 +135,7 @@ def refinement_job(
         if gsr.refinements is not None and not prompts.gsr.template.answer_form:
             raise InvalidRequest("refinements", "is a vote, and the template states no answer form")
     except InvalidRequest as error:
-        raise InvalidRequest(public(error.field), _message(error)) from None
+        raise renamed(error, client_name(error.field)) from None
     voted, given = gsr.refinements is not None, gsr.candidates is not None
     choices = 1 if voted else body.n
     narrator = RefinedNarrator(
@@ -147,11 +147,8 @@ def refinement_job(
         voted=voted,
         given=given,
     )
-
-    events = partial(
-        server.engine.self_refine, problem, params, candidates=gsr.candidates, wait=False
-    )
-    return Job(events, narrator, "selfref", k, choices, given, public)
+    ask = partial(server.engine.self_refine, problem, params, candidates=gsr.candidates, wait=False)
+    return Job(ask, narrator, "selfref", k, choices, given, client_name)
 
 
 def _params(
@@ -195,8 +192,8 @@ def _candidate(body: Generating, gsr: Refinement) -> SamplingParams:
     try:
         return SamplingParams(**{**body.ending(), **own.ending(), **own.drawing()})
     except InvalidRequest as error:
-        at = f"candidate.{error.field}" if getattr(own, error.field, None) is not None else ""
-        raise InvalidRequest(at or error.field, _message(error)) from None
+        is_own = getattr(own, error.field, None) is not None
+        raise renamed(error, f"candidate.{error.field}" if is_own else error.field) from None
 
 
 def _within_budget(
@@ -248,17 +245,13 @@ def _least(share: int, limit: int | None) -> int:
     return share if limit is None else min(share, limit)
 
 
-def _public(field: str, *, gsr: Refinement, by_id: bool, chat: bool) -> str:
+def _client_name(field: str, *, gsr: Refinement, chat: bool) -> str:
     """What a client calls a field of `SelfRefineParams`, or an argument of `self_refine`."""
     if field == "problem":
         return "messages" if chat else "prompt"
-    if field == "k" and by_id:
+    if field == "k" and gsr.k is None:
         return "model"
     if field == "refinements" and gsr.refinements is None:
         return "n"
     inside = field.split(".")[0] in Refinement.model_fields
     return f"gsr.{field}" if inside else field
-
-
-def _message(error: InvalidRequest) -> str:
-    return str(error).removeprefix(f"{error.field}: ")

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import Any
+from typing import Any, ClassVar
 
 from gsr_engine.checkpoint.tokenizer import Tokenizer
 from gsr_engine.outputs import TopLogprobs
@@ -64,8 +64,10 @@ class Reply(ABC):
     options: Options
     _told: dict[int, _Told] = field(default_factory=lambda: defaultdict(_Told))
 
-    kind: str = field(init=False)
-    chunk_kind: str = field(init=False)
+    prefix: ClassVar[str]
+    """What its id begins with."""
+    kind: ClassVar[str]
+    chunk_kind: ClassVar[str]
 
     def _frame(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {
@@ -98,9 +100,7 @@ class Reply(ABC):
             return None
         choice = {"index": piece.index, **self._delta(piece), "finish_reason": None}
         if self.options.logprobs is not None:
-            choice["logprobs"] = self._logprobs(
-                piece.index, piece.token_ids, piece.logprobs, piece.top_logprobs
-            )
+            choice["logprobs"] = self._logprobs(piece.index, piece)
         if self.options.token_ids and not piece.echoed:
             choice["token_ids"] = list(piece.token_ids)
         return choice
@@ -117,9 +117,7 @@ class Reply(ABC):
         told = self._told[choice.index]
         whole = {"index": choice.index, **self._message(told), "logprobs": None}
         if self.options.logprobs is not None:
-            whole["logprobs"] = self._logprobs(
-                choice.index, told.token_ids, told.logprobs, told.top_logprobs
-            )
+            whole["logprobs"] = self._logprobs(choice.index, told)
         if self.options.token_ids:
             whole["token_ids"] = choice.completion.token_ids
         return {**whole, **_finish(choice)}
@@ -139,15 +137,10 @@ class Reply(ABC):
     def _message(self, told: _Told) -> dict[str, Any]: ...
 
     @abstractmethod
-    def _logprobs(
-        self,
-        index: int,
-        token_ids: Sequence[int],
-        logprobs: Sequence[float | None],
-        top: Sequence[TopLogprobs | None],
-    ) -> dict[str, Any] | None: ...
+    def _logprobs(self, index: int, new: Piece | _Told) -> dict[str, Any] | None:
+        """Those of new tokens of a choice, which are told in their order."""
 
-    def ranked(
+    def _ranked(
         self, top: TopLogprobs | None, token: int, logprob: float | None
     ) -> list[tuple[str, float | None]]:
         """The likeliest tokens at the place of a token, as text, as many as were asked for.
@@ -163,6 +156,7 @@ class Reply(ABC):
 class ChatReply(Reply):
     """The reply of `/v1/chat/completions`."""
 
+    prefix = "chatcmpl"
     kind = "chat.completion"
     chunk_kind = "chat.completion.chunk"
 
@@ -187,17 +181,12 @@ class ChatReply(Reply):
             message |= {"reasoning": told.reasoning, "reasoning_content": told.reasoning}
         return {"message": message}
 
-    def _logprobs(
-        self,
-        index: int,
-        token_ids: Sequence[int],
-        logprobs: Sequence[float | None],
-        top: Sequence[TopLogprobs | None],
-    ) -> dict[str, Any] | None:
+    def _logprobs(self, index: int, new: Piece | _Told) -> dict[str, Any] | None:
         content = []
-        texts = self.tokenizer.pieces(list(token_ids))
-        for text, token, logprob, likely in zip_longest(texts, token_ids, logprobs, top):
-            ranked = [_token(*one) for one in self.ranked(likely, token, logprob)]
+        texts = self.tokenizer.pieces(list(new.token_ids))
+        tokens = new.token_ids, new.logprobs, new.top_logprobs
+        for text, token, logprob, likely in zip_longest(texts, *tokens):
+            ranked = [_token(*one) for one in self._ranked(likely, token, logprob)]
             content.append({**_token(text, _number(logprob)), "top_logprobs": ranked})
         return {"content": content} if content else None
 
@@ -205,6 +194,7 @@ class ChatReply(Reply):
 class TextReply(Reply):
     """The reply of `/v1/completions`."""
 
+    prefix = "cmpl"
     kind = chunk_kind = "text_completion"
 
     def add_prompts(self, body: dict[str, Any], prompts: Sequence[Sequence[int]]) -> None:
@@ -220,22 +210,18 @@ class TextReply(Reply):
     def _message(self, told: _Told) -> dict[str, Any]:
         return self._delta(Piece(0, told.text, told.reasoning))
 
-    def _logprobs(
-        self,
-        index: int,
-        token_ids: Sequence[int],
-        logprobs: Sequence[float | None],
-        top: Sequence[TopLogprobs | None],
-    ) -> dict[str, Any] | None:
-        texts = self.tokenizer.pieces(list(token_ids))
+    def _logprobs(self, index: int, new: Piece | _Told) -> dict[str, Any] | None:
+        texts = self.tokenizer.pieces(list(new.token_ids))
         offsets, told = [], self._told[index]
         for text in texts:
             offsets.append(told.spelled)
             told.spelled += len(text)
-        numbers = [_number(value) for value in logprobs]
+        numbers = [_number(value) for value in new.logprobs]
         ranked = [
-            None if number is None else {**dict(self.ranked(likely, token, number)), text: number}
-            for text, token, number, likely in zip_longest(texts, token_ids, numbers, top)
+            None if number is None else {**dict(self._ranked(likely, token, number)), text: number}
+            for text, token, number, likely in zip_longest(
+                texts, new.token_ids, numbers, new.top_logprobs
+            )
         ]
         return {
             "tokens": texts,

@@ -5,29 +5,37 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from fastapi import Request
 
 from gsr_engine.errors import InvalidRequest
 from gsr_engine.outputs import NOT_FINITE, TIMED_OUT, TOO_FEW_USABLE
 from gsr_engine.serving.events import Event, Final
-from gsr_engine.serving.http.errors import Problem, problem_of
+from gsr_engine.serving.http.errors import Problem, problem_of, renamed
 from gsr_engine.serving.http.guard import CLOSED, request_id
-from gsr_engine.serving.http.instruments import Method
-from gsr_engine.serving.http.instruments import Outcome as Ended
+from gsr_engine.serving.http.instruments import Ending, Method
 from gsr_engine.serving.http.narrator import Narrator, Outcome, Piece
+from gsr_engine.serving.http.replies import Options
 from gsr_engine.serving.http.state import Server
 from gsr_engine.serving.http.watch import Watch
 
 _LOGGED = 200
 """Characters of a session's id that the log has, as of hints."""
-News = tuple["Run", list[Piece], bool]
-"""New output of a run, and whether it is the last."""
-Pieces = AsyncGenerator[News, None]
 ENGINE_FAILED = "engine_failed"
 """The code of the error of a request in whose step the engine failed."""
+
+
+class News(NamedTuple):
+    """New output of a run, and whether it is the last."""
+
+    run: Run
+    pieces: list[Piece]
+    last: bool
+
+
+AllNews = AsyncGenerator[News, None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +49,7 @@ class Job:
         streams: how many streams it begins with.
         choices: how many choices it has in the reply.
         given: whether its candidates were given.
-        public: what a client calls a field of the engine's parameters.
+        client_name: the name by which a client knows a field of the engine's parameters.
     """
 
     events: Callable[[], AsyncGenerator[Event[Any], None]]
@@ -50,7 +58,7 @@ class Job:
     streams: int
     choices: int
     given: bool = False
-    public: Callable[[str], str] = str
+    client_name: Callable[[str], str] = str
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +67,17 @@ class Called:
 
     Attributes:
         route: the path.
+        model: the id by which it called the model, or None.
         stream: whether it wants a stream.
+        options: what it wants besides text.
         hints: what routers said about the request.
     """
 
     route: str
+    model: str | None
     stream: bool
-    hints: Mapping[str, str] = field(default_factory=dict)
+    options: Options
+    hints: Mapping[str, str]
 
 
 class Run:
@@ -108,21 +120,25 @@ class Run:
             raise problem
         return outcome
 
-    async def news(self) -> Pieces:
-        """Its output as it comes; closing this aborts it. The watch ends with it, anyhow."""
-        ended: Ended = "aborted"
+    async def news(self) -> AllNews:
+        """Its output as it comes; closing this aborts it. The watch ends with it, however it ends.
+
+        Raises:
+            InvalidRequest: the engine refuses it; the field is called as the client calls it.
+            Problem: it has no answer.
+        """
+        ended: Ending = "aborted"
         status, error = CLOSED, None
         try:
             async with aclosing(self.job.events()) as events:
                 async for event in events:
                     self._watch.event(event)
-                    yield self, self.narrator.read(event), isinstance(event, Final)
+                    yield News(self, self.narrator.read(event), isinstance(event, Final))
             ended, status = _ended(self.outcome), 200
         except InvalidRequest as refused:
-            name = self.job.public(refused.field)
-            message = str(refused).removeprefix(f"{refused.field}: ")
-            ended, status, error = "refused", 400, f"{name}: {message}"
-            raise Problem(400, error, name) from None
+            told = renamed(refused, self.job.client_name(refused.field))
+            ended, status, error = "refused", 400, str(told)
+            raise told from None
         except Exception as failed:
             problem = problem_of(failed)
             unavailable = problem.status == 503 and problem.code != ENGINE_FAILED
@@ -141,13 +157,13 @@ class Run:
 
     def _texts(self, outcome: Outcome) -> dict[str, Any]:
         """The prompt as the model got it, and the answers, if the log wants them."""
-        if not self._server.settings.log_text:
+        if not self._server.log.text:
             return {}
         prompt = self._server.engine.maker.tokenizer.spelled(list(self.narrator.prompt_token_ids))
         return {"prompt": prompt, "texts": [one.completion.text for one in outcome.choices]}
 
 
-def _ended(outcome: Outcome) -> Ended:
+def _ended(outcome: Outcome) -> Ending:
     if outcome.timed_out:
         return "timeout"
     cut = any(choice.completion.finish_reason != "stop" for choice in outcome.choices)
@@ -172,18 +188,18 @@ def problem_with(outcome: Outcome) -> Problem | None:
     return Problem(503, "the engine failed in a step of this request", code=ENGINE_FAILED)
 
 
-def merged(runs: Sequence[Run]) -> Pieces:
+def merged(runs: Sequence[Run]) -> AllNews:
     """The output of some runs as it comes; closing this aborts them all."""
     return runs[0].news() if len(runs) == 1 else _merged(runs)
 
 
-async def _merged(runs: Sequence[Run]) -> Pieces:
+async def _merged(runs: Sequence[Run]) -> AllNews:
     queue: asyncio.Queue[News | Exception | None] = asyncio.Queue(1)
 
     async def feed(run: Run) -> None:
         try:
-            async with aclosing(run.news()) as pieces:
-                async for news in pieces:
+            async with aclosing(run.news()) as source:
+                async for news in source:
                     await queue.put(news)
         except Exception as error:
             await queue.put(error)

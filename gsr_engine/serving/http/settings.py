@@ -22,7 +22,7 @@ class Settings:
         default_k: candidates of a request that says no number, and the k of the id that
             `/v1/models` lists.
         max_k: most candidates of a request.
-        max_n: most answers of a request, refinements of a round, and streams of a text prompt.
+        max_n: most answers of a request, and most refinements of a round.
         max_tokens: most tokens of one stream, also of a request that says no number; None leaves
             it to the context.
         max_body_bytes: longest body of a request.

@@ -9,11 +9,11 @@ from typing import Any
 
 from gsr_engine.outputs import Usage
 from gsr_engine.serving.events import CandidateToken, Event, PhaseStarted, RefineToken
-from gsr_engine.serving.http.instruments import Method, Outcome, Phase
+from gsr_engine.serving.http.instruments import Ending, Method, Phase
 from gsr_engine.serving.http.metrics import Metrics
 from gsr_engine.serving.http.request_log import RequestLog
 
-_ANSWERED: tuple[Outcome, ...] = ("ok", "length", "timeout")
+_ANSWERED: tuple[Ending, ...] = ("ok", "length", "timeout")
 
 
 @dataclass(slots=True)
@@ -114,7 +114,7 @@ class Watch:
 
     def end(
         self,
-        outcome: Outcome,
+        outcome: Ending,
         status: int,
         usage: Usage | None = None,
         *,

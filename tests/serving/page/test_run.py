@@ -140,9 +140,9 @@ def test_text_of_a_model_never_becomes_markup(open_page: Open) -> None:
     page = open_page(chat.app()).connected()
     page.solve(k=1)
     page.wait(lambda: page.text("#status").startswith("Done"))
-    for place in ("#model", "#candidates .written", "#candidates .answer dd", "#agreement th"):
-        assert page.text(place if place != "#agreement th" else "#agreement tbody th") == text
-    assert page.text("#refined .written") == text
+    places = ("#model", "#candidates .written", "#candidates .answer dd", "#agreement tbody th")
+    for place in (*places, "#refined .written"):
+        assert page.text(place) == text
     assert page.script("return document.images.length") == 0
     assert page.driver.title.endswith("selfRef")
 

@@ -1,7 +1,7 @@
 """Serves the page at `/`: one document that holds its style and scripts.
 
-One document has no second path to guard. Without a key, where one is set, its status is 401 as for
-every guarded route; a browser shows it all the same, and the page asks for the key.
+One document has no second path to guard. Where keys are set and none is sent, its status is 401 as
+for every guarded route. A browser shows it all the same, and the page asks for the key.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
 from gsr_engine.serving.http.errors import Problem
-from gsr_engine.serving.http.guard import check_key, unguarded
+from gsr_engine.serving.http.guard import check_key, open_router
 from gsr_engine.serving.http.state import Server
 
 _FOLDER = Path(__file__).parent
@@ -25,7 +25,7 @@ _SCRIPT = re.compile(r'<script src="([\w.]+)"></script>')
 
 def page_routes(server: Server) -> APIRouter:
     """`/`; the page's requests are relative to it, so it works wherever it is mounted."""
-    router = APIRouter(route_class=unguarded(server))
+    router = open_router(server)
     document, policy = _document()
     headers = {
         "Content-Security-Policy": policy,

@@ -8,7 +8,7 @@ const whole = (number) => number.toLocaleString("en");
 const hundredths = { minimumFractionDigits: 2, maximumFractionDigits: 2 };
 const seconds = (number) => number.toLocaleString("en", hundredths);
 const logprob = (number) => number.toFixed(3).replace("-", "−");
-const candidates = (number) => (number === 1 ? "1 candidate" : `${whole(number)} candidates`);
+const candidateCount = (number) => (number === 1 ? "1 candidate" : `${whole(number)} candidates`);
 
 function element(name, text = "", attributes = {}) {
   const made = document.createElement(name);
@@ -96,7 +96,7 @@ class Run {
     at("verdict").textContent = "No candidate has stated an answer yet.";
     at("costs").hidden = true;
     at("costs-note").textContent = "Known when the request is finished.";
-    say(`Writing ${candidates(k)}.`);
+    say(`Writing ${candidateCount(k)}.`);
   }
 
   /** Takes one chunk of the stream. */
@@ -125,7 +125,7 @@ class Run {
   showProgress() {
     const k = this.candidates.length;
     const count = this.candidates.filter((one) => one.over).length;
-    if (count < k) say(`${count} of ${candidates(k)} finished.`);
+    if (count < k) say(`${count} of ${candidateCount(k)} finished.`);
     else say("The candidates are finished. The model reads them and writes the refinement.");
   }
 
