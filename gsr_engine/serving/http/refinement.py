@@ -149,7 +149,12 @@ def refinement_job(
     )
 
     events = partial(
-        server.engine.self_refine, problem, params, candidates=gsr.candidates, wait=False
+        server.engine.self_refine,
+        problem,
+        params,
+        candidates=gsr.candidates,
+        wait=False,
+        coalesce=body.coalesce,
     )
     return Job(events, narrator, "selfref", k, choices, given, public)
 
