@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, get_args
 
 from gsr_engine.checkpoint.chat_template import Message, Variables
 from gsr_engine.checkpoint.tokenizer import SpecialTokens
@@ -19,7 +19,7 @@ from gsr_engine.outputs import GenerateResult, RefineResult
 from gsr_engine.params import SamplingParams, SelfRefineParams
 from gsr_engine.requests.maker import RequestMaker
 from gsr_engine.serving.engine_loop import EngineLoop
-from gsr_engine.serving.events import Event, Final
+from gsr_engine.serving.events import Coalesce, Event, Final
 from gsr_engine.serving.mailbox import Mailbox
 from gsr_engine.serving.observer import StreamingRequest
 from gsr_engine.text.problem_prompts import Problem
@@ -90,6 +90,7 @@ class AsyncEngine:
         candidates: Sequence[str | list[int]] | None = None,
         request_id: str | None = None,
         wait: bool = True,
+        coalesce: Coalesce = "none",
     ) -> AsyncGenerator[Event[RefineResult], None]:
         """The events of selfRef@k of one problem, the same as `Engine.self_refine([problem])`.
 
@@ -103,6 +104,11 @@ class AsyncEngine:
             request_id: a name for `abort`, unique among unfinished requests. None makes one, which
                 `Submitted` reports.
             wait: whether to wait for room; if False, `QueueFull` is raised if there is no room.
+            coalesce: the rounds whose streams are told in two pieces: `none`, `inner` (all but the
+                last round), or `all`. The first piece are a stream's first tokens, when they come;
+                the second is all the rest, when the stream ends. The contents, and the times of
+                first and last tokens, are the same; a stream that runs costs its host next to
+                nothing. It is for a reader that shows no tokens in between.
 
         Raises:
             InvalidRequest: the request cannot be served; nothing was submitted.
@@ -115,7 +121,7 @@ class AsyncEngine:
             mine = _params(params, SelfRefineParams)
             return self._engine.new_self_refine(problem, mine, candidates=candidates)
 
-        return self._events(make, _size(problem, candidates), request_id, wait)
+        return self._events(make, _size(problem, candidates), request_id, wait, coalesce)
 
     def generate(
         self,
@@ -125,6 +131,7 @@ class AsyncEngine:
         special_tokens: SpecialTokens = "parse",
         request_id: str | None = None,
         wait: bool = True,
+        coalesce: Coalesce = "none",
     ) -> AsyncGenerator[Event[GenerateResult], None]:
         """The events of completing one prompt, the same as `Engine.generate([prompt])`.
 
@@ -135,7 +142,7 @@ class AsyncEngine:
             mine = _params(params, SamplingParams)
             return self._engine.new_generate(prompt, mine, special_tokens=special_tokens)
 
-        return self._events(make, _size(prompt), request_id, wait)
+        return self._events(make, _size(prompt), request_id, wait, coalesce)
 
     def chat(
         self,
@@ -145,6 +152,7 @@ class AsyncEngine:
         chat_template_kwargs: Variables | None = None,
         request_id: str | None = None,
         wait: bool = True,
+        coalesce: Coalesce = "none",
     ) -> AsyncGenerator[Event[GenerateResult], None]:
         """The events of answering one conversation, the same as `Engine.chat([messages])`.
 
@@ -155,7 +163,7 @@ class AsyncEngine:
             prompt = self._engine.chat_prompt(messages, chat_template_kwargs)
             return self._engine.new_generate(prompt, _params(params, SamplingParams))
 
-        return self._events(make, _size(messages), request_id, wait)
+        return self._events(make, _size(messages), request_id, wait, coalesce)
 
     async def _events(
         self,
@@ -163,17 +171,20 @@ class AsyncEngine:
         size: int,
         request_id: str | None,
         wait: bool,
+        coalesce: Coalesce,
     ) -> AsyncGenerator[Event[Any], None]:
         name = secrets.token_hex(8) if request_id is None else request_id
         if not isinstance(name, str) or not name:
             raise InvalidRequest("request_id", f"must be text, got {shown(request_id)}")
+        if coalesce not in get_args(Coalesce):
+            raise InvalidRequest("coalesce", f"must be none, inner or all, got {shown(coalesce)}")
         mailbox, asked_at = Mailbox(), self._engine.clock()
 
         def work() -> Future[None]:
             # The maker's thread hands it on, so that requests are taken in the order of making.
             request = make()
             request.deadlines.count_from(asked_at)
-            return self.loop.call(partial(self.loop.open, name, request, mailbox, wait))
+            return self.loop.call(partial(self.loop.open, name, request, mailbox, wait, coalesce))
 
         try:
             opened = await asyncio.wrap_future(self.loop.make(size, work))

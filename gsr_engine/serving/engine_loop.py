@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 from gsr_engine.engine import Engine
 from gsr_engine.errors import EngineClosed, InvalidRequest, QueueFull, shown
 from gsr_engine.execution.ownership import HomeProcess
-from gsr_engine.serving.mailbox import Mailbox
+from gsr_engine.serving.events import Coalesce
+from gsr_engine.serving.mailbox import Mailbox, wake
 from gsr_engine.serving.makers import Makers
 from gsr_engine.serving.observer import RequestObserver, StreamingRequest
 from gsr_engine.serving.tickets import Ticket, WaitingRoom
@@ -127,7 +128,12 @@ class EngineLoop:
         self._thread.join()
 
     def open(
-        self, request_id: str, request: StreamingRequest, mailbox: Mailbox, wait: bool
+        self,
+        request_id: str,
+        request: StreamingRequest,
+        mailbox: Mailbox,
+        wait: bool,
+        coalesce: Coalesce,
     ) -> None:
         """Take a request, and submit it as soon as there is room.
 
@@ -144,7 +150,7 @@ class EngineLoop:
             raise InvalidRequest("request_id", f"{shown(request_id)} is the id of a live request")
         if not wait and len(self.tickets) >= self._max_pending:
             raise QueueFull(f"max_pending is {self._max_pending}, and so many are unfinished")
-        observer = RequestObserver(request_id, request, self._engine.tokenizer)
+        observer = RequestObserver(request_id, request, self._engine.tokenizer, coalesce)
         ticket = Ticket(request_id, request, observer, mailbox)
         self.tickets[request_id] = ticket
         self.waiting.add(ticket)
@@ -248,21 +254,29 @@ class EngineLoop:
                 future.set_result(result)
 
     def _deliver(self) -> None:
+        waiting: dict[Mailbox, Ticket] = {}
         for ticket in list(self._submitted.values()):
             if ticket.mailbox.unread and not ticket.request.finished:
                 continue  # a reader that is behind gets the news, merged, in later looks
             try:
-                ticket.mailbox.put(ticket.observer.news())
-            except BaseException as error:  # only this request fails, e.g. its event loop is closed
-                ticket.mailbox.fail(error)
-                self._engine.abort(ticket.request)
-                self._forget(ticket)
-            else:
-                if ticket.observer.told:
-                    self._forget(ticket)
+                news = ticket.observer.news()
+            except BaseException as error:  # only this request fails
+                self._fail(ticket, error)
+                continue
+            if news and ticket.mailbox.put(news):
+                waiting[ticket.mailbox] = ticket
+        for mailbox in wake(waiting):
+            self._fail(waiting[mailbox], RuntimeError("the reader's event loop is closed"))
+        for ticket in [one for one in self._submitted.values() if one.observer.told]:
+            self._forget(ticket)
         self._fill_room()
         if not self.tickets:
             self._tell_drained(None)
+
+    def _fail(self, ticket: Ticket, error: BaseException) -> None:
+        ticket.mailbox.fail(error)
+        self._engine.abort(ticket.request)
+        self._forget(ticket)
 
     def _tell_drained(self, error: EngineClosed | None) -> None:
         drained, self._drained = self._drained, []

@@ -94,5 +94,12 @@ class Final(Generic[ResultT]):
     result: ResultT
 
 
+Coalesce = Literal["none", "inner", "all"]
+"""The rounds whose streams are told in two pieces: none, all but the last, or all of them.
+
+The first piece are the tokens that come first, when they come; the second is the rest of the
+stream, when it ends. `generate` and `chat` have one round, which is the last.
+"""
+
 TokenEvent = CandidateToken | RefineToken
 Event = Submitted | PhaseStarted | TokenEvent | CandidateDone | Final[ResultT]

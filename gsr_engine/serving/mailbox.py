@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Hashable
-from contextlib import suppress
+from collections import defaultdict
+from collections.abc import Hashable, Iterable
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -20,12 +20,13 @@ class Mailbox:
     So the memory for a slow or stopped reader is bounded by its request, not by its delay.
 
     Attributes:
+        loop: the event loop in which it is read.
         left: the reader is gone and will not come back.
-        reader_waits: whether the reader waits for the next event.
+        reader_waits: whether the reader waits for the next event, and was not woken yet.
     """
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
         # Oldest first; the token events of a stream share a list, and are joined when it is read.
         self._unread: dict[Hashable, list[Any]] = {}
@@ -39,17 +40,12 @@ class Mailbox:
         """Whether there are events that the reader has not read."""
         return bool(self._unread)
 
-    def put(self, events: list[Event[Any]]) -> None:
-        """Add events.
-
-        Raises:
-            RuntimeError: the reader waits in an event loop that is closed.
-        """
+    def put(self, events: list[Event[Any]]) -> bool:
+        """Add events; returns whether the reader waits for them, so that it needs `wake`."""
         with self._lock:
             for event in events:
                 self._add(event)
-            if events:
-                self._wake()
+            return self.reader_waits
 
     def _add(self, event: Event[Any]) -> None:
         key: Hashable = object()  # other events are never joined
@@ -61,13 +57,9 @@ class Mailbox:
         """Raise an error in the reader, after it has read the events that are there."""
         with self._lock:
             self._error = error
-            with suppress(RuntimeError):  # the event loop is closed, so there is no reader
-                self._wake()
-
-    def _wake(self) -> None:
-        if self.reader_waits:
-            self.reader_waits = False
-            self._loop.call_soon_threadsafe(self._wakeup.set)
+            waits = self.reader_waits
+        if waits:
+            wake([self])  # in an event loop that is closed there is no reader
 
     async def get(self) -> Event[Any]:
         """The oldest unread event; waits until there is one.
@@ -84,6 +76,30 @@ class Mailbox:
                 self.reader_waits = True
                 self._wakeup.clear()
             await self._wakeup.wait()
+
+
+def wake(mailboxes: Iterable[Mailbox]) -> list[Mailbox]:
+    """Wake the readers of mailboxes, by one call of each event loop.
+
+    Returns those whose event loop is closed: nobody will read them.
+    """
+    by_loop: dict[asyncio.AbstractEventLoop, list[Mailbox]] = defaultdict(list)
+    for mailbox in mailboxes:
+        by_loop[mailbox.loop].append(mailbox)
+    gone: list[Mailbox] = []
+    for loop, mine in by_loop.items():
+        for mailbox in mine:
+            mailbox.reader_waits = False  # before the call: woken, the reader may wait again
+        try:
+            loop.call_soon_threadsafe(_set, [mailbox._wakeup for mailbox in mine])
+        except Exception:  # also that of a foreign event loop ends its own requests only
+            gone += mine
+    return gone
+
+
+def _set(wakeups: list[asyncio.Event]) -> None:
+    for wakeup in wakeups:
+        wakeup.set()
 
 
 def _joined(events: list[Any]) -> Event[Any]:

@@ -120,12 +120,13 @@ def _job(server: Server, body: ChatBody, k: int | None, wanted: Wanted) -> Job:
     check_count("n", body.n, server.settings.max_n)
     params = plain_params(server, body, wanted)
     engine, variables = server.engine, wanted.variables
+    how: dict[str, Any] = {"wait": False, "coalesce": body.coalesce}
     narrator = PlainNarrator(Answers(Thinking.of(engine, variables)))
     if body.add_special_tokens:
         prompt = rendered(server, messages, variables, add_special_tokens=True)
-        events = partial(engine.generate, prompt, params, wait=False)
+        events = partial(engine.generate, prompt, params, **how)
     else:
-        events = partial(engine.chat, messages, params, chat_template_kwargs=variables, wait=False)
+        events = partial(engine.chat, messages, params, chat_template_kwargs=variables, **how)
     return Job(events, narrator, "plain", body.n, body.n, client_name=_client_name)
 
 

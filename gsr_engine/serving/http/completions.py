@@ -119,7 +119,8 @@ def _plain(
         maker.limits.check_text("prompt", prompt, maker.tokenizer.bytes_per_token)
         prompt = maker.tokenizer.encode_prompt(prompt, add_special_tokens=False)
     narrator = _narrator(server, body, given, place)
-    events = partial(server.engine.generate, prompt, params, wait=False)
+    engine, coalesce = server.engine, body.coalesce
+    events = partial(engine.generate, prompt, params, wait=False, coalesce=coalesce)
     return Job(events, narrator, "plain", body.n, body.n)
 
 

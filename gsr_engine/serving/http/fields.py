@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from gsr_engine.errors import InvalidRequest, check_float
 from gsr_engine.params import MAX_CANDIDATES, Layout, Order, SamplingParams, View
 from gsr_engine.repetition import RepetitionDetectionParams
+from gsr_engine.serving.events import Coalesce
 from gsr_engine.serving.http.replies import Options
 from gsr_engine.serving.http.settings import Settings
 
@@ -208,6 +209,14 @@ class Generating(Sampling):
             usage_at_end=self.stream_options.include_usage,
             usage_always=self.stream_options.continuous_usage_stats,
         )
+
+    @property
+    def coalesce(self) -> Coalesce:
+        """The rounds of which the reply tells no token before its stream ends."""
+        if not self.stream:
+            return "all"
+        every = self.gsr is not None and self.gsr.stream == "all"
+        return "none" if every or self.stream_options.continuous_usage_stats else "inner"
 
     def check_options(self) -> None:
         """Raise InvalidRequest for options of a stream where none is asked for."""

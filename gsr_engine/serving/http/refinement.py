@@ -147,8 +147,15 @@ def refinement_job(
         voted=voted,
         given=given,
     )
-    ask = partial(server.engine.self_refine, problem, params, candidates=gsr.candidates, wait=False)
-    return Job(ask, narrator, "selfref", k, choices, given, client_name)
+    events = partial(
+        server.engine.self_refine,
+        problem,
+        params,
+        candidates=gsr.candidates,
+        wait=False,
+        coalesce=body.coalesce,
+    )
+    return Job(events, narrator, "selfref", k, choices, given, client_name)
 
 
 def _params(
