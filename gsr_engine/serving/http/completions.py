@@ -13,7 +13,7 @@ from pydantic import Field
 from gsr_engine.errors import InvalidRequest
 from gsr_engine.params import MAX_TOP_LOGPROBS
 from gsr_engine.serving.http.answering import answer
-from gsr_engine.serving.http.echo import EchoNarrator
+from gsr_engine.serving.http.echo_narrator import EchoNarrator
 from gsr_engine.serving.http.fields import Generating, Many, check_count, only, seconds_left
 from gsr_engine.serving.http.guard import cache_salt, guarded_router
 from gsr_engine.serving.http.narrator import Answers, PlainNarrator

@@ -13,7 +13,7 @@ from gsr_engine.params import SamplingParams, SelfRefineParams
 from gsr_engine.serving.http.errors import Problem, renamed
 from gsr_engine.serving.http.fields import Generating, Refinement, check_count, stream_limit
 from gsr_engine.serving.http.narrator import Answers
-from gsr_engine.serving.http.refined import RefinedNarrator
+from gsr_engine.serving.http.refined_narrator import RefinedNarrator
 from gsr_engine.serving.http.runs import Job
 from gsr_engine.serving.http.state import Server
 from gsr_engine.serving.http.thinking import Thinking
