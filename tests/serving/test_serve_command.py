@@ -264,3 +264,28 @@ def test_without_the_extra_it_says_how_to_get_it(
     process = start(before=f"import sys\nsys.modules[{package!r}] = None")
     assert process.status() == 2
     assert process.log == [f"gsr: serve needs {package}: pip install 'gsr-engine[serve]'\n"]
+
+
+def test_whoever_sends_a_second_request_and_leaves_is_noticed(
+    start: Callable[..., Process],
+) -> None:
+    process = start()
+    address = process.url.removeprefix("http://").split(":")
+    body = json.dumps({**LONG, "n": 32}).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n"
+    first = head.encode() + b"Content-Type: application/json\r\n\r\n" + body
+    with socket.create_connection((address[0], int(address[1]))) as client:
+        client.sendall(first + b"GET /version HTTP/1.1\r\nHost: a\r\n\r\n")
+        eventually(lambda: running(process.url, 1), process)
+    eventually(lambda: running(process.url, 0), process)
+    finished = httpx.get(f"{process.url}/metrics").text
+    assert 'outcome="aborted"' in finished
+    assert 'outcome="length"' not in finished
+
+
+def test_headers_without_end_are_refused(start: Callable[..., Process]) -> None:
+    address = start().url.removeprefix("http://").split(":")
+    with socket.create_connection((address[0], int(address[1]))) as client:
+        client.sendall(b"GET /health HTTP/1.1\r\nX-Long: " + b"a" * 70_000)
+        client.settimeout(SOON)
+        assert b" 400 " in client.recv(100)

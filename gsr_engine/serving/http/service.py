@@ -56,6 +56,9 @@ class Service:
         """
         config = uvicorn.Config(
             self._app,
+            # httptools, if it is there, bounds no headers, and tells the request that runs nothing
+            # of the end of a connection once another one waits behind it.
+            http="h11",
             log_config=None,
             access_log=False,
             server_header=False,
