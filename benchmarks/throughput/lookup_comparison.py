@@ -25,7 +25,7 @@ from gsr_engine.execution.loading import load_parts
 from gsr_engine.execution.runner import Runner
 from gsr_engine.params import Layout
 
-LOOKUP = {"method": "ngram", "num_speculative_tokens": 8}
+LOOKUP = {"method": "ngram", "num_speculative_tokens": 16}
 WITHOUT, WITH = "without", "with"
 WAYS = {WITHOUT: None, WITH: LOOKUP}
 """What `EngineConfig.speculative_config` is, by the name of the way."""
