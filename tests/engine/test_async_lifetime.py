@@ -228,8 +228,9 @@ def test_a_panic_while_text_is_made_ends_its_request_only(
                 raise Panic("index out of bounds")
             return self.raw.decode(ids, **options)
 
-    raw = property(lambda tokenizer: Panicking(tokenizer._tokenizer))
-    monkeypatch.setattr(PreTrainedTokenizerFast, "backend_tokenizer", raw)
+    backend: Any = PreTrainedTokenizerFast.backend_tokenizer
+    panicking = property(lambda tokenizer: Panicking(backend.fget(tokenizer)))
+    monkeypatch.setattr(PreTrainedTokenizerFast, "backend_tokenizer", panicking)
     stop_at = SamplingParams(max_tokens=40, ignore_eos=True)
 
     async def main() -> None:
