@@ -176,11 +176,10 @@ class Tokenizer:
         hidden = self._control.hidden
         shown = [token for token in token_ids if token not in hidden]
         # Some checkpoints ask for a clean-up of spaces before punctuation. It changes the text that
-        # the tokens spell, and text already streamed could change with the next token.
+        # the tokens spell, and text already streamed could change with the next token. So this is
+        # not transformers' `decode`. That costs several times as much, too, for each token.
         try:
-            text: str = self._tokenizer.decode(
-                shown, skip_special_tokens=False, clean_up_tokenization_spaces=False
-            )
+            text: str = self._markup.decode(shown, skip_special_tokens=False)
         except (Exception, KeyboardInterrupt, SystemExit):
             raise
         except BaseException as panic:

@@ -49,6 +49,7 @@ class AsyncEngine:
     wait for room, first come, first served, but a long input comes once it is made. A timeout
     counts from the call, also while its request waits for room. A slow reader does not slow the
     engine down, and its buffer is bounded: new tokens of a stream join its one unread token event.
+    With `coalesce` the tokens of a stream are two events, however fast its reader is.
 
     Attributes:
         loop: the thread that runs the engine; for instruments and tests.

@@ -7,6 +7,7 @@ import logging
 import signal
 import threading
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -209,20 +210,32 @@ def test_a_panic_while_text_is_made_ends_its_request_only(
     class Panic(BaseException):
         """As those of a tokenizer in Rust."""
 
-    decode = PreTrainedTokenizerFast.decode
+    class Panicking:
+        """The tokenizer in Rust, which panics at a certain text."""
 
-    def panicking(self: Any, ids: list[int], **options: Any) -> Any:
-        # Events decode short windows, results all tokens.
-        if ids.count(7) == (1 if where == "events" else 40):
-            raise Panic("index out of bounds")
-        return decode(self, ids, **options)
+        def __init__(self, raw: Any) -> None:
+            self.raw = raw
 
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.raw, name)
+
+        def __deepcopy__(self, memo: Any) -> Any:
+            return deepcopy(self.raw, memo)
+
+        def decode(self, ids: list[int], **options: Any) -> Any:
+            # Events decode short windows, results all tokens.
+            if ids.count(7) == (1 if where == "events" else 40):
+                raise Panic("index out of bounds")
+            return self.raw.decode(ids, **options)
+
+    backend: Any = PreTrainedTokenizerFast.backend_tokenizer
+    panicking = property(lambda tokenizer: Panicking(backend.fget(tokenizer)))
+    monkeypatch.setattr(PreTrainedTokenizerFast, "backend_tokenizer", panicking)
     stop_at = SamplingParams(max_tokens=40, ignore_eos=True)
 
     async def main() -> None:
         inner = Engine.from_pretrained(qwen2)
         async with AsyncEngine(inner) as engine:
-            monkeypatch.setattr(PreTrainedTokenizerFast, "decode", panicking)
             monkeypatch.setattr(
                 "gsr_engine.requests.request.Stream.append", only_sevens(Stream.append)
             )

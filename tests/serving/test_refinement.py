@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import httpx
@@ -9,9 +10,18 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gsr_engine import AsyncEngine, Engine, SamplingParams, SelfRefineParams
+from gsr_engine import (
+    AsyncEngine,
+    CandidateToken,
+    Engine,
+    RefineToken,
+    SamplingParams,
+    SelfRefineParams,
+)
 from gsr_engine.demo.puzzles import sample_puzzles
 from gsr_engine.demo.report import NANO
+from gsr_engine.serving.http.chat import ChatBody
+from gsr_engine.serving.http.refined import RefinedNarrator
 from tests.helpers.live_server import joined, stream
 
 PATH = "/v1/chat/completions"
@@ -323,3 +333,39 @@ def test_completions_refine_texts(api: httpx.Client, engine: Engine) -> None:
     body = api.post("/v1/completions", json=asked).json()
     assert [choice["text"] for choice in body["choices"]] == expected
     assert [choice["index"] for choice in body["choices"]] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "rounds"),
+    [
+        ({}, "all"),
+        ({"gsr": {"stream": "all"}}, "all"),
+        ({"stream": True}, "inner"),
+        ({"stream": True, "gsr": {}}, "inner"),
+        ({"stream": True, "gsr": {"stream": "phases"}}, "inner"),
+        ({"stream": True, "gsr": {"stream": "all"}}, "none"),
+        ({"stream": True, "stream_options": {"include_usage": True}}, "inner"),
+        ({"stream": True, "stream_options": {"continuous_usage_stats": True}}, "none"),
+    ],
+)
+def test_only_tokens_that_are_shown_are_told_one_by_one(
+    fields: dict[str, Any], rounds: str
+) -> None:
+    asked = {"messages": MESSAGES, **fields}
+    assert ChatBody.model_validate(asked).coalesce == rounds
+
+
+def test_a_body_takes_few_events_of_the_engine(
+    api: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, pieces = RefinedNarrator.read, Counter[tuple[int, int]]()
+
+    def counting(self: RefinedNarrator, event: Any) -> Any:
+        if isinstance(event, CandidateToken | RefineToken):
+            pieces[event.stream] += 1
+        return read(self, event)
+
+    monkeypatch.setattr(RefinedNarrator, "read", counting)
+    post(api, max_tokens=60, ignore_eos=True, gsr={"k": 2, "stream": "all", **HOT})
+    assert set(pieces) == {(0, 0), (0, 1), (1, 0)}
+    assert max(pieces.values()) <= 2
