@@ -101,6 +101,11 @@ def problem_of(error: Exception) -> Problem:
     return Problem(500, "an internal error; the server's log has it")
 
 
+def shutting_down() -> Problem:
+    """What a client is told once requests are refused."""
+    return Problem(503, "the server is shutting down", code="shutting_down")
+
+
 def renamed(error: InvalidRequest, field: str) -> InvalidRequest:
     """The same refusal, with the client's name for the field at fault."""
     return InvalidRequest(field, str(error).removeprefix(f"{error.field}: "))
