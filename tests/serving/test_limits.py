@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import logging
 import socket
@@ -16,6 +17,7 @@ import pytest
 from pydantic import ValidationError
 
 from gsr_engine import AsyncEngine, InvalidRequest
+from gsr_engine.cli.serve import serve
 from gsr_engine.demo.puzzles import sample_puzzles
 from gsr_engine.demo.report import NANO
 from gsr_engine.serving import Keys, Settings, create_app
@@ -30,6 +32,7 @@ from tests.helpers.live_server import events, live, stream, until
 
 PATH = "/v1/chat/completions"
 MESSAGES = [{"role": "user", "content": sample_puzzles("test", 3, 2)[0].problem}]
+JSON = {"Content-Type": "application/json"}
 OPEN = {"/health", "/ready", "/metrics"}
 ENDLESS = {"messages": MESSAGES, "ignore_eos": True, "seed": 0}
 
@@ -121,6 +124,17 @@ def test_a_body_that_is_too_long_is_not_read_to_its_end(nano: AsyncEngine) -> No
         assert response.json()["error"]["type"] == "request_too_large"
         short = {"messages": [{"role": "user", "content": "1"}], "max_tokens": 1}
         assert client.post(PATH, json=short).status_code == 200
+
+
+def test_a_body_has_two_mib_unless_told_otherwise(api: httpx.Client) -> None:
+    room = Settings().max_body_bytes
+    assert room == 2 << 20
+    flags = inspect.signature(serve).parameters
+    assert flags["max_body_bytes"].default == room
+    body = json.dumps({"messages": MESSAGES, "max_tokens": 1}).encode()
+    for length, status in ((room, 200), (room + 1, 413)):
+        response = api.post(PATH, content=body.ljust(length), headers=JSON)
+        assert response.status_code == status
 
 
 def test_caps_of_the_server_hold_for_every_stream(nano: AsyncEngine) -> None:
@@ -264,9 +278,9 @@ def test_errors_have_one_form(api: httpx.Client) -> None:
         api.get(PATH),
         api.get("/v1/models/"),
         api.post(PATH, content=b"{"),
-        api.post(PATH, content=b"\xff", headers={"Content-Type": "application/json"}),
-        api.post(PATH, content=b"[" * 100_000, headers={"Content-Type": "application/json"}),
-        api.post(PATH, content=b"[]", headers={"Content-Type": "application/json"}),
+        api.post(PATH, content=b"\xff", headers=JSON),
+        api.post(PATH, content=b"[" * 100_000, headers=JSON),
+        api.post(PATH, content=b"[]", headers=JSON),
         api.post(PATH, content=b'{"messages": [{"role": "user", "content": "a"}], "seed": NaN}'),
     ):
         assert 400 <= response.status_code < 500
@@ -302,6 +316,17 @@ def test_a_body_is_refused_at_its_first_faults(model: type[Body], fields: Any) -
     with pytest.raises(ValidationError) as refused:
         model.model_validate(fields)
     assert refused.value.error_count() <= 8
+
+
+@pytest.mark.parametrize("others", [{}, {"cache_control": None}])
+def test_a_null_counts_as_absent_in_every_object(others: dict[str, None]) -> None:
+    part = {"type": "text", "text": "a", **others}
+    turn = {**TURN, "content": [part], "name": None, **others}
+    assert ChatBody.model_validate({"messages": [turn], "n": None, **others}).n == 1
+    for faulty in ({"text": None}, {"text": "a", "x": 1}, {"text": 1}):
+        turn = {**TURN, "content": [{**part, **faulty}]}
+        with pytest.raises(ValidationError):
+            ChatBody.model_validate({"messages": [turn]})
 
 
 def test_an_unknown_field_is_named_whatever_its_name(api: httpx.Client) -> None:
