@@ -264,7 +264,7 @@ class SelfRefineParams:
             `candidate_timeout` and `as_finished`.
         widths: refinements in each round before the last.
         subset: how many solutions of the round before each refinement reads, drawn by the seed;
-            None reads all.
+            None reads all, and so does a number that is not below theirs.
         refinements: refinements in the last round; the majority of their answers wins. Where the
             template asks for no form of answer there is no vote, and the first is the result.
         force_layout: use a layout that the checkpoint was not trained for.

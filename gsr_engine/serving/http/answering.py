@@ -122,7 +122,7 @@ async def _chained(begun: list[News], source: AllNews) -> AllNews:
 def _endings(run: Run, reply: Reply) -> Iterator[dict[str, Any]]:
     """The last chunks of a run that has ended with an answer; the last of all has its `gsr`."""
     outcome = run.narrator.outcome
-    if outcome is None or problem_with(outcome) is not None:
+    if outcome is None or problem_with(outcome, given=run.job.given) is not None:
         return
     for number, choice in enumerate(outcome.choices, start=1):
         chunk = reply.chunk(reply.ending(choice))
