@@ -290,6 +290,26 @@ def test_errors_have_one_form(api: httpx.Client) -> None:
     assert (named["allow"], named["x-request-id"]) == ("POST", "mine")
 
 
+def test_a_body_that_is_not_read_is_named(api: httpx.Client) -> None:
+    good = {"messages": MESSAGES, "max_tokens": 1}
+    for kind, status in (
+        (None, 400),
+        ("text/plain", 400),
+        ("application/x-www-form-urlencoded", 400),
+        ("application/json; charset=utf-8", 200),
+    ):
+        headers = {} if kind is None else {"Content-Type": kind}
+        response = api.post(PATH, content=json.dumps(good), headers=headers)
+        assert response.status_code == status
+        if status == 400:
+            error = response.json()["error"]
+            assert error["param"] == "content-type"
+            assert error["message"] == "content-type: must be application/json"
+    for unreadable in (b"{", b"\xff", b"[" * 100_000):
+        response = api.post(PATH, content=unreadable, headers=JSON)
+        assert (response.status_code, response.json()["error"]["param"]) == (400, "body")
+
+
 BAD: Any = [0.5] * 1000
 TURN = {"role": "user", "content": "a"}
 
