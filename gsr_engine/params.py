@@ -31,6 +31,7 @@ Order = Literal["shuffled", "as_generated", "as_finished"]
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_LENGTH = 1000
+MAX_STOP_TOKEN_IDS = 1024
 MAX_TOP_LOGPROBS = 20
 MAX_TIMEOUT = 1e9
 """Seconds: thirty years."""
@@ -104,8 +105,8 @@ class SamplingParams:
             seed.
         stop: strings that end a stream, wherever they begin or end inside tokens. The text ends
             before the string. A single text and None are taken, too; it is kept as a tuple.
-        stop_token_ids: token ids that end a stream, besides the checkpoint's own end tokens. A
-            single id and None are taken, too; it is kept as a tuple.
+        stop_token_ids: token ids that end a stream, besides the checkpoint's own end tokens; 1,024
+            at most. A single id and None are taken, too; it is kept as a tuple.
         ignore_eos: the checkpoint's own end tokens do not end a stream.
         repetition_detection: ends a stream that has run into a loop, with finish reason
             "repetition"; None lets it run on. `min_tokens` holds for it, too.
@@ -192,6 +193,8 @@ class SamplingParams:
             raise InvalidRequest(
                 "stop_token_ids", f"must be a token id or some, got {shown(self.stop_token_ids)}"
             )
+        if len(ids) > MAX_STOP_TOKEN_IDS:
+            raise InvalidRequest("stop_token_ids", f"{len(ids)} are more than {MAX_STOP_TOKEN_IDS}")
         _keep(self, "stop", stop)
         kept = tuple(check_int("stop_token_ids", token, 0, 2**31 - 1) for token in ids)
         _keep(self, "stop_token_ids", kept)
@@ -261,7 +264,7 @@ class SelfRefineParams:
             `candidate_timeout` and `as_finished`.
         widths: refinements in each round before the last.
         subset: how many solutions of the round before each refinement reads, drawn by the seed;
-            None reads all.
+            None reads all, and so does a number that is not below theirs.
         refinements: refinements in the last round; the majority of their answers wins. Where the
             template asks for no form of answer there is no vote, and the first is the result.
         force_layout: use a layout that the checkpoint was not trained for.

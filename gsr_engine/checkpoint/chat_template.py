@@ -76,6 +76,8 @@ class ChatTemplate:
     ) -> None:
         self._tokenizer = tokenizer
         self._source = template_source(tokenizer)
+        special = {*tokenizer.SPECIAL_TOKENS_ATTRIBUTES, *tokenizer.special_tokens_map}
+        self._reserved = _RESERVED | special
         self._spelled = control.pattern()
         self._spelled_by_assistant = control.pattern(keep=thinking or ())
 
@@ -84,7 +86,7 @@ class ChatTemplate:
         if not isinstance(variables, Mapping) or not all(isinstance(k, str) for k in variables):
             raise InvalidRequest("chat_template_kwargs", f"must be a dict, got {shown(variables)}")
         for name in variables:
-            if name in _RESERVED:
+            if name in self._reserved:
                 raise InvalidRequest("chat_template_kwargs", f"{name} is not for callers to set")
             if not re.search(rf"\b{re.escape(name)}\b", self._source):
                 raise InvalidRequest(

@@ -80,7 +80,7 @@ def serve(
         int | None,
         typer.Option(help="Most tokens of each stream. [default: the context]", show_default=False),
     ] = None,
-    max_body_bytes: Annotated[int, typer.Option(help="Longest body.")] = 8 << 20,
+    max_body_bytes: Annotated[int, typer.Option(help="Longest body.")] = 2 << 20,
     default_chat_template_kwargs: options.ChatTemplateKwargs = None,
     keep_alive_seconds: Annotated[
         float, typer.Option(help="Silence after which a stream gets a comment.")

@@ -58,6 +58,7 @@ pytestmark = pytest.mark.slow
         ({"stop": ("a", None)}, "stop", "got None"),
         ({"stop": ("x" * 1001,)}, "stop", "texts of 1 to 1000 characters"),
         ({"stop": tuple("abcdefghijklmnopq")}, "stop", "17 are more than 16"),
+        ({"stop_token_ids": tuple(range(1025))}, "stop_token_ids", "1025 are more than 1024"),
         ({"top_logprobs": 21}, "top_logprobs", "from 0 to 20, got 21"),
         ({"top_logprobs": False}, "top_logprobs", "got False"),
         ({"prompt_logprobs": 21}, "prompt_logprobs", "from 0 to 20, got 21"),

@@ -43,6 +43,7 @@ def ids(results: list[Any]) -> list[list[int]]:
         ({"stop": ["a", "b"]}, {"stop": ("a", "b")}),
         ({"stop": None}, {"stop": ()}),
         ({"stop_token_ids": [np.int64(5), 6]}, {"stop_token_ids": (5, 6)}),
+        ({"stop_token_ids": list(range(1024))}, {"stop_token_ids": tuple(range(1024))}),
         ({"stop_token_ids": 5}, {"stop_token_ids": (5,)}),
         ({"stop_token_ids": None}, {"stop_token_ids": ()}),
         ({"top_k": -1}, {"top_k": 0}),

@@ -3,7 +3,8 @@
     POST /refine    {"problem": "…", "k": 4, "seed": 7, "max_tokens": 300}
 
 answers with server-sent events, one per event of the engine. A client that hangs up frees
-what its request held. Any ASGI server runs it, for example `uvicorn tests.examples.asgi_app:app`.
+what its request held. Any ASGI server runs it, for example
+`uvicorn --http h11 tests.examples.asgi_app:app`.
 """
 
 from __future__ import annotations

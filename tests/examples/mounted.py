@@ -1,6 +1,6 @@
 """Two models inside somebody else's application, in one process.
 
-    uvicorn tests.examples.mounted:app
+    uvicorn --http h11 tests.examples.mounted:app
 
 `/llm` is a mounted application with one model, `/draft` a router with another: routes of a host
 with a middleware of its own. Each has metrics of its own. The host loads the engines, and closes

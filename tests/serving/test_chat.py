@@ -185,6 +185,12 @@ def test_what_is_not_served_is_refused_by_name(
     assert param in message or "Field required" in message
 
 
+@pytest.mark.parametrize("name", ["tokenize", "bos_token", "eos_token"])
+def test_some_variables_of_a_template_are_not_for_callers(api: httpx.Client, name: str) -> None:
+    message = refused(api, "chat_template_kwargs", chat_template_kwargs={name: "x"})
+    assert message == f"chat_template_kwargs: {name} is not for callers to set"
+
+
 def test_another_model_is_not_found(api: httpx.Client) -> None:
     response = api.post(PATH, json={"messages": MESSAGES, "model": "gpt-4"})
     assert response.status_code == 404

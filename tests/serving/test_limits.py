@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import logging
 import socket
@@ -16,6 +17,7 @@ import pytest
 from pydantic import ValidationError
 
 from gsr_engine import AsyncEngine, InvalidRequest
+from gsr_engine.cli.serve import serve
 from gsr_engine.demo.puzzles import sample_puzzles
 from gsr_engine.demo.report import NANO
 from gsr_engine.serving import Keys, Settings, create_app
@@ -30,6 +32,7 @@ from tests.helpers.live_server import events, live, stream, until
 
 PATH = "/v1/chat/completions"
 MESSAGES = [{"role": "user", "content": sample_puzzles("test", 3, 2)[0].problem}]
+JSON = {"Content-Type": "application/json"}
 OPEN = {"/health", "/ready", "/metrics"}
 ENDLESS = {"messages": MESSAGES, "ignore_eos": True, "seed": 0}
 
@@ -123,6 +126,17 @@ def test_a_body_that_is_too_long_is_not_read_to_its_end(nano: AsyncEngine) -> No
         assert client.post(PATH, json=short).status_code == 200
 
 
+def test_a_body_has_two_mib_unless_told_otherwise(api: httpx.Client) -> None:
+    room = Settings().max_body_bytes
+    assert room == 2 << 20
+    flags = inspect.signature(serve).parameters
+    assert flags["max_body_bytes"].default == room
+    body = json.dumps({"messages": MESSAGES, "max_tokens": 1}).encode()
+    for length, status in ((room, 200), (room + 1, 413)):
+        response = api.post(PATH, content=body.ljust(length), headers=JSON)
+        assert response.status_code == status
+
+
 def test_caps_of_the_server_hold_for_every_stream(nano: AsyncEngine) -> None:
     settings = Settings(max_tokens=7, max_k=3, default_k=2, max_n=2)
     with client_of(nano, settings=settings) as client:
@@ -196,8 +210,9 @@ def test_a_deadline_ends_a_request_with_what_there_is(nano: AsyncEngine) -> None
             assert error["param"] == "timeout"
             (*_, last) = stream(client, PATH, **asked)
             assert last["error"]["code"] == "deadline_exceeded"
-        bad = client.post(PATH, json=ENDLESS, headers={"X-Request-Timeout": "soon"})
-        assert (bad.status_code, bad.json()["error"]["param"]) == (400, "x-request-timeout")
+        for no_number in ("soon", "1_0"):
+            bad = client.post(PATH, json=ENDLESS, headers={"X-Request-Timeout": no_number})
+            assert (bad.status_code, bad.json()["error"]["param"]) == (400, "x-request-timeout")
 
 
 def test_a_candidate_timeout_ends_the_candidates_alone(nano: AsyncEngine) -> None:
@@ -264,15 +279,35 @@ def test_errors_have_one_form(api: httpx.Client) -> None:
         api.get(PATH),
         api.get("/v1/models/"),
         api.post(PATH, content=b"{"),
-        api.post(PATH, content=b"\xff", headers={"Content-Type": "application/json"}),
-        api.post(PATH, content=b"[" * 100_000, headers={"Content-Type": "application/json"}),
-        api.post(PATH, content=b"[]", headers={"Content-Type": "application/json"}),
+        api.post(PATH, content=b"\xff", headers=JSON),
+        api.post(PATH, content=b"[" * 100_000, headers=JSON),
+        api.post(PATH, content=b"[]", headers=JSON),
         api.post(PATH, content=b'{"messages": [{"role": "user", "content": "a"}], "seed": NaN}'),
     ):
         assert 400 <= response.status_code < 500
         assert set(response.json()["error"]) == {"message", "type", "param", "code"}
     named = api.get(PATH, headers={"X-Request-ID": "mine"}).headers
     assert (named["allow"], named["x-request-id"]) == ("POST", "mine")
+
+
+def test_a_body_that_is_not_read_is_named(api: httpx.Client) -> None:
+    good = {"messages": MESSAGES, "max_tokens": 1}
+    for kind, status in (
+        (None, 400),
+        ("text/plain", 400),
+        ("application/x-www-form-urlencoded", 400),
+        ("application/json; charset=utf-8", 200),
+    ):
+        headers = {} if kind is None else {"Content-Type": kind}
+        response = api.post(PATH, content=json.dumps(good), headers=headers)
+        assert response.status_code == status
+        if status == 400:
+            error = response.json()["error"]
+            assert error["param"] == "content-type"
+            assert error["message"] == "content-type: must be application/json"
+    for unreadable in (b"{", b"\xff", b"[" * 100_000):
+        response = api.post(PATH, content=unreadable, headers=JSON)
+        assert (response.status_code, response.json()["error"]["param"]) == (400, "body")
 
 
 BAD: Any = [0.5] * 1000
@@ -302,6 +337,17 @@ def test_a_body_is_refused_at_its_first_faults(model: type[Body], fields: Any) -
     with pytest.raises(ValidationError) as refused:
         model.model_validate(fields)
     assert refused.value.error_count() <= 8
+
+
+@pytest.mark.parametrize("others", [{}, {"cache_control": None}])
+def test_a_null_counts_as_absent_in_every_object(others: dict[str, None]) -> None:
+    part = {"type": "text", "text": "a", **others}
+    turn = {**TURN, "content": [part], "name": None, **others}
+    assert ChatBody.model_validate({"messages": [turn], "n": None, **others}).n == 1
+    for faulty in ({"text": None}, {"text": "a", "x": 1}, {"text": 1}):
+        turn = {**TURN, "content": [{**part, **faulty}]}
+        with pytest.raises(ValidationError):
+            ChatBody.model_validate({"messages": [turn]})
 
 
 def test_an_unknown_field_is_named_whatever_its_name(api: httpx.Client) -> None:

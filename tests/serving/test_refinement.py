@@ -169,6 +169,13 @@ def test_a_client_may_bring_its_candidates(api: httpx.Client, nano: AsyncEngine)
     assert refused(api, gsr={"candidates": []})[0] == "gsr.candidates"
     assert refused(api, gsr={"candidates": texts, "k": 3})[0] == "gsr.k"
     assert refused(api, gsr={"candidates": texts, "agreement": 2})[0] == "gsr.agreement"
+    param, message = refused(api, gsr={"candidates": ["<think>1", "<think>2"]})
+    assert (param, message[:26]) == ("gsr.candidates", "0 of 2 candidates are usab")
+
+
+def test_a_subset_may_be_as_large_as_the_widest_round(api: httpx.Client) -> None:
+    for gsr in ({"k": 2, "subset": 2}, {"k": 2, "widths": [3], "subset": 3}):
+        post(api, max_tokens=5, gsr={**gsr, "view": "full"})
 
 
 @pytest.mark.parametrize("mode", ["final", "phases", "all"])
@@ -305,6 +312,9 @@ def test_a_limit_of_its_own_leaves_the_rest_to_the_others(api: httpx.Client) -> 
         ("gsr.order", {"gsr": {"order": "as_finished", "widths": [2]}}),
         ("gsr.widths", {"gsr": {"widths": [17]}}),
         ("gsr.candidate_timeout", {"gsr": {"candidate_timeout": -1}}),
+        ("gsr.candidate_timeout", {"gsr": {"candidate_timeout": 0}}),
+        ("gsr.subset", {"gsr": {"k": 2, "subset": 3}}),
+        ("gsr.subset", {"gsr": {"k": 2, "widths": [3], "subset": 4}}),
         ("n", {"n": 17, "gsr": {}}),
         ("seed", {"seed": -1, "gsr": {}}),
         ("top_p", {"top_p": 2, "gsr": {}}),

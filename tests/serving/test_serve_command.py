@@ -88,6 +88,22 @@ def test_what_is_in_flight_after_the_timeout_is_aborted(
     assert process.status() == 0
 
 
+def test_a_request_that_is_still_arriving_is_refused_in_time(start: Callable[..., Process]) -> None:
+    process = start("--shutdown-delay", "0", "--shutdown-timeout", "0.1")
+    host, port = process.url.removeprefix("http://").split(":")
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 800\r\n\r\n"
+    with socket.create_connection((host, int(port)), timeout=SOON) as client:
+        client.sendall(head + b'{"prompt"')
+        assert is_ready(process.url)  # it came later, so the first one is being read by now
+        process.signal(signal.SIGTERM)
+        told = b"".join(iter(lambda: client.recv(65536), b"")).decode().lower()
+    assert told.startswith("http/1.1 503 ")
+    assert "\r\nretry-after: 1\r\n" in told
+    assert '"code":"shutting_down"' in told
+    assert process.status() == 0
+    assert not any("ERROR" in line or "Traceback" in line for line in process.log)
+
+
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_it_at_once(
     start: Callable[..., Process], second: signal.Signals

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import Request, Response
 
 from gsr_engine.serving.http import sse
-from gsr_engine.serving.http.errors import Problem, json_response, problem_of
+from gsr_engine.serving.http.errors import json_response, problem_of, shutting_down
 from gsr_engine.serving.http.guard import request_id
 from gsr_engine.serving.http.replies import Reply
 from gsr_engine.serving.http.runs import AllNews, Called, Job, News, Run, merged, problem_with
@@ -28,7 +28,7 @@ async def answer(
         ClientGone: its client went away; nothing of it runs any more.
     """
     if server.health.refusing:
-        raise Problem(503, "the server is shutting down", code="shutting_down")
+        raise shutting_down()
     reply = form(
         name=f"{form.prefix}-{request_id(request)}",
         model=called.model or server.name,
@@ -122,7 +122,7 @@ async def _chained(begun: list[News], source: AllNews) -> AllNews:
 def _endings(run: Run, reply: Reply) -> Iterator[dict[str, Any]]:
     """The last chunks of a run that has ended with an answer; the last of all has its `gsr`."""
     outcome = run.narrator.outcome
-    if outcome is None or problem_with(outcome) is not None:
+    if outcome is None or problem_with(outcome, given=run.job.given) is not None:
         return
     for number, choice in enumerate(outcome.choices, start=1):
         chunk = reply.chunk(reply.ending(choice))

@@ -95,10 +95,16 @@ def problem_of(error: Exception) -> Problem:
         case GsrError():
             return Problem(503, "the engine cannot take the request")
         case HTTPException():
-            headers = error.headers or {}
-            return Problem(error.status_code, str(error.detail), headers=headers)
+            # FastAPI's own 400 is for a body that it cannot read: no UTF-8, or too deep.
+            param = "body" if error.status_code == 400 else None
+            return Problem(error.status_code, str(error.detail), param, headers=error.headers or {})
     _log.error("a request failed", exc_info=error)
     return Problem(500, "an internal error; the server's log has it")
+
+
+def shutting_down() -> Problem:
+    """What a client is told once requests are refused."""
+    return Problem(503, "the server is shutting down", code="shutting_down")
 
 
 def renamed(error: InvalidRequest, field: str) -> InvalidRequest:
@@ -108,6 +114,8 @@ def renamed(error: InvalidRequest, field: str) -> InvalidRequest:
 
 def _invalid(error: RequestValidationError) -> Problem:
     """The field at fault that lies deepest; of one of several types, all that it is not."""
+    if isinstance(error.body, bytes):  # FastAPI parses no body of another type
+        return Problem(400, "content-type: must be application/json", "content-type")
     found: dict[tuple[str, ...], list[str]] = {}
     for one in error.errors():
         unknown = one["type"] == "extra_forbidden"

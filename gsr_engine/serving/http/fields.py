@@ -7,14 +7,14 @@ that misspells one should hear of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from gsr_engine.errors import InvalidRequest, check_float
-from gsr_engine.params import MAX_CANDIDATES, Layout, Order, SamplingParams, View
+from gsr_engine.params import MAX_CANDIDATES, MAX_TIMEOUT, Layout, Order, SamplingParams, View
 from gsr_engine.repetition import RepetitionDetectionParams
 from gsr_engine.serving.events import Coalesce
 from gsr_engine.serving.http.replies import Options
@@ -48,12 +48,16 @@ class Body(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _nulls_are_absent(cls, value: object) -> object:
-        if not isinstance(value, Mapping):
+        fields = cls.model_fields
+        if not isinstance(value, dict):
+            return value
+        # A body may hold a hundred thousand objects; nearly all of them have nothing to leave out.
+        if None not in value.values() and value.keys() <= fields.keys():
             return value
         given = {name: one for name, one in value.items() if one is not None}
         # A body may hold half a million unknown fields: the first one is refused for all of them.
-        unknown = next((name for name in given if name not in cls.model_fields), None)
-        known = {*cls.model_fields, unknown}
+        unknown = next((name for name in given if name not in fields), None)
+        known = {*fields, unknown}
         return {name: one for name, one in given.items() if name in known}
 
 
@@ -234,14 +238,19 @@ def seconds_left(body: Generating, request: Request) -> float | None:
     header = request.headers.get(TIMEOUT_HEADER)
     if header is not None:
         try:
-            limits.append(float(header))
+            limits.append(float(header.replace("_", "?")))  # Python's 1_0 is no number elsewhere
         except ValueError:
             raise InvalidRequest(TIMEOUT_HEADER, "must be a number of seconds") from None
     for limit in limits:
-        if not math.isfinite(limit) or limit <= 0:
-            raise InvalidRequest("timeout", f"must be a number of seconds above 0, got {limit}")
-        check_float("timeout", limit, 0.0, 1e9)
+        check_seconds("timeout", limit)
     return min(limits, default=None)
+
+
+def check_seconds(name: str, seconds: float) -> None:
+    """Raise InvalidRequest for a time limit that leaves no time, or is none."""
+    if not math.isfinite(seconds) or seconds <= 0:
+        raise InvalidRequest(name, f"must be a number of seconds above 0, got {seconds}")
+    check_float(name, seconds, 0.0, MAX_TIMEOUT)
 
 
 def check_count(name: str, count: int, most: int) -> None:

@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from starlette.types import Message, Receive
 
-from gsr_engine.serving.http.errors import Problem, problem_of
+from gsr_engine.serving.http.errors import Problem, problem_of, shutting_down
 from gsr_engine.serving.http.state import Server
 
 _LONGEST_ID = 128
@@ -84,7 +84,15 @@ def request_id(request: Request) -> str:
 
 async def _with_body(request: Request, server: Server) -> Request:
     """The same request with its body read, which is never more than the server takes."""
-    most = server.settings.max_body_bytes
+    try:
+        async with server.health.arriving():
+            body = await _body(request, server.settings.max_body_bytes)
+    except TimeoutError:
+        raise shutting_down() from None
+    return Request(request.scope, _replayed(body, request.receive))
+
+
+async def _body(request: Request, most: int) -> bytes:
     body = bytearray()
     more = True
     while more:
@@ -95,7 +103,7 @@ async def _with_body(request: Request, server: Server) -> Request:
         more = message.get("more_body", False)
         if len(body) > most:
             raise Problem(413, f"the body has more than {most} bytes", "body")
-    return Request(request.scope, _replayed(bytes(body), request.receive))
+    return bytes(body)
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

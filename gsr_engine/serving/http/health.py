@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
@@ -24,6 +28,7 @@ class Health:
         self._engine = engine
         self._step_timeout = step_timeout
         self._draining = False
+        self._arriving: set[asyncio.Timeout] = set()
         self.refusing = False
 
     def drain(self) -> None:
@@ -31,8 +36,24 @@ class Health:
         self._draining = True
 
     def refuse(self) -> None:
-        """Stop taking requests."""
+        """Stop taking requests, also those that are still arriving; for the event loop's thread."""
         self._draining = self.refusing = True
+        for limit in self._arriving:
+            limit.reschedule(0.0)
+
+    @asynccontextmanager
+    async def arriving(self) -> AsyncIterator[None]:
+        """For what waits for the rest of a request.
+
+        Raises:
+            TimeoutError: it waits, and requests are refused.
+        """
+        async with asyncio.timeout(0.0 if self.refusing else None) as limit:
+            self._arriving.add(limit)
+            try:
+                yield
+            finally:
+                self._arriving.discard(limit)
 
     def why_not_alive(self) -> str | None:
         """None while the engine works or is idle; else the reason why it does not."""

@@ -11,7 +11,13 @@ from typing import Any
 from gsr_engine.errors import InvalidRequest, shown
 from gsr_engine.params import SamplingParams, SelfRefineParams
 from gsr_engine.serving.http.errors import Problem, renamed
-from gsr_engine.serving.http.fields import Generating, Refinement, check_count, stream_limit
+from gsr_engine.serving.http.fields import (
+    Generating,
+    Refinement,
+    check_count,
+    check_seconds,
+    stream_limit,
+)
 from gsr_engine.serving.http.narrator import Answers
 from gsr_engine.serving.http.refined_narrator import RefinedNarrator
 from gsr_engine.serving.http.runs import Job
@@ -168,6 +174,8 @@ def _params(
     chosen["refinements"] = gsr.refinements or body.n
     for field in ("refinements", "widths"):
         check_count(field, max(_as_list(chosen.get(field, 1))), server.settings.max_n)
+    if gsr.candidate_timeout is not None:
+        check_seconds("candidate_timeout", gsr.candidate_timeout)
     params = SelfRefineParams(
         k=k,
         seed=body.seed,
@@ -179,6 +187,9 @@ def _params(
         chat_template_kwargs=wanted.variables,
         **chosen,
     )
+    most = max((k, *params.widths))
+    if params.subset is not None and params.subset > most:
+        raise InvalidRequest("subset", f"{params.subset} is more than a round can read: {most}")
     return _within_budget(server, body, params, generated=0 if gsr.candidates is not None else k)
 
 

@@ -115,7 +115,7 @@ class Run:
         outcome = self.narrator.outcome
         if outcome is None:
             raise Problem(503, "the request did not end")
-        problem = problem_with(outcome)
+        problem = problem_with(outcome, given=self.job.given)
         if problem is not None:
             raise problem
         return outcome
@@ -170,12 +170,12 @@ def _ended(outcome: Outcome) -> Ending:
     return "length" if cut else "ok"
 
 
-def problem_with(outcome: Outcome) -> Problem | None:
+def problem_with(outcome: Outcome, *, given: bool) -> Problem | None:
     """What a client is told of a request that has no answer; None if it has one.
 
     NaN logits and unusable candidates are the request's: another replica would find them, too. Any
     other error is that of a step, in which it may have been in bad company. Its text is for the
-    log alone.
+    log alone. `given` says whether the candidates are the request's.
     """
     if outcome.aborted:
         return Problem(503, "the request was aborted", code="aborted")
@@ -184,7 +184,8 @@ def problem_with(outcome: Outcome) -> Problem | None:
     if outcome.error.startswith(TIMED_OUT):
         return Problem(400, outcome.error, "timeout", "deadline_exceeded")
     if outcome.error == NOT_FINITE or TOO_FEW_USABLE in outcome.error:
-        return Problem(400, outcome.error, code="generation_failed")
+        param = "gsr.candidates" if given and outcome.error != NOT_FINITE else None
+        return Problem(400, outcome.error, param, code="generation_failed")
     return Problem(503, "the engine failed in a step of this request", code=ENGINE_FAILED)
 
 

@@ -42,7 +42,7 @@ class Settings:
     max_k: int = 64
     max_n: int = 64
     max_tokens: int | None = None
-    max_body_bytes: int = 8 << 20
+    max_body_bytes: int = 2 << 20
     default_chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     keep_alive_seconds: float = 15.0
     step_timeout: float = 300.0
