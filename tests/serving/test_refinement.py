@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from gsr_engine.serving.http.refined import RefinedNarrator
+from gsr_engine.serving.http.refined_narrator import RefinedNarrator
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
