@@ -99,3 +99,22 @@ def test_an_engine_whose_thread_died_is_not_alive() -> None:
         await engine.close()
 
     asyncio.run(main())
+
+
+def test_requests_may_be_refused_again_while_one_that_arrives_is_told(health: Health) -> None:
+    async def refuse_often() -> None:
+        async def arrive() -> None:
+            async with health.arriving():
+                await asyncio.sleep(60)
+
+        early = asyncio.ensure_future(arrive())
+        await asyncio.sleep(0)
+        late = []
+        for _ in range(5):
+            health.refuse()
+            late.append(asyncio.ensure_future(arrive()))
+            await asyncio.sleep(0)
+        ends = await asyncio.gather(early, *late, return_exceptions=True)
+        assert {type(end) for end in ends} == {TimeoutError}
+
+    asyncio.run(refuse_often())

@@ -37,9 +37,10 @@ class Health:
 
     def refuse(self) -> None:
         """Stop taking requests, also those that are still arriving; for the event loop's thread."""
+        if not self.refusing:  # afterwards their time is over already
+            for limit in self._arriving:
+                limit.reschedule(0.0)
         self._draining = self.refusing = True
-        for limit in self._arriving:
-            limit.reschedule(0.0)
 
     @asynccontextmanager
     async def arriving(self) -> AsyncIterator[None]:
