@@ -7,7 +7,6 @@ from typing import Any
 
 import httpx
 import pytest
-from gsr_engine.serving.http.refined_narrator import RefinedNarrator
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -22,6 +21,7 @@ from gsr_engine import (
 from gsr_engine.demo.puzzles import sample_puzzles
 from gsr_engine.demo.report import NANO
 from gsr_engine.serving.http.chat import ChatBody
+from gsr_engine.serving.http.refined_narrator import RefinedNarrator
 from tests.helpers.live_server import joined, stream
 
 PATH = "/v1/chat/completions"
