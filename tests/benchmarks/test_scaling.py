@@ -81,7 +81,7 @@ def test_the_front_is_measured_with_as_many_waiting_clients(
     assert all(0 < cost.step_us < cost.turn_us <= cost.slowest_us for cost in costs)
     few, many = waiting
     assert few == 0
-    assert 40 - 4 <= many <= 40  # some that finished may not have asked again yet
+    assert 40 // 2 <= many <= 40  # some that finished may not have asked again yet
 
 
 def test_only_the_chosen_studies_are_run(tmp_path: Path) -> None:
