@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 from gsr_engine.serving.http.auth import Keys
 from gsr_engine.serving.http.guard import guarded_router
+from gsr_engine.serving.http.health import Health
 from gsr_engine.serving.http.page.page import page_routes
 from gsr_engine.serving.http.settings import Settings
 
@@ -41,7 +42,9 @@ class ScriptedChat:
 
     def app(self, keys: Keys | None = None, prefix: str = "") -> FastAPI:
         """The application: the page, the models and the chat."""
-        server: Any = SimpleNamespace(keys=keys, settings=Settings())
+        no_engine: Any = None  # nobody asks whether it is alive
+        health = Health(no_engine, step_timeout=1.0)
+        server: Any = SimpleNamespace(keys=keys, settings=Settings(), health=health)
         router = guarded_router(server)
 
         @router.get("/v1/models")
