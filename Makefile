@@ -26,8 +26,8 @@ test: $(INSTALLED) $(REAL_MODEL) ## run the tests
 real: $(INSTALLED) $(REAL_MODEL) ## run the tests of a real chat model alone
 	$(BIN)/python -m pytest -n 2 --dist loadgroup tests/real
 
-tools: $(INSTALLED) $(TOOLS) ## lm-eval and guidellm drive a live server, each from an environment of its own (minutes)
-	$(BIN)/python -m pytest -rs -m tools tests/serving/tools
+tools: $(INSTALLED) $(TOOLS) ## lm-eval, guidellm, Ray Serve and vLLM's router with a live server (minutes)
+	$(BIN)/python -m pytest -rs -m tools tests/serving
 
 quick: check ## the check, and the tests that take less than a minute together
 	$(BIN)/python -m pytest -n 2 -m "not slow and not tools"

@@ -20,7 +20,7 @@ from tests.examples.ray_serve import deployment, replica
 from tests.helpers.serve_process import free_port
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.tools,
     pytest.mark.skipif(not Path("/proc").exists(), reason="replicas are found in /proc"),
 ]
 

@@ -19,7 +19,7 @@ import pytest
 import gsr_engine
 from tests.helpers.serve_process import SOON, Process, eventually, free_port
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.tools
 
 CHAT = {"model": "nano:selfref@4", "messages": [{"role": "user", "content": "12*34"}]}
 ADDED = {

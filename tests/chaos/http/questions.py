@@ -81,6 +81,8 @@ def refined(
         "k": params.k if given is None else None,
         "candidates": given,
         "refinements": params.refinements if voted else None,
+        # Over HTTP a subset that no round can fill is refused.
+        "subset": params.subset and min(params.subset, max(params.k, *params.widths, 1)),
     }
     body = {
         **_sampling(params.refine),
@@ -100,7 +102,7 @@ def refined(
 
 _ALIKE = (
     *("layout", "view", "order", "summary_tokens", "min_candidates", "candidate_timeout"),
-    *("agreement", "first", "subset", "template"),
+    *("agreement", "first", "template"),
 )
 
 
