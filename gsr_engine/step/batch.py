@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, groupby
+from operator import itemgetter
 
 import numpy as np
 import numpy.typing as npt
@@ -156,12 +157,9 @@ def _put_decodes(
 def _assumed(plan: StepPlan) -> list[list[int]]:
     """For each draw, the tokens of its chunk's draft that come before it."""
     assumed: list[list[int]] = []
-    before, ahead = -1, 0
-    for index, _ in plan.draws:
+    for index, draws in groupby(plan.draws, itemgetter(0)):
         draft = plan.drafts.get(plan.chunks[index].segment, [])
-        ahead = ahead + 1 if index == before and draft else 0
-        before = index
-        assumed.append(draft[:ahead])
+        assumed += [draft[:ahead] for ahead, _ in enumerate(draws)]
     return assumed
 
 

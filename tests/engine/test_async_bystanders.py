@@ -28,6 +28,7 @@ from gsr_engine.execution.loading import load_parts
 from gsr_engine.outputs import TIMED_OUT
 from gsr_engine.serving.observer import LOOK
 from gsr_engine.text.detokenizer import Detokenizer
+from tests.helpers.clock import Clock
 from tests.helpers.readers import (
     ENDLESS,
     PARAMS,
@@ -194,16 +195,6 @@ def test_a_stop_string_that_is_told_late(qwen2: Path) -> None:
             assert result.completions[0].text == text[: places[0]]
 
     asyncio.run(main())
-
-
-class Clock:
-    """Time that stands still until somebody moves it."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @asynccontextmanager

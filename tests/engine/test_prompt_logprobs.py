@@ -151,7 +151,9 @@ def test_steps_ahead_and_drafts(
     with paged_engine(qwen2, lag, **CHUNKED, speculative_config=drafts) as engine:
         requests = [engine.new_generate(prompt, params) for prompt in PROMPTS]
         run_checked(engine, requests)
-        assert engine.stats()["phases"]["candidate_decode"]["tokens_proposed"]
+        decoding = engine.stats()["phases"]["candidate_decode"]
+        assert decoding["tokens_proposed"]
+        assert decoding["tokens_accepted"] or temperature  # a random model seldom repeats itself
     for request, other in zip(requests, expected, strict=True):
         assert other is not None
         assert values(found(request)) == pytest.approx(values(other.prompt_logprobs), abs=1e-5)

@@ -32,6 +32,7 @@ from gsr_engine.kv.segments import PAGE_SIZE
 from gsr_engine.serving.http.metrics import Metrics, metrics_routes
 from gsr_engine.serving.http.request_log import RequestLog
 from gsr_engine.serving.http.watch import Watch
+from tests.helpers.clock import Clock
 
 PROBLEMS = [puzzle.problem for puzzle in sample_puzzles("test", 5, 3)]
 PARAMS = SelfRefineParams(
@@ -173,16 +174,6 @@ def test_candidates_that_a_client_brings_are_not_counted_as_generated() -> None:
         assert (written, frozenset({("phase", "candidate")})) not in values(content)
 
     asyncio.run(main())
-
-
-class Clock:
-    """A clock that a test turns."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def test_times_are_taken_from_the_events() -> None:
