@@ -1,0 +1,1 @@
+"""What an accuracy run leaves: the methods, one sample per problem and repeat, and the folder."""
