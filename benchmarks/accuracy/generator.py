@@ -124,7 +124,7 @@ class Generator(Protocol):
     def end_to_end_each(
         self, method: Method, seed: int, indices: Iterable[int]
     ) -> Results[EndToEnd]:
-        """selfRef of some problems, candidates generated, for its cost.
+        """Refinements of some problems, candidates generated, for their cost.
 
         A generator that cannot tell the cost by phase yields nothing.
         """

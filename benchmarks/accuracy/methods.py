@@ -148,7 +148,8 @@ def _repeated(options: MethodOptions, layouts: Sequence[Layout]) -> Iterator[Met
 
 def _rounds(options: MethodOptions, layouts: Sequence[Layout]) -> Iterator[Method]:
     k = options.headline
-    widths = _counts("widths", options.widths if options.widths is not None else str(k), "refinements of rounds", ordered=False)
+    text = str(k) if options.widths is None else options.widths
+    widths = _counts("widths", text, "refinements of rounds", ordered=False)
     subset = max(1, k // 2) if options.subset is None else options.subset
     check_int("subset", subset, 1, max(k, *widths))
     for layout in layouts:
