@@ -120,9 +120,7 @@ def foreign_of(indices: Sequence[int], sizes: Sequence[str]) -> dict[int, int]:
     for index in indices:
         by_size.setdefault(sizes[index], []).append(index)
     following: dict[int, int] = {}
-    for position, index in enumerate(indices):
-        alike = by_size[sizes[index]]
-        among, at = (alike, alike.index(index)) if len(alike) > 1 else (indices, position)
-        if len(among) > 1:
-            following[index] = among[(at + 1) % len(among)]
+    for group in (indices, *by_size.values()):  # its size comes last, and so counts
+        if len(group) > 1:
+            following |= dict(zip(group, [*group[1:], group[0]], strict=True))
     return following
