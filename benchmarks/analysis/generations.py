@@ -53,15 +53,21 @@ def generated(run: Run, candidates: Candidates, method: Method) -> Outcome:
         raise InvalidRequest(
             "run", f"{method.name} reads {needed} candidates, and {candidates.drawn} were drawn"
         )
-    family = method.name if method.kind != "selfref" else method.name.replace(f"@{method.k}", "@k")
     return Outcome(
         name=method.name,
-        family=family,
+        family=_family(method),
         k=method.k,
         hits=np.array([float(one.correct) for one in answers]),
         cost=_cost(candidates.tokens[:, :needed].astype(float), candidates, answers),
         method=method,
     )
+
+
+def _family(method: Method) -> str:
+    if method.kind not in ("selfref", "fusion"):
+        return method.name
+    warmth = f" T={method.temperature:g}" if method.temperature else ""
+    return " ".join(filter(None, (method.kind, method.layout))) + warmth
 
 
 def _cost(needed: Floats, candidates: Candidates, answers: Sequence[Answer]) -> Cost:

@@ -67,18 +67,19 @@ class Resampling:
             times = np.bincount(drawn.ravel(), minlength=len(block) * count)
             self._blocks.append(times.reshape(-1, count).astype(np.uint16))
 
-    def mean(self, values: Floats, counted: Bools | None = None) -> Interval | None:
-        """Mean over samples, or over those that are counted; None if there are none."""
-        weights = np.ones(len(values)) if counted is None else counted.astype(float)
-        return self.ratio(values * weights, weights)
+    def mean(self, values: Floats) -> Interval:
+        """Mean over all samples."""
+        return self._interval(values, np.ones(len(values)))
 
     def ratio(self, above: Floats, below: Floats) -> Interval | None:
         """A sum over samples divided by another one; None if that is zero.
 
-        Draws in which the sum below is zero say nothing and are left out.
+        With a mask below, and values times the mask above, it is the mean of some samples. Draws in
+        which the sum below is zero say nothing and are left out.
         """
-        if not below.sum():
-            return None
+        return self._interval(above, below) if below.any() else None
+
+    def _interval(self, above: Floats, below: Floats) -> Interval:
         sums = np.stack([self.by_problem(above), self.by_problem(below)], axis=1)
         drawn = np.concatenate([block.astype(float) @ sums for block in self._blocks])
         drawn = drawn[drawn[:, 1] != 0]

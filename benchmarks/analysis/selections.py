@@ -1,7 +1,7 @@
 """Methods that select among the candidates that were drawn: votes, choices, stops, and bounds.
 
 At k they see the first k candidates, as selfRef@k does, so that differences are paired. Those whose
-name says "of n" are means over all choices of k among the n drawn.
+name says "of n" are means over all choices of k among the n that were drawn.
 """
 
 from __future__ import annotations
@@ -142,19 +142,38 @@ def _silent(candidates: Candidates, k: int) -> Floats:
     return (candidates.group[:, :k] == NOBODY).all(axis=1).astype(float)
 
 
-def mean_outcomes(candidates: Candidates, k: int) -> Iterator[Outcome]:
-    """Majority, choices and the bound at k, each a mean over all choices of k of the n drawn."""
+def mean_majorities(candidates: Candidates) -> list[Outcome]:
+    """maj@1 to maj@n, each the mean over all choices of k among the n candidates drawn."""
+    hits = mean_majority(candidates)
+    return [
+        _mean_of_choices(candidates, k, "maj", f"maj@{k}", hits[:, k - 1])
+        for k in range(1, candidates.drawn + 1)
+    ]
+
+
+def mean_choices(candidates: Candidates, k: int) -> Iterator[Outcome]:
+    """Choices and the bound at k, each the mean over all choices of k among the n drawn."""
+    for by, scores in choosing_scores(candidates).items():
+        hits = mean_best(candidates, scores, k)
+        yield _mean_of_choices(candidates, k, f"best-of-k ({by})", f"best-of-{k} ({by})", hits)
+    yield mean_bound(candidates, k)
+
+
+def mean_bound(candidates: Candidates, k: int) -> Outcome:
+    """pass@k without bias."""
+    hits = mean_oracle(candidates, k)
+    return _mean_of_choices(candidates, k, "pass@k", f"pass@{k}", hits, oracle=True)
+
+
+def _mean_of_choices(
+    candidates: Candidates, k: int, family: str, name: str, hits: Floats, oracle: bool = False
+) -> Outcome:
+    """Shares of cut and of unanswered are those of all that were drawn."""
     n = candidates.drawn
     tokens = k * candidates.tokens.mean(axis=1)
-    nothing = np.zeros(len(tokens))
-    cost = spent(candidates, tokens, mean_longest(candidates, k), nothing, nothing)
-
-    def outcome(name: str, family: str, hits: Floats, oracle: bool = False) -> Outcome:
-        return Outcome(
-            name=f"{name} of {n}", family=family, k=k, hits=hits, cost=cost, oracle=oracle
-        )
-
-    yield outcome(f"maj@{k}", "maj", mean_majority(candidates, k))
-    for by, scores in choosing_scores(candidates).items():
-        yield outcome(f"best-of-{k} ({by})", f"best-of-k ({by})", mean_best(candidates, scores, k))
-    yield outcome(f"pass@{k}", "pass@k", mean_oracle(candidates, k), True)
+    cost = spent(
+        candidates, tokens, mean_longest(candidates, k), _cut(candidates, n), _silent(candidates, n)
+    )
+    return Outcome(
+        name=f"{name} of {n}", family=family, k=k, hits=hits, cost=cost, oracle=oracle
+    )

@@ -22,20 +22,21 @@ def mean_oracle(candidates: Candidates, k: int) -> Floats:
     return np.array(chances)[candidates.correct.sum(axis=1)]
 
 
-def mean_majority(candidates: Candidates, k: int) -> Floats:
+def mean_majority(candidates: Candidates) -> Floats:
     """How often the majority of k candidates is right, over all choices of k and all orders.
 
     Of t groups that tie, each appears first in the same share of orders, so a tie counts 1/t.
+
+    Returns:
+        Samples × k; column k - 1 is maj@k.
     """
-    hits = np.zeros(len(candidates.correct))
-    for index, (group, correct) in enumerate(
-        zip(candidates.group, candidates.correct, strict=True)
-    ):
+    rows = []
+    for group, correct in zip(candidates.group, candidates.correct, strict=True):
         silent = int((group == NOBODY).sum())
         wrong = np.bincount(group[(group != NOBODY) & ~correct])
         sizes = tuple(sorted(int(size) for size in wrong if size))
-        hits[index] = _win_chances(int(correct.sum()), sizes, silent)[k - 1]
-    return hits
+        rows.append(_win_chances(int(correct.sum()), sizes, silent))
+    return np.array(rows)
 
 
 @cache
