@@ -61,6 +61,11 @@ class Outcome:
     oracle: bool = False
     saved: float | None = None
 
+    @property
+    def is_graded(self) -> bool:
+        """Whether each sample is right or wrong, and not a share."""
+        return bool(((self.hits == 0) | (self.hits == 1)).all())
+
 
 def drawn_cost(candidates: Candidates, k: int, cut: Floats, unanswered: Floats) -> Cost:
     """Of drawing the first k candidates to their ends, in parallel."""
