@@ -101,7 +101,7 @@ class Resampling:
 
     def by_problem(self, values: Floats) -> Floats:
         """The sum of each problem's samples."""
-        return np.bincount(self._problem, weights=values, minlength=self.num_problems)
+        return np.bincount(self._problem, values, self.num_problems).astype(float)
 
     def compare(self, values: Floats, other: Floats) -> tuple[int, int]:
         """For how many problems a method is right more often than another, and less often."""
@@ -120,4 +120,4 @@ def mcnemar(better: int, worse: int) -> float:
     for one in range(min(better, worse)):
         ways = ways * (pairs - one) // (one + 1)  # to choose one more: exact
         tail += ways
-    return min(1.0, 2 * tail / 2**pairs)
+    return min(1.0, 2 * tail / (1 << pairs))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.analysis.candidates import Candidates
-from benchmarks.analysis.intervals import Floats
+from benchmarks.analysis.intervals import Floats, Ints
 from benchmarks.samples.method import Method
 
 
@@ -75,8 +75,8 @@ def drawn_cost(candidates: Candidates, k: int, cut: Floats, unanswered: Floats) 
 
 def spent(
     candidates: Candidates,
-    generated: Floats,
-    sequential: Floats,
+    generated: Floats | Ints,
+    sequential: Floats | Ints,
     cut: Floats,
     unanswered: Floats,
 ) -> Cost:

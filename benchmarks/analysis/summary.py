@@ -40,8 +40,8 @@ class Summary:
         methods: the main table: selections at every k of the run, and all that was generated.
         anchors: the headline refinements, which everything is compared with: selfref at the
             headline k without sampling, in each layout.
-        differences: the anchors minus every other method; other refinements minus the majority at
-            their k; greedy minus the majority at the headline k.
+        differences: the anchors minus every other method; each refinement minus the majority at
+            its k; greedy minus the majority at the headline k.
         gaps: refinement gaps over the majority at the same k.
         budgets: each refinement beside majority at equal cost, on both axes.
         strata: by Nc, by size of the majority, by size of the problem if there are sizes.
@@ -161,7 +161,7 @@ class _Summarizer:
             notes=list(_notes(self._run, self._candidates)),
             methods=method_rows(self._main, self._resampling),
             anchors=[one.name for one in self._anchors],
-            differences=differences(list(self._compared()), self._resampling),
+            differences=differences(self._compared(), self._resampling),
             gaps=refinement_gaps(self._beside_majority(), self._resampling),
             budgets=matched_budgets(self._refinements(), self._majorities, self._resampling),
             strata=list(self._strata()),
@@ -178,13 +178,15 @@ class _Summarizer:
             phases=list(phase_costs(self._run.facts["measured"])),
         )
 
-    def _compared(self) -> Iterator[tuple[Outcome, Outcome]]:
-        for anchor in self._anchors:
-            yield from ((anchor, one) for one in self._main if one is not anchor)
-        yield from (pair for pair in self._beside_majority() if pair[0] not in self._anchors)
+    def _compared(self) -> list[tuple[Outcome, Outcome]]:
+        pairs = [
+            (anchor, one) for anchor in self._anchors for one in self._main if one is not anchor
+        ]
+        pairs += self._beside_majority()
         if self._headline <= self._candidates.drawn:
             majority = self._majority(self._headline)
-            yield from ((one, majority) for one in self._generated if _kind(one) == "greedy")
+            pairs += ((one, majority) for one in self._generated if _kind(one) == "greedy")
+        return list({(one.name, other.name): (one, other) for one, other in pairs}.values())
 
     def _strata(self) -> Iterator[Strata]:
         k, drawn = self._headline, self._candidates.drawn

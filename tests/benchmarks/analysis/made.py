@@ -8,6 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from benchmarks.analysis.candidates import Candidates, candidates_of
+from benchmarks.analysis.intervals import Floats
 from benchmarks.analysis.outcome import Outcome, spent
 from benchmarks.samples.sample import Sample, Solution
 from tests.helpers.runs import GOLD, sample
@@ -55,7 +56,9 @@ def with_candidates(id: str, row: Sequence[Solution]) -> Sample:
     return made
 
 
-def outcome(name: str, hits: Sequence[float], tokens: Sequence[float] | None = None) -> Outcome:
+def outcome(
+    name: str, hits: Sequence[float] | Floats, tokens: Sequence[float] | None = None
+) -> Outcome:
     """A method by its hits and total tokens."""
     some = answered(*[["7"]] * len(hits))
     spend = np.array(tokens if tokens is not None else [10.0] * len(hits), float)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.analysis import selections
@@ -25,7 +25,9 @@ from gsr_engine import InvalidRequest
 from tests.benchmarks.analysis.made import candidates, outcome, rows
 from tests.helpers.runs import GREEDY, LINEAR, answer_of, run_of, sample
 
-DRAWN = [  # majority right; wrong; right by the tie; all wrong; nobody answers
+DRAWN: list[
+    list[str | None]
+] = [  # majority right; wrong; right by the tie; all wrong; nobody answers
     ["7", "7", "1", "2"],
     ["1", "1", "7", "2"],
     ["7", "1", "2", None],
@@ -118,6 +120,7 @@ def test_a_missing_answer_and_missing_candidates_are_named() -> None:
         refined(run_of([sample("a", ["7"], {LINEAR.name: "7"})]))
 
 
+@settings(max_examples=40)
 @given(rows(), st.lists(st.integers(0, 120), min_size=2, max_size=2))
 def test_a_larger_budget_buys_no_smaller_majority(
     every: list[list[Solution]], budgets: list[int]
@@ -207,6 +210,7 @@ def test_repeats_spread_and_meet_one_by_one() -> None:
     assert (alone.accuracy.mean, alone.accuracy.sd) == (0.5, None)
 
 
+@settings(max_examples=40)
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.integers(1, 3), st.booleans()), min_size=1, max_size=8)
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from io import StringIO
 
 import pytest
 from rich.console import Console
@@ -25,7 +26,7 @@ ALL = (GREEDY, ONE, LINEAR, BRANCHED, WARM, ORDER)
 def shown(summary: Summary) -> str:
     """Its tables, which are plain; what is shown is in them, and no NaN."""
     json.dumps(asdict(summary), allow_nan=False)
-    console = Console(width=100, record=True, quiet=True)
+    console = Console(width=100, record=True, file=StringIO())
     show_summary(console, summary)
     text = console.export_text()
     assert "nan" not in text
@@ -34,7 +35,7 @@ def shown(summary: Summary) -> str:
 
 
 def whole_run(repeats: int = 2) -> Run:
-    drawn = [
+    drawn: list[list[str | None]] = [
         ["7", "7", "1", "2"],
         ["1", "1", "7", "2"],
         ["1", "2", None, "3"],
