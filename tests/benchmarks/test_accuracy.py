@@ -285,7 +285,7 @@ def test_a_bad_row_is_named_and_left_out(
     data.write_text("\n".join([lines[0], *data.read_text().splitlines(), *lines[1:]]))
     show_log()
     out = tmp_path / "run"
-    accuracy(qwen2, data, out, limit=6, methods="greedy", repeats=1)
+    accuracy(qwen2, data, out, limit=6, methods="greedy,selfref", repeats=1)
     run = read_run(out)
     assert [sample.id for sample in run.samples] == ["p0", "p1", "p2"]
     assert [name for name, _ in run.facts["left_out"]] == [f"{data} line 1", "long 9", "long 8"]
