@@ -59,6 +59,15 @@ class Reply:
     completion: ChatCompletion
 
 
+def without_thinking(text: str, tags: tuple[str, str] | None) -> str:
+    """The text after the thinking; "" if the thinking has no end; all of it without tags."""
+    if tags is None:
+        return text
+    begin, end = tags
+    _, ended, rest = text.rpartition(end)
+    return rest if ended or begin not in text else ""
+
+
 class ChatClient(Generic[ResultT]):
     """Runs jobs that ask the server, `concurrency` requests at a time. Use it as a context manager.
 
@@ -73,6 +82,9 @@ class ChatClient(Generic[ResultT]):
         concurrency: requests at a time.
         retries: of a request, after the first try.
         timeout: seconds for one try.
+
+    Attributes:
+        thinking: the tags around thinking; None if there is none.
 
     Raises:
         InvalidRequest: the openai client is not installed.
@@ -96,7 +108,7 @@ class ChatClient(Generic[ResultT]):
         self._openai = openai
         self._model = model
         self._gsr = gsr
-        self._tags = KNOWN_TAGS[0] if gsr.thinking == "auto" else gsr.thinking
+        self.thinking = KNOWN_TAGS[0] if gsr.thinking == "auto" else gsr.thinking
         self._base_url = base_url
         self.concurrency = concurrency
         self._client = openai.AsyncOpenAI(
@@ -176,7 +188,7 @@ class ChatClient(Generic[ResultT]):
             raise RequestFailed(f"no choice or no usage: {completion!r:.500}")
         choice = completion.choices[0]
         text = self._text(choice.message)
-        answer = find_answer(self.without_thinking(text), self._gsr.answer_pattern)
+        answer = find_answer(without_thinking(text, self.thinking), self._gsr.answer_pattern)
         counts = usage.prompt_tokens, usage.completion_tokens
         return Reply(text, answer, choice.finish_reason, *counts, completion)
 
@@ -184,18 +196,10 @@ class ChatClient(Generic[ResultT]):
         """The answer with its thinking, which many servers send in a field of its own."""
         content = getattr(message, "content", None) or ""
         apart = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
-        if not apart or self._tags is None:
+        if not apart or self.thinking is None:
             return content
-        begin, end = self._tags
+        begin, end = self.thinking
         return f"{begin}\n{apart}\n{end}\n{content}"
-
-    def without_thinking(self, text: str) -> str:
-        """The text after the thinking; "" if the thinking has no end."""
-        if self._tags is None:
-            return text
-        begin, end = self._tags
-        _, ended, rest = text.rpartition(end)
-        return rest if ended or begin not in text else ""
 
     def give_up(self) -> None:
         """Cancel the unfinished jobs."""
