@@ -15,12 +15,15 @@ import transformers
 from benchmarks.accuracy.__main__ import AccuracyCommand
 from benchmarks.accuracy.journal import Journal
 from benchmarks.accuracy.models import opened
+from benchmarks.accuracy.refined_by import RefinedBy
 from benchmarks.accuracy.reward_model import RewardModel
 from benchmarks.accuracy.run import measure
 from benchmarks.samples.folder import Run
+from benchmarks.samples.method import Method
 from gsr_engine.errors import CheckpointError
 from gsr_engine.evaluation.grader import ExactGrader
 from tests.helpers.accuracy_runs import unmeasured, write_sums
+from tests.helpers.runs import solution
 
 pytestmark = pytest.mark.slow
 
@@ -55,14 +58,14 @@ def test_the_reward_is_the_last_label_of_the_whole_conversation(
     rewards = RewardModel(folder).rewards("1+1", ["2", "it is 3"])
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).float().eval()
-    for solution, reward in zip(["2", "it is 3"], rewards, strict=True):
+    for answer, reward in zip(["2", "it is 3"], rewards, strict=True):
         if chat:
-            turns = [("user", "1+1"), ("assistant", solution)]
+            turns = [("user", "1+1"), ("assistant", answer)]
             messages = [{"role": role, "content": text} for role, text in turns]
             text = tokenizer.apply_chat_template(messages, tokenize=False)
             inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt")
         else:
-            inputs = tokenizer("1+1", solution, return_tensors="pt")
+            inputs = tokenizer("1+1", answer, return_tensors="pt")
         with torch.inference_mode():
             logits = model(input_ids=inputs["input_ids"]).logits
         assert logits.shape == (1, labels)
@@ -136,8 +139,8 @@ def test_rewards_of_all_candidates_survive_an_interruption(
 def test_a_refiner_reads_the_candidates_of_another_model(
     qwen2: Path, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
-    """Its tokenizer is the same here, so it reads tokens; the writer's own refinements differ."""
-    data, refiner = write_sums(tmp_path / "data.jsonl"), checkpoints["llama"]
+    """Its tokenizer is the same, so it reads tokens; what either would write alone differs."""
+    data, refiner = write_sums(tmp_path / "data.jsonl"), checkpoints["qwen3"]
     options: dict[str, Any] = {"methods": "greedy,selfref", "layouts": "linear"}
     own = run(qwen2, data, tmp_path / "own", **options)
     other = run(refiner, data, tmp_path / "other", **options)
@@ -155,3 +158,36 @@ def test_a_refiner_reads_the_candidates_of_another_model(
     assert settings["refiner_weights"] == other.settings["weights"]
     assert settings["weights"] == own.settings["weights"]
     assert both.facts["measured"]["cost"] == {}  # no engine has both phases
+
+
+class Recorded:
+    """A refiner that says what it was given."""
+
+    layouts = ("linear",)
+
+    def answer_each(self, method: Method, seed: int, indices: Any, given: Any) -> Any:
+        yield from given.items()
+
+
+@pytest.mark.parametrize(
+    ("same", "view", "expected"),
+    [
+        (True, "summary", [("<t>a</t>b", [1, 2]), ("<t>a", [3])]),
+        (False, "summary", [("b", []), ("", [])]),
+        (False, "full", [("<t>a</t>b", []), ("<t>a", [])]),
+    ],
+)
+def test_a_refiner_with_another_tokenizer_reads_texts_without_a_strangers_thinking(
+    same: bool, view: Any, expected: list[tuple[str, list[int]]]
+) -> None:
+    refiner: Any = Recorded()
+    both = RefinedBy(refiner, refiner, same_tokens=same, thinking=("<t>", "</t>"))
+    method = Method(name="selfref linear@2", kind="selfref", layout="linear", k=2, view=view)
+    candidates = [
+        solution("b", text="<t>a</t>b", token_ids=[1, 2]),
+        solution(None, text="<t>a", token_ids=[3]),
+    ]
+    ((index, read),) = list(both.answer_each(method, 0, [5], {5: candidates}))
+    assert index == 5
+    assert [(one.text, one.token_ids) for one in read] == expected
+    assert candidates[0].token_ids == [1, 2]
