@@ -50,8 +50,8 @@ def audit_page(items: Sequence[tuple[Reason, Graded]], counts: Mapping[Reason, i
 
 def _article(number: int, item: Graded) -> str:
     solution = item.solution
-    verdicts = {"the run": item.right, **item.verdicts}
-    said = " · ".join(f"{escape(name)} {_verdict(right)}" for name, right in verdicts.items())
+    verdicts = [("the run", item.right), *item.verdicts.items()]
+    said = " · ".join(f"{escape(name)} {_verdict(right)}" for name, right in verdicts)
     where = escape(f"{item.run}, {item.id}, {item.method}")
     stated = "none was found" if solution.answer is None else solution.answer
     tail = solution.text[-_TAIL:]
