@@ -318,8 +318,9 @@ class AccuracyRun:
         return given_to(method, pools, lambda answer: self._right(index, answer), plain)
 
     def _solutions(self, name: str, repeat: int, index: int) -> list[Solution]:
+        """The candidates of a problem as they are read: without log-probabilities."""
         drawn = self._journal.get(repeat, name, index)["solutions"]
-        solutions = [Solution(**one) for one in drawn]
+        solutions = [Solution(**one | {"logprobs": []}) for one in drawn]
         if name == WEAK and self._weak is not None and not self._weak.same_tokens:
             for one in solutions:
                 one.token_ids = []  # the refiner reads their texts
