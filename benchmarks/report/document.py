@@ -59,10 +59,18 @@ def _run(report: Report, run: Run) -> dict[str, Any]:
         **asdict(report),
         "blocks": blocks,
         "headline": headline,
+        "chosen": _chosen(run),
         "ks": compared_ks(run),
         "methods": [{"name": one.name, "k": compared_at(one, headline)} for one in run.methods],
         "samples": marks_of(run),
     }
+
+
+def _chosen(run: Run) -> str | None:
+    """The method that the browser begins with: a refinement at the run's headline k."""
+    k = run.settings["headline"]
+    refining = [one.name for one in run.methods if one.kind == "selfref" and one.k == k]
+    return next(iter(refining or [one.name for one in run.methods]), None)
 
 
 def _element(name: str, value: Any) -> str:
