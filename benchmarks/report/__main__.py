@@ -14,10 +14,10 @@ from typing import Annotated
 import tyro
 
 from benchmarks.analysis.summary import summarize
-from benchmarks.report.blocks import Report
+from benchmarks.report.blocks import Report, Table
 from benchmarks.report.document import write_document
 from benchmarks.report.facts import facts, lead, run_names
-from benchmarks.report.figures import figures
+from benchmarks.report.figures import figures, overview
 from benchmarks.report.markdown import markdown
 from benchmarks.report.picture import write_picture
 from benchmarks.samples.folder import Run, read_run
@@ -41,13 +41,15 @@ class ReportCommand:
     out: Path | None = None
 
 
-def reports_of(runs: Sequence[Run], folders: Sequence[Path]) -> list[Report]:
-    """The reports of runs that lie in these folders."""
+def reports_of(runs: Sequence[Run], folders: Sequence[Path]) -> tuple[list[Report], Table | None]:
+    """The reports of runs that lie in these folders, and an overview if there are several."""
     names = run_names(runs, [folder.resolve().name for folder in folders])
-    return [
-        Report(name=name, lead=lead(run), facts=facts(run), blocks=figures(run, summarize(run)))
-        for name, run in zip(names, runs, strict=True)
+    summaries = [summarize(run) for run in runs]
+    reports = [
+        Report(name=name, lead=lead(run), facts=facts(run), blocks=figures(run, summary))
+        for name, run, summary in zip(names, runs, summaries, strict=True)
     ]
+    return reports, overview(summaries, names) if len(runs) > 1 else None
 
 
 def main(command: ReportCommand) -> None:
@@ -55,11 +57,11 @@ def main(command: ReportCommand) -> None:
     folders = command.runs
     out = command.out or (folders[0] if len(folders) == 1 else Path("runs/report"))
     runs = [read_run(folder) for folder in folders]
-    reports = reports_of(runs, folders)
+    reports, several = reports_of(runs, folders)
     with whole_file(out / MARKDOWN) as file:
-        file.write(markdown(reports, PICTURE))
+        file.write(markdown(reports, PICTURE, several))
     write_picture(out / PICTURE, reports)
-    write_document(out / PAGE, reports, runs)
+    write_document(out / PAGE, reports, runs, several)
     log.info("%s: look at %s", out, out / PAGE)
 
 

@@ -6,9 +6,11 @@ Markdown, PNG and the page show the same blocks, so all of them say the same.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 Scale = tuple[float, float, float]
 """A share with the ends of its interval: value, low, high."""
+Role = Literal["refined", "bound", "other"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,13 +48,15 @@ class Table:
     Attributes:
         title: of the section; several blocks may share one.
         columns: heads, one for each cell of a row.
-        note: what the numbers mean, one line for each sentence or two.
+        note: what the numbers mean.
+        folded: what few look for; it opens when it is chosen.
     """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     note: str = ""
+    folded: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,11 +95,15 @@ class Series:
 
     Attributes:
         role: `refined` stands out, `bound` is what no selection can reach, `other` is the rest.
+        colour: number of its colour and mark: a family has the same in all plots of a report.
+        shown: from the beginning; the page shows others when they are chosen.
     """
 
     name: str
-    role: str
+    role: Role
     points: tuple[Point, ...]
+    colour: int
+    shown: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import gsr_engine
-from benchmarks.report.blocks import Report
+from benchmarks.report.blocks import Block, Report, Table
 from benchmarks.report.rows import OUTCOMES, Texts, compared_at, compared_ks, marks_of, texts_of
 from benchmarks.samples.folder import Run
 from train.files import whole_file
@@ -28,20 +28,32 @@ _SCRIPT = re.compile(r'<script src="([\w.]+)"></script>')
 _DATA = "<!-- data -->"
 
 
-def write_document(path: Path, reports: Sequence[Report], runs: Sequence[Run]) -> None:
-    """Write the page of these runs; the reports are theirs, in the same order."""
+def write_document(
+    path: Path, reports: Sequence[Report], runs: Sequence[Run], overview: Table | None = None
+) -> None:
+    """Write the page of these runs.
+
+    Args:
+        path: the HTML file.
+        reports: of the runs, in the same order.
+        runs: whose samples can be looked at.
+        overview: of several runs.
+    """
     before, after = _page().split(_DATA)
     texts = Texts.of(runs)
     with whole_file(path, "wb") as file:
         file.write(before.encode())
-        for element in _data(reports, runs, texts):
+        for element in _data(reports, runs, texts, overview):
             # What is no Unicode, half of a pair, becomes an escape, which JSON has, too.
             file.write(element.encode(errors="backslashreplace"))
         file.write(after.encode())
 
 
-def _data(reports: Sequence[Report], runs: Sequence[Run], texts: Texts) -> Iterator[str]:
+def _data(
+    reports: Sequence[Report], runs: Sequence[Run], texts: Texts, overview: Table | None
+) -> Iterator[str]:
     whole = {
+        "overview": overview and _block(overview),
         "outcomes": OUTCOMES,
         "shortened": texts.limit,
         "runs": [_run(*one) for one in zip(reports, runs, strict=True)],
@@ -53,17 +65,20 @@ def _data(reports: Sequence[Report], runs: Sequence[Run], texts: Texts) -> Itera
 
 
 def _run(report: Report, run: Run) -> dict[str, Any]:
-    blocks = [{"kind": type(one).__name__, **asdict(one)} for one in report.blocks]
     headline = run.settings["headline"]
     return {
         **asdict(report),
-        "blocks": blocks,
+        "blocks": [_block(one) for one in report.blocks],
         "headline": headline,
         "chosen": _chosen(run),
         "ks": compared_ks(run),
         "methods": [{"name": one.name, "k": compared_at(one, headline)} for one in run.methods],
         "samples": marks_of(run),
     }
+
+
+def _block(block: Block) -> dict[str, Any]:
+    return {"kind": type(block).__name__, **asdict(block)}
 
 
 def _chosen(run: Run) -> str | None:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from html import escape
 
 from benchmarks.report.blocks import Block, Plot, Report, Table
 
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~$&!])")
 
 
-def markdown(reports: Sequence[Report], picture: str) -> str:
+def markdown(reports: Sequence[Report], picture: str, overview: Table | None = None) -> str:
     """All runs, one after the other.
 
     Args:
         reports: of the runs.
         picture: the PNG beside this file.
+        overview: of several runs.
     """
-    parts: list[str] = []
+    parts = ["# Several runs", *_blocks([overview])] if overview else []
     for report in reports:
         parts += [f"# {_plain(report.name)}", _plain(report.lead)]
         if report is reports[0]:
@@ -31,12 +33,17 @@ def markdown(reports: Sequence[Report], picture: str) -> str:
 def _blocks(blocks: Sequence[Block]) -> Iterator[str]:
     title = None
     for block in blocks:
-        if block.title != title:
+        folded = isinstance(block, Table) and block.folded
+        if folded:
+            yield f"<details><summary>{escape(block.title)}</summary>"
+        elif block.title != title:
             yield f"## {_plain(block.title)}"
         title = block.title
         yield _table(block) if isinstance(block, Table) else _points(block)
         if block.note:
             yield _plain(block.note)
+        if folded:
+            yield "</details>"
 
 
 def _table(table: Table) -> str:

@@ -17,33 +17,44 @@ _LINES = {"refined": "-o", "bound": ":", "other": "--."}
 
 
 def write_picture(path: Path, reports: Sequence[Report]) -> None:
-    """A row of panels for every run: each plot over each of its axes."""
-    panels = [
-        [(plot, axis) for plot in report.blocks if isinstance(plot, Plot)
-         for axis in range(len(plot.axes))]
-        for report in reports
-    ]
-    width = max(map(len, panels))
+    """Each plot over each of its axes: of one run two in a row, of several a row for each run."""
+    rows: list[list[tuple[Plot, int]]] = []
+    titles: list[str] = []
+    for report in reports:
+        plots = [block for block in report.blocks if isinstance(block, Plot)]
+        panels = [(plot, axis) for plot in plots for axis in range(len(plot.axes))]
+        width = 2 if len(reports) == 1 else max(1, len(panels))
+        parts = [panels[start : start + width] for start in range(0, len(panels), width)] or [[]]
+        rows += parts
+        titles += [report.name, *[""] * (len(parts) - 1)]
+    width = max(1, *map(len, rows))
     figure, grid = plt.subplots(
-        len(reports),
+        len(rows),
         width,
-        figsize=(4.6 * width, 4.2 * len(reports)),
+        figsize=(5.2 * width, 4 * len(rows)),
         layout="constrained",
         squeeze=False,
     )
-    for report, mine, row in zip(reports, panels, grid, strict=True):
-        row[0].set_title(report.name.replace("$", r"\$"), loc="left", fontsize=10)
-        for axes, (plot, axis) in zip(row, mine, strict=False):
-            _panel(axes, plot, axis)
-        for axes in row[len(mine) :]:
-            axes.set_axis_off()
+    for title, row, places in zip(titles, rows, grid, strict=True):
+        places[0].set_title(_literal(title), loc="left", fontsize=10)
+        for place, (plot, axis) in zip(places, row, strict=False):
+            _panel(place, plot, axis)
+        for place in places[len(row) :]:
+            place.set_axis_off()
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120, metadata={"Software": None})  # equal input, equal bytes
+    figure.savefig(path, dpi=110, metadata={"Software": None})  # equal input, equal bytes
     plt.close(figure)
 
 
+def _literal(text: str) -> str:
+    """Text that is no formula."""
+    return text.replace("$", r"\$")
+
+
 def _panel(axes: Any, plot: Plot, axis: int) -> None:
-    for number, series in enumerate(plot.series):
+    for series in plot.series:
+        if not series.shown:
+            continue
         points = sorted(series.points, key=lambda point: point.at[axis])
         shares = [point.scale[0] for point in points]
         bars = [
@@ -55,12 +66,12 @@ def _panel(axes: Any, plot: Plot, axis: int) -> None:
             shares,
             yerr=bars,
             fmt=_LINES[series.role],
-            color=f"C{number % 10}",
+            color=f"C{series.colour % 10}",
             capsize=2,
             lw=1.2,
             ms=4 if series.role == "refined" else 6,
-            elinewidth=0.6,
-            label=series.name.replace("$", r"\$"),
+            elinewidth=0.5,
+            label=_literal(series.name),
         )
     if plot.axes[axis].log:
         axes.set_xscale("log")
@@ -69,4 +80,4 @@ def _panel(axes: Any, plot: Plot, axis: int) -> None:
         axes.minorticks_off()
     axes.set(xlabel=plot.axes[axis].label, ylabel="accuracy")
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=7, framealpha=0.6)

@@ -5,7 +5,7 @@ const at = (id) => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
 
 const whole = (number) => number.toLocaleString("en");
-const share = (number) => number.toFixed(3).replace(/^(-?)0\./, "$1.").replace("-", "−");
+const share = (number) => number.toFixed(3);
 
 function fill(made, text, attributes) {
   if (text !== "") made.textContent = text;

@@ -48,13 +48,17 @@ function showRun(number) {
   );
 }
 
-/** A section for each title; neighbours of one title share it. */
+/** A section for each title; neighbours of one title share it, and what is folded has its own. */
 function sections(run, number) {
   const made = [];
   for (const block of run.blocks) {
-    const same = made.at(-1)?.dataset.title === block.title;
-    const section = same ? made.at(-1) : element("section");
-    if (!same) {
+    let section = made.at(-1);
+    if (block.folded) {
+      section = element("details");
+      section.append(element("summary", block.title));
+      made.push(section);
+    } else if (section?.dataset.title !== block.title) {
+      section = element("section");
       section.dataset.title = block.title;
       section.append(element("h2", block.title));
       made.push(section);
@@ -88,6 +92,7 @@ document.addEventListener("keydown", (event) => {
 at("run").replaceChildren(
   ...DATA.runs.map(({ name }, number) => element("option", name, { value: number })),
 );
+if (DATA.overview) at("overview").append(...sections({ blocks: [DATA.overview] }, 0));
 at("run-field").hidden = DATA.runs.length < 2;
 at("run").addEventListener("change", () => {
   const view = at("problems").hidden ? "figures" : "problems";

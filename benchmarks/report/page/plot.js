@@ -7,7 +7,7 @@ class Plot {
   constructor(block) {
     this.block = block;
     this.axis = 0;
-    this.hidden = new Set();
+    this.hidden = new Set([...block.series.keys()].filter((index) => !block.series[index].shown));
     this.root = element("figure", "", { class: "plot" });
     this.frame = element("div", "", { class: "frame" });
     this.root.append(...this.axisChoice(), this.frame, this.legend());
@@ -36,10 +36,10 @@ class Plot {
   legend() {
     const list = element("ul", "", { class: "legend" });
     for (const [index, series] of this.block.series.entries()) {
-      const button = element("button", "", { type: "button", "aria-pressed": true });
+      const button = element("button", "", { type: "button", "aria-pressed": series.shown });
       const line = svg("svg", { viewBox: "0 0 22 10", "aria-hidden": "true" });
-      line.append(svg("path", { d: "M1 5H21" }), shape(index, 11, 5));
-      line.setAttribute("class", `series c${index % 8} ${series.role}`);
+      line.append(svg("path", { d: "M1 5H21" }), shape(series.colour, 11, 5));
+      line.setAttribute("class", `series c${series.colour % 10} ${series.role}`);
       button.append(line, series.name);
       button.addEventListener("click", () => {
         this.hidden[this.hidden.has(index) ? "delete" : "add"](index);
@@ -61,7 +61,7 @@ class Plot {
   /** Where a share over a value lies, in pixels. */
   scales() {
     const { log } = this.block.axes[this.axis];
-    const points = this.block.series.flatMap((one) => one.points);
+    const points = this.shown.flatMap(({ series }) => series.points);
     const along = log ? Math.log : (value) => value;
     const xs = points.map((one) => along(one.at[this.axis]));
     const [left, right] = [Math.min(...xs), Math.max(...xs)];
@@ -80,7 +80,8 @@ class Plot {
 
   draw() {
     this.width = this.frame.clientWidth;
-    if (!this.width || !this.block.series.length) return;
+    if (!this.width) return;
+    if (!this.shown.length) return this.frame.replaceChildren();
     const { title, axes } = this.block;
     const { x, y, ends, shares } = (this.placed = this.scales());
     const drawing = svg("svg", { viewBox: `0 0 ${this.width} ${SIZE.height}`, role: "img" });
@@ -89,7 +90,7 @@ class Plot {
     for (const value of steps(...shares)) {
       drawing.append(
         svg("path", { class: "grid", d: `M${SIZE.left} ${y(value)}H${this.width - SIZE.right}` }),
-        svg("text", { x: SIZE.left - 8, y: y(value) + 4, "text-anchor": "end" }, share(value)),
+        svg("text", { x: SIZE.left - 8, y: y(value) + 4, "text-anchor": "end" }, value.toFixed(2)),
       );
     }
     for (const value of this.ticks(ends)) {
@@ -102,7 +103,7 @@ class Plot {
     const label = { class: "label", x: middle, y: SIZE.height - 4, "text-anchor": "middle" };
     drawing.append(svg("text", label, axes[this.axis].label));
     const inOrder = [...this.shown].sort((a, b) => rank(a) - rank(b)); // what stands out comes last
-    for (const { series, index } of inOrder) drawing.append(this.line(series, index, x, y));
+    for (const { series } of inOrder) drawing.append(this.line(series, x, y));
     this.frame.replaceChildren(drawing);
   }
 
@@ -111,8 +112,8 @@ class Plot {
     return this.block.axes[this.axis].log ? logSteps(least, most) : steps(least, most);
   }
 
-  line(series, index, x, y) {
-    const group = svg("g", { class: `series c${index % 8} ${series.role}` });
+  line(series, x, y) {
+    const group = svg("g", { class: `series c${series.colour % 10} ${series.role}` });
     const points = [...series.points].sort((a, b) => a.at[this.axis] - b.at[this.axis]);
     const path = points.map((one) => `${x(one.at[this.axis])} ${y(one.scale[0])}`).join("L");
     if (points.length > 1) group.append(svg("path", { class: "joined", d: `M${path}` }));
@@ -121,7 +122,7 @@ class Plot {
       if (high > low) {
         group.append(svg("path", { class: "interval", d: `M${left} ${y(low)}V${y(high)}` }));
       }
-      group.append(shape(index, left, y(value)));
+      group.append(shape(series.colour, left, y(value)));
     }
     return group;
   }
@@ -131,12 +132,12 @@ class Plot {
     const box = this.frame.getBoundingClientRect();
     const { x, y } = this.placed;
     let best = null;
-    for (const { series, index } of this.shown) {
+    for (const { series } of this.shown) {
       for (const one of series.points) {
         const left = x(one.at[this.axis]);
         const top = y(one.scale[0]);
         const distance = Math.hypot(left - event.clientX + box.left, top - event.clientY + box.top);
-        if (!best || distance < best.distance) best = { distance, one, index, left, top };
+        if (!best || distance < best.distance) best = { distance, one, left, top };
       }
     }
     if (!best || best.distance > 60) return this.leave();
