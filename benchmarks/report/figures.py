@@ -140,9 +140,9 @@ def _difference_table(
             (
                 Cell(f"{one.method} − {one.other}"),
                 Cell(one.interval.signed),
-                Cell(f"{one.better:,}"),
-                Cell(f"{one.worse:,}"),
-                Cell(p_value(one.p_value)),
+                Cell(_count(one.better)),
+                Cell(_count(one.worse)),
+                Cell(_p_value(one.p_value)),
             )
             for one in differences
         ),
@@ -151,8 +151,13 @@ def _difference_table(
     )
 
 
-def p_value(p: float) -> str:
-    """Three digits, or that it is smaller."""
+def _count(number: int | None) -> str:
+    return "–" if number is None else f"{number:,}"
+
+
+def _p_value(p: float | None) -> str:
+    if p is None:
+        return "–"
     return f"{p:.3f}" if p >= 0.0005 else "<.001"
 
 
@@ -161,7 +166,7 @@ def _budgets(summary: Summary) -> Iterator[Table]:
         columns = ("method", "equal in", "tokens", "maj@k'", "its tokens", "its accuracy [95 %]")
         yield Table(
             title="Majority at equal cost",
-            columns=(*columns, "difference [95 %]", "McNemar p"),
+            columns=(*columns, "difference [95 %]"),
             rows=tuple(
                 (
                     Cell(one.method),
@@ -171,7 +176,6 @@ def _budgets(summary: Summary) -> Iterator[Table]:
                     Cell(tokens(one.majority_tokens)),
                     Cell(str(one.majority), scale=scale_of(one.majority)),
                     Cell(one.difference.interval.signed),
-                    Cell(p_value(one.difference.p_value)),
                 )
                 for one in summary.budgets
             ),
@@ -285,7 +289,7 @@ def _views(summary: Summary) -> Iterator[Table]:
                 (
                     Cell(f"{one.method} − {one.other}"),
                     Cell(one.interval.signed),
-                    Cell(p_value(one.p_value)),
+                    Cell(_p_value(one.p_value)),
                 )
                 for one in summary.views
             ),

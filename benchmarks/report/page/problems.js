@@ -57,13 +57,14 @@ class Browser {
     this.found = [];
     at("list").addEventListener("scroll", () => this.drawRows());
     new ResizeObserver(() => this.drawRows()).observe(at("list"));
-    for (const id of ["method", "outcome", "size", "repeat"]) {
-      at(id).addEventListener("change", () => go({ [id]: at(id).value }));
+    at("method").addEventListener("change", () => go({ method: at("method").value }));
+    for (const id of ["outcome", "size", "repeat"]) {
+      at(id).addEventListener("change", () => go({ [id]: at(id).value, problem: "" }));
     }
     let waiting = 0;
     at("search").addEventListener("input", () => {
       clearTimeout(waiting);
-      waiting = setTimeout(() => go({ text: at("search").value }), 150);
+      waiting = setTimeout(() => go({ text: at("search").value, problem: "" }), 150);
     });
     at("filter").addEventListener("submit", (event) => event.preventDefault());
   }
