@@ -1,7 +1,8 @@
 """python -m benchmarks.report RUN...: what runs found, to look at.
 
-Writes report.md, report.png and report.html into --out, from the folders of finished runs alone. The
-page shows all of them, each with its figures and every problem, its candidates and refinements.
+Writes report.md, report.png and report.html into --out, from the folders of finished runs alone.
+The page shows all of them: the figures of each, and every problem with its candidates and what was
+made of them.
 """
 
 from __future__ import annotations

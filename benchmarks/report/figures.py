@@ -6,11 +6,13 @@ from collections.abc import Iterator, Sequence
 
 from benchmarks.analysis.comparisons import Difference
 from benchmarks.analysis.repeats import Spread
+from benchmarks.analysis.rows import MethodRow
 from benchmarks.analysis.strata import Strata
-from benchmarks.analysis.summary import MethodRow, Summary
+from benchmarks.analysis.summary import Summary
 from benchmarks.report.blocks import Block, Cell, Shown, Table
 from benchmarks.report.plots import Plots, scale_of, starts_shown
 from benchmarks.samples.folder import Run
+
 
 def figures(run: Run, summary: Summary) -> tuple[Block, ...]:
     """Every block of a run's report."""
@@ -57,9 +59,9 @@ def overview(summaries: Sequence[Summary], names: Sequence[str]) -> Table:
             )
         )
     columns = ("run", "problems × repeats", "k", "pass@1", "greedy", "maj@k", "pass@k (oracle)")
-    columns += ("best selfRef@k", "its tokens", "sequential")
+    refined = ("best selfRef@k", "its tokens", "sequential")
     note = "Best selfRef@k is chosen after the fact among the layouts and temperatures of the run."
-    return Table(title="Runs", columns=columns, rows=tuple(rows), note=note)
+    return Table(title="Runs", columns=columns + refined, rows=tuple(rows), note=note)
 
 
 def tokens(number: float) -> str:
@@ -87,9 +89,7 @@ def _methods(summary: Summary) -> Iterator[Table]:
         yield _method_table("Methods at other k", others, "", folded=True)
 
 
-def _method_table(
-    title: str, rows: Sequence[MethodRow], note: str, folded: bool = False
-) -> Table:
+def _method_table(title: str, rows: Sequence[MethodRow], note: str, folded: bool = False) -> Table:
     columns = ("method", "accuracy [95 %]", "tokens", "sequential", "saved", "cut", "no answer")
     return Table(
         title=title,
@@ -179,9 +179,9 @@ def _budgets(summary: Summary) -> Iterator[Table]:
                 )
                 for one in summary.budgets
             ),
-            note="k' is the largest that costs no more than the method; maj@k' is the mean over all "
-            "choices of k' among the candidates drawn. * marks all of them: with more, majority "
-            "could have spent more.",
+            note="k' is the largest that costs no more than the method; maj@k' is the mean over "
+            "all choices of k' among the candidates drawn. * marks all of them: with more, "
+            "majority could have spent more.",
         )
 
 
@@ -301,7 +301,13 @@ def _repeats(summary: Summary) -> Iterator[Table]:
         names = {row.name for row in summary.methods if row.k in (1, summary.headline)}
         yield Table(
             title=f"Spread over {summary.repeats} repeats",
-            columns=("method", "accuracy ± sd", "lowest to highest", "tokens ± sd", "sequential ± sd"),
+            columns=(
+                "method",
+                "accuracy ± sd",
+                "lowest to highest",
+                "tokens ± sd",
+                "sequential ± sd",
+            ),
             rows=tuple(
                 (
                     Cell(one.method),
@@ -332,7 +338,10 @@ def _duels(summary: Summary) -> Iterator[Table]:
             title="Repeat by repeat",
             columns=("method against other", "above", "equal", "below"),
             rows=tuple(
-                (Cell(f"{one.method} | {one.other}"), *map(Cell, map(str, (one.won, one.tied, one.lost))))
+                (
+                    Cell(f"{one.method} | {one.other}"),
+                    *map(Cell, map(str, (one.won, one.tied, one.lost))),
+                )
                 for one in shown
             ),
             note="In how many repeats the accuracy of the method is above, equal, or below.",

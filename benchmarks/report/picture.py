@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib import pyplot as plt  # after the backend is chosen
+from matplotlib.ticker import LogLocator
 
 from benchmarks.report.blocks import Plot, Report
 
@@ -75,6 +76,9 @@ def _panel(axes: Any, plot: Plot, axis: int) -> None:
         )
     if plot.axes[axis].log:
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.minorticks_off()
     if plot.ticks:
         axes.set_xticks(plot.ticks, [f"{tick:g}" for tick in plot.ticks])
         axes.minorticks_off()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import pairwise
 
@@ -46,25 +47,10 @@ class Plots:
         """Accuracy against cost, on both axes; points of a family are joined over k."""
         points = [one for one in self._summary.curve if one.total > 0 and one.sequential > 0]
         if points:
-            fronts = [
-                (
-                    axis.name.lower(),
-                    ", ".join(one.name for one in points if getattr(one, front) and self._shows(one)),
-                )
-                for axis, front in (
-                    (_TOTAL, "on_total_front"),
-                    (_SEQUENTIAL, "on_sequential_front"),
-                )
-            ]
             yield Plot(
                 title="Accuracy against cost",
                 axes=(_TOTAL, _SEQUENTIAL),
                 series=tuple(self._families(points, lambda one: (one.total, one.sequential))),
-                note="\n".join(
-                    f"Of the methods that are shown first, the front over {name}: {names}."
-                    for name, names in fronts
-                    if names
-                ),
             )
 
     def _shows(self, point: curve.Point) -> bool:
@@ -73,8 +59,8 @@ class Plots:
     def over_k(self) -> Iterator[Plot]:
         """Accuracy over k, of the families that have several."""
         every = self._summary.curve
-        ks = {one.family: {other.k for other in every if other.family == one.family} for one in every}
-        several = [one for one in every if len(ks[one.family]) > 1]
+        count = Counter(family for family, _ in {(one.family, one.k) for one in every})
+        several = [one for one in every if count[one.family] > 1]
         if several:
             yield Plot(
                 title="Accuracy over k",

@@ -24,7 +24,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.analysis.summary import MethodRow, Summary, summarize
+from benchmarks.analysis.rows import MethodRow
+from benchmarks.analysis.summary import Summary, summarize
 from benchmarks.samples.folder import Run
 from train.files import whole_file
 

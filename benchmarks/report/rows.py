@@ -1,7 +1,7 @@
-"""What the page knows of every sample: marks to filter by, and the texts, which it reads on demand.
+"""What the page knows of every sample: marks to filter by, and texts to show on demand.
 
-One character stands for the outcome of one solution: `r` right, `w` wrong, `n` no answer, `f` failed.
-It is a capital if the solution was cut.
+One character is the mark of a solution: `r` right, `w` wrong, `n` no answer, `f` failed. It is a
+capital if the solution was cut.
 """
 
 from __future__ import annotations
@@ -140,9 +140,7 @@ def texts_of(run: Run, sample: Sample, texts: Texts) -> dict[str, Any]:
         "votes": [_majority(sample, k) for k in compared_ks(run)],
         "candidates": [_solution(one, texts) for one in sample.candidates],
         "weak": [_solution(one, texts) for one in sample.weak],
-        "methods": [
-            _answer(sample.answer_of(method.name), texts) for method in run.methods
-        ],
+        "methods": [_answer(sample.answer_of(method.name), texts) for method in run.methods],
     }
 
 
@@ -158,7 +156,7 @@ def _answer(answer: Answer, texts: Texts) -> dict[str, Any]:
 
 
 def _solution(solution: Solution, texts: Texts) -> dict[str, Any]:
-    shown = {
+    shown: dict[str, Any] = {
         "text": texts.shortened(solution.text),
         "answer": solution.answer,
         "mark": mark(solution),

@@ -11,7 +11,7 @@ function go(changes) {
   location.replace(`#${asked}`);
 }
 
-const browser = new Browser(go);
+const browser = new Browser((changes) => go({ view: "problems", ...changes }));
 let shownRun = null;
 
 function show() {

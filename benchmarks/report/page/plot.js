@@ -178,7 +178,7 @@ function shape(index, x, y) {
 function steps(least, most) {
   const raw = (most - least || 1) / 5;
   const power = 10 ** Math.floor(Math.log10(raw));
-  const step = [1, 2, 5, 10].map((one) => one * power).find((one) => one >= raw * 0.999);
+  const step = [1, 2, 5, 10].map((one) => one * power).find((one) => one >= raw * 0.7);
   const found = [];
   for (let i = Math.ceil(least / step - 1e-9); i * step <= most + 1e-9; i++) found.push(i * step);
   return found;

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.report.__main__ import PAGE, ReportCommand, main
+from benchmarks.report.__main__ import PAGE, ReportCommand, main, reports_of
+from benchmarks.report.document import write_document
 from benchmarks.samples.folder import Run, write_run
 from benchmarks.samples.method import Method
 from benchmarks.samples.sample import Sample
@@ -46,5 +47,7 @@ def write_report(folder: Path, *runs: Run) -> Path:
 
 
 def write_page(folder: Path, *runs: Run) -> Path:
-    """The page of some runs."""
-    return write_report(folder, *runs) / PAGE
+    """The page of some runs, alone."""
+    reports, overview = reports_of(runs, [folder / str(number) for number in range(len(runs))])
+    write_document(folder / PAGE, reports, runs, overview)
+    return folder / PAGE
