@@ -39,7 +39,8 @@ class Confidence:
     @property
     def weights(self) -> Floats:
         """Of votes: the geometric mean probability of a token in the least confident group."""
-        return np.exp(self.lowest)
+        weights: Floats = np.exp(self.lowest)
+        return weights
 
 
 def confidence_of(logprobs: Sequence[Sequence[Floats]]) -> Confidence:
@@ -60,7 +61,8 @@ def _running(logprobs: Floats, window: int) -> Floats:
     size = min(window, len(logprobs))
     sums = np.cumsum(np.concatenate([[0.0], logprobs]))
     # Equal windows are equal, whatever stands before them: differences of sums leave bits.
-    return np.round((sums[size:] - sums[:-size]) / size, 9)
+    means: Floats = np.round((sums[size:] - sums[:-size]) / size, 9)
+    return means
 
 
 @dataclass(frozen=True, slots=True)
