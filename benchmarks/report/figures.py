@@ -112,22 +112,24 @@ def _method_table(title: str, rows: Sequence[MethodRow], note: str, folded: bool
 
 
 def _differences(summary: Summary) -> Iterator[Table]:
-    """Differences at the headline k; those from selections that few use are folded."""
-    rows = {row.name: row for row in summary.methods}
-    at_headline = [
-        one
-        for one in summary.differences
-        if {rows[one.method].k, rows[one.other].k} <= {1, summary.headline}
-    ]
-    main = [one for one in at_headline if starts_shown(rows[one.other].family, one.other)]
+    """Differences at the headline k; others, and from what few use, are folded."""
+    near = {row.name: row for row in summary.methods if row.k in (1, summary.headline)}
+    refined = {one.method for one in summary.flips}
+
+    def is_main(one: Difference) -> bool:
+        if not {one.method, one.other} <= near.keys():
+            return False
+        return one.other in refined or starts_shown(near[one.other].family, one.other)
+
+    main = [one for one in summary.differences if is_main(one)]
     note = (
         "Better and worse are problems that the method is right on more often, and less often. "
         "The p-value is exact, and not corrected for how many comparisons there are."
     )
     if main:
         yield _difference_table("Paired differences", main, note)
-    if others := [one for one in at_headline if one not in main]:
-        yield _difference_table("Paired differences from other selections", others, folded=True)
+    if others := [one for one in summary.differences if one not in main]:
+        yield _difference_table("Other paired differences", others, folded=True)
 
 
 def _difference_table(
