@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from benchmarks.analysis.comparisons import Difference
-from benchmarks.analysis.repeats import Spread
 from benchmarks.analysis.rows import MethodRow
 from benchmarks.analysis.strata import Strata
 from benchmarks.analysis.summary import Summary
+from benchmarks.report import sensitivity
 from benchmarks.report.blocks import Block, Cell, Shown, Table
 from benchmarks.report.plots import Plots, scale_of, starts_shown
+from benchmarks.report.wording import p_value, percent, tokens, whole
 from benchmarks.samples.folder import Run
 
 
@@ -27,11 +28,11 @@ def figures(run: Run, summary: Summary) -> tuple[Block, ...]:
         *plots.strata(),
         *(_strata(one) for one in summary.strata if one.rows),
         *plots.mixtures(),
-        *_mixtures(summary),
-        *_orders(summary),
-        *_views(summary),
-        *_repeats(summary),
-        *_duels(summary),
+        *sensitivity.mixtures(summary),
+        *sensitivity.orders(summary),
+        *sensitivity.views(summary),
+        *sensitivity.repeats(summary),
+        *sensitivity.duels(summary),
         *_phases(summary),
     )
 
@@ -62,16 +63,6 @@ def overview(summaries: Sequence[Summary], names: Sequence[str]) -> Table:
     refined = ("best selfRef@k", "its tokens", "sequential")
     note = "Best selfRef@k is chosen after the fact among the layouts and temperatures of the run."
     return Table(title="Runs", columns=columns + refined, rows=tuple(rows), note=note)
-
-
-def tokens(number: float) -> str:
-    """A mean number of tokens."""
-    return f"{number:,.0f}" if number >= 100 else f"{number:,.1f}"
-
-
-def percent(share: float) -> str:
-    """A share that is mostly small."""
-    return f"{share:.1%}"
 
 
 def _methods(summary: Summary) -> Iterator[Table]:
@@ -142,25 +133,15 @@ def _difference_table(
             (
                 Cell(f"{one.method} − {one.other}"),
                 Cell(one.interval.signed),
-                Cell(_count(one.better)),
-                Cell(_count(one.worse)),
-                Cell(_p_value(one.p_value)),
+                Cell(whole(one.better)),
+                Cell(whole(one.worse)),
+                Cell(p_value(one.p_value)),
             )
             for one in differences
         ),
         note=note,
         folded=folded,
     )
-
-
-def _count(number: int | None) -> str:
-    return "–" if number is None else f"{number:,}"
-
-
-def _p_value(p: float | None) -> str:
-    if p is None:
-        return "–"
-    return f"{p:.3f}" if p >= 0.0005 else "<.001"
 
 
 def _budgets(summary: Summary) -> Iterator[Table]:
@@ -236,118 +217,6 @@ def _strata(strata: Strata) -> Table:
             for row in strata.rows
         ),
     )
-
-
-def _mixtures(summary: Summary) -> Iterator[Table]:
-    if summary.mixtures:
-        yield Table(
-            title="What it reads",
-            columns=("method", "replaced by", "share", "accuracy [95 %]", "minus none replaced"),
-            rows=tuple(
-                (
-                    Cell(one.method),
-                    Cell("–" if one.pool == "own" else one.pool),
-                    Cell(f"{one.share:.2f}"),
-                    Cell(str(one.accuracy), scale=scale_of(one.accuracy)),
-                    Cell(one.difference.interval.signed if one.difference else ""),
-                )
-                for one in summary.mixtures
-            ),
-        )
-
-
-def _orders(summary: Summary) -> Iterator[Table]:
-    if summary.orders:
-        columns = ("orders of", "accuracy of each", "answer changes", "grade changes")
-        yield Table(
-            title="The order it reads them in",
-            columns=(*columns, "right in any", "right in all"),
-            rows=tuple(
-                (
-                    Cell(one.methods[0]),
-                    Cell(", ".join(f"{value:.3f}" for value in one.accuracy)),
-                    *(
-                        Cell(str(interval))
-                        for interval in (
-                            one.answer_changes,
-                            one.grade_changes,
-                            one.ever_right,
-                            one.always_right,
-                        )
-                    ),
-                )
-                for one in summary.orders
-            ),
-            note="Shares of samples, over several orders of the same candidates.",
-        )
-
-
-def _views(summary: Summary) -> Iterator[Table]:
-    if summary.views:
-        yield Table(
-            title="Whole candidates or summaries",
-            columns=("whole minus summary", "difference [95 %]", "McNemar p"),
-            rows=tuple(
-                (
-                    Cell(f"{one.method} − {one.other}"),
-                    Cell(one.interval.signed),
-                    Cell(_p_value(one.p_value)),
-                )
-                for one in summary.views
-            ),
-        )
-
-
-def _repeats(summary: Summary) -> Iterator[Table]:
-    if summary.repeats > 1:
-        names = {row.name for row in summary.methods if row.k in (1, summary.headline)}
-        yield Table(
-            title=f"Spread over {summary.repeats} repeats",
-            columns=(
-                "method",
-                "accuracy ± sd",
-                "lowest to highest",
-                "tokens ± sd",
-                "sequential ± sd",
-            ),
-            rows=tuple(
-                (
-                    Cell(one.method),
-                    Cell(
-                        f"{one.accuracy.mean:.3f} ± {one.accuracy.sd or 0:.3f}",
-                        scale=(one.accuracy.mean, one.accuracy.lowest, one.accuracy.highest),
-                    ),
-                    Cell(f"{one.accuracy.lowest:.3f} to {one.accuracy.highest:.3f}"),
-                    Cell(_spread(one.total)),
-                    Cell(_spread(one.sequential)),
-                )
-                for one in summary.repeated
-                if one.method in names
-            ),
-            note="Each repeat draws everything anew. The bar goes from the lowest to the highest.",
-        )
-
-
-def _spread(spread: Spread) -> str:
-    return f"{tokens(spread.mean)} ± {spread.sd or 0:.1f}"
-
-
-def _duels(summary: Summary) -> Iterator[Table]:
-    headline = {row.name for row in summary.methods if row.k in (1, summary.headline)}
-    shown = [one for one in summary.duels if one.other in headline]
-    if shown:
-        yield Table(
-            title="Repeat by repeat",
-            columns=("method against other", "above", "equal", "below"),
-            rows=tuple(
-                (
-                    Cell(f"{one.method} | {one.other}"),
-                    *map(Cell, map(str, (one.won, one.tied, one.lost))),
-                )
-                for one in shown
-            ),
-            note="In how many repeats the accuracy of the method is above, equal, or below.",
-        )
 
 
 def _phases(summary: Summary) -> Iterator[Table]:
