@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from benchmarks.latency.timed_answer import TimedAnswer
 from gsr_engine.errors import InvalidRequest
-from gsr_engine.params import SamplingParams
+from gsr_engine.params import SamplingParams, View
 from gsr_engine.speed.refine_speed import Lengths
 
 
@@ -90,6 +90,16 @@ class Streams:
         """The bounds of a stream, by their names in every API here."""
         most = self.refine if refinement else self.candidate
         return {"max_tokens": most, "min_tokens": most} if self.fixed else {"max_tokens": most}
+
+    @property
+    def view(self) -> View:
+        """What a refinement is shown of a candidate."""
+        return "full" if self.fixed else "summary"
+
+    @property
+    def summary_tokens(self) -> int:
+        """Most tokens of a candidate that a refinement is shown: all of them."""
+        return self.candidate
 
     def sampling(self, refinement: bool) -> SamplingParams:
         """Candidates are drawn at temperature 1, refinements are greedy."""

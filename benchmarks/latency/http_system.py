@@ -1,113 +1,116 @@
-"""How a client gets a refined answer: by one request, or by a loop of its own over two."""
+"""A server of OpenAI's API and a way to use it, as a system to measure."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import httpx
 
-from benchmarks.serving.servers import NAME
+from benchmarks.latency.cell import Streams
+from benchmarks.latency.chat_client import Chat
+from benchmarks.latency.http_methods import Method
+from benchmarks.latency.timed_answer import Moments, TimedAnswer
+from benchmarks.peers.servers import NotAnswered
 from gsr_engine.checkpoint.gsr_config import GsrConfig
-from gsr_engine.params import Layout
-from gsr_engine.programs.template import TEMPLATES, Template
 
-_PATH = "/v1/chat/completions"
-
-
-class NotAnswered(RuntimeError):
-    """A server refused a request or failed it."""
+_LOOK_SECONDS = 0.5
+_TIMEOUT = 3600.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """What every answer costs; lengths are fixed, so that no draw decides.
+class Served(Protocol):
+    """A server that runs."""
 
-    Attributes:
-        k: candidates.
-        candidate_tokens: tokens of each.
-        refine_tokens: tokens of the refinement.
+    @property
+    def url(self) -> str:
+        """Its address, without `v1/`."""
+        ...
+
+    async def pages_used(self, client: httpx.AsyncClient) -> float | None:
+        """KV pages of 16 tokens: the most so far, or those now; None if it does not tell."""
+        ...
+
+
+class HttpSystem:
+    """A server and a way to use it; each cell starts the server anew, if it starts it at all.
+
+    Args:
+        server: its name, for tables.
+        start: gives the server, which runs as a context manager.
+        model: what requests call the model.
+        gsr: of the model's checkpoint.
+        method: how answers are asked for.
+        salted: whether the server knows `cache_salt`, and is not started anew.
+        key: for a server that asks for one.
     """
 
-    k: int = 4
-    candidate_tokens: int = 128
-    refine_tokens: int = 128
+    def __init__(
+        self,
+        server: str,
+        start: Callable[[], AbstractContextManager[Served]],
+        model: str,
+        gsr: GsrConfig,
+        method: Method,
+        *,
+        salted: bool = False,
+        key: str = "",
+    ) -> None:
+        self.name = f"{server}, {method.name}"
+        self._start, self._model, self._gsr = start, model, gsr
+        self._method, self._salted = method, salted
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+
+    @asynccontextmanager
+    async def open(self, streams: Streams) -> AsyncIterator[HttpAnswerer]:
+        """Start the server, and a client of it."""
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+        with self._start() as server:
+            async with httpx.AsyncClient(
+                base_url=server.url, timeout=_TIMEOUT, limits=limits, headers=self._headers
+            ) as client:
+                chat = Chat(client, self._model, self._gsr, self._salted)
+                answerer = HttpAnswerer(chat, self._method, streams, server)
+                looking = asyncio.create_task(answerer.look())
+                try:
+                    yield answerer
+                finally:
+                    looking.cancel()
 
 
-@dataclass(frozen=True, slots=True)
-class OneRequest:
-    """selfRef@k, which the server does."""
+@dataclass(slots=True)
+class HttpAnswerer:
+    """A server that runs, for one cell."""
 
-    name: str
-    work: Work
-    layout: Layout
+    chat: Chat
+    method: Method
+    streams: Streams
+    server: Served
+    pages: list[float] = field(default_factory=list)
 
-    async def answer(self, client: httpx.AsyncClient, problem: str, seed: int) -> str:
-        """The answer to a problem. Raises NotAnswered."""
-        gsr = {
-            "k": self.work.k,
-            "layout": self.layout,
-            "view": "full",
-            "candidate": _length(self.work.candidate_tokens),
-        }
-        refine = _length(self.work.refine_tokens)
-        (text,) = await _chat(client, problem, seed=seed, gsr=gsr, temperature=0.0, **refine)
-        return text
+    async def answer(self, problem: str, seed: int, moments: Moments) -> TimedAnswer:
+        """See `Answerer`."""
+        try:
+            return await self.method.answer(self.chat, self.streams, problem, seed, moments)
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
+            url = self.chat.client.base_url
+            raise NotAnswered(f"{url}: its stream is not of OpenAI's form: {error!r}") from error
 
+    async def look(self) -> None:
+        """Look again and again at how many pages are used, for a server that keeps no peak."""
+        while (pages := await self._pages()) is not None:
+            self.pages.append(pages)
+            await asyncio.sleep(_LOOK_SECONDS)
 
-@dataclass(frozen=True, slots=True)
-class TwoRequests:
-    """The same by a client: n candidates, then a prompt that holds them, in the same words."""
+    async def _pages(self) -> float | None:
+        with suppress(httpx.HTTPError):
+            return await self.server.pages_used(self.chat.client)
+        return None
 
-    name: str
-    work: Work
-    template: Template
-
-    async def answer(self, client: httpx.AsyncClient, problem: str, seed: int) -> str:
-        """The answer to a problem. Raises NotAnswered."""
-        work, texts = self.work, self.template.shows(self.work.k)
-        candidates = await _chat(
-            client,
-            problem + texts.direct,
-            n=work.k,
-            seed=seed,
-            temperature=1.0,
-            **_length(work.candidate_tokens),
-        )
-        shown = "".join(texts.before(i) + one for i, one in enumerate(candidates, start=1))
-        again = "" if texts.restate is None else texts.restate + problem
-        prompt = texts.opening + problem + texts.preamble + shown + texts.linear + again
-        (text,) = await _chat(client, prompt, temperature=0.0, **_length(work.refine_tokens))
-        return text
-
-
-Method = OneRequest | TwoRequests
-
-
-def _length(tokens: int) -> dict[str, int]:
-    """No end token is drawn before the last one."""
-    return {"min_tokens": tokens, "max_tokens": tokens}
-
-
-async def _chat(client: httpx.AsyncClient, content: str, **fields: Any) -> list[str]:
-    """The texts of all choices, their thinking included."""
-    body = {"model": NAME, "messages": [{"role": "user", "content": content}], **fields}
-    response = await client.post(_PATH, json=body)
-    if response.status_code != 200:
-        raise NotAnswered(f"status {response.status_code}: {response.text[:300]}")
-    messages = [choice["message"] for choice in response.json()["choices"]]
-    return [(one.get("reasoning_content") or "") + (one["content"] or "") for one in messages]
-
-
-def methods_of(model: Path, work: Work) -> tuple[list[OneRequest], TwoRequests]:
-    """Those of our server, in the layouts that a checkpoint was trained for; the client's loop.
-
-    Both say the same: what the checkpoint's `gsr.json` names, or else the plain template, which
-    the server takes for a chat then, too.
-    """
-    gsr = GsrConfig.from_folder(model)
-    template = gsr.template if gsr.names_template else TEMPLATES["plain"]
-    layouts: tuple[Layout, ...] = gsr.layouts if gsr.trained else ("linear",)
-    own = [OneRequest(f"one request, {one}", work, one) for one in layouts]
-    return own, TwoRequests("two requests", work, template)
+    async def peak_pages(self) -> int | None:
+        """See `Answerer`."""
+        if (pages := await self._pages()) is None:
+            return None
+        return round(max([*self.pages, pages]))

@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from typing import Any, TypeVar
 
 from benchmarks.latency.cell import Cell
 from benchmarks.latency.system import Answerer
 from benchmarks.latency.timed_answer import Moments, TimedAnswer
+
+T = TypeVar("T")
+Ask = Callable[[int, float], Awaitable[TimedAnswer]]
+"""The index of a problem and its arrival to its answer."""
 
 
 def arrivals(rate: float, count: int, seed: int) -> list[float]:
@@ -52,25 +57,32 @@ async def drive(
     return answers, time.perf_counter() - began
 
 
-async def _open_loop(ask: Callable[..., object], moments: list[float], began: float) -> list:
+async def _open_loop(ask: Ask, moments: Sequence[float], began: float) -> list[TimedAnswer]:
     async def come(index: int, moment: float) -> TimedAnswer:
         await asyncio.sleep(began + moment - time.perf_counter())
         return await ask(index, began + moment)
 
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(come(*one)) for one in enumerate(moments)]
-    return [task.result() for task in tasks]
+    return await _all(come(index, moment) for index, moment in enumerate(moments))
 
 
-async def _closed_loop(ask: Callable[..., object], count: int, clients: int) -> list:
+async def _closed_loop(ask: Ask, count: int, clients: int) -> list[TimedAnswer]:
     answers: dict[int, TimedAnswer] = {}
+    indices = iter(range(count))  # shared: each problem is asked once
 
-    async def client(indices: Iterator[int]) -> None:
+    async def client() -> None:
         for index in indices:
             answers[index] = await ask(index, time.perf_counter())
 
-    async with asyncio.TaskGroup() as group:
-        indices = iter(range(count))  # shared: each problem is asked once
-        for _ in range(clients):
-            group.create_task(client(indices))
+    await _all(client() for _ in range(clients))
     return [answers[index] for index in range(count)]
+
+
+async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results; the first error ends the others before it goes on."""
+    tasks = [asyncio.create_task(one) for one in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

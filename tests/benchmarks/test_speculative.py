@@ -57,7 +57,7 @@ def run(out: Path, data: str, **options: Any) -> None:
 def every_draft_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without measured costs all that can be proposed is verified; figures may be rough."""
     monkeypatch.setattr("gsr_engine.execution.device.measure_step_costs", lambda *_: FREE)
-    monkeypatch.setattr(rounds, "PRODUCT_SECONDS", 0.0)
+    monkeypatch.setattr("benchmarks.steadiness.PRODUCT_SECONDS", 0.0)
 
 
 @pytest.fixture
