@@ -160,7 +160,7 @@ def _write(
         "left_out": [[asdict(cell), reason] for cell, reason in left_out.items()],
     }
     (out / "latency.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    title = f"selfRef@k of {settings['model']}, {settings['dtype']}, {settings['threads']} threads"
+    title = f"selfRef@k of {settings['model']}, {settings['dtype']}, threads: {settings['threads']}"
     if closed := [one for one in found if one.cell.at_once]:
         plot_closed(closed, title, out / "latency.png")
     if opened := [one for one in found if one.cell.rate]:
@@ -201,6 +201,9 @@ def main(
         str, typer.Option(help="Problems/s that arrive in an open loop, with commas.")
     ] = "",
     count: Annotated[int, typer.Option(min=1, help="Problems of each cell.")] = 32,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Runs of each cell, in turns; the fastest counts.")
+    ] = 1,
     max_tokens: Annotated[int, typer.Option(min=1, help="Most of a stream of a task.")] = 1024,
     deadline: Annotated[
         float | None, typer.Option(min=0.0, help="Seconds that an answer may take: goodput.")
@@ -251,7 +254,7 @@ def main(
             problems = {one: _made(engine, one, count, seed) for one in fixed}
         else:
             problems = {None: _asked(engine, asked, source)}
-        cells = list(grid(list(every), ks, fixed or [None], loops, rates))
+        cells = list(grid(list(every), ks, fixed or [None], loops, rates, rounds))
         grading = nullcontext() if fixed else asked.grader(engine.gsr)
         try:
             with grading as grader, Journal(out, settings) as journal:

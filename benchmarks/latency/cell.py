@@ -25,6 +25,7 @@ class Cell:
         at_once: closed loop: so many clients, each of which asks again once it has its answer.
         rate: open loop: problems per second that arrive at random (Poisson), whatever waits. One
             of the two is 0.
+        round: number of the run; see `grid`.
     """
 
     system: str
@@ -32,6 +33,7 @@ class Cell:
     lengths: Lengths | None = None
     at_once: int = 0
     rate: float = 0.0
+    round: int = 0
 
     @property
     def load(self) -> str:
@@ -59,11 +61,19 @@ def grid(
     lengths: Sequence[Lengths | None],
     at_once: Sequence[int],
     rates: Sequence[float],
+    rounds: int,
 ) -> Iterator[Cell]:
-    """Every cell. Systems take turns within a work, so that they see the same machine."""
-    loads = [{"at_once": one} for one in at_once] + [{"rate": one} for one in rates]
-    for length, load, k, system in product(lengths, loads, ks, systems):
-        yield Cell(system=system, k=k, lengths=length, **load)  # type: ignore[arg-type]
+    """Every cell, round by round.
+
+    Systems take turns within a work, so that they see the same machine. Rounds are apart, so that
+    not all of them see it busy.
+    """
+    loads = [(one, 0.0) for one in at_once] + [(0, one) for one in rates]
+    places = product(range(rounds), lengths, loads, ks, systems)
+    for round_, length, (clients, rate), k, system in places:
+        yield Cell(
+            system=system, k=k, lengths=length, at_once=clients, rate=rate, round=round_
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

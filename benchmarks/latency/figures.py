@@ -58,8 +58,11 @@ class Figures:
     """The figures of a cell. Times are in seconds after a problem arrived, p50 unless they say.
 
     Attributes:
-        cell: which.
-        count: answers.
+        cell: which; the figures are those of its fastest round, by the mean to the answer, because
+            a busy machine makes no round faster.
+        spread: the slowest round over the fastest.
+        rounds: how many there are.
+        count: answers of a round.
         first_token: of any candidate (TTFT).
         voted: until the last candidate ended, when a vote or a selection could answer.
         first_refined: token of the refinement.
@@ -73,11 +76,13 @@ class Figures:
         computed: tokens per answer that went through the model, prompts included; None if the
             system does not tell.
         peak_pages: as of `Measured`.
-        busy: others used the machine.
+        busy: others used the machine, also in that round.
         grades: None if nothing is graded.
     """
 
     cell: Cell
+    spread: float
+    rounds: int
     count: int
     first_token: float
     voted: float
@@ -97,32 +102,44 @@ class Figures:
 
 
 def figures(measured: Sequence[Measured], deadline: float | None) -> list[Figures]:
-    """The figures of some cells, in order.
+    """The figures of some cells, in the order in which these come first.
 
     Args:
-        measured: what they gave. Cells with the same problems are compared problem by problem.
+        measured: what they gave, in one round or more. Cells with the same problems are compared
+            problem by problem.
         deadline: seconds after which an answer is worth nothing; None for no such deadline.
     """
-    fastest = min((one.product_seconds for one in measured), default=0.0)
-    smallest: dict[Cell, Measured] = {}
+    steady = min((one.product_seconds for one in measured), default=0.0) * TOLERANCE
+    rounds: dict[Cell, list[Measured]] = {}
     for one in measured:
-        place = replace(one.cell, k=0)
-        if place not in smallest or one.cell.k < smallest[place].cell.k:
-            smallest[place] = one
+        rounds.setdefault(replace(one.cell, round=0), []).append(one)
+    best = {cell: sorted(every, key=_mean_seconds) for cell, every in rounds.items()}
+    smallest: dict[Cell, Measured] = {}
+    for cell in sorted(best, key=lambda cell: cell.k):
+        smallest.setdefault(replace(cell, k=0), best[cell][0])
     return [
-        _figures(one, smallest[replace(one.cell, k=0)], deadline, fastest) for one in measured
+        _figures(every, smallest[replace(cell, k=0)], deadline, steady)
+        for cell, every in best.items()
     ]
 
 
+def _mean_seconds(measured: Measured) -> float:
+    return fmean(one.refined_last for one in measured.answers)
+
+
 def _figures(
-    measured: Measured, smallest: Measured, deadline: float | None, fastest: float
+    rounds: Sequence[Measured], smallest: Measured, deadline: float | None, steady: float
 ) -> Figures:
+    """Of the first of the rounds, which are sorted."""
+    measured = rounds[0]
     answers, elapsed = measured.answers, measured.elapsed
     generated = [one.candidate_tokens + one.refine_tokens for one in answers]
     computed = [one.computed_tokens for one in answers if one.computed_tokens is not None]
     phases = zip(*(one.phases for one in answers), strict=True)
     return Figures(
-        cell=measured.cell,
+        cell=replace(measured.cell, round=0),
+        spread=_mean_seconds(rounds[-1]) / _mean_seconds(measured),
+        rounds=len(rounds),
         count=len(answers),
         first_token=_median(min(one.firsts) for one in answers),
         voted=_median(max(one.lasts) for one in answers),
@@ -137,7 +154,7 @@ def _figures(
         generated=fmean(generated),
         computed=fmean(computed) if len(computed) == len(answers) else None,
         peak_pages=measured.peak_pages,
-        busy=measured.product_seconds > TOLERANCE * fastest,
+        busy=measured.product_seconds > steady,
         grades=_grades(measured, smallest, deadline),
     )
 

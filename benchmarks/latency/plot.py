@@ -111,11 +111,12 @@ def _over(axis: str, label: str, *values: Value) -> Draw:
     """Values over an axis: the first as full lines, the second dashed; they start at zero."""
 
     def draw(axes: Any, found: Sequence[Figures]) -> None:
+        places: list[float] = []
         for number, (system, places, line) in enumerate(lines_over(found, axis)):
             for value, style, name in zip(values, ("-o", "--"), (system, None), strict=False):
                 heights = [value(one) for one in line]
                 axes.plot(places, heights, style, color=f"C{number}", label=name)
-        axes.set(xlabel=AXES.get(axis), ylabel=label)
+        axes.set(xlabel=AXES.get(axis), ylabel=label, xticks=places)
         axes.set_ylim(bottom=0)
 
     return draw

@@ -12,7 +12,7 @@ from benchmarks.latency.cell import Cell
 from benchmarks.latency.figures import PHASES, Figures, Grades
 from benchmarks.steadiness import TOLERANCE
 
-WIDTH = 140
+WIDTH = 170
 
 
 def show(
@@ -41,7 +41,7 @@ def _table(title: str, *columns: str) -> Table:
     table.add_column("load", no_wrap=True)
     table.add_column("system", no_wrap=True)
     for column in columns:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     return table
 
 
@@ -50,7 +50,7 @@ def _worth(found: Sequence[tuple[Figures, Grades]], deadline: float | None) -> T
     within = [] if deadline is None else [f"right/s in {deadline:g} s"]
     table = _table(
         "which k is worth its latency (accuracy with 95 % intervals; seconds are p50)",
-        *("k", "pass@1", "maj@k", "after s", "selfRef@k", "after s", "more than at the least k"),
+        *("k", "pass@1", "maj@k", "after s", "selfRef@k", "after s", "over the least k"),
         *("tokens", "right/s", *within),
     )
     for (load, system), lines in _grouped(table, [one for one, _ in found]):
@@ -81,7 +81,7 @@ def _speed(found: Sequence[Figures], deadline: float | None) -> Table:
     table = _table(
         "latency and throughput (first tokens are p50)",
         *("k", "lengths", "first token", "first refined", "p50 s", "p90 s", "p99 s"),
-        *("answers/s", "tokens/s", *within),
+        *("spread", "answers/s", "tokens/s", *within),
     )
     for (load, system), lines in _grouped(table, found):
         for one in lines:
@@ -93,6 +93,7 @@ def _speed(found: Sequence[Figures], deadline: float | None) -> Table:
                 f"{one.first_token:.3f}",
                 f"{one.first_refined:.3f}",
                 *(f"{s:.3f}" for s in (one.answered.p50, one.answered.p90, one.answered.p99)),
+                "" if one.rounds == 1 else f"{one.spread:.2f}",
                 f"{one.answers_per_second:.2f}",
                 f"{one.tokens_per_second:,.0f}",
                 *([] if one.goodput is None else [f"{one.goodput:.2f}"]),
@@ -104,8 +105,7 @@ def _speed(found: Sequence[Figures], deadline: float | None) -> Table:
 def _phases(found: Sequence[Figures]) -> Table:
     table = _table(
         "where an answer's seconds go (means, which add up), and what it takes",
-        *("k", "lengths", *PHASES, "ms/token", "of refinement", "generated", "computed"),
-        "KV pages",
+        *("k", "lengths", *PHASES, "ms/token", "ms/refined", "generated", "computed", "pages"),
     )
     for (load, system), lines in _grouped(table, found):
         for one in lines:
