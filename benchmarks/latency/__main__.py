@@ -89,7 +89,23 @@ def _layouts(text: str | None, claimed: Sequence[Layout]) -> list[Layout]:
     return [one for one in LAYOUTS if one in chosen]
 
 
-def _asked(engine: Engine, task: Task, source: Source) -> list[BenchmarkProblem]:
+@contextmanager
+def _opened(setting: Setting) -> Iterator[tuple[Engine, AsyncEngine]]:
+    """This engine, and the front that owns it."""
+    engine = Engine.from_pretrained(
+        setting.model,
+        dtype=setting.dtype,
+        threads=setting.threads,
+        kv_cache_gib=setting.kv_gib,
+    )
+    front = AsyncEngine(engine, max_pending=_MAX_PENDING)
+    try:
+        yield engine, front
+    finally:
+        asyncio.run(front.close())
+
+
+def _asked(task: Task, source: Source) -> list[BenchmarkProblem]:
     """The problems of a task that can be asked, as many as there are to be; one more warms up."""
     problems = [one for one in task.load(source) if not one.error]
     wanted = source.count or 0
@@ -215,56 +231,46 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder for all results.")] = Path("runs/latency"),
 ) -> None:
     """Measure what selfRef@k costs and gains over k, lengths and load."""
-    ks, loops, rates = (
-        _numbers("k", k, MAX_CANDIDATES),
-        _numbers("at-once", at_once, _MOST),
-        _rates(rate),
-    )
-    fixed = [lengths_of(one) for one in lengths.split(",") if one]
-    asked = find_task(task)
-    folder = NANO if model is None else find_checkpoint(model)
+    ks, loops = _numbers("k", k, MAX_CANDIDATES), _numbers("at-once", at_once, _MOST)
+    rates, fixed = _rates(rate), [lengths_of(one) for one in lengths.split(",") if one]
+    names, asked = [one for one in chosen.split(",") if one], find_task(task)
     if threads:
         torch.set_num_threads(threads)
-    threads = torch.get_num_threads()
-    setting = Setting(model=folder, dtype=dtype, threads=threads, kv_gib=kv_gib, out=out)
+    folder = NANO if model is None else find_checkpoint(model)
+    setting = Setting(
+        model=folder, dtype=dtype, threads=torch.get_num_threads(), kv_gib=kv_gib, out=out
+    )
     settings = {
         "model": "nano" if model is None else str(model),
         "weights": weights_digest(folder),
         "tokenizer": tokenizer_digest(folder),
-        **{"dtype": dtype, "threads": threads, "kv_gib": kv_gib, "endpoint": endpoint},
+        **{"dtype": dtype, "threads": setting.threads, "kv_gib": kv_gib, "endpoint": endpoint},
         **{"task": task, "task_version": asked.version, "data": data},
         **{"count": count, "max_tokens": max_tokens, "seed": seed},
     }
-    with Engine.from_pretrained(
-        folder, dtype=dtype, threads=threads, kv_cache_gib=kv_gib
-    ) as engine:
+    with _opened(setting) as (engine, front):
+        claimed: tuple[Layout, ...] = engine.gsr.layouts if engine.gsr.trained else ("linear",)
         natural = Lengths(_TEMPLATE_TOKENS, max_tokens, max_tokens)
-        front = AsyncEngine(engine, max_pending=_MAX_PENDING)
         setup = Setup(
             engine=engine,
             front=front,
             setting=setting,
-            layouts=_layouts(layouts, engine.gsr.layouts if engine.gsr.trained else ("linear",)),
+            layouts=_layouts(layouts, claimed),
             longest=_longest(engine, ks, fixed or [natural]),
             most_at_once=max([*loops, *([count] if rates else [])]),
         )
-        every = {one.name: one for one in systems([s for s in chosen.split(",") if s], endpoint, setup)}
-        source = Source(data=data, count=count + 1, seed=seed)
-        if fixed:
-            problems = {one: _made(engine, one, count, seed) for one in fixed}
-        else:
-            problems = {None: _asked(engine, asked, source)}
+        every = {one.name: one for one in systems(names, endpoint, setup)}
         cells = list(grid(list(every), ks, fixed or [None], loops, rates, rounds))
+        problems = {one: _made(engine, one, count, seed) for one in fixed} or {
+            None: _asked(asked, Source(data=data, count=count + 1, seed=seed))
+        }
         grading = nullcontext() if fixed else asked.grader(engine.gsr)
-        try:
-            with grading as grader, Journal(out, settings) as journal:
-                questions = Questions(
-                    problems=problems, max_tokens=max_tokens, seed=seed, grader=grader
-                )
-                found = Grid(every, questions, journal, print)
-                measured = _measure(found, cells, count)
-        finally:
-            asyncio.run(front.close())
+        with grading as grader, Journal(out, settings) as journal:
+            questions = Questions(
+                problems=problems, max_tokens=max_tokens, seed=seed, grader=grader
+            )
+            found = Grid(every, questions, journal, print)
+            measured = _measure(found, cells, count)
     if not measured:
         raise NotAnswered(f"no cell has figures: {next(iter(found.left_out.values()))}")
     _write(out, figures(measured, deadline), found.left_out, settings, deadline)
