@@ -91,7 +91,7 @@ def _layouts(text: str | None, claimed: Sequence[Layout]) -> list[Layout]:
 
 @contextmanager
 def _opened(setting: Setting) -> Iterator[tuple[Engine, AsyncEngine]]:
-    """This engine, and the front that owns it."""
+    """The engine, and the front that owns it."""
     engine = Engine.from_pretrained(
         setting.model,
         dtype=setting.dtype,
@@ -233,6 +233,8 @@ def main(
     """Measure what selfRef@k costs and gains over k, lengths and load."""
     ks, loops = _numbers("k", k, MAX_CANDIDATES), _numbers("at-once", at_once, _MOST)
     rates, fixed = _rates(rate), [lengths_of(one) for one in lengths.split(",") if one]
+    if not loops and not rates:
+        raise InvalidRequest("at-once", "there is neither a closed loop nor a rate")
     names, asked = [one for one in chosen.split(",") if one], find_task(task)
     if threads:
         torch.set_num_threads(threads)
@@ -244,9 +246,16 @@ def main(
         "model": "nano" if model is None else str(model),
         "weights": weights_digest(folder),
         "tokenizer": tokenizer_digest(folder),
-        **{"dtype": dtype, "threads": setting.threads, "kv_gib": kv_gib, "endpoint": endpoint},
-        **{"task": task, "task_version": asked.version, "data": data},
-        **{"count": count, "max_tokens": max_tokens, "seed": seed},
+        "dtype": dtype,
+        "threads": setting.threads,
+        "kv_gib": kv_gib,
+        "endpoint": endpoint,
+        "task": task,
+        "task_version": asked.version,
+        "data": data,
+        "count": count,
+        "max_tokens": max_tokens,
+        "seed": seed,
     }
     with _opened(setting) as (engine, front):
         claimed: tuple[Layout, ...] = engine.gsr.layouts if engine.gsr.trained else ("linear",)

@@ -71,9 +71,7 @@ def grid(
     loads = [(one, 0.0) for one in at_once] + [(0, one) for one in rates]
     places = product(range(rounds), lengths, loads, ks, systems)
     for round_, length, (clients, rate), k, system in places:
-        yield Cell(
-            system=system, k=k, lengths=length, at_once=clients, rate=rate, round=round_
-        )
+        yield Cell(system=system, k=k, lengths=length, at_once=clients, rate=rate, round=round_)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""This engine, in this process behind its asyncio front, in one layout."""
+"""The engine in this process, behind its asyncio front, in one layout."""
 
 from __future__ import annotations
 
@@ -67,9 +67,7 @@ class EngineAnswerer:
             raise NotAnswered(f"failed: {result and result.error}")
         return self._timed(result, result.refinement.token_ids, moments)
 
-    def _timed(
-        self, result: RefineResult, refined: list[int], moments: Moments
-    ) -> TimedAnswer:
+    def _timed(self, result: RefineResult, refined: list[int], moments: Moments) -> TimedAnswer:
         candidate_tokens = sum(len(one.token_ids) for one in result.candidates)
         if wrong := self._streams.check(candidate_tokens, len(refined)):
             raise NotAnswered(wrong)

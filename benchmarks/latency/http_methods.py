@@ -125,9 +125,7 @@ class ClientsLoop:
         both = Usage(drawn.generated + refined.generated, _sum(drawn.computed, refined.computed))
         return _timed(streams, moments, both, refined.generated, found[:-1], found[-1])
 
-    def _prompt(
-        self, chat: Chat, streams: Streams, problem: str, choices: list[_Choice]
-    ) -> str:
+    def _prompt(self, chat: Chat, streams: Streams, problem: str, choices: list[_Choice]) -> str:
         shown = [one.thinking + one.content if streams.fixed else one.content for one in choices]
         shown = [one for one in shown if one.strip()] or shown[:1]
         texts = chat.gsr.template.shows(len(shown))

@@ -1,7 +1,7 @@
 """The cells that were measured, on disk as they come: the same command goes on behind them.
 
-    FOLDER/settings.json    what all cells have in common; other settings are refused
-    FOLDER/cells.jsonl      a `Measured` a line, append only
+FOLDER/settings.json    what all cells have in common; other settings are refused
+FOLDER/cells.jsonl      a `Measured` a line, append only
 """
 
 from __future__ import annotations

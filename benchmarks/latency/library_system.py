@@ -114,4 +114,4 @@ class LibraryAnswerer:
 
     async def peak_pages(self) -> None:
         """A library does not tell."""
-        return None
+        return

@@ -131,7 +131,9 @@ def _accuracy_over_seconds(axes: Any, found: Sequence[Figures]) -> None:
         accuracy = [grades.selfref.mean for _, grades in graded]
         axes.plot(seconds, accuracy, "-o", color=colour, label=system)
         for place in zip([f"{k:g}" for k in ks], seconds, accuracy, strict=True):
-            axes.annotate(place[0], place[1:], fontsize=7, textcoords="offset points", xytext=(4, 4))
+            axes.annotate(
+                place[0], place[1:], fontsize=7, textcoords="offset points", xytext=(4, 4)
+            )
         axes.plot(
             [one.voted for one, _ in graded],
             [grades.majority.mean for _, grades in graded],

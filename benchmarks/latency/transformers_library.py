@@ -90,7 +90,7 @@ class _Batches:
             try:
                 prompts = [one.prompt for one in batch]
                 written = await asyncio.to_thread(self._generate, prompts, *batch[0].kind)
-            except Exception as error:  # noqa: BLE001  # whatever the library raises
+            except Exception as error:  # whatever the library raises
                 for one in batch:
                     one.done.set_exception(NotAnswered(f"transformers: {error!r}"))
                 continue
@@ -146,9 +146,7 @@ class ContinuousBatches:
         longest: tokens of the longest context.
     """
 
-    def __init__(
-        self, folder: Path, dtype: str, stop_ids: Collection[int], longest: int
-    ) -> None:
+    def __init__(self, folder: Path, dtype: str, stop_ids: Collection[int], longest: int) -> None:
         self._model = _load(folder, dtype, attn_implementation="sdpa")
         self._stop_ids, self._longest = sorted(stop_ids), longest
 

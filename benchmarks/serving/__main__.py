@@ -1,8 +1,8 @@
 """python -m benchmarks.serving: what HTTP costs.
 
-The same prompts to the engine in this process and to a server, in turns, the best of three: tokens/s
-of 32 requests that do not stream, and the time to the first token. What a server's clients get of
-selfRef@k, under load and beside a loop of their own, is `benchmarks.latency`.
+The same prompts to the engine in this process and to a server, in turns, the best of three:
+tokens/s of 32 requests that do not stream, and the time to the first token. What a server's clients
+get of selfRef@k, under load and beside a loop of their own, is `benchmarks.latency`.
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import typer
 
-from benchmarks.throughput import rounds
 from benchmarks.throughput.__main__ import main
 from benchmarks.throughput.lookup_comparison import (
     WAYS,

@@ -12,7 +12,7 @@ import typer
 
 from benchmarks.peers.install import needed
 from benchmarks.peers.job import JobResult, do_job
-from benchmarks.throughput import profile, rounds
+from benchmarks.throughput import profile
 from benchmarks.throughput.__main__ import main
 from benchmarks.throughput.floor import product_seconds
 from benchmarks.throughput.machine_limits import Limits, Products, chip
