@@ -53,6 +53,11 @@ class Chat:
     gsr: GsrConfig
     salted: bool
 
+    @property
+    def where(self) -> str:
+        """The address, for messages."""
+        return f"{str(self.client.base_url).rstrip('/')}/{_PATH}"
+
     async def chunks(
         self, content: str, usage: Usage, salt: str, **fields: Any
     ) -> AsyncIterator[dict[str, Any]]:
@@ -70,20 +75,20 @@ class Chat:
             async with self.client.stream("POST", _PATH, json=body) as reply:
                 if reply.status_code != 200:
                     text = (await reply.aread()).decode(errors="replace")
-                    raise NotAnswered(f"{reply.url}: status {reply.status_code}: {text[:300]}")
+                    raise NotAnswered(f"{self.where}: status {reply.status_code}: {text[:300]}")
                 async for line in reply.aiter_lines():
                     if not line.startswith("data:") or line.endswith("[DONE]"):
                         continue
                     chunk = json.loads(line.removeprefix("data:"))
                     if "error" in chunk:
-                        raise NotAnswered(f"{reply.url}: {chunk['error']}")
+                        raise NotAnswered(f"{self.where}: {chunk['error']}")
                     if chunk.get("usage"):
                         usage.add(chunk["usage"])
                         counted = True
                     yield chunk
         except httpx.HTTPError as error:
-            raise NotAnswered(f"{self.client.base_url}{_PATH}: {error!r}") from None
+            raise NotAnswered(f"{self.where}: {error!r}") from None
         except ValueError as error:
-            raise NotAnswered(f"{self.client.base_url}{_PATH}: no JSON: {error}") from None
+            raise NotAnswered(f"{self.where}: no JSON: {error}") from None
         if not counted:
-            raise NotAnswered(f"{self.client.base_url}{_PATH}: a stream without usage")
+            raise NotAnswered(f"{self.where}: a stream without usage")

@@ -95,8 +95,8 @@ class HttpAnswerer:
         try:
             return await self.method.answer(self.chat, self.streams, problem, seed, moments)
         except (KeyError, IndexError, TypeError, AttributeError) as error:
-            url = self.chat.client.base_url
-            raise NotAnswered(f"{url}: its stream is not of OpenAI's form: {error!r}") from error
+            where = self.chat.where
+            raise NotAnswered(f"{where}: its stream is not of OpenAI's form: {error!r}") from error
 
     async def look(self) -> None:
         """Look again and again at how many pages are used, for a server that keeps no peak."""
