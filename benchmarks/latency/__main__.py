@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -42,9 +42,10 @@ from benchmarks.latency.figures import Figures, figures
 from benchmarks.latency.journal import Journal
 from benchmarks.latency.measure import Grid, Questions
 from benchmarks.latency.plot import plot_closed, plot_open
-from benchmarks.latency.systems import SYSTEMS, Setup, systems
+from benchmarks.latency.systems import SYSTEMS, TOKEN_SYSTEMS, Setup, systems
 from benchmarks.latency.table import WIDTH, show
 from benchmarks.peers.servers import NotAnswered, Setting
+from benchmarks.random_weights import SHAPES, write_checkpoint
 from benchmarks.tasks.registry import find_task
 from benchmarks.tasks.task import BenchmarkProblem, Source, Task
 from gsr_engine import Engine, InvalidRequest
@@ -52,6 +53,7 @@ from gsr_engine.checkpoint.digest import tokenizer_digest, weights_digest
 from gsr_engine.checkpoint.files import find_checkpoint
 from gsr_engine.demo.report import NANO
 from gsr_engine.environment import describe_machine
+from gsr_engine.evaluation.grader import Grader
 from gsr_engine.params import LAYOUTS, MAX_CANDIDATES, Layout
 from gsr_engine.serving.async_engine import AsyncEngine
 from gsr_engine.speed.refine_speed import Lengths, problem_text
@@ -87,6 +89,20 @@ def _layouts(text: str | None, claimed: Sequence[Layout]) -> list[Layout]:
     if unknown := [one for one in chosen if one not in LAYOUTS]:
         raise InvalidRequest("layouts", f"must be some of {', '.join(LAYOUTS)}, got {unknown[0]!r}")
     return [one for one in LAYOUTS if one in chosen]
+
+
+def _check_shape(
+    model: Path | None, names: Sequence[str], endpoint: str | None, is_fixed: bool
+) -> None:
+    """Raise InvalidRequest for what random weights cannot do: say something, and end."""
+    if model is not None:
+        raise InvalidRequest("shape", "contradicts --model")
+    if not is_fixed:
+        raise InvalidRequest("shape", "needs --lengths: random weights answer nothing")
+    if endpoint is not None or not set(names) <= set(TOKEN_SYSTEMS):
+        raise InvalidRequest(
+            "systems", f"random weights write no text: only {', '.join(TOKEN_SYSTEMS)} with --shape"
+        )
 
 
 @contextmanager
@@ -188,6 +204,13 @@ def main(
         Path | None,
         typer.Option(help="A checkpoint folder or hub id. [default: nano]", show_default=False),
     ] = None,
+    shape: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Random weights of a shape instead ({', '.join(SHAPES)}); with --lengths, and for "
+            f"systems that take token ids ({', '.join(TOKEN_SYSTEMS)})."
+        ),
+    ] = None,
     chosen: Annotated[
         str,
         typer.Option("--systems", help=f"Some of {', '.join(SYSTEMS)}; empty for none."),
@@ -238,12 +261,14 @@ def main(
     names, asked = [one for one in chosen.split(",") if one], find_task(task)
     if threads:
         torch.set_num_threads(threads)
-    folder = NANO if model is None else find_checkpoint(model)
+    if shape is not None:
+        _check_shape(model, names, endpoint, bool(fixed))
+    folder = write_checkpoint(shape) if shape else find_checkpoint(model) if model else NANO
     setting = Setting(
         model=folder, dtype=dtype, threads=torch.get_num_threads(), kv_gib=kv_gib, out=out
     )
     settings = {
-        "model": "nano" if model is None else str(model),
+        "model": shape or ("nano" if model is None else str(model)),
         "weights": weights_digest(folder),
         "tokenizer": tokenizer_digest(folder),
         "dtype": dtype,
@@ -270,10 +295,13 @@ def main(
         )
         every = {one.name: one for one in systems(names, endpoint, setup)}
         cells = list(grid(list(every), ks, fixed or [None], loops, rates, rounds))
-        problems = {one: _made(engine, one, count, seed) for one in fixed} or {
-            None: _asked(asked, Source(data=data, count=count + 1, seed=seed))
-        }
-        grading = nullcontext() if fixed else asked.grader(engine.gsr)
+        problems: dict[Lengths | None, list[BenchmarkProblem]]
+        grading: AbstractContextManager[Grader | None] = nullcontext()
+        if fixed:
+            problems = {one: _made(engine, one, count, seed) for one in fixed}
+        else:
+            problems = {None: _asked(asked, Source(data=data, count=count + 1, seed=seed))}
+            grading = asked.grader(engine.gsr)
         with grading as grader, Journal(out, settings) as journal:
             questions = Questions(
                 problems=problems, max_tokens=max_tokens, seed=seed, grader=grader

@@ -23,6 +23,8 @@ from gsr_engine.params import Layout
 from gsr_engine.serving.async_engine import AsyncEngine
 
 SYSTEMS = ("engine", "gsr-serve", "vllm", "transformers", "transformers-batching")
+TOKEN_SYSTEMS = ("engine", "transformers", "transformers-batching")
+"""Those whose candidates go into a refinement as token ids, not as text."""
 KEY = "OPENAI_API_KEY"
 """The variable of the environment that has an endpoint's key."""
 

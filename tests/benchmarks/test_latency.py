@@ -29,6 +29,7 @@ from benchmarks.peers.run import PeerSkipped
 from benchmarks.peers.servers import NotAnswered
 from gsr_engine.errors import CheckpointError, InvalidRequest
 from gsr_engine.evaluation.grader import ExactGrader
+from gsr_engine.params import LAYOUTS
 from gsr_engine.speed.refine_speed import Lengths
 from tests.helpers.timed import InstantSystem, graded, measured, timed
 
@@ -331,6 +332,7 @@ def test_tables_and_pictures(tmp_path: Path) -> None:
 
 OPTIONS: dict[str, Any] = {
     "model": None,
+    "shape": None,
     "chosen": "engine",
     "endpoint": None,
     "k": "2",
@@ -386,9 +388,30 @@ def test_fixed_lengths_are_kept_and_not_graded(tmp_path: Path) -> None:
     assert (tmp_path / "goodput.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
+def test_random_weights_of_a_shape_do_the_same_work_and_branched_computes_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    random = {"shape": "tiny", "lengths": "8/8/4,16/8/4", "k": "2,4", "at_once": "1"}
+    main(**OPTIONS | random | {"out": tmp_path / "out"})
+    found = json.loads((tmp_path / "out/latency.json").read_text())["cells"]
+    computed = {
+        (one["cell"]["system"], one["cell"]["k"], one["cell"]["lengths"][0]): one["computed"]
+        for one in found
+    }
+    for k in (2, 4):
+        for problem in (8, 16):
+            linear, branched = (computed[f"engine {x}", k, problem] for x in LAYOUTS)
+            assert branched < linear
+    assert computed["engine linear", 2, 8] < computed["engine linear", 4, 8]
+    assert computed["engine linear", 2, 8] < computed["engine linear", 2, 16]
+
+
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
+        ("shape", "tiny", "shape: needs --lengths"),
         ("k", "0", "k: must be numbers from 1"),
         ("at_once", "x", "at-once: must be numbers"),
         ("at_once", "", "at-once: there is neither"),
