@@ -105,6 +105,13 @@ def _check_shape(
         )
 
 
+def _folder(model: Path | None, shape: str | None) -> Path:
+    """Of the checkpoint."""
+    if shape is not None:
+        return write_checkpoint(shape)
+    return NANO if model is None else find_checkpoint(model)
+
+
 @contextmanager
 def _opened(setting: Setting) -> Iterator[tuple[Engine, AsyncEngine]]:
     """The engine, and the front that owns it."""
@@ -207,8 +214,8 @@ def main(
     shape: Annotated[
         str | None,
         typer.Option(
-            help=f"Random weights of a shape instead ({', '.join(SHAPES)}); with --lengths, and for "
-            f"systems that take token ids ({', '.join(TOKEN_SYSTEMS)})."
+            help=f"Instead: random weights of a shape ({', '.join(SHAPES)}); with --lengths, and "
+            f"for systems that take token ids ({', '.join(TOKEN_SYSTEMS)})."
         ),
     ] = None,
     chosen: Annotated[
@@ -263,7 +270,7 @@ def main(
         torch.set_num_threads(threads)
     if shape is not None:
         _check_shape(model, names, endpoint, bool(fixed))
-    folder = write_checkpoint(shape) if shape else find_checkpoint(model) if model else NANO
+    folder = _folder(model, shape)
     setting = Setting(
         model=folder, dtype=dtype, threads=torch.get_num_threads(), kv_gib=kv_gib, out=out
     )
