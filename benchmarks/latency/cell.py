@@ -111,8 +111,12 @@ class Streams:
 
     def sampling(self, refinement: bool) -> SamplingParams:
         """Candidates are drawn at temperature 1, refinements are greedy."""
-        temperature = 0.0 if refinement else 1.0
-        return SamplingParams(temperature=temperature, **self.tokens(refinement))
+        bounds = self.tokens(refinement)
+        return SamplingParams(
+            temperature=0.0 if refinement else 1.0,
+            max_tokens=bounds["max_tokens"],
+            min_tokens=bounds.get("min_tokens", 0),
+        )
 
     def check(self, candidate_tokens: int, refine_tokens: int) -> str:
         """What is wrong with the numbers of generated tokens; "" if nothing is."""

@@ -14,9 +14,12 @@ from gsr_engine.text.answers import find_answer
 
 
 class Method(Protocol):
-    """How a client gets a refined answer; `name` is a part of its system's name."""
+    """How a client gets a refined answer."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """A part of its system's name."""
+        ...
 
     async def answer(
         self, chat: Chat, streams: Streams, problem: str, seed: int, moments: Moments

@@ -11,7 +11,7 @@ from benchmarks.latency.cell import Streams
 from benchmarks.latency.timed_answer import Moments, TimedAnswer
 from benchmarks.peers.servers import NotAnswered
 from gsr_engine.errors import InvalidRequest
-from gsr_engine.outputs import Completion
+from gsr_engine.outputs import Completion, FinishReason
 from gsr_engine.text.problem_prompts import ProblemPrompts
 from gsr_engine.text.prompts import Prompts
 
@@ -109,7 +109,7 @@ class LibraryAnswerer:
         tokenizer, ids = self._prompts.tokenizer, written.token_ids
         stopped = bool(ids) and ids[-1] in tokenizer.stop_ids
         content = ids[:-1] if stopped else ids
-        reason = "stop" if stopped else "length"
+        reason: FinishReason = "stop" if stopped else "length"
         return Completion(index, tokenizer.decode(content), ids, [], reason, len(content))
 
     async def peak_pages(self) -> None:

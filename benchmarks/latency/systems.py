@@ -89,8 +89,10 @@ def _named(name: str, setup: Setup) -> Iterator[System]:
 def _methods(setup: Setup, *, knows: bool) -> list[Method]:
     """One request for each layout if the server knows how, and the client's loop."""
     claimed = setup.engine.gsr.layouts
-    whole = [OneRequest(one, one not in claimed) for one in setup.layouts]
-    return [*(whole if knows else []), ClientsLoop()]
+    methods: list[Method] = [ClientsLoop()]
+    if knows:
+        methods[:0] = [OneRequest(one, one not in claimed) for one in setup.layouts]
+    return methods
 
 
 def _used(
@@ -128,5 +130,8 @@ def _endpoint(url: str, setup: Setup) -> Iterator[System]:
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError) as error:
         raise NotAnswered(f"endpoint: {base}/v1/models: {error!r}") from None
     methods = _methods(setup, knows=knows)
-    start = partial(nullcontext, _Endpoint(base))
+
+    def start() -> AbstractContextManager[Served]:
+        return nullcontext(_Endpoint(base))
+
     return _used(base, start, name, methods, setup, salted=knows, key=key)

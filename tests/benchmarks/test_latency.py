@@ -94,7 +94,8 @@ def test_figures_of_stated_moments() -> None:
     answers = [timed(seconds) for seconds in (4.0, 8.0, 12.0, 16.0, 20.0)]
     (found,) = figures([measured(CELL, answers)], deadline=12.0)
     assert (found.first_token, found.voted, found.first_refined) == (3.0, 6.0, 9.0)
-    assert (found.answered.p50, found.answered.p90) == (12.0, pytest.approx(18.4))
+    assert found.answered.p50 == 12.0
+    assert found.answered.p90 == pytest.approx(18.4)
     assert found.answered.p99 == pytest.approx(19.84)
     assert found.phases == dict.fromkeys(PHASES, 3.0)
     assert (found.answers_per_second, found.tokens_per_second) == (0.5, 12.5)
@@ -116,10 +117,10 @@ def test_right_answers_count_beside_those_in_time() -> None:
 
 
 def test_maj_at_k_counts_equal_answers_together() -> None:
-    votes = {"candidate_answers": ["1", "2", "2.0"], "correct": True}
+    votes: dict[str, Any] = {"candidate_answers": ["1", "2", "2.0"], "correct": True}
     assert timed(**votes, candidates_correct=[False, True, True]).majority_correct
     assert not timed(**votes, candidates_correct=[True, False, False]).majority_correct
-    none = {"candidate_answers": [None, None], "candidates_correct": [False, False]}
+    none: dict[str, Any] = {"candidate_answers": [None, None], "candidates_correct": [False, False]}
     assert not timed(**none).majority_correct
 
 
