@@ -72,16 +72,34 @@ class LibraryAnswerer:
 
     async def answer(self, problem: str, seed: int, moments: Moments) -> TimedAnswer:
         """See `Answerer`; the library has a generator of its own, so the seed does not count."""
-        streams = self._streams
+        streams, library = self._streams, self._library
         try:
             prompts = ProblemPrompts(self._prompts, problem)
         except InvalidRequest as error:
             raise NotAnswered(f"refused: {error}") from None
-        drawn = await self._library.continued(prompts.direct, streams.k, streams.candidate, True)
+        drawn = await library.continued(prompts.direct, streams.k, streams.candidate, True)
         for index, one in enumerate(drawn):
             moments.candidate(index, one.first)
             moments.candidate(index, one.last)
         candidates = [self._completion(i, one) for i, one in enumerate(drawn)]
+        reads = prompts.linear(self._shown(candidates))
+        (refined,) = await library.continued(reads, 1, streams.refine, False)
+        moments.refinement(refined.first)
+        moments.refinement(refined.last)
+        candidate_tokens = sum(len(one.token_ids) for one in drawn)
+        if wrong := streams.check(candidate_tokens, len(refined.token_ids)):
+            raise NotAnswered(wrong)
+        return moments.answer(
+            candidate_tokens=candidate_tokens,
+            refine_tokens=len(refined.token_ids),
+            computed_tokens=None,
+            candidate_answers=[self._prompts.text_and_answer(one)[1] for one in candidates],
+            answer=self._prompts.text_and_answer(self._completion(0, refined))[1],
+        )
+
+    def _shown(self, candidates: list[Completion]) -> list[list[int]]:
+        """The tokens of those that are usable."""
+        streams = self._streams
         shown = [
             self._prompts.summary(one.content_ids, streams.summary_tokens, streams.fixed)
             for one in candidates
@@ -89,21 +107,7 @@ class LibraryAnswerer:
         usable = [one.token_ids for one in shown if one is not None]
         if not usable:
             raise NotAnswered("no candidate is usable")
-        reads = prompts.linear(usable)
-        (refined,) = await self._library.continued(reads, 1, streams.refine, False)
-        moments.refinement(refined.first)
-        moments.refinement(refined.last)
-        candidate_tokens = sum(len(one.token_ids) for one in drawn)
-        if wrong := streams.check(candidate_tokens, len(refined.token_ids)):
-            raise NotAnswered(wrong)
-        answers = [self._prompts.text_and_answer(one)[1] for one in candidates]
-        return moments.answer(
-            candidate_tokens=candidate_tokens,
-            refine_tokens=len(refined.token_ids),
-            computed_tokens=None,
-            candidate_answers=answers,
-            answer=self._prompts.text_and_answer(self._completion(0, refined))[1],
-        )
+        return usable
 
     def _completion(self, index: int, written: Written) -> Completion:
         tokenizer, ids = self._prompts.tokenizer, written.token_ids

@@ -92,7 +92,8 @@ class _Batches:
                 written = await asyncio.to_thread(self._generate, prompts, *batch[0].kind)
             except Exception as error:  # whatever the library raises
                 for one in batch:
-                    one.done.set_exception(NotAnswered(f"transformers: {error!r}"))
+                    if not one.done.cancelled():
+                        one.done.set_exception(NotAnswered(f"transformers: {error!r}"))
                 continue
             n = batch[0].kind[0]
             for index, one in enumerate(batch):
@@ -186,7 +187,7 @@ class _Requests:
         done = asyncio.get_running_loop().create_future()
         name = f"{id(done)}-{index}"
         self.manager.register_result_handler(name, done.set_result)
-        self.manager.add_request(
+        taken = self.manager.add_request(
             prompt,
             name,
             max_new_tokens=tokens,
@@ -194,6 +195,8 @@ class _Requests:
             eos_token_id=self.stop_ids,
             temperature=1.0 if draws else _GREEDY,
         )
+        if taken is None:
+            raise NotAnswered("transformers: its manager has stopped")
         output = await done
         if output.error is not None:
             raise NotAnswered(f"transformers: {output.error}")
