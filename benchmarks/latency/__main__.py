@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
@@ -321,4 +322,6 @@ def main(
 
 
 if __name__ == "__main__":
+    # Servers end with it, as they do after an interrupt.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     run_command("latency", lambda: typer.run(main))
