@@ -358,12 +358,10 @@ OPTIONS: dict[str, Any] = {
 def test_the_command_measures_nano_and_grades_it(tmp_path: Path) -> None:
     """Every kind of system answers; nobody is timed. A second run measures nothing."""
     every = "engine,gsr-serve,transformers,transformers-batching"
-    main(**OPTIONS | {"chosen": every, "out": tmp_path})
+    main(**OPTIONS | {"chosen": every, "layouts": "branched", "out": tmp_path})
     found = json.loads((tmp_path / "latency.json").read_text())
     assert [one["cell"]["system"] for one in found["cells"]] == [
-        "engine linear",
         "engine branched",
-        "gsr-serve, linear",
         "gsr-serve, branched",
         "gsr-serve, client's loop",
         "transformers",
@@ -371,11 +369,11 @@ def test_the_command_measures_nano_and_grades_it(tmp_path: Path) -> None:
     ]
     assert not found["left_out"]
     generated = {one["cell"]["system"]: one["generated"] for one in found["cells"]}
-    assert generated["engine linear"] == generated["gsr-serve, linear"]  # the same draws
+    assert generated["engine branched"] == generated["gsr-serve, branched"]  # the same draws
     assert all(one["grades"] is not None for one in found["cells"])
     assert (tmp_path / "latency.png").stat().st_size > 10_000
     before = (tmp_path / CELLS).read_bytes()
-    main(**OPTIONS | {"out": tmp_path})
+    main(**OPTIONS | {"layouts": "branched", "out": tmp_path})
     assert (tmp_path / CELLS).read_bytes() == before
 
 
