@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.tasks.task import BenchmarkProblem
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
@@ -27,6 +26,7 @@ from benchmarks.latency.table import WIDTH, show
 from benchmarks.latency.timed_answer import Moments
 from benchmarks.peers.run import PeerSkipped
 from benchmarks.peers.servers import NotAnswered
+from benchmarks.tasks.task import BenchmarkProblem
 from gsr_engine.errors import CheckpointError, InvalidRequest
 from gsr_engine.evaluation.grader import ExactGrader
 from gsr_engine.params import LAYOUTS
