@@ -97,12 +97,13 @@ def iterate_problems(
     """Problems of a JSONL or Parquet file, of a folder of such files, or of a hub id.
 
     Args:
-        data: a path that exists, else a hub id.
+        data: a path that exists, else a hub id, or "ID:NAME" for one of its configurations.
         columns: column by field, where the names differ. `problem`, `answer` and mapped columns
             must exist and hold text or numbers, unless a field is mapped to "". Other columns are
             optional, and one of them that holds something else is left out with a warning. Null,
-            NaN and blank text mean that a value is missing. The default id is a digest of the
-            problem's text; rows that repeat a text are numbered.
+            NaN and blank text mean that a value is missing. An answer may be a list, too; its
+            items are joined by commas. The default id is a digest of the problem's text; rows that
+            repeat a text are numbered.
         split: of a hub data set, e.g. "train[:1000]".
         bad_row: called with the place of a row that holds no problem and with the reason; such a
             row is left out. None raises instead, as a column that the first row lacks always does.
@@ -110,6 +111,16 @@ def iterate_problems(
     Raises:
         InvalidRequest: a row lacks a column or holds no text; the message names file and row.
     """
+    return (problem for _, problem in located_problems(data, columns, split, bad_row))
+
+
+def located_problems(
+    data: str | Path,
+    columns: Mapping[str, str] | None = None,
+    split: str = "train",
+    bad_row: Callable[[str, str], object] | None = None,
+) -> Iterator[tuple[str, Problem]]:
+    """As `iterate_problems`, each problem with the place of its row, for messages."""
     mapped = {**_COLUMNS, **(columns or {})}
     needed = {"problem", "answer", *(columns or ())}
     path = Path(data)
@@ -123,7 +134,7 @@ def iterate_problems(
     reader = _RowReader(mapped, needed)
     for number, (where, row) in enumerate(rows):
         try:
-            yield reader.problem(row)
+            yield where, reader.problem(row)
         except (KeyError, TypeError, ValueError) as error:
             reason, lacks = str(error), isinstance(error, KeyError)
             if lacks:
@@ -164,7 +175,8 @@ class _RowReader:
         if not column:
             return None
         try:
-            return as_text(row[column] if name in self._needed else row.get(column))
+            value = row[column] if name in self._needed else row.get(column)
+            return _joined(value) if name == "answer" else as_text(value)
         except (TypeError, ValueError) as error:
             if name in self._needed:
                 raise type(error)(f"{column} {error}") from None
@@ -209,6 +221,13 @@ def as_text(value: object) -> str | None:
     except UnicodeEncodeError:
         raise ValueError("holds surrogates, which cannot be written") from None
     return None if not text.strip() or text.strip() in _MISSING else text
+
+
+def _joined(answer: object) -> str | None:
+    """An answer, or several of one problem, which are given together."""
+    if not isinstance(answer, list):
+        return as_text(answer)
+    return ", ".join(filter(None, map(as_text, answer))) or None
 
 
 _MISSING = frozenset(("nan", "NaN", "NaT", "<NA>"))
@@ -261,8 +280,9 @@ def _plain(batch: pyarrow.RecordBatch) -> pyarrow.RecordBatch:
 def _hub_rows(name: str, split: str, wanted: set[str], needed: set[str]) -> Iterator[Located]:
     import datasets  # noqa: PLC0415
 
+    hub_id, _, chosen = name.partition(":")
     try:
-        rows = datasets.load_dataset(name, split=split)
+        rows = datasets.load_dataset(hub_id, *filter(None, [chosen]), split=split)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise InvalidRequest("data", f"{name!r} is no path, and as a hub id: {error}") from None
     # Solutions may be most of the bytes. Where a column is missing the error names all.

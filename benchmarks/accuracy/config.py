@@ -1,121 +1,100 @@
-"""The settings of an accuracy run, and what they mean for the engine."""
+"""The settings of an accuracy run, and what they mean for an engine."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, cast
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
-from gsr_engine import Engine, InvalidRequest, SamplingParams, SelfRefineParams
-from gsr_engine.params import LAYOUTS, Layout, View
+from benchmarks.accuracy.generator import Draw
+from benchmarks.accuracy.methods import MethodOptions
+from benchmarks.samples.method import Method
+from gsr_engine.params import LAYOUTS, Layout, SamplingParams, SelfRefineParams
+from gsr_engine.seeds import derive_seed
+from train.options import check_least
+
+_REPEAT = -1  # no index of a problem: the seeds of repeats and of problems are different ones
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AccuracyConfig:
-    """Settings of a run.
+class AccuracyConfig(MethodOptions):
+    """Settings of a run: the methods, and how everything is sampled.
 
     Attributes:
-        k: Candidate counts, comma separated; the largest is drawn.
-        layouts: Comma separated. Default: what the model claims.
-        force_layout: Measure a layout that the model was not trained for, too.
         max_tokens: Per candidate and refinement.
-        temperature: Of the candidates.
         top_p: Of the candidates: smallest set of tokens of this mass.
-        view: What a refinement is shown of a candidate: the text after its thinking, or all.
         summary_tokens: Most tokens of a candidate that are shown.
         order: In which a linear refinement reads the candidates.
         seed: Of puzzles and streams.
+        repeats: Times that everything is drawn anew; the first is as if it were alone.
 
     Raises:
         InvalidRequest: a setting is out of range.
     """
 
-    k: str = "1,2,4,8"
-    layouts: str | None = None
-    force_layout: bool = False
     max_tokens: int = 1024
-    temperature: float = 1.0
     top_p: float = 1.0
-    view: View = "summary"
     summary_tokens: int = 1000
     order: Literal["shuffled", "as_generated"] = "shuffled"
     seed: int = 1
+    repeats: int = 1
 
     def __post_init__(self) -> None:
         """Raise InvalidRequest for values that cannot be."""
-        if not re.fullmatch(r"\d+(,\d+)*", self.k, re.ASCII):
-            raise InvalidRequest("k", f"must be candidate counts, comma separated, got {self.k!r}")
-        for k in self.ks:
-            for layout in self.chosen_layouts(LAYOUTS):
-                self.refine_params(layout, k)
-        self.draw_params(max(self.ks), self.temperature)
+        MethodOptions.__post_init__(self)  # super() fails in a class with slots
+        check_least(self, repeats=1)
+        self.draw_params(self.draw(0))
+        for method in self.chosen_methods(LAYOUTS):
+            if method.layout is not None:
+                self.refine_params(method, self.seed)
 
-    @property
-    def ks(self) -> tuple[int, ...]:
-        """The candidate counts, ascending."""
-        return tuple(sorted({int(part) for part in self.k.split(",")}))
+    def seed_of(self, repeat: int) -> int:
+        """The seed of a repeat's draws, orders and refinements."""
+        return derive_seed(self.seed, _REPEAT, repeat) if repeat else self.seed
 
-    @property
-    def headline(self) -> int:
-        """The k of the cost run, of T=1 refinement and of the table's main row."""
-        return 4 if 4 in self.ks else self.ks[-1]
+    def draw(self, repeat: int) -> Draw:
+        """The candidates of a repeat."""
+        return Draw(count=self.ks[-1], seed=self.seed_of(repeat))
 
-    def chosen_layouts(self, claimed: tuple[Layout, ...]) -> tuple[Layout, ...]:
-        """The layouts to measure of a model that claims some."""
-        if self.layouts is None:
-            return claimed
-        return cast("tuple[Layout, ...]", tuple(dict.fromkeys(self.layouts.split(","))))
-
-    def draw_params(self, n: int, temperature: float) -> SamplingParams:
-        """Of n direct solutions; greedy ones see all tokens."""
-        top_p = self.top_p if temperature else 1.0
+    def draw_params(self, draw: Draw) -> SamplingParams:
+        """Of candidates."""
         return SamplingParams(
-            n=n,
-            temperature=temperature,
-            top_p=top_p,
+            n=draw.count,
+            temperature=self.temperature,
+            top_p=self.top_p,
             max_tokens=self.max_tokens,
-            seed=self.seed,
+            seed=draw.seed,
         )
 
-    def refine_params(self, layout: Layout, k: int, temperature: float = 0.0) -> SelfRefineParams:
-        """Of selfRef@k, at this temperature of the refinement."""
+    def greedy_params(self) -> SamplingParams:
+        """Of the direct solution at temperature 0."""
+        return SamplingParams(temperature=0.0, max_tokens=self.max_tokens, seed=self.seed)
+
+    def refine_params(self, method: Method, seed: int) -> SelfRefineParams:
+        """Of a method that refines."""
         return SelfRefineParams(
-            k=k,
-            layout=layout,
-            candidate=SamplingParams(
-                temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens
-            ),
-            refine=SamplingParams(temperature=temperature, max_tokens=self.max_tokens),
-            seed=self.seed,
-            view=self.view,
-            summary_tokens=self.summary_tokens,
-            order=self.order,
-            force_layout=self.force_layout,
+            k=method.k,
+            layout=method.layout or "linear",
+            candidate=replace(self.draw_params(self.draw(0)), n=1, seed=None),
+            refine=SamplingParams(temperature=method.temperature, max_tokens=self.max_tokens),
+            seed=seed,
+            view=method.view,
+            summary_tokens=self.max_tokens if method.kind == "views" else self.summary_tokens,
+            order="as_generated" if method.order else self.order,
+            widths=method.widths,
+            subset=method.subset,
+            refinements=method.refinements,
+            template=method.template,
+            # No checkpoint was trained to merge by a foreign prompt.
+            force_layout=self.force_layout or method.kind == "fusion",
         )
 
-    def settings(self, engine: Engine) -> dict[str, Any]:
-        """Everything that shapes a result beside problems, weights and tokenizer; plain values."""
-        gsr = engine.gsr
+    def settings(self, claimed: tuple[Layout, ...]) -> dict[str, Any]:
+        """Everything here that shapes a result, for a model that claims some layouts."""
         own = {name: asdict(self)[name] for name in AccuracyConfig.__dataclass_fields__}
-        return {
-            **own,
+        of_methods = ("widths", "subset", "orders", "pools")
+        return {name: value for name, value in own.items() if name not in of_methods} | {
             "k": list(self.ks),
-            "layouts": list(self.chosen_layouts(gsr.layouts)),
+            "layouts": list(self.chosen_layouts(claimed)),
             "headline": self.headline,
-            "dtype": engine.dtype,
-            "quantization": engine.quantization,
-            "template": gsr.template.hash,
-            "chat_template": _digest(engine.direct_prompt("1 + 1")),
-            "thinking": list(engine.tokenizer.thinking or ()),
-            "answer_pattern": gsr.answer_pattern,
-            "candidate_kv": gsr.candidate_kv,
-            "refine_position": gsr.refine_position,
-            "max_model_len": engine.limits.max_model_len,
+            "methods": [asdict(one) for one in self.chosen_methods(claimed)],
         }
-
-
-def _digest(prompt: list[int]) -> str:
-    """What the chat template and the texts around a problem make of it."""
-    return hashlib.sha256(json.dumps(prompt).encode()).hexdigest()[:16]

@@ -3,16 +3,16 @@
     FOLDER/settings.json     the settings of the run; other settings are refused
     FOLDER/results.jsonl     one result a line, append only
 
-A result is what one method gave for one problem. A killed run loses only what was being generated,
-and perhaps a torn last line. Every line has a checksum over its result and the settings. So a
-damaged line, or one of another run, is never taken: its result is generated again.
+A result is what one method gave for one problem in one repeat. A killed run loses only what was
+being generated, and perhaps a torn last line. Every line has a checksum over its result and the
+settings. So a damaged line, or one of another run, is never taken: its result is generated again.
 """
 
 from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,14 +21,18 @@ from gsr_engine.errors import CheckpointError
 from train.command import log
 from train.files import claim, open_appended
 
-FREE = ("model", "data")
+FREE = ("model", "data", "weak_model", "refiner", "reward_model")
 """Names of settings that may differ: the digests of weights and problems say what they hold."""
+
+Key = tuple[int, str, int]
+"""Repeat, method, and the problem's index."""
 
 
 class Journal:
-    """The results so far of a run, by method and by the problem's index.
+    """The results so far of a run, by repeat, method and the problem's index.
 
-    Use it as a context manager, or `close` it.
+    Only their places are in memory; a result is read from the disk whenever it is asked for. Use it
+    as a context manager, or `close` it.
 
     Raises:
         CheckpointError: the folder holds a run with other settings; the message names them.
@@ -39,45 +43,53 @@ class Journal:
         _claim(folder / "settings.json", settings, begun=path.exists() and path.stat().st_size > 0)
         bound = {name: value for name, value in settings.items() if name not in FREE}
         self._start = zlib.crc32(json.dumps(bound, sort_keys=True).encode())
-        self._values = dict(self._read(path)) if path.exists() else {}
         self._file = open_appended(path)
+        self._end = path.stat().st_size
+        self._lines = path.open("rb")
+        self._places = dict(self._read(path))
 
-    def _read(self, path: Path) -> Iterator[tuple[tuple[str, int], Any]]:
-        with path.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                try:
-                    checksum, method, index, value = json.loads(line)
-                    if checksum != self._checksum(method, index, value):
-                        raise ValueError
-                except (ValueError, TypeError, RecursionError):  # not JSON, or not such a line
-                    log.info("%s line %s is damaged: it is generated again", path, number)
-                else:
-                    yield (method, index), value
+    def _read(self, path: Path) -> Iterator[tuple[Key, int]]:
+        offset = 0
+        for number, line in enumerate(self._lines, start=1):
+            try:
+                checksum, *key, value = json.loads(line)
+                if checksum != self._checksum(key, value):
+                    raise ValueError
+                repeat, method, index = key
+            except (ValueError, TypeError, RecursionError):  # not JSON, or not such a line
+                log.info("%s line %s is damaged: it is generated again", path, number)
+            else:
+                yield (repeat, method, index), offset
+            offset += len(line)
 
-    def _checksum(self, method: str, index: int, value: Any) -> int:
-        return zlib.crc32(json.dumps([method, index, value]).encode(), self._start)
+    def _checksum(self, key: Sequence[Any], value: Any) -> int:
+        return zlib.crc32(json.dumps([*key, value]).encode(), self._start)
 
     def __len__(self) -> int:
-        return len(self._values)
+        return len(self._places)
 
-    def get(self, method: str, index: int) -> Any:
+    def get(self, repeat: int, method: str, index: int) -> Any:
         """The result of a method for a problem; KeyError if there is none yet."""
-        return self._values[method, index]
+        self._lines.seek(self._places[repeat, method, index])
+        return json.loads(self._lines.readline())[-1]
 
-    def missing(self, method: str, indices: Iterable[int]) -> list[int]:
+    def missing(self, repeat: int, method: str, indices: Iterable[int]) -> list[int]:
         """The problems that the method has no result for, in order."""
-        return [index for index in indices if (method, index) not in self._values]
+        return [index for index in indices if (repeat, method, index) not in self._places]
 
-    def add(self, method: str, index: int, value: Any) -> None:
+    def add(self, repeat: int, method: str, index: int, value: Any) -> None:
         """Append a result of plain values; it is with the operating system when this returns."""
-        line = [self._checksum(method, index, value), method, index, value]
-        self._file.write(json.dumps(line) + "\n")
+        key = (repeat, method, index)
+        line = json.dumps([self._checksum(key, value), *key, value]) + "\n"
+        self._file.write(line)
         self._file.flush()
-        self._values[method, index] = value
+        self._places[key] = self._end
+        self._end += len(line)  # of ASCII characters alone
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the files."""
         self._file.close()
+        self._lines.close()
 
     def __enter__(self) -> Self:
         return self

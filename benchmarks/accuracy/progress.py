@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from benchmarks.accuracy.results import Solution
-from gsr_engine import Engine
+from benchmarks.accuracy.generator import Generator
+from benchmarks.samples.sample import Solution
 from gsr_engine.outputs import CUT
 from train.command import log
 from train.generation.progress import progress_line
@@ -19,7 +19,7 @@ class AccuracyProgress:
     A solution counts as soon as it is finished, its tokens as soon as they are generated.
 
     Args:
-        engine: generates them.
+        generators: generate them.
         max_tokens: the longest solution.
         total: solutions of the whole run.
         done: those of them that earlier runs have drawn.
@@ -27,9 +27,14 @@ class AccuracyProgress:
     """
 
     def __init__(
-        self, engine: Engine, max_tokens: int, total: int, done: int, every: float = 10.0
+        self,
+        generators: Sequence[Generator],
+        max_tokens: int,
+        total: int,
+        done: int,
+        every: float = 10.0,
     ) -> None:
-        self._engine = engine
+        self._generators = generators
         self._max_tokens = max_tokens
         self._total = total
         self._done = done
@@ -44,11 +49,15 @@ class AccuracyProgress:
         self._method = method
         log.info("%s: %s problems", method, f"{problems:,}")
 
-    def count(self, solutions: Sequence[Solution], expected: int = 1) -> None:
-        """Some solutions are finished; of those that were `expected`, the others failed."""
+    def count(self, solutions: Sequence[Solution], expected: int = 1, unseen: int = 0) -> None:
+        """Some solutions are finished; of those that were `expected`, the others failed.
+
+        `unseen` are tokens of others that led to these; they count as tokens alone.
+        """
         tally = self._tally
         tally.samples += expected
         tally.failed += expected - len(solutions)
+        tally.tokens += unseen
         for one in solutions:
             tally.tokens += one.tokens
             tally.failed += one.finish_reason == "error"
@@ -67,10 +76,5 @@ class AccuracyProgress:
         log.info("%s: %s", self._method, line)
 
     def _generated(self) -> int:
-        """Tokens that the engine has generated, those of unfinished solutions included."""
-        phases = self._engine.stats()["phases"]
-        return sum(
-            int(phases[name]["tokens_computed"])
-            for name in ("candidate_decode", "refine_decode")
-            if name in phases
-        )
+        """Tokens that were generated, those of unfinished solutions included."""
+        return sum(one.tokens_generated for one in self._generators)

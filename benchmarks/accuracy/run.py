@@ -1,4 +1,4 @@
-"""An accuracy run: draws, refines, grades, and keeps every result as it comes."""
+"""An accuracy run: draws, answers, grades, and keeps every result as it comes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 import json
 import shutil
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict
@@ -14,97 +13,124 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.accuracy.config import AccuracyConfig
+from benchmarks.accuracy.cost import costed_methods, measure_cost, num_costed, total_cost
+from benchmarks.accuracy.generator import Generator
 from benchmarks.accuracy.journal import FREE, Journal
+from benchmarks.accuracy.methods import selfref
+from benchmarks.accuracy.pools import Given, Pools, foreign_of, given_to
 from benchmarks.accuracy.problems import BenchmarkProblem
 from benchmarks.accuracy.progress import AccuracyProgress
-from benchmarks.accuracy.results import (
-    ProblemResult,
-    Refinement,
-    Solution,
-    read_results,
-    write_results,
-)
-from gsr_engine import Engine, InvalidRequest
+from benchmarks.samples.folder import RUN, Run, read_run, write_run
+from benchmarks.samples.method import Method
+from benchmarks.samples.sample import Answer, Sample, Solution
 from gsr_engine.environment import describe_machine
-from gsr_engine.evaluation.evaluator import Attempt, Evaluator, Refined
-from gsr_engine.evaluation.grader import ExactGrader, Grader
-from gsr_engine.params import Layout
+from gsr_engine.errors import InvalidRequest
+from gsr_engine.evaluation.grader import Grader
 from train.command import log
 from train.files import differences
 
-COST_PROBLEMS = 256
-"""Problems of the end-to-end cost run."""
+CANDIDATES, WEAK = "candidates", "weak"
+"""What the journal calls the draws."""
+_ABSENT = dict.fromkeys(("refiner", "endpoint", "reward_model", "weak_model"))
+
+
+class Weak(NamedTuple):
+    """The weaker model of a run, and whether it has the tokenizer of the model that refines."""
+
+    generator: Generator
+    same_tokens: bool
 
 
 def measure(
-    engine: Engine,
+    generator: Generator,
     problems: Sequence[BenchmarkProblem],
     grader: Grader,
     config: AccuracyConfig,
     out: Path,
-    about: dict[str, str],
-) -> tuple[dict[str, Any], list[ProblemResult]]:
-    """The facts of a run and one result per problem, from the samples file `out` if it is there.
+    about: dict[str, Any],
+    weak: Weak | None = None,
+) -> Run:
+    """The run in the folder `out`, which is done first if it is not there.
 
-    An interrupted run goes on from the folder `<out>.journal`, to the same samples.
+    An interrupted run goes on from the folder's journal, to the same samples.
 
     Args:
-        engine: measured; it must have no other work, and no prefix cache.
+        generator: measured; made for these problems and this config.
         problems: what is asked.
         grader: judges the answers.
         config: how the problems are asked.
-        out: the samples file; it appears when it is whole.
-        about: names and digests of model and data; `FREE` ones may differ from an earlier run's.
+        out: the folder; run.json appears when the run is whole.
+        about: the task, names and digests of model and data; `FREE` ones may differ from an earlier
+            run's.
+        weak: writes the weak candidates of mixed pools.
 
     Raises:
-        InvalidRequest: not one problem can be asked, or `out` holds another run or something else.
+        InvalidRequest: not one problem can be asked, a method cannot be, or `out` holds another run
+            or something else.
         CheckpointError: the journal is of a run with other settings.
     """
     settings: dict[str, Any] = {
+        **_ABSENT,
         **about,
-        **config.settings(engine),
+        **config.settings(generator.layouts),
+        **generator.settings(),
         "problems": _digest(problems),
         "grader": type(grader).__name__,
     }
-    journal_folder = out.with_name(f"{out.name}.journal")
-    if out.exists():
-        run, samples = read_results(out, "out")
-        if found := differences(settings, run["settings"], FREE):
+    journal_folder = out / "journal"
+    if (out / RUN).exists():
+        run = read_run(out, "out")
+        if found := differences(settings, run.settings, FREE):
             raise InvalidRequest(
                 "out",
                 f"{out} holds a run with another {', '.join(found)}; remove it or choose another",
             )
         shutil.rmtree(journal_folder, ignore_errors=True)
         log.info("%s is there already", out)
-        return run, samples
-    left_out = refused_problems(engine, problems, config)  # a refused run claims no folder
+        return run
+    if out.is_file():
+        raise InvalidRequest("out", f"{out} is a file, and a run is a folder")
+    _check_weak(config.chosen_methods(generator.layouts), weak)
+    left_out = refused_problems(generator, problems, config)  # a refused run claims no folder
     with Journal(journal_folder, settings) as journal:
         if len(journal):
             log.info("going on with %s results of %s", f"{len(journal):,}", journal_folder)
-        facts, samples = AccuracyRun(engine, problems, grader, config, journal, left_out).run()
-    run = {"settings": settings, **facts}
-    write_results(out, run, samples)
+        run_of = AccuracyRun(generator, problems, grader, config, journal, left_out, weak)
+        facts = run_of.run()
+        write_run(out, {"settings": settings, **facts}, run_of.samples(settings["task"]))
     shutil.rmtree(journal_folder)
-    return run, samples
+    return read_run(out)
+
+
+def can_go_on(out: Path) -> bool:
+    """Whether a folder holds a run, finished or not."""
+    results = out / "journal" / "results.jsonl"
+    return (out / RUN).exists() or (results.exists() and results.stat().st_size > 0)
+
+
+def _check_weak(methods: Sequence[Method], weak: Weak | None) -> None:
+    needed = any(method.pool == "weak" for method in methods)
+    if needed and weak is None:
+        raise InvalidRequest("pools", "weak candidates need a --weak-model")
+    if weak is not None and not needed:
+        raise InvalidRequest("weak_model", "is for --methods mixed with a weak pool")
 
 
 def refused_problems(
-    engine: Engine, problems: Sequence[BenchmarkProblem], config: AccuracyConfig
+    generator: Generator, problems: Sequence[BenchmarkProblem], config: AccuracyConfig
 ) -> dict[int, str]:
     """Why problems cannot be asked, by index: what can be refused is, before the first token.
 
-    The largest k and every layout are tried.
+    Every method is tried at its largest k.
 
     Raises:
         InvalidRequest: not one problem can be asked; the first one's error says why.
     """
-    k = max(config.ks)
-    draw = config.draw_params(k, config.temperature)
-    refine = [config.refine_params(one, k) for one in config.chosen_layouts(engine.gsr.layouts)]
-    evaluator, refused = Evaluator(engine, problems, ExactGrader()), {}
+    methods, draw = _hardest(config.chosen_methods(generator.layouts)), config.draw(0)
+    refused = {}
     for index, problem in enumerate(problems):
         error = InvalidRequest("problem", problem.error) if problem.error else None
-        error = error or evaluator.refusal(index, draw, *refine)
+        error = error or generator.refusal(index, draw, methods)
         if error is not None:
             refused[index] = error
     if len(refused) == len(problems):
@@ -114,55 +140,50 @@ def refused_problems(
     return {index: str(error) for index, error in refused.items()}
 
 
-class Method(NamedTuple):
-    """A way to solve problems: directly (no layout), or by refining the first k candidates."""
-
-    name: str
-    layout: Layout | None
-    k: int
-    temperature: float
+def _hardest(methods: Sequence[Method]) -> list[Method]:
+    """Of methods that ask alike the one with the most candidates."""
+    largest: dict[Any, Method] = {}
+    for one in sorted(methods, key=lambda method: method.k):
+        largest[one.layout, one.template, one.view, one.widths, one.subset] = one
+    return list(largest.values())
 
 
 class AccuracyRun:
-    """Runs every method over the same problems and candidates.
+    """Runs every method over the same problems and candidates, in every repeat.
 
     Args:
-        engine, problems, grader, config: as of `measure`.
+        generator, problems, grader, config, weak: as of `measure`.
         journal: has the results so far, and keeps each new one as it comes.
         left_out: problems that are not asked, by index, with the reasons.
     """
 
     def __init__(
         self,
-        engine: Engine,
+        generator: Generator,
         problems: Sequence[BenchmarkProblem],
         grader: Grader,
         config: AccuracyConfig,
         journal: Journal,
         left_out: dict[int, str],
+        weak: Weak | None,
     ) -> None:
+        self._generator = generator
         self._problems = problems
+        self._grader = grader
         self._config = config
         self._journal = journal
-        self._layouts = config.chosen_layouts(engine.gsr.layouts)
-        self._methods = list(self._all_methods())
+        self._weak = weak
+        self._methods = config.chosen_methods(generator.layouts)
+        self._drawers = {CANDIDATES: generator} | ({WEAK: weak.generator} if weak else {})
         self._left_out: dict[int, str] = {}
         for index, reason in left_out.items():
             self._leave_out(index, reason)
+        self._following: dict[int, int] = {}
         total, done = self._count_streams()
-        self._progress = AccuracyProgress(engine, config.max_tokens, total, done)
-        self._evaluator = Evaluator(engine, problems, grader, self._progress.step)
-        # The grades of the cost run are not used, so the cheap grader is enough.
-        self._cost_evaluator = Evaluator(engine, problems, ExactGrader(), self._progress.step)
-
-    def _all_methods(self) -> Iterator[Method]:
-        config = self._config
-        yield Method("candidates", None, max(config.ks), config.temperature)
-        yield Method("greedy", None, 1, 0.0)
-        for layout in self._layouts:
-            for k in config.ks:
-                yield Method(f"{layout}@{k}", layout, k, 0.0)
-            yield Method(f"{layout}@{config.headline} T=1", layout, config.headline, 1.0)
+        writers = list(self._drawers.values())
+        self._progress = AccuracyProgress(writers, config.max_tokens, total, done)
+        for one in writers:
+            one.watch(self._progress.step)
 
     def _leave_out(self, index: int, reason: str) -> None:
         self._left_out[index] = reason
@@ -173,152 +194,167 @@ class AccuracyRun:
         return [index for index in range(len(self._problems)) if index not in self._left_out]
 
     @property
-    def _costed(self) -> list[int]:
-        return self._asked[:COST_PROBLEMS]
+    def _repeats(self) -> range:
+        return range(self._config.repeats)
 
     def _count_streams(self) -> tuple[int, int]:
         """Solutions of the whole run, and those that the journal has."""
-        parts = [(one.name, 1 if one.layout else one.k, self._asked) for one in self._methods]
-        parts += [(_cost(one), self._config.headline + 1, self._costed) for one in self._layouts]
-        total = sum(each * len(asked) for _, each, asked in parts)
-        missing = sum(each * len(self._journal.missing(name, asked)) for name, each, asked in parts)
-        return total, total - missing
+        asked, journal = self._asked, self._journal
+        each = dict.fromkeys(self._drawers, self._config.ks[-1])
+        each |= {method.name: _num_streams(method) for method in self._methods}
+        total = sum(each.values()) * len(asked) * len(self._repeats)
+        missing = sum(
+            count * len(journal.missing(repeat, name, asked))
+            for repeat in self._repeats
+            for name, count in each.items()
+        )
+        of_cost, cost_missing = num_costed(self._methods, self._config, journal, asked)
+        return total + of_cost, total - missing + of_cost - cost_missing
 
-    def run(self) -> tuple[dict[str, Any], list[ProblemResult]]:
-        """The run's facts and one result per problem that can be asked.
+    def run(self) -> dict[str, Any]:
+        """The facts of the run; all results are in the journal then.
 
         Raises:
             InvalidRequest: the draw of every problem failed.
         """
         start = time.perf_counter()
-        for method in self._methods:
-            if method.layout is None:
-                self._draw(method)
-            else:
-                self._refine(method, method.layout)
-        for layout in self._layouts:
-            self._measure_cost(layout)
+        for repeat in self._repeats:
+            for name in self._drawers:
+                self._draw(name, repeat)
+        self._leave_out_failed()
+        sizes = [problem.size for problem in self._problems]
+        self._following = foreign_of(self._asked, sizes)
+        for repeat in self._repeats:
+            for method in self._methods:
+                self._answer(method, repeat)
+        costed = costed_methods(self._methods, self._config)
+        for method in costed:
+            measure_cost(
+                method, self._generator, self._config, self._journal, self._asked, self._progress
+            )
+        cost = {str(one.layout): total_cost(one, self._journal, self._asked) for one in costed}
         machine = describe_machine()
-        facts = {
+        return {
             "left_out": [[self._problems[i].id, why] for i, why in sorted(self._left_out.items())],
+            "machine": {name: value for name, value in machine.items() if name != "date"},
             "measured": {
-                "date": machine.pop("date"),
+                "date": machine["date"],
                 "seconds": time.perf_counter() - start,
-                "cost": {layout: self._total_cost(layout) for layout in self._layouts},
+                "cost": {layout: one for layout, one in cost.items() if one["problems"]},
             },
-            "machine": machine,
         }
-        return facts, [self._result(index) for index in self._asked]
 
-    def _draw(self, method: Method) -> None:
-        """Direct solutions of every problem."""
-        params = self._config.draw_params(method.k, method.temperature)
-        todo = self._journal.missing(method.name, self._asked)
-        self._progress.begin(method.name, len(todo))
-        with closing(self._evaluator.draw_each(params, todo)) as each:
+    def _draw(self, name: str, repeat: int) -> None:
+        """The candidates of one model for every problem."""
+        draw = self._config.draw(repeat)
+        todo = self._journal.missing(repeat, name, self._asked)
+        self._progress.begin(self._named(name, repeat), len(todo))
+        with closing(self._drawers[name].draw_each(draw, todo)) as each:
             for index, drawn in each:
-                solutions = [_solution(attempt) for attempt in drawn.attempts]
-                value = {"error": drawn.error, "solutions": [asdict(one) for one in solutions]}
-                self._journal.add(method.name, index, value)
-                self._progress.count(solutions, method.k)
-        for index in self._asked:
-            if error := self._journal.get(method.name, index)["error"]:
-                self._leave_out(index, error)
+                self._grade(index, drawn.solutions)
+                self._journal.add(repeat, name, index, asdict(drawn))
+                self._progress.count(drawn.solutions, draw.count)
+
+    def _leave_out_failed(self) -> None:
+        for repeat in self._repeats:
+            for name in self._drawers:
+                for index in self._asked:
+                    if error := self._journal.get(repeat, name, index)["error"]:
+                        self._leave_out(index, error)
         if not self._asked:
             raise InvalidRequest("data", f"no problem is left: {self._left_out}")
 
-    def _refine(self, method: Method, layout: Layout) -> None:
-        """Refine the first k candidates of every problem."""
-        params = self._config.refine_params(layout, method.k, method.temperature)
-        todo = self._journal.missing(method.name, self._asked)
-        self._progress.begin(f"selfRef {method.name}", len(todo))
-        given: list[list[list[int]]] = [[] for _ in self._problems]
-        for index in todo:
-            drawn = self._journal.get("candidates", index)["solutions"][: method.k]
-            given[index] = [one["token_ids"] for one in drawn]
-        with closing(self._evaluator.refine_each(params, todo, given)) as each:
-            for index, refined in each:
-                refinement = _refinement(refined)
-                self._journal.add(method.name, index, asdict(refinement))
-                self._progress.count([refinement])
+    def _answer(self, method: Method, repeat: int) -> None:
+        """Answer every problem by one method."""
+        todo = self._journal.missing(repeat, method.name, self._asked)
+        self._progress.begin(self._named(method.name, repeat), len(todo))
+        given = {index: self._given(method, repeat, index) for index in todo}
+        solutions = {index: [one.solution for one in read] for index, read in given.items()}
+        seed = self._config.seed_of(repeat)
+        with closing(self._generator.answer_each(method, seed, todo, solutions)) as each:
+            for index, answer in each:
+                _name_read(answer, method, given[index])
+                self._grade(index, [answer])
+                self._journal.add(repeat, method.name, index, asdict(answer))
+                unseen = answer.generated_tokens - answer.tokens
+                self._progress.count([answer], _num_streams(method), unseen)
 
-    def _measure_cost(self, layout: Layout) -> None:
-        """selfRef@headline end to end, candidates generated: tokens and seconds by phase."""
-        k, name = self._config.headline, _cost(layout)
-        params = self._config.refine_params(layout, k)
-        todo = self._journal.missing(name, self._costed)
-        self._progress.begin(name, len(todo))
-        with closing(self._cost_evaluator.refine_each(params, todo)) as each:
-            for index, refined in each:
-                usage = refined.result.usage
-                value = {"generated_tokens": usage.completion_tokens, "phases": usage.as_dict()}
-                self._journal.add(name, index, value)
-                drawn = [_solution(attempt) for attempt in refined.candidates]
-                self._progress.count([*drawn, _refinement(refined)], k + 1)
+    def _given(self, method: Method, repeat: int, index: int) -> list[Given]:
+        """What a method reads of a problem."""
+        if method.layout is None:
+            return []
+        pools = Pools(self._solutions(CANDIDATES, repeat, index))
+        if method.kind == "mixed":
+            following = self._following.get(index)
+            foreign = [] if following is None else self._solutions(CANDIDATES, repeat, following)
+            weak = self._solutions(WEAK, repeat, index) if method.pool == "weak" else []
+            pools = Pools(pools.own, weak, foreign)
+        plain = None
+        if method.kind == "orders":
+            own_order = selfref(method.layout, method.k).name
+            plain = Answer(**self._journal.get(repeat, own_order, index))
+        return given_to(method, pools, lambda answer: self._right(index, answer), plain)
 
-    def _total_cost(self, layout: Layout) -> dict[str, Any]:
-        costs = [self._journal.get(_cost(layout), index) for index in self._costed]
-        phases: dict[str, Counter[str]] = {}
-        for cost in costs:
-            for phase, counts in cost["phases"].items():
-                phases.setdefault(phase, Counter()).update(counts)
-        return {
-            "problems": len(costs),
-            # The shares of all requests add up to the time that the engine was busy.
-            "seconds": sum(phase["seconds"] for phase in phases.values()),
-            "generated_tokens": sum(cost["generated_tokens"] for cost in costs),
-            "phases": {phase: dict(counts) for phase, counts in phases.items()},
-        }
+    def _solutions(self, name: str, repeat: int, index: int) -> list[Solution]:
+        drawn = self._journal.get(repeat, name, index)["solutions"]
+        solutions = [Solution(**one) for one in drawn]
+        if name == WEAK and self._weak is not None and not self._weak.same_tokens:
+            for one in solutions:
+                one.token_ids = []  # the refiner reads their texts
+        return solutions
 
-    def _result(self, index: int) -> ProblemResult:
+    def _grade(self, index: int, solutions: Sequence[Solution]) -> None:
+        for one in solutions:
+            one.correct = self._right(index, one.answer)
+
+    def _right(self, index: int, answer: str | None) -> bool:
+        return self._grader.correct(answer, self._problems[index].gold)
+
+    def _named(self, name: str, repeat: int) -> str:
+        return name if len(self._repeats) == 1 else f"{name} (repeat {repeat + 1})"
+
+    def samples(self, task: str) -> Iterator[Sample]:
+        """One sample per repeat and problem that can be asked."""
+        for repeat in self._repeats:
+            for index in self._asked:
+                yield self._sample(task, repeat, index)
+
+    def _sample(self, task: str, repeat: int, index: int) -> Sample:
         problem = self._problems[index]
-
-        def solutions(name: str) -> list[Solution]:
-            return [Solution(**one) for one in self._journal.get(name, index)["solutions"]]
-
-        (greedy,) = solutions("greedy")
-        result = ProblemResult(
-            problem.id, problem.text, problem.gold, problem.size, solutions("candidates"), greedy
+        drawn = self._journal.get(repeat, CANDIDATES, index)
+        weak = self._journal.get(repeat, WEAK, index)["solutions"] if self._weak else []
+        return Sample(
+            task=task,
+            repeat=repeat,
+            id=problem.id,
+            problem=problem.text,
+            gold=problem.gold,
+            size=problem.size,
+            prompt_tokens=drawn["prompt_tokens"],
+            candidates=[Solution(**one) for one in drawn["solutions"]],
+            weak=[Solution(**one) for one in weak],
+            answers=[
+                Answer(**self._journal.get(repeat, method.name, index)) for method in self._methods
+            ],
+            seconds=drawn["seconds"],
         )
-        for method in self._methods:
-            if method.layout is not None:
-                refinement = Refinement(**self._journal.get(method.name, index))
-                result.refinements[method.name] = refinement
-        return result
 
 
-def _cost(layout: Layout) -> str:
-    return f"cost of {layout}"
+def _num_streams(method: Method) -> int:
+    return sum(method.widths) + method.refinements
+
+
+def _name_read(answer: Answer, method: Method, given: Sequence[Given]) -> None:
+    """Say which candidates an answer read, and of which pools."""
+    if method.widths:
+        answer.used = []  # the last round read refinements
+        return
+    read = [given[position] for position in answer.used]
+    answer.used = [one.number for one in read]
+    if any(one.pool != "own" for one in read):
+        answer.pools = [one.pool for one in read]
 
 
 def _digest(problems: Sequence[BenchmarkProblem]) -> str:
     rows = [[one.id, one.text, one.gold, one.size] for one in problems]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-
-
-def _solution(attempt: Attempt) -> Solution:
-    completion = attempt.completion
-    return Solution(
-        text=completion.text,
-        answer=attempt.answer,
-        correct=attempt.correct,
-        tokens=len(completion.token_ids),
-        logprob=completion.logprob,
-        finish_reason=completion.finish_reason,
-        token_ids=completion.content_ids,
-    )
-
-
-def _refinement(refined: Refined) -> Refinement:
-    result, drawn = refined.result, refined.result.refinement
-    return Refinement(
-        text=result.text,
-        answer=result.answer,
-        correct=refined.correct,
-        tokens=len(drawn.token_ids) if drawn else 0,
-        logprob=drawn.logprob if drawn else 0.0,
-        finish_reason=drawn.finish_reason if drawn else "error",
-        token_ids=drawn.content_ids if drawn else [],
-        error=result.error,
-        used=result.used,
-    )

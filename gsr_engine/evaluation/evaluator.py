@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from gsr_engine.engine import Engine
@@ -18,6 +18,8 @@ from gsr_engine.requests.self_refine import SelfRefineRequest
 from gsr_engine.text.answers import majority
 
 ResultT = TypeVar("ResultT")
+Given = Sequence[Sequence[str | list[int]]] | Mapping[int, Sequence[str | list[int]]]
+"""Candidates by the index of their exercise, as texts or token ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +49,14 @@ def vote(attempts: Sequence[Attempt]) -> Attempt | None:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """The direct solutions of one exercise; `error` is the reason if there are none, else None."""
+    """The direct solutions of one exercise, and what they cost.
+
+    `error` is the reason if there are none, else None.
+    """
 
     attempts: list[Attempt]
     error: str | None = None
+    usage: Usage = field(default_factory=Usage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,19 +150,19 @@ class Evaluator:
         for index, result in self._each(indices, lambda i: self._new_draw(i, params), refused):
             failed = result.error is not None
             kept = [] if failed else self._attempts(self._exercises[index], result.completions)
-            yield index, Drawn(kept, result.error)
+            yield index, Drawn(kept, result.error, result.usage)
 
     def refine(
         self,
         params: SelfRefineParams,
-        candidates: Sequence[Sequence[list[int]]] | None = None,
+        candidates: Given | None = None,
         on_finished: Callable[[int], object] = lambda _: None,
     ) -> RefinedSet:
         """Refine every exercise.
 
         Args:
             params: of every exercise; `params.k` counts only if candidates are generated.
-            candidates: token ids of each exercise's candidates; None generates them.
+            candidates: of each exercise by index, as texts or token ids; None generates them.
             on_finished: called after each step with the number of exercises that it finished.
 
         Raises:
@@ -179,7 +185,7 @@ class Evaluator:
         self,
         params: SelfRefineParams,
         indices: Iterable[int],
-        candidates: Sequence[Sequence[list[int]]] | None = None,
+        candidates: Given | None = None,
     ) -> Generator[tuple[int, Refined], None, None]:
         """As `refine`, of some exercises, each with its index, as they finish.
 
@@ -226,7 +232,7 @@ class Evaluator:
         self,
         index: int,
         params: SelfRefineParams,
-        candidates: Sequence[Sequence[list[int]]] | None,
+        candidates: Given | None,
     ) -> SelfRefineRequest:
         given = None if candidates is None else candidates[index]
         text = self._exercises[index].text

@@ -1,0 +1,1 @@
+"""Benchmark tasks: what is asked, and how its answers are graded."""

@@ -1,0 +1,43 @@
+"""Knights and Knaves: who of the inhabitants always tells the truth, and who always lies.
+
+The published test set has 100 puzzles for each number of inhabitants from 2 to 8.
+`gym:knights_knaves` makes any number of new ones.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+from benchmarks.tasks.rows import load_rows
+from benchmarks.tasks.task import BenchmarkProblem, Source
+from gsr_engine.checkpoint.gsr_config import GsrConfig
+from gsr_engine.evaluation.grader import ExactGrader, Grader
+from gsr_engine.text.knights import parse_roles
+from train.problems import Problem
+
+_HUB = "K-and-K/knights-and-knaves:test"
+_SPLIT = "+".join(f"{people}ppl" for people in range(2, 9))
+_COLUMNS = {"problem": "quiz", "answer": "solution_text_format", "solution": "", "id": ""}
+
+
+class KnightsAndKnaves:
+    """The task; results are grouped by the number of inhabitants."""
+
+    name = "kk"
+    version = 1
+
+    def load(self, source: Source) -> list[BenchmarkProblem]:
+        """As of `Task`."""
+        return load_rows(source, _HUB, _SPLIT, _COLUMNS, _people)
+
+    def grader(self, gsr: GsrConfig) -> AbstractContextManager[Grader]:
+        """The equality that votes reads every usual form of who is a knight."""
+        return nullcontext(ExactGrader())
+
+
+def _people(problem: Problem) -> str:
+    roles = parse_roles(problem.answer or "")
+    return f"{len(roles)} people" if roles else ""
+
+
+KNIGHTS = KnightsAndKnaves()
