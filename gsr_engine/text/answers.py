@@ -149,11 +149,14 @@ class Votes:
 
     Args:
         same: the equality.
+
+    Attributes:
+        groups: indices of equal answers; groups, and the indices in each, in the order counted.
     """
 
     def __init__(self, same: Callable[[str, str], bool] = same_answer) -> None:
         self._same = same
-        self._groups: list[list[int]] = []
+        self.groups: list[list[int]] = []
         self._first: list[str] = []
         self._known: dict[str, int] = {}
 
@@ -167,21 +170,19 @@ class Votes:
             if found is None:
                 found = len(self._first)
                 self._first.append(answer)
-                self._groups.append([])
+                self.groups.append([])
             self._known[answer] = found
-        self._groups[self._known[answer]].append(index)
+        self.groups[self._known[answer]].append(index)
 
     def largest(self) -> list[int]:
         """Indices of the largest group, the one that appeared first on a tie; [] without votes."""
-        return max(self._groups, key=lambda group: (len(group), -group[0]), default=[])
+        return max(self.groups, key=lambda group: (len(group), -group[0]), default=[])
 
 
-def majority(
+def group_answers(
     answers: Sequence[str | None], right: Sequence[bool | None] | None = None
-) -> int | None:
-    """Index of the first answer of the largest group of equal answers; None if all are None.
-
-    On a tie the group that appeared first wins, so the result depends only on the order.
+) -> Votes:
+    """Equal answers, counted together.
 
     Args:
         answers: "" counts as None.
@@ -200,4 +201,17 @@ def majority(
     votes = Votes(same)
     for index, answer in enumerate(answers):
         votes.add(index, answer)
-    return min(votes.largest(), default=None)
+    return votes
+
+
+def majority(
+    answers: Sequence[str | None], right: Sequence[bool | None] | None = None
+) -> int | None:
+    """Index of the first answer of the largest group of equal answers; None if all are None.
+
+    On a tie the group that appeared first wins, so the result depends only on the order.
+
+    Args:
+        answers, right: as of `group_answers`.
+    """
+    return min(group_answers(answers, right).largest(), default=None)

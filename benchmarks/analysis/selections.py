@@ -1,0 +1,179 @@
+"""Methods that select among the candidates that were drawn: votes, choices, stops, and bounds.
+
+At k they see the first k candidates, as selfRef@k does, so that differences are paired. Those whose
+name says "of n" are means over all choices of k among the n that were drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from benchmarks.analysis.candidates import NOBODY, Candidates, at, vote
+from benchmarks.analysis.confidence import lowest_confidence, stop_candidates, window_of
+from benchmarks.analysis.first_finish import first_finish
+from benchmarks.analysis.intervals import Floats, Ints
+from benchmarks.analysis.outcome import Outcome, drawn_cost, spent
+from benchmarks.analysis.subsets import mean_best, mean_longest, mean_majority, mean_oracle
+
+
+def selections(candidates: Candidates, k: int) -> Iterator[Outcome]:
+    """Every selection among the first k candidates that the run's samples allow; k above 1."""
+    yield majority_at(candidates, k)
+    for family, scores in choosing_scores(candidates).items():
+        yield best_of(candidates, k, family, scores)
+    yield from _by_confidence(candidates, k)
+    yield first_finish_at(candidates, 1, k)
+    if k > 3:
+        yield first_finish_at(candidates, k // 2, k)
+    yield oracle(candidates, k)
+
+
+def pass_at_1(candidates: Candidates) -> Outcome:
+    """One candidate: the mean over all that were drawn."""
+    tokens = candidates.tokens.mean(axis=1)
+    silent = (candidates.group == NOBODY).mean(axis=1)
+    cost = spent(candidates, tokens, tokens, candidates.cut.mean(axis=1), silent)
+    hits = candidates.correct.mean(axis=1)
+    return Outcome(name="pass@1", family="pass@1", k=1, hits=hits, cost=cost)
+
+
+def majority_at(candidates: Candidates, k: int) -> Outcome:
+    """maj@k of the first k: equal answers vote together, right ones do; ties go to the earlier."""
+    return _voted(candidates, k, f"maj@{k}", "maj", vote(candidates.group[:, :k]))
+
+
+def oracle(candidates: Candidates, k: int) -> Outcome:
+    """Whether any of the first k is right: no selection among them can be better."""
+    cost = drawn_cost(candidates, k, _cut(candidates, k), _silent(candidates, k))
+    hits = candidates.correct[:, :k].any(axis=1).astype(float)
+    return Outcome(
+        name=f"pass@{k} (oracle)", family="pass@k", k=k, hits=hits, cost=cost, oracle=True
+    )
+
+
+def choosing_scores(candidates: Candidates) -> dict[str, Floats]:
+    """By what a best of k can be chosen, by name: samples × candidates, higher is better."""
+    scores = {}
+    if candidates.logprobs is not None:
+        whole, mean = (
+            np.array([[take(one) if len(one) else -np.inf for one in row] for row in candidates.logprobs])
+            for take in (np.sum, np.mean)
+        )
+        scores = {"logprob": whole, "mean logprob": mean}
+    if candidates.rewards is not None:
+        scores["reward"] = candidates.rewards
+    return scores
+
+
+def best_of(candidates: Candidates, k: int, by: str, scores: Floats) -> Outcome:
+    """The candidate with the highest score of the first k; the earlier one on a tie."""
+    best = scores[:, :k].argmax(axis=1)
+    silent = (candidates.group[np.arange(len(best)), best] == NOBODY).astype(float)
+    return Outcome(
+        name=f"best-of-{k} ({by})",
+        family=f"best-of-k ({by})",
+        k=k,
+        hits=at(candidates.correct, best),
+        cost=drawn_cost(candidates, k, at(candidates.cut, best), silent),
+    )
+
+
+def first_finish_at(candidates: Candidates, j: int, k: int) -> Outcome:
+    """First-Finish j@k."""
+    found = first_finish(candidates, j, k)
+    cut = np.zeros(len(found.winner))  # who was cut does not vote
+    silent = (found.winner == NOBODY).astype(float)
+    return Outcome(
+        name=f"first-finish {j}@{k}",
+        family="first-finish 1@k" if j == 1 else "first-finish k/2@k",
+        k=k,
+        hits=at(candidates.correct, found.winner),
+        cost=spent(candidates, found.tokens, found.steps, cut, silent),
+    )
+
+
+def _by_confidence(candidates: Candidates, k: int) -> Iterator[Outcome]:
+    if candidates.logprobs is None:
+        return
+    window = window_of(candidates.tokens)
+    rows = [row[:k] for row in candidates.logprobs]
+    weights = np.exp(lowest_confidence(rows, window))
+    winner = vote(candidates.group[:, :k], weights)
+    yield _voted(candidates, k, f"weighted@{k} (confidence)", "weighted (confidence)", winner)
+    if k < 4:  # too few to be a warm-up for others
+        return
+    for keep in (0.9, 0.1):
+        stopped = stop_candidates(rows, k // 2, keep, window)
+        winner = vote(candidates.group[:, :k], np.where(stopped.kept, stopped.weights, 0.0))
+        longest = [part.max(axis=1) for part in np.split(stopped.tokens, [k // 2], axis=1)]
+        yield Outcome(
+            name=f"stop@{k} (keeps {keep:.0%})",
+            family=f"stop (keeps {keep:.0%})",
+            k=k,
+            hits=at(candidates.correct, winner),
+            cost=spent(
+                candidates,
+                stopped.tokens.sum(axis=1),
+                longest[0] + longest[1],
+                _cut(candidates, k),
+                (winner == NOBODY).astype(float),
+            ),
+        )
+
+
+def _voted(candidates: Candidates, k: int, name: str, family: str, winner: Ints) -> Outcome:
+    silent = (winner == NOBODY).astype(float)
+    return Outcome(
+        name=name,
+        family=family,
+        k=k,
+        hits=at(candidates.correct, winner),
+        cost=drawn_cost(candidates, k, _cut(candidates, k), silent),
+    )
+
+
+def _cut(candidates: Candidates, k: int) -> Floats:
+    return candidates.cut[:, :k].mean(axis=1)
+
+
+def _silent(candidates: Candidates, k: int) -> Floats:
+    return (candidates.group[:, :k] == NOBODY).all(axis=1).astype(float)
+
+
+def mean_majorities(candidates: Candidates) -> list[Outcome]:
+    """maj@1 to maj@n, each the mean over all choices of k among the n candidates drawn."""
+    hits = mean_majority(candidates)
+    return [
+        _mean_of_choices(candidates, k, "maj", f"maj@{k}", hits[:, k - 1])
+        for k in range(1, candidates.drawn + 1)
+    ]
+
+
+def mean_choices(candidates: Candidates, k: int) -> Iterator[Outcome]:
+    """Choices and the bound at k, each the mean over all choices of k among the n drawn."""
+    for by, scores in choosing_scores(candidates).items():
+        hits = mean_best(candidates, scores, k)
+        yield _mean_of_choices(candidates, k, f"best-of-k ({by})", f"best-of-{k} ({by})", hits)
+    yield mean_bound(candidates, k)
+
+
+def mean_bound(candidates: Candidates, k: int) -> Outcome:
+    """pass@k without bias."""
+    hits = mean_oracle(candidates, k)
+    return _mean_of_choices(candidates, k, "pass@k", f"pass@{k}", hits, oracle=True)
+
+
+def _mean_of_choices(
+    candidates: Candidates, k: int, family: str, name: str, hits: Floats, oracle: bool = False
+) -> Outcome:
+    """Shares of cut and of unanswered are those of all that were drawn."""
+    n = candidates.drawn
+    tokens = k * candidates.tokens.mean(axis=1)
+    cost = spent(
+        candidates, tokens, mean_longest(candidates, k), _cut(candidates, n), _silent(candidates, n)
+    )
+    return Outcome(
+        name=f"{name} of {n}", family=family, k=k, hits=hits, cost=cost, oracle=oracle
+    )
