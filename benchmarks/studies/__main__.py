@@ -1,0 +1,96 @@
+"""python -m benchmarks.studies: the paper's questions, from training to a report with verdicts.
+
+    python -m benchmarks.studies all
+    python -m benchmarks.studies sweep levels        # some of them
+
+Models that a question needs are trained first, runs are measured by the accuracy benchmark, and the
+report is made of all questions whose runs are finished. Whatever is finished is not done again, so
+the same command goes on after any interruption.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from transformers.utils.logging import disable_progress_bar
+
+from benchmarks.samples.folder import RUN, read_run
+from benchmarks.studies.chat import CHATTED
+from benchmarks.studies.inferred import INFERRED
+from benchmarks.studies.measured import Measured
+from benchmarks.studies.picture import draw
+from benchmarks.studies.question import Question
+from benchmarks.studies.report import markdown
+from benchmarks.studies.runs import do_run
+from benchmarks.studies.trained import TRAINED
+from gsr_engine.errors import InvalidRequest
+from train.command import log, run_command, show_log
+from train.signals import resumable
+
+QUESTIONS = {one.name: one for one in (*TRAINED, *INFERRED, *CHATTED)}
+
+
+def main(
+    questions: Annotated[list[str], typer.Argument(help=f"all, or of {', '.join(QUESTIONS)}.")],
+    out: Annotated[Path, typer.Option(help="Folder of models, runs and report.")] = Path(
+        "runs/studies"
+    ),
+    chat: Annotated[
+        str | None, typer.Option(help="Chat model that `prompting` asks: a folder or hub id.")
+    ] = None,
+) -> None:
+    """Train and measure what is missing, then write the report of all that is there."""
+    asked = chosen(questions, chat)
+    disable_progress_bar()  # transformers draws one for every file
+    with resumable():
+        for run in {run.name: run for one in asked for run in one.runs}.values():
+            show_log(f"{run.name}: ")
+            do_run(run, out, chat)
+    show_log("")
+    write_report(out)
+
+
+def chosen(names: list[str], chat: str | None) -> list[Question]:
+    """The questions of these names. "all" are all; without a chat model, all that ask none.
+
+    Raises:
+        InvalidRequest: there is no such question, or it needs a chat model and there is none.
+    """
+    if names == ["all"]:
+        if chat is None:
+            log.info("without --chat: %s is left out", ", ".join(one.name for one in CHATTED))
+        return [one for one in QUESTIONS.values() if chat or one not in CHATTED]
+    for name in names:
+        if name not in QUESTIONS:
+            known = ", ".join(QUESTIONS)
+            raise InvalidRequest("questions", f"must be all, or of {known}; got {name!r}")
+        if QUESTIONS[name] in CHATTED and chat is None:
+            raise InvalidRequest("chat", f"must name a chat model, which {name} asks")
+    return [QUESTIONS[name] for name in dict.fromkeys(names)]
+
+
+def write_report(out: Path) -> None:
+    """report.md, report.png and the verdicts as JSON, of the questions whose runs are finished."""
+    finished = {
+        run.name: Measured(read_run(out / "runs" / run.name))
+        for question in QUESTIONS.values()
+        for run in question.runs
+        if (out / "runs" / run.name / RUN).exists()
+    }
+    answered = []
+    for question in QUESTIONS.values():
+        if missing := [one.name for one in question.runs if one.name not in finished]:
+            log.info("%s is not in the report: it lacks %s", question.name, ", ".join(missing))
+            continue
+        answered.append((question, question.answer(finished)))
+    folder = out / "report"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.md").write_text(markdown(answered, finished), encoding="utf-8")
+    draw(finished, folder / "report.png")
+    print(f"report: {folder / 'report.md'}, {folder / 'report.png'}")
+
+
+if __name__ == "__main__":
+    run_command("studies", lambda: typer.run(main))

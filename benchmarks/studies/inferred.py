@@ -1,0 +1,307 @@
+"""Questions about one trained model: what its candidates are like, how many, and what is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from benchmarks.studies.claims import MARGIN, Check, Claim, equal, less, more
+from benchmarks.studies.measured import Measured
+from benchmarks.studies.question import Answered, Question, Runs, TableOf, methods_table
+from benchmarks.studies.runs import StudyRun
+from benchmarks.studies.trained import (
+    BRANCHED,
+    LINEAR,
+    MAJORITY,
+    NANO,
+    PAPER,
+    REVIEWS,
+    SECONDARY,
+    K,
+)
+from gsr_engine.demo.puzzles import Mix
+
+MAIN_METHODS = ("pass@1", "greedy", MAJORITY, f"pass@{K}", LINEAR, BRANCHED)
+
+LEVELS = StudyRun(name="levels", model="nano", count=2500, options={"k": f"{K},{2 * K}"})
+
+
+def _levels(runs: Runs) -> Answered:
+    """Candidates K+1 to 2K are fresh solutions: no refinement at K read them."""
+    run = runs["levels"]
+    wrong = run.none_right(K)
+    fresh = run.candidates.correct[:, K:].mean(axis=1)
+    checks = [
+        more(f"none of {K} right: {LINEAR}", run.among(wrong, LINEAR)),
+        more(f"none of {K} right: {LINEAR} - a fresh solution", run.among(wrong, LINEAR, fresh)),
+        more(f"none of {K} right: {LINEAR} - greedy", run.among(wrong, LINEAR, "greedy")),
+    ]
+    rows = []
+    for level in sorted({one.size for one in run.run.samples}, key=_level):
+        here = np.array([one.size == level for one in run.run.samples])
+        few = wrong & here
+        rows.append(
+            {
+                "digits x factors": level,
+                "puzzles": f"{int(here.sum()):,}",
+                "pass@1": str(run.among(here, "pass@1")),
+                "none right": f"{int(few.sum()):,}",
+                **{
+                    name: str(run.among(few, name) or "–") for name in (LINEAR, BRANCHED, "greedy")
+                },
+            }
+        )
+        if few.sum() >= 20:
+            checks.append(more(f"{level}, none right: {LINEAR}", run.among(few, LINEAR)))
+    claim = Claim(
+        "Where every candidate is wrong a refinement can still be right, at every difficulty.",
+        f"{SECONDARY}: AIME24 5.9 %, up to 9 %; every selection has 0 by definition",
+        checks,
+    )
+    return Answered([claim], [TableOf(f"Where none of {K} candidates is right", rows)])
+
+
+def _level(size: str) -> tuple[str, int]:
+    digits, _, factors = size.partition("x")
+    return factors, int(digits)
+
+
+POOLS = StudyRun(
+    name="pools",
+    model="nano",
+    weak="nano/read",
+    options={
+        "k": f"1,2,3,{K}",
+        "methods": "greedy,selfref,mixed",
+        "layouts": "linear",
+        "pools": ";".join(f"{one}:.25,.5,.75,1" for one in ("weak", "foreign", "truncated", "corrupted")),
+    },
+)
+TEMPERATURES = (0.5, 0.7, 1.3)
+
+
+def _temperature_run(temperature: float) -> StudyRun:
+    options = {"k": f"1,{K}", "temperature": temperature}
+    return StudyRun(name=f"temperature-{temperature:g}", model="nano", options=options)
+
+
+def _quality(runs: Runs) -> Answered:
+    pools, warm, cool = runs["pools"], runs["nano"], runs["temperature-0.5"]
+    names = ("weak", "foreign", "truncated", "corrupted")
+    worse = [
+        less(f"half {one} - all own", pools.minus(_mixed(one, 0.5), LINEAR)) for one in names
+    ]
+    harmless = [
+        Check(
+            f"two own and two {one} - two own alone",
+            pools.minus(_mixed(one, 0.5), "selfref linear@2"),
+            low=-MARGIN,
+        )
+        for one in names
+    ]
+    gains = warm.gain(LINEAR, MAJORITY) - cool.gain(LINEAR, MAJORITY)
+    claims = [
+        Claim("Worse candidates make worse refinements.", "ours", worse),
+        Claim("Bad candidates do no harm beside good ones: they are told apart.", REVIEWS, harmless),
+        Claim(
+            "The gain over majority grows with the candidates' diversity.",
+            REVIEWS,
+            [more(f"({LINEAR} - {MAJORITY}) at T=1 - at T=0.5", warm.mean(gains))],
+        ),
+    ]
+    shares = [
+        {
+            "pool": one,
+            **{f"{share:.0%}": str(pools.accuracy(_mixed(one, share))) for share in (0.25, 0.5, 0.75, 1)},
+        }
+        for one in names
+    ]
+    own = [f"selfref linear@{k}" for k in (1, 2, 3, K)]
+    by_temperature = [(f"T={t:g}", runs[_temperature_run(t).name]) for t in TEMPERATURES]
+    by_temperature.insert(2, ("T=1", warm))
+    return Answered(
+        claims,
+        [
+            TableOf(f"{LINEAR}, by the share of its candidates that others replace", shares),
+            methods_table("Own candidates alone", [("nano", pools)], own),
+            methods_table("Temperature of the candidates", by_temperature, MAIN_METHODS),
+        ],
+    )
+
+
+def _mixed(pool: str, share: float) -> str:
+    return f"mixed linear@{K} {pool} {f'{share:.2f}'.removeprefix('0')}"
+
+
+THINKING = StudyRun(
+    name="thinking",
+    model="nano",
+    puzzles=Mix(share_of_sums=1.0),
+    options={"k": str(K), "methods": "greedy,selfref,views"},
+)
+
+
+def _context(runs: Runs) -> Answered:
+    run = runs["thinking"]
+    pairs = [(f"views {one}@{K}", f"selfref {one}@{K}") for one in ("linear", "branched")]
+    claim = Claim(
+        "The part after the thinking is context enough: whole candidates add nothing.",
+        f"{SECONDARY}: only summaries are read",
+        [equal(f"{whole} - {part}", run.minus(whole, part)) for whole, part in pairs],
+    )
+    methods = [MAJORITY, *(name for pair in pairs for name in pair)]
+    return Answered([claim], [methods_table("Puzzles with thinking", [("nano", run)], methods)])
+
+
+STRESS = {
+    "fewer digits (3 to 5)": StudyRun(
+        name="stress-short", model="nano", puzzles=Mix(digits=(3, 4, 5)), count=600, options={"k": f"1,{K}"}
+    ),
+    "larger products (three factors, 18 to 64)": StudyRun(
+        name="stress-products",
+        model="nano",
+        puzzles=Mix(factors=(3,), products=(18, 64)),
+        count=600,
+        options={"k": f"1,{K}"},
+    ),
+    "four factors (products 16 to 24)": StudyRun(
+        name="stress-factors",
+        model="nano",
+        puzzles=Mix(factors=(4,), products=(16, 24)),
+        count=600,
+        options={"k": f"1,{K}"},
+    ),
+}
+
+
+def _stress(runs: Runs) -> Answered:
+    of = {label: runs[run.name] for label, run in STRESS.items()}
+    claim = Claim(
+        "The gain over majority holds on problems unlike any in training.",
+        f"{REVIEWS} ask for stress tests",
+        [more(f"{label}: {LINEAR} - {MAJORITY}", one.minus(LINEAR, MAJORITY)) for label, one in of.items()],
+    )
+    rows = [("as trained", runs["nano"]), *of.items()]
+    return Answered([claim], [methods_table("Domain stress", rows, MAIN_METHODS)])
+
+
+SWEEP = (1, 2, 4, 8, 10, 12, 16)
+
+
+def _sweep(runs: Runs) -> Answered:
+    run = runs["nano"]
+    layouts = ("linear", "branched")
+
+    def change(layout: str, k: int, than: int) -> tuple[str, str, str]:
+        one, other = f"selfref {layout}@{k}", f"selfref {layout}@{than}"
+        return f"{one} - @{than}", one, other
+
+    rising = [change(one, 8, 4) for one in layouts]
+    falling = [change(one, 16, 10) for one in layouts]
+    claims = [
+        Claim(
+            "More candidates help beyond the numbers trained most, up to about ten.",
+            f"{SECONDARY}: generalises from 4 to 10",
+            [more(text, run.minus(one, other)) for text, one, other in rising],
+        ),
+        Claim(
+            "Beyond ten candidates refining declines.",
+            SECONDARY,
+            [less(text, run.minus(one, other)) for text, one, other in falling],
+        ),
+        Claim(
+            "At large k refining falls below a majority vote.",
+            f"{REVIEWS}, of its figure 4",
+            [less(f"selfref {one}@16 - maj@16", run.minus(f"selfref {one}@16", "maj@16")) for one in layouts],
+        ),
+    ]
+    return Answered(claims, [TableOf("Over k", list(_over_k(run)))])
+
+
+def _over_k(run: Measured) -> Iterator[dict[str, str]]:
+    for k in SWEEP:
+        row = {"k": str(k)}
+        for name in (f"maj@{k}", f"pass@{k}", f"selfref linear@{k}", f"selfref branched@{k}"):
+            total, sequential = run.tokens(name)
+            text = f"{run.accuracy(name)}; {total:,.0f} / {sequential:,.0f}"
+            row[name.partition("@")[0]] = text
+        yield row
+
+
+EASY = {
+    f"6 digits, two factors, T={temperature:g}": StudyRun(
+        name=f"easy-{temperature:g}",
+        model="nano",
+        puzzles=Mix(digits=(6,), factors=(2,), share_of_sums=0.0),
+        options={"k": f"1,{K}", "temperature": temperature},
+    )
+    for temperature in (0.3, 1.0)
+}
+
+
+def _easy(runs: Runs) -> Answered:
+    of = {label: runs[run.name] for label, run in EASY.items()}
+    cold = of[next(iter(of))]
+    claim = Claim(
+        "Where pass@1 is high already, refining gains nothing.",
+        REVIEWS,
+        [equal(f"T=0.3: {one} - {MAJORITY}", cold.minus(one, MAJORITY)) for one in (LINEAR, BRANCHED)],
+    )
+    rows = [("all puzzles, T=1", runs["nano"]), *of.items()]
+    return Answered([claim], [methods_table("Easy puzzles", rows, MAIN_METHODS)])
+
+
+INFERRED = (
+    Question(
+        name="levels",
+        title="No candidate is right, at every difficulty",
+        runs=(LEVELS,),
+        answer=_levels,
+        limits=(
+            "A draft that is wrong in one column is right in the others, which a checker can use; "
+            "a wrong solution of a competition problem gives less to begin from."
+        ),
+    ),
+    Question(
+        name="quality",
+        title="The quality of the candidates",
+        runs=(POOLS, NANO, *map(_temperature_run, TEMPERATURES)),
+        answer=_quality,
+        limits=(
+            "nano learnt from its own candidates alone, never from those of other puzzles, cut ones "
+            "or ones whose answer belies their columns."
+        ),
+    ),
+    Question(
+        name="context",
+        title="Whole candidates, or only what follows their thinking",
+        runs=(THINKING,),
+        answer=_context,
+        limits=(
+            "nano never saw thinking in a draft, and the thinking here is two or three sums. Of a "
+            "long chain of thought more would be lost, and more would have to be read."
+        ),
+    ),
+    Question(
+        name="stress",
+        title="Puzzles unlike any in training",
+        runs=(NANO, *STRESS.values()),
+        answer=_stress,
+        limits="The tokens of a fourth factor and of its products have their first weights still.",
+    ),
+    Question(
+        name="sweep",
+        title="Many candidates",
+        runs=(NANO,),
+        answer=_sweep,
+        limits="nano learnt from 1 to 8 candidates, mostly 4. The first k of 16 are read at each k.",
+    ),
+    Question(
+        name="easy",
+        title="High pass@1",
+        runs=(NANO, *EASY.values()),
+        answer=_easy,
+        limits="Accuracies near 1 leave both methods little room; that is the claim.",
+    ),
+)

@@ -1,0 +1,69 @@
+"""A question: the runs that it takes, and what is made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from benchmarks.studies.claims import Claim
+from benchmarks.studies.measured import Measured
+from benchmarks.studies.runs import StudyRun
+
+Runs = Mapping[str, Measured]
+"""Finished runs by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableOf:
+    """A table of a report: texts by column, row by row."""
+
+    title: str
+    rows: Sequence[Mapping[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What the runs say about a question.
+
+    Attributes:
+        claims: with their verdicts.
+        tables: the figures, cost beside accuracy.
+    """
+
+    claims: Sequence[Claim]
+    tables: Sequence[TableOf]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A question of the paper, or of its reviewers.
+
+    Attributes:
+        name: what the command calls it.
+        title: in words.
+        runs: what is measured; several questions may share a run.
+        answer: from the finished runs, by name.
+        limits: how far the answer goes, in sentences.
+    """
+
+    name: str
+    title: str
+    runs: Sequence[StudyRun]
+    answer: Callable[[Runs], Answered]
+    limits: str
+
+
+def methods_table(
+    title: str, rows: Sequence[tuple[str, Measured | None]], methods: Sequence[str]
+) -> TableOf:
+    """Accuracy of methods, with tokens computed / generated in sequence beside; a run a row."""
+    kept = [(label, one) for label, one in rows if one is not None]
+    return TableOf(title, [_row(label, one, methods) for label, one in kept])
+
+
+def _row(label: str, measured: Measured, methods: Sequence[str]) -> dict[str, str]:
+    row = {"": label, "problems": f"{measured.resampling.num_problems:,}"}
+    for name in methods:
+        total, sequential = measured.tokens(name)
+        row[name] = f"{measured.accuracy(name)}; {total:,.0f} / {sequential:,.0f}"
+    return row
