@@ -82,7 +82,7 @@ clean: ## remove the environment and everything built (runs/ stays)
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 # Torch goes first and alone, so that its index is used for nothing else.
-$(INSTALLED): requirements/lock.txt pyproject.toml
+$(INSTALLED): requirements/lock.txt requirements/gym.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "gsr-engine needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.11"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
@@ -90,6 +90,7 @@ $(INSTALLED): requirements/lock.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) $(TORCH) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 	$(PIP) -r requirements/lock.txt
+	@$(PIP) -r requirements/gym.txt || echo "reasoning-gym is not there: its tests are skipped"
 	$(PIP) --no-deps --no-build-isolation -e .
 	$(BIN)/python -m csrc_triton.cpu >/dev/null
 	@touch $@

@@ -101,9 +101,9 @@ def iterate_problems(
         columns: column by field, where the names differ. `problem`, `answer` and mapped columns
             must exist and hold text or numbers, unless a field is mapped to "". Other columns are
             optional, and one of them that holds something else is left out with a warning. Null,
-            NaN and blank text mean that a value is missing. An answer may be a list, too; its
-            items are joined by commas. The default id is a digest of the problem's text; rows that
-            repeat a text are numbered.
+            NaN and blank text mean that a value is missing. An answer may be a list of texts,
+            too, which are joined by commas. The default id is a digest of the problem's text; rows
+            that repeat a text are numbered.
         split: of a hub data set, e.g. "train[:1000]".
         bad_row: called with the place of a row that holds no problem and with the reason; such a
             row is left out. None raises instead, as a column that the first row lacks always does.
@@ -224,10 +224,10 @@ def as_text(value: object) -> str | None:
 
 
 def _joined(answer: object) -> str | None:
-    """An answer, or several of one problem, which are given together."""
-    if not isinstance(answer, list):
-        return as_text(answer)
-    return ", ".join(filter(None, map(as_text, answer))) or None
+    """An answer; several of one problem, a list of texts, are given together."""
+    if isinstance(answer, list) and all(isinstance(one, str) for one in answer):
+        answer = ", ".join(answer)
+    return as_text(answer)
 
 
 _MISSING = frozenset(("nan", "NaN", "NaT", "<NA>"))

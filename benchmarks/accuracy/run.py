@@ -18,11 +18,11 @@ from benchmarks.accuracy.generator import Generator
 from benchmarks.accuracy.journal import FREE, Journal
 from benchmarks.accuracy.methods import selfref
 from benchmarks.accuracy.pools import Given, Pools, foreign_of, given_to
-from benchmarks.accuracy.problems import BenchmarkProblem
 from benchmarks.accuracy.progress import AccuracyProgress
 from benchmarks.samples.folder import RUN, Run, read_run, write_run
 from benchmarks.samples.method import Method
 from benchmarks.samples.sample import Answer, Sample, Solution
+from benchmarks.tasks.task import BenchmarkProblem
 from gsr_engine.environment import describe_machine
 from gsr_engine.errors import InvalidRequest
 from gsr_engine.evaluation.grader import Grader

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from benchmarks.analysis.comparisons import Difference, difference
+from benchmarks.analysis.comparisons import Difference, differences
 from benchmarks.analysis.intervals import Interval, Resampling
 from benchmarks.analysis.outcome import Cost, Outcome
 
@@ -46,30 +46,42 @@ class Budget:
     difference: Difference
 
 
-def matched_budget(
-    method: Outcome, majorities: Sequence[Outcome], axis: Axis, resampling: Resampling
-) -> Budget:
-    """A method beside majority at equal cost on one axis.
+def matched_budgets(
+    methods: Sequence[Outcome], majorities: Sequence[Outcome], resampling: Resampling
+) -> list[Budget]:
+    """Each method beside majority at equal cost, on both axes.
 
     Args:
-        method: a refinement.
+        methods: refinements.
         majorities: maj@1 to maj@n, as of `mean_majorities`.
-        axis: which cost is equal.
         resampling: of the samples.
     """
-    tokens = _mean(method.cost, axis)
-    costs = [_mean(one.cost, axis) for one in majorities]
-    chosen = majorities[max([0, *(i for i, cost in enumerate(costs) if cost <= tokens)])]
-    return Budget(
-        method.name,
-        axis,
-        tokens,
-        chosen.k,
-        _mean(chosen.cost, axis),
-        chosen.k == len(majorities),
-        resampling.mean(chosen.hits),
-        difference(method, chosen, resampling),
-    )
+    axes: tuple[Axis, ...] = ("total", "sequential")
+    chosen = [
+        (method, axis, _largest_within(_mean(method.cost, axis), majorities, axis))
+        for method in methods
+        for axis in axes
+    ]
+    means = resampling.means([majority.hits for _, _, majority in chosen])
+    minus = differences([(method, majority) for method, _, majority in chosen], resampling)
+    return [
+        Budget(
+            method.name,
+            axis,
+            _mean(method.cost, axis),
+            majority.k,
+            _mean(majority.cost, axis),
+            majority.k == len(majorities),
+            mean,
+            difference,
+        )
+        for (method, axis, majority), mean, difference in zip(chosen, means, minus, strict=True)
+    ]
+
+
+def _largest_within(tokens: float, majorities: Sequence[Outcome], axis: Axis) -> Outcome:
+    within = [one for one in majorities if _mean(one.cost, axis) <= tokens]
+    return within[-1] if within else majorities[0]
 
 
 def _mean(cost: Cost, axis: Axis) -> float:

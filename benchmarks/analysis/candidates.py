@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from benchmarks.analysis.confidence import NONE, Confidence, confidence_of
 from benchmarks.analysis.intervals import Bools, Floats, Ints
 from benchmarks.samples.sample import Sample, Solution
 from gsr_engine.errors import InvalidRequest
@@ -27,8 +30,9 @@ class Candidates:
         tokens: generated.
         cut: whether it was cut, at max_tokens or in a loop.
         ended: whether it ended by itself.
-        logprobs: of each token, by sample and candidate; None if the generator told none.
-        rewards: of the reward model; None without one.
+        scores: by what the best can be chosen, by name: log-probability of the whole and per token,
+            reward. Samples × candidates, higher is better; what not every candidate has is missing.
+        confidence: None if not every candidate has log-probabilities.
         prompt: of each sample the tokens of its direct prompt.
     """
 
@@ -37,8 +41,8 @@ class Candidates:
     tokens: Ints
     cut: Bools
     ended: Bools
-    logprobs: list[list[Floats]] | None
-    rewards: Floats | None
+    scores: dict[str, Floats]
+    confidence: Confidence | None
     prompt: Ints
 
     @property
@@ -62,27 +66,45 @@ def candidates_of(samples: Sequence[Sample]) -> Candidates:
                 f"and problem {samples[0].id} of repeat {samples[0].repeat} has {drawn}",
             )
     every = [one.candidates for one in samples]
-    shape = (len(samples), drawn)
-    told = all(len(one.logprobs) == one.tokens for row in every for one in row)
-    some = any(one.logprobs for row in every for one in row)
-    rewards = [[one.reward for one in row] for row in every]
-    rewarded = drawn > 0 and all(reward is not None for row in rewards for reward in row)
+
+    def array(of: Callable[[Solution], object], kind: type) -> npt.NDArray[Any]:
+        values = [[of(one) for one in row] for row in every]
+        return np.array(values, kind).reshape(len(samples), drawn)
+
+    logprobs = _logprobs(every)
     return Candidates(
-        correct=np.array([[one.correct for one in row] for row in every], bool).reshape(shape),
-        group=np.array([_groups(row) for row in every], np.int64).reshape(shape),
-        tokens=np.array([[one.tokens for one in row] for row in every], np.int64).reshape(shape),
-        cut=np.array([[one.finish_reason in CUT for one in row] for row in every], bool).reshape(
-            shape
-        ),
-        ended=np.array(
-            [[one.finish_reason == "stop" for one in row] for row in every], bool
-        ).reshape(shape),
-        logprobs=[[np.array(one.logprobs) for one in row] for row in every]
-        if told and some
-        else None,
-        rewards=np.array(rewards, float) if rewarded else None,
+        correct=array(lambda one: one.correct, bool),
+        group=np.array([_groups(row) for row in every], np.int64).reshape(len(samples), drawn),
+        tokens=array(lambda one: one.tokens, np.int64),
+        cut=array(lambda one: one.finish_reason in CUT, bool),
+        ended=array(lambda one: one.finish_reason == "stop" and one.error is None, bool),
+        scores=_scores(every, logprobs),
+        confidence=confidence_of(logprobs) if logprobs else None,
         prompt=np.array([one.prompt_tokens for one in samples]),
     )
+
+
+def _logprobs(every: Sequence[Sequence[Solution]]) -> list[list[Floats]] | None:
+    """Of each token; None if a candidate lacks some."""
+    solutions = [one for row in every for one in row]
+    if any(len(one.logprobs) != one.tokens for one in solutions):
+        return None
+    told = any(one.logprobs for one in solutions)
+    return [[np.array(one.logprobs) for one in row] for row in every] if told else None
+
+
+def _scores(
+    every: Sequence[Sequence[Solution]], logprobs: list[list[Floats]] | None
+) -> dict[str, Floats]:
+    scores = {}
+    if logprobs:
+        whole = [[one.sum() if len(one) else NONE for one in row] for row in logprobs]
+        mean = [[one.mean() if len(one) else NONE for one in row] for row in logprobs]
+        scores = {"logprob": np.array(whole), "mean logprob": np.array(mean)}
+    rewards = [[one.reward for one in row] for row in every]
+    if all(row and None not in row for row in rewards):
+        scores["reward"] = np.array(rewards, float)
+    return scores
 
 
 def _groups(solutions: Sequence[Solution]) -> list[int]:

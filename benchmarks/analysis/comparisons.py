@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.analysis.intervals import Interval, Resampling, mcnemar
@@ -27,19 +28,25 @@ class Difference:
     p_value: float
 
 
-def difference(method: Outcome, other: Outcome, resampling: Resampling) -> Difference:
-    """The paired difference of two methods."""
-    better, worse = resampling.compare(method.hits, other.hits)
-    interval = resampling.mean(method.hits - other.hits)
-    return Difference(method.name, other.name, interval, better, worse, mcnemar(better, worse))
+def differences(
+    pairs: Sequence[tuple[Outcome, Outcome]], resampling: Resampling
+) -> list[Difference]:
+    """The paired difference of each two methods: the first minus the second."""
+    intervals = resampling.means([method.hits - other.hits for method, other in pairs])
+    out = []
+    for (method, other), interval in zip(pairs, intervals, strict=True):
+        better, worse = resampling.compare(method.hits, other.hits)
+        p_value = mcnemar(better, worse)
+        out.append(Difference(method.name, other.name, interval, better, worse, p_value))
+    return out
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
     """The refinement gap: what refining gains beyond a majority vote, relative to the vote.
 
-    (refined - majority) / majority of accuracies, after arXiv 2509.00084. The paper names the figure
-    and was not found to state the formula.
+    (refined - majority) / majority, of accuracies, after arXiv 2509.00084; its abstract names the
+    figure in words, and the formula follows these.
 
     Attributes:
         interval: None if the majority is never right.
@@ -50,7 +57,10 @@ class Gap:
     interval: Interval | None
 
 
-def refinement_gap(method: Outcome, majority: Outcome, resampling: Resampling) -> Gap:
-    """The refinement gap of a method over the majority of the same candidates."""
-    interval = resampling.ratio(method.hits - majority.hits, majority.hits)
-    return Gap(method.name, majority.name, interval)
+def refinement_gaps(pairs: Sequence[tuple[Outcome, Outcome]], resampling: Resampling) -> list[Gap]:
+    """The refinement gap of each method over the majority of the same candidates."""
+    parts = [(method.hits - majority.hits, majority.hits) for method, majority in pairs]
+    return [
+        Gap(method.name, majority.name, interval)
+        for (method, majority), interval in zip(pairs, resampling.ratios(parts), strict=True)
+    ]

@@ -21,29 +21,46 @@ NONE = -1e9
 """The log-probability of what is not there."""
 
 
-def window_of(tokens: Ints) -> int:
-    """Tokens of a group: a quarter of the median candidate, at most 2,048, at least 1."""
-    return int(min(LONGEST_WINDOW, max(1, np.median(tokens) // 4)))
+@dataclass(frozen=True, slots=True)
+class Confidence:
+    """How confident candidates are, by sample and candidate.
 
-
-def running_confidence(logprobs: Floats, window: int) -> Floats:
-    """Mean log-probability of each whole window, by its last token.
-
-    A solution that is shorter than the window is one group; one without tokens has none.
+    Attributes:
+        window: tokens of a group.
+        running: mean log-probability of each whole window, by its last token. A candidate that is
+            shorter than the window is one group; one without tokens has none.
+        lowest: of the least confident group; `NONE` without tokens.
     """
+
+    window: int
+    running: list[list[Floats]]
+    lowest: Floats
+
+    @property
+    def weights(self) -> Floats:
+        """Of votes: the geometric mean probability of a token in the least confident group."""
+        return np.exp(self.lowest)
+
+
+def confidence_of(logprobs: Sequence[Sequence[Floats]]) -> Confidence:
+    """The confidence of candidates from the log-probability of each token.
+
+    The window is a quarter of the median candidate, at most 2,048 tokens and at least one.
+    """
+    median = np.median([len(one) for row in logprobs for one in row])
+    window = int(min(LONGEST_WINDOW, max(1, median // 4)))
+    running = [[_running(one, window) for one in row] for row in logprobs]
+    lowest = np.array([[one.min() if len(one) else NONE for one in row] for row in running])
+    return Confidence(window, running, lowest)
+
+
+def _running(logprobs: Floats, window: int) -> Floats:
     if not len(logprobs):
         return np.zeros(0)
     size = min(window, len(logprobs))
     sums = np.cumsum(np.concatenate([[0.0], logprobs]))
-    return np.round((sums[size:] - sums[:-size]) / size, 9)  # sums of other tokens leave bits
-
-
-def lowest_confidence(logprobs: Sequence[Sequence[Floats]], window: int) -> Floats:
-    """Of each candidate, by sample, its least confident group; `NONE` without tokens."""
-    return np.array(
-        [[running_confidence(one, window).min(initial=0.0) if len(one) else NONE for one in row]
-         for row in logprobs]
-    )
+    # Equal windows are equal, whatever stands before them: differences of sums leave bits.
+    return np.round((sums[size:] - sums[:-size]) / size, 9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +70,13 @@ class Stopped:
     Attributes:
         tokens: generated before the end or the stop.
         kept: whether a candidate may vote.
-        weights: of its vote, exp(lowest confidence).
     """
 
     tokens: Ints
     kept: Bools
-    weights: Floats
 
 
-def stop_candidates(
-    logprobs: Sequence[Sequence[Floats]], warm_up: int, keep: float, window: int
-) -> Stopped:
+def stop_candidates(confidence: Confidence, tokens: Ints, warm_up: int, keep: float) -> Stopped:
     """Stop candidates whose confidence falls below that of the first ones.
 
     The first `warm_up` candidates are whole. The threshold is the (1 - keep)-quantile of their
@@ -71,17 +84,16 @@ def stop_candidates(
     whose lowest confidence is below it do not vote, those of the warm-up included.
 
     Args:
-        logprobs: of each token, by sample and candidate; equally many candidates of each sample.
+        confidence: of the candidates, or of more of each sample.
+        tokens: of the candidates, samples × candidates.
         warm_up: how many of them come first; at least 1.
         keep: share of the warm-up that passes; .9 is the paper's "high", .1 its "low".
-        window: tokens of a group.
     """
-    lowest = lowest_confidence(logprobs, window)
-    threshold = np.quantile(lowest[:, :warm_up], 1 - keep, axis=1)
-    tokens = np.array([[len(one) for one in row] for row in logprobs])
-    for row, limit, lengths in zip(logprobs, threshold, tokens, strict=True):
-        for index in range(warm_up, len(row)):
-            below = np.flatnonzero(running_confidence(row[index], window) < limit)
-            if len(below) and len(row[index]) >= window:
-                lengths[index] = below[0] + window
-    return Stopped(tokens, lowest >= threshold[:, None], np.exp(lowest))
+    lowest = confidence.lowest[:, : tokens.shape[1]]
+    threshold = np.quantile(lowest[:, :warm_up], 1 - keep, axis=1, keepdims=True)
+    kept, left = lowest >= threshold, tokens.copy()
+    for sample, index in np.argwhere(~kept):
+        if index >= warm_up and tokens[sample, index] >= confidence.window:
+            below = confidence.running[sample][index] < threshold[sample]
+            left[sample, index] = below.argmax() + confidence.window
+    return Stopped(left, kept)

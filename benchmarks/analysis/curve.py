@@ -40,17 +40,18 @@ class Point:
 
 def curve(outcomes: Sequence[Outcome], resampling: Resampling) -> list[Point]:
     """Every outcome as a point; the fronts are over all of them."""
+    accuracies = resampling.means([one.hits for one in outcomes])
     points = [
         Point(
             one.name,
             one.family,
             one.k,
-            resampling.mean(one.hits),
+            accuracy,
             float(np.mean(one.cost.total)),
             float(np.mean(one.cost.sequential)),
             one.oracle,
         )
-        for one in outcomes
+        for one, accuracy in zip(outcomes, accuracies, strict=True)
     ]
     return [
         replace(

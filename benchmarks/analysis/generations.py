@@ -45,10 +45,7 @@ def generated(run: Run, candidates: Candidates, method: Method) -> Outcome:
         InvalidRequest: a sample has no answer of the method, or too few candidates for it.
     """
     answers = answers_of(run, method)
-    if method.kind == "greedy":
-        needed = 0
-    else:
-        needed = 1 if method.kind == "repeated" else method.k
+    needed = {"greedy": 0, "repeated": 1}.get(method.kind, method.k)
     if needed > candidates.drawn:
         raise InvalidRequest(
             "run", f"{method.name} reads {needed} candidates, and {candidates.drawn} were drawn"

@@ -1,4 +1,4 @@
-"""Does the order matter in which a refinement reads its candidates?"""
+"""Order sensitivity: what changes with the order in which a refinement reads its candidates."""
 
 from __future__ import annotations
 
@@ -63,11 +63,9 @@ def _sensitivity(
         changed.append(float(together < len(answers)))
     hits = np.stack([outcome.hits for _, outcome in members])
     ever, always = hits.max(axis=0), hits.min(axis=0)
+    intervals = resampling.means([np.array(changed), ever - always, ever, always])
     return OrderSensitivity(
         [method.name for method, _ in members],
         [float(mean) for mean in hits.mean(axis=1)],
-        resampling.mean(np.array(changed)),
-        resampling.mean(ever - always),
-        resampling.mean(ever),
-        resampling.mean(always),
+        *intervals,
     )

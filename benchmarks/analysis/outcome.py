@@ -49,6 +49,7 @@ class Outcome:
         cost: what it spends.
         method: what was generated for it; None for a selection among candidates.
         oracle: it knows which candidate is right: a bound, not a method.
+        saved: share of the k candidates' tokens that it did not generate; None if it stops none.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Outcome:
     cost: Cost
     method: Method | None = None
     oracle: bool = False
+    saved: float | None = None
 
 
 def drawn_cost(candidates: Candidates, k: int, cut: Floats, unanswered: Floats) -> Cost:

@@ -11,23 +11,27 @@ from collections.abc import Iterator
 import numpy as np
 
 from benchmarks.analysis.candidates import NOBODY, Candidates, at, vote
-from benchmarks.analysis.confidence import lowest_confidence, stop_candidates, window_of
+from benchmarks.analysis.confidence import stop_candidates
 from benchmarks.analysis.first_finish import first_finish
 from benchmarks.analysis.intervals import Floats, Ints
 from benchmarks.analysis.outcome import Outcome, drawn_cost, spent
 from benchmarks.analysis.subsets import mean_best, mean_longest, mean_majority, mean_oracle
 
 
-def selections(candidates: Candidates, k: int) -> Iterator[Outcome]:
-    """Every selection among the first k candidates that the run's samples allow; k above 1."""
+def choices(candidates: Candidates, k: int) -> Iterator[Outcome]:
+    """The majority, the best by each score, and the bound, of the first k candidates."""
     yield majority_at(candidates, k)
-    for family, scores in choosing_scores(candidates).items():
-        yield best_of(candidates, k, family, scores)
+    for by, scores in candidates.scores.items():
+        yield best_of(candidates, k, by, scores)
+    yield oracle(candidates, k)
+
+
+def early_stops(candidates: Candidates, k: int) -> Iterator[Outcome]:
+    """Votes weighted by confidence, and what stops some of the first k candidates; k above 1."""
     yield from _by_confidence(candidates, k)
     yield first_finish_at(candidates, 1, k)
     if k > 3:
         yield first_finish_at(candidates, k // 2, k)
-    yield oracle(candidates, k)
 
 
 def pass_at_1(candidates: Candidates) -> Outcome:
@@ -51,20 +55,6 @@ def oracle(candidates: Candidates, k: int) -> Outcome:
     return Outcome(
         name=f"pass@{k} (oracle)", family="pass@k", k=k, hits=hits, cost=cost, oracle=True
     )
-
-
-def choosing_scores(candidates: Candidates) -> dict[str, Floats]:
-    """By what a best of k can be chosen, by name: samples × candidates, higher is better."""
-    scores = {}
-    if candidates.logprobs is not None:
-        whole, mean = (
-            np.array([[take(one) if len(one) else -np.inf for one in row] for row in candidates.logprobs])
-            for take in (np.sum, np.mean)
-        )
-        scores = {"logprob": whole, "mean logprob": mean}
-    if candidates.rewards is not None:
-        scores["reward"] = candidates.rewards
-    return scores
 
 
 def best_of(candidates: Candidates, k: int, by: str, scores: Floats) -> Outcome:
@@ -91,22 +81,22 @@ def first_finish_at(candidates: Candidates, j: int, k: int) -> Outcome:
         k=k,
         hits=at(candidates.correct, found.winner),
         cost=spent(candidates, found.tokens, found.steps, cut, silent),
+        saved=_saved(candidates, k, found.tokens),
     )
 
 
 def _by_confidence(candidates: Candidates, k: int) -> Iterator[Outcome]:
-    if candidates.logprobs is None:
+    confidence, group = candidates.confidence, candidates.group[:, :k]
+    if confidence is None:
         return
-    window = window_of(candidates.tokens)
-    rows = [row[:k] for row in candidates.logprobs]
-    weights = np.exp(lowest_confidence(rows, window))
-    winner = vote(candidates.group[:, :k], weights)
+    weights = confidence.weights[:, :k]
+    winner = vote(group, weights)
     yield _voted(candidates, k, f"weighted@{k} (confidence)", "weighted (confidence)", winner)
     if k < 4:  # too few to be a warm-up for others
         return
     for keep in (0.9, 0.1):
-        stopped = stop_candidates(rows, k // 2, keep, window)
-        winner = vote(candidates.group[:, :k], np.where(stopped.kept, stopped.weights, 0.0))
+        stopped = stop_candidates(confidence, candidates.tokens[:, :k], k // 2, keep)
+        winner = vote(group, np.where(stopped.kept, weights, 0.0))
         longest = [part.max(axis=1) for part in np.split(stopped.tokens, [k // 2], axis=1)]
         yield Outcome(
             name=f"stop@{k} (keeps {keep:.0%})",
@@ -120,6 +110,7 @@ def _by_confidence(candidates: Candidates, k: int) -> Iterator[Outcome]:
                 _cut(candidates, k),
                 (winner == NOBODY).astype(float),
             ),
+            saved=_saved(candidates, k, stopped.tokens),
         )
 
 
@@ -132,6 +123,11 @@ def _voted(candidates: Candidates, k: int, name: str, family: str, winner: Ints)
         hits=at(candidates.correct, winner),
         cost=drawn_cost(candidates, k, _cut(candidates, k), silent),
     )
+
+
+def _saved(candidates: Candidates, k: int, generated: Ints) -> float:
+    whole = candidates.tokens[:, :k].sum()
+    return float(1 - generated.sum() / whole) if whole else 0.0
 
 
 def _cut(candidates: Candidates, k: int) -> Floats:
@@ -153,7 +149,7 @@ def mean_majorities(candidates: Candidates) -> list[Outcome]:
 
 def mean_choices(candidates: Candidates, k: int) -> Iterator[Outcome]:
     """Choices and the bound at k, each the mean over all choices of k among the n drawn."""
-    for by, scores in choosing_scores(candidates).items():
+    for by, scores in candidates.scores.items():
         hits = mean_best(candidates, scores, k)
         yield _mean_of_choices(candidates, k, f"best-of-k ({by})", f"best-of-{k} ({by})", hits)
     yield mean_bound(candidates, k)
@@ -174,6 +170,4 @@ def _mean_of_choices(
     cost = spent(
         candidates, tokens, mean_longest(candidates, k), _cut(candidates, n), _silent(candidates, n)
     )
-    return Outcome(
-        name=f"{name} of {n}", family=family, k=k, hits=hits, cost=cost, oracle=oracle
-    )
+    return Outcome(name=f"{name} of {n}", family=family, k=k, hits=hits, cost=cost, oracle=oracle)

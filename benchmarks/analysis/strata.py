@@ -68,7 +68,9 @@ def by_majority(
     return _strata("size of the majority", k, names, np.array(labels), outcomes, resampling)
 
 
-def by_size(samples: Sequence[Sample], outcomes: Sequence[Outcome], resampling: Resampling) -> Strata:
+def by_size(
+    samples: Sequence[Sample], outcomes: Sequence[Outcome], resampling: Resampling
+) -> Strata:
     """By the size of the problem: puzzle length, level."""
     sizes = np.array([sample.size or "–" for sample in samples])
     return _strata("size", 0, _in_order(set(sizes.tolist())), sizes, outcomes, resampling)
@@ -88,12 +90,13 @@ def _strata(
     outcomes: Sequence[Outcome],
     resampling: Resampling,
 ) -> Strata:
+    masks = [(labels == name).astype(float) for name in names]
+    means = iter(resampling.ratios([(one.hits * mask, mask) for mask in masks for one in outcomes]))
     rows = []
-    for name in names:
-        mine = labels == name
-        means = {one.name: resampling.ratio(one.hits * mine, mine.astype(float)) for one in outcomes}
-        kept = {method: mean for method, mean in means.items() if mean is not None}
-        rows.append(Stratum(name, int(mine.sum()), kept))
+    for name, mask in zip(names, masks, strict=True):
+        mine = {one.name: next(means) for one in outcomes}
+        kept = {method: mean for method, mean in mine.items() if mean is not None}
+        rows.append(Stratum(name, int(mask.sum()), kept))
     return Strata(by, k, rows)
 
 

@@ -4,71 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
 
 from benchmarks.analysis import selections
-from benchmarks.analysis.budgets import Budget, matched_budget
+from benchmarks.analysis.budgets import Budget, matched_budgets
 from benchmarks.analysis.candidates import Candidates, candidates_of
-from benchmarks.analysis.comparisons import Difference, Gap, difference, refinement_gap
-from benchmarks.analysis.confidence import window_of
+from benchmarks.analysis.comparisons import Difference, Gap, differences, refinement_gaps
 from benchmarks.analysis.curve import Point, curve
 from benchmarks.analysis.generations import answers_of, generated
-from benchmarks.analysis.intervals import Interval, Resampling
+from benchmarks.analysis.intervals import Resampling
 from benchmarks.analysis.orders import OrderSensitivity, order_sensitivity
 from benchmarks.analysis.outcome import Outcome
 from benchmarks.analysis.quality import Mixture, mixtures, views
 from benchmarks.analysis.repeats import Duel, Repeated, duel, repeated
+from benchmarks.analysis.rows import MethodRow, PhaseCost, method_rows, phase_costs
 from benchmarks.analysis.strata import Flips, Strata, by_correct, by_majority, by_size, flips
 from benchmarks.samples.folder import Run
 from gsr_engine.errors import InvalidRequest
-
-
-@dataclass(frozen=True, slots=True)
-class MethodRow:
-    """One method: accuracy beside cost, means per problem.
-
-    Attributes:
-        name: what tables call it.
-        family: the methods that differ from it in k alone.
-        k: candidates that it reads.
-        oracle: it knows which candidate is right: a bound, not a method.
-        accuracy: with its interval.
-        generated: tokens, those of the candidates included.
-        prompt: tokens of all prompts, whoever computed them.
-        total: tokens computed (see `outcome`).
-        sequential: tokens generated one after the other.
-        cut: share of the solutions it takes the answer from that were cut.
-        unanswered: share of the problems without an answer; of pass@1 of the candidates.
-        saved: share of the k candidates' tokens that it did not generate; None if it generated
-            something besides them.
-    """
-
-    name: str
-    family: str
-    k: int
-    oracle: bool
-    accuracy: Interval
-    generated: float
-    prompt: float
-    total: float
-    sequential: float
-    cut: float
-    unanswered: float
-    saved: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class PhaseCost:
-    """A phase of selfRef@headline, measured end to end over `problems` problems."""
-
-    layout: str
-    phase: str
-    problems: int
-    computed: int
-    reused: int
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +113,8 @@ class _Summarizer:
             return
         yield selections.pass_at_1(candidates)
         for k in self._ks:
-            yield from selections.selections(candidates, k)
+            yield from selections.choices(candidates, k)
+            yield from selections.early_stops(candidates, k)
             if k < candidates.drawn:
                 yield selections.mean_bound(candidates, k)
 
@@ -184,6 +136,10 @@ class _Summarizer:
             and not one.method.temperature
         ]
 
+    def _beside_majority(self) -> list[tuple[Outcome, Outcome]]:
+        """Each refinement with the majority of as many candidates, which it read."""
+        return [(one, self._majority(one.k)) for one in self._refinements]
+
     def _majority(self, k: int) -> Outcome:
         return selections.majority_at(self._candidates, k)
 
@@ -201,61 +157,33 @@ class _Summarizer:
             temperature=settings.get("temperature"),
             max_tokens=settings.get("max_tokens"),
             left_out=[(one, reason) for one, reason in self._run.facts["left_out"]],
-            window=window_of(self._candidates.tokens) if self._candidates.logprobs else None,
+            window=confidence.window if (confidence := self._candidates.confidence) else None,
             notes=list(_notes(self._run, self._candidates)),
-            methods=[self._row(one) for one in self._main],
-            differences=list(self._differences()),
-            gaps=[
-                refinement_gap(one, self._majority(one.k), self._resampling)
-                for one in self._refinements
-            ],
-            budgets=[
-                matched_budget(one, self._majorities, axis, self._resampling)
-                for one in self._refinements
-                for axis in ("total", "sequential")
-            ],
+            methods=method_rows(self._main, self._resampling),
+            differences=differences(list(self._compared()), self._resampling),
+            gaps=refinement_gaps(self._beside_majority(), self._resampling),
+            budgets=matched_budgets(self._refinements, self._majorities, self._resampling),
             strata=list(self._strata()),
             flips=[
-                flips(samples, self._candidates, one, self._majority(one.k))
-                for one in self._refinements
+                flips(samples, self._candidates, one, majority)
+                for one, majority in self._beside_majority()
             ],
             orders=list(order_sensitivity(self._run, self._generated, self._resampling)),
-            views=list(views(self._generated, self._resampling)),
-            mixtures=list(mixtures(self._generated, self._resampling)),
+            views=views(self._generated, self._resampling),
+            mixtures=list(mixtures(self._run, self._generated, self._resampling)),
             repeated=repeated_,
             duels=list(self._duels(repeated_)),
             curve=curve(list(self._points()), self._resampling),
-            phases=list(_phases(self._run.facts["measured"])),
+            phases=list(phase_costs(self._run.facts["measured"])),
         )
 
-    def _row(self, one: Outcome) -> MethodRow:
-        cost, saved = one.cost, None
-        if one.method is None:
-            whole = one.k * self._candidates.tokens.mean()
-            if not one.name.endswith(f"of {self._candidates.drawn}") and one.k > 1:
-                whole = self._candidates.tokens[:, : one.k].sum(axis=1).mean()
-            saved = float(1 - cost.generated.mean() / whole) if whole else 0.0
-        return MethodRow(
-            name=one.name,
-            family=one.family,
-            k=one.k,
-            oracle=one.oracle,
-            accuracy=self._resampling.mean(one.hits),
-            saved=saved,
-            **{name: float(np.mean(getattr(cost, name))) for name in _COSTS},
-        )
-
-    def _differences(self) -> Iterator[Difference]:
+    def _compared(self) -> Iterator[tuple[Outcome, Outcome]]:
         anchors = self._anchors
         for anchor in anchors:
-            for one in self._main:
-                if one is not anchor:
-                    yield difference(anchor, one, self._resampling)
+            yield from ((anchor, one) for one in self._main if one is not anchor)
         if 1 < self._headline <= self._candidates.drawn:
             majority = self._majority(self._headline)
-            for one in self._generated:
-                if one not in anchors:
-                    yield difference(one, majority, self._resampling)
+            yield from ((one, majority) for one in self._generated if one not in anchors)
 
     def _strata(self) -> Iterator[Strata]:
         k, drawn = self._headline, self._candidates.drawn
@@ -286,31 +214,23 @@ class _Summarizer:
         for k in range(2, candidates.drawn + 1):
             yield self._majorities[k - 1]
             yield from selections.mean_choices(candidates, k)
-        known = {"maj", "pass@k", *(f"best-of-k ({by})" for by in ("logprob",))}
         for k in self._ks:
-            for one in selections.selections(candidates, k):
-                if one.family not in known:
-                    yield one
+            yield from selections.early_stops(candidates, k)
         for one in self._generated:
             if one.method and one.method.kind not in ("orders", "mixed"):
                 yield one
 
 
-_COSTS = ("generated", "prompt", "total", "sequential", "cut", "unanswered")
-
-
 def _notes(run: Run, candidates: Candidates) -> Iterator[str]:
-    ...
-
-
-def _phases(measured: dict[str, Any]) -> Iterator[PhaseCost]:
-    for layout, cost in measured.get("cost", {}).items():
-        for name, phase in cost["phases"].items():
-            yield PhaseCost(
-                layout,
-                name,
-                cost["problems"],
-                phase["tokens_computed"],
-                phase["tokens_reused"],
-                phase["seconds"],
-            )
+    """What could not be computed, and what failed."""
+    if candidates.drawn and candidates.confidence is None:
+        yield "not every candidate has log-probabilities: nothing is chosen or weighted by them"
+    if run.settings.get("reward_model") and "reward" not in candidates.scores:
+        yield "not every candidate has a reward: none is chosen by it"
+    failed = [one.error for sample in run.samples for one in sample.candidates if one.error]
+    if failed:
+        yield f"{len(failed)} candidates failed; the first: {failed[0]}"
+    for method in run.methods:
+        failed = [one.error for one in answers_of(run, method) if one.error]
+        if failed:
+            yield f"{method.name}: {len(failed)} answers failed; the first: {failed[0]}"

@@ -12,11 +12,11 @@ from rich.table import Table
 
 from benchmarks.accuracy import scores
 from benchmarks.accuracy.config import AccuracyConfig
-from benchmarks.accuracy.problems import puzzle_problems
 from benchmarks.accuracy.results import ProblemResult
 from benchmarks.accuracy.run import measure
 from benchmarks.accuracy.scores import Interval, bootstrap
 from benchmarks.accuracy.table import method_scores
+from benchmarks.tasks.puzzles import puzzle_problems
 from gsr_engine import Engine
 from gsr_engine.checkpoint.digest import tokenizer_digest, weights_digest
 from gsr_engine.demo.puzzles import PuzzleStream

@@ -31,10 +31,11 @@ from rich.table import Table
 
 from benchmarks.accuracy import scores
 from benchmarks.accuracy.config import AccuracyConfig
-from benchmarks.accuracy.problems import BenchmarkProblem, puzzle_problems
 from benchmarks.accuracy.results import ProblemResult, read_results
 from benchmarks.accuracy.scores import bootstrap
 from benchmarks.nano.promises import MAX_TOKENS, TEST_SEED, K, evaluate
+from benchmarks.tasks.puzzles import puzzle_problems
+from benchmarks.tasks.task import BenchmarkProblem
 from gsr_engine import Engine, SamplingParams
 from gsr_engine.checkpoint.gsr_config import RefinePosition
 from gsr_engine.environment import describe_machine

@@ -19,8 +19,8 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from benchmarks.accuracy.problems import puzzle_problems
 from benchmarks.random_weights import SHAPES, engine_over, model_config
+from benchmarks.tasks.puzzles import puzzle_problems
 from gsr_engine import Engine, SamplingParams
 from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.demo.report import NANO

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.accuracy.config import AccuracyConfig
-from benchmarks.accuracy.problems import BenchmarkProblem, puzzle_problems
 from benchmarks.accuracy.scores import Hits, Interval, bootstrap
 from benchmarks.nano.promises import MAX_TOKENS, TEST_SEED, K
 from benchmarks.quantization.variants import Variant
+from benchmarks.tasks.puzzles import puzzle_problems
+from benchmarks.tasks.task import BenchmarkProblem
 from gsr_engine import Engine, EngineConfig
 from gsr_engine.evaluation.evaluator import Evaluator
 from gsr_engine.evaluation.grader import ExactGrader

@@ -45,6 +45,7 @@ class Answer(Solution):
         method: its `Method.name`.
         used: candidates that it read, by index, in the order it read them.
         pools: of each of these its `Pool`; empty if all are the problem's own.
+        stated: the answer of each of these; empty if all are the problem's own.
         prompt_tokens: tokens of its prompts, candidates included, whoever computed them.
         generated_tokens: of all its rounds; `tokens` are those of the solution alone.
         sequential_tokens: generated one after the other: the longest of each round.
@@ -55,6 +56,7 @@ class Answer(Solution):
     method: str
     used: list[int] = field(default_factory=list)
     pools: list[str] = field(default_factory=list)
+    stated: list[str | None] = field(default_factory=list)
     prompt_tokens: int = 0
     generated_tokens: int = 0
     sequential_tokens: int = 0

@@ -2,6 +2,10 @@
 
 A data set of the hub is read by `datasets`, which keeps what it loaded. `--data` names a local copy
 instead, with the columns `problem` and `answer`.
+
+Ids, splits and columns were taken from public programs that read these data sets, and from the card
+of aime_2024; nothing was downloaded. Of OlympiadBench's English text-only mathematics there are
+copies of 674 problems, and of 675, of which 15 cannot be solved as they are written.
 """
 
 from __future__ import annotations

@@ -23,11 +23,12 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Self
 
+from benchmarks.tasks.gym_scorer import Place, full_mark, gym_puzzles
 from benchmarks.tasks.task import BenchmarkProblem, Source
 from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.errors import InvalidRequest
 from gsr_engine.evaluation.grader import Grader
-from train.judge import Judge, Judgement
+from train.judge import Judge
 
 PREFIX = "gym:"
 ANY = "(any answer that solves it)"
@@ -38,12 +39,12 @@ class GymGold(str):
     """A gold answer that knows its puzzle, because the family's scorer reads the whole puzzle.
 
     Attributes:
-        place: family, seed, number of puzzles, and the puzzle's index.
+        place: where the puzzle is found.
     """
 
-    place: tuple[str, int, int, int]
+    place: Place
 
-    def __new__(cls, text: str, place: tuple[str, int, int, int]) -> Self:
+    def __new__(cls, text: str, place: Place) -> Self:
         """Text with a place."""
         gold = super().__new__(cls, text)
         gold.place = place
@@ -70,12 +71,12 @@ class GymTask:
         """As of `Task`. `size_field` is a name in the puzzles' metadata, e.g. `num_terms`."""
         source.refuse(self.name, "data", "columns", "split")
         count = source.count or 100
-        puzzles = _puzzles(self.family, source.seed, count)
+        puzzles = gym_puzzles(self.family, source.seed, count)
         return [
             BenchmarkProblem(
                 id=f"{self.family}-{source.seed}-{index}",
                 text=entry["question"],
-                gold=GymGold(entry["answer"] or ANY, (self.family, source.seed, count, index)),
+                gold=GymGold(entry["answer"] or ANY, Place(self.family, source.seed, count, index)),
                 size=_size(entry["metadata"], source.size_field),
             )
             for index, entry in enumerate(puzzles)
@@ -94,7 +95,7 @@ class GymGrader:
     """
 
     def __init__(self, timeout: float = 5.0) -> None:
-        self._judge = Judge(_scorer, timeout=timeout)
+        self._judge = Judge(full_mark, timeout=timeout)
 
     def correct(self, answer: str | None, gold: str) -> bool:
         """Whether the scorer gives an answer the full mark.
@@ -131,24 +132,6 @@ def gym_task(family: str) -> GymTask:
         names = ", ".join(sorted(name for name in DATASETS if name != "composite"))
         raise InvalidRequest("task", f"{PREFIX}{family}: the families are {names}")
     return GymTask(family)
-
-
-def _puzzles(family: str, seed: int, count: int) -> Any:
-    import reasoning_gym  # noqa: PLC0415
-
-    return reasoning_gym.create_dataset(family, seed=seed, size=count)
-
-
-def _scorer() -> Judgement:
-    made: dict[tuple[str, int, int], Any] = {}
-
-    def full_mark(question: tuple[tuple[str, int, int, int], str]) -> bool:
-        (*which, index), answer = question
-        family, seed, count = which
-        puzzles = made.setdefault((family, seed, count), _puzzles(family, seed, count))
-        return bool(puzzles.score_answer(answer, puzzles[index]) >= 1)
-
-    return full_mark
 
 
 def _size(metadata: Mapping[str, Any], name: str | None) -> str:

@@ -1,7 +1,8 @@
 """Knights and Knaves: who of the inhabitants always tells the truth, and who always lies.
 
 The published test set has 100 puzzles for each number of inhabitants from 2 to 8.
-`gym:knights_knaves` makes any number of new ones.
+`gym:knights_knaves` makes any number of new ones. Names of the hub's columns and splits were taken
+from public programs that read them; nothing was downloaded.
 """
 
 from __future__ import annotations
