@@ -15,7 +15,6 @@ from benchmarks.studies.trained import (
     LINEAR,
     MAJORITY,
     NANO,
-    PAPER,
     REVIEWS,
     SECONDARY,
     K,
@@ -38,7 +37,7 @@ def _levels(runs: Runs) -> Answered:
         more(f"none of {K} right: {LINEAR} - greedy", run.among(wrong, LINEAR, "greedy")),
     ]
     rows = []
-    for level in sorted({one.size for one in run.run.samples}, key=_level):
+    for level in sorted({one.size for one in run.run.samples}, key=level_of):
         here = np.array([one.size == level for one in run.run.samples])
         few = wrong & here
         rows.append(
@@ -47,9 +46,7 @@ def _levels(runs: Runs) -> Answered:
                 "puzzles": f"{int(here.sum()):,}",
                 "pass@1": str(run.among(here, "pass@1")),
                 "none right": f"{int(few.sum()):,}",
-                **{
-                    name: str(run.among(few, name) or "–") for name in (LINEAR, BRANCHED, "greedy")
-                },
+                **{name: str(run.among(few, name) or "–") for name in (LINEAR, BRANCHED, "greedy")},
             }
         )
         if few.sum() >= 20:
@@ -62,7 +59,8 @@ def _levels(runs: Runs) -> Answered:
     return Answered([claim], [TableOf(f"Where none of {K} candidates is right", rows)])
 
 
-def _level(size: str) -> tuple[str, int]:
+def level_of(size: str) -> tuple[str, int]:
+    """By what sizes are sorted: factors, then digits."""
     digits, _, factors = size.partition("x")
     return factors, int(digits)
 
@@ -75,7 +73,9 @@ POOLS = StudyRun(
         "k": f"1,2,3,{K}",
         "methods": "greedy,selfref,mixed",
         "layouts": "linear",
-        "pools": ";".join(f"{one}:.25,.5,.75,1" for one in ("weak", "foreign", "truncated", "corrupted")),
+        "pools": ";".join(
+            f"{one}:.25,.5,.75,1" for one in ("weak", "foreign", "truncated", "corrupted")
+        ),
     },
 )
 TEMPERATURES = (0.5, 0.7, 1.3)
@@ -89,13 +89,11 @@ def _temperature_run(temperature: float) -> StudyRun:
 def _quality(runs: Runs) -> Answered:
     pools, warm, cool = runs["pools"], runs["nano"], runs["temperature-0.5"]
     names = ("weak", "foreign", "truncated", "corrupted")
-    worse = [
-        less(f"half {one} - all own", pools.minus(_mixed(one, 0.5), LINEAR)) for one in names
-    ]
+    worse = [less(f"half {one} - all own", pools.minus(mixed(one, 0.5), LINEAR)) for one in names]
     harmless = [
         Check(
             f"two own and two {one} - two own alone",
-            pools.minus(_mixed(one, 0.5), "selfref linear@2"),
+            pools.minus(mixed(one, 0.5), "selfref linear@2"),
             low=-MARGIN,
         )
         for one in names
@@ -103,7 +101,9 @@ def _quality(runs: Runs) -> Answered:
     gains = warm.gain(LINEAR, MAJORITY) - cool.gain(LINEAR, MAJORITY)
     claims = [
         Claim("Worse candidates make worse refinements.", "ours", worse),
-        Claim("Bad candidates do no harm beside good ones: they are told apart.", REVIEWS, harmless),
+        Claim(
+            "Bad candidates do no harm beside good ones: they are told apart.", REVIEWS, harmless
+        ),
         Claim(
             "The gain over majority grows with the candidates' diversity.",
             REVIEWS,
@@ -113,7 +113,10 @@ def _quality(runs: Runs) -> Answered:
     shares = [
         {
             "pool": one,
-            **{f"{share:.0%}": str(pools.accuracy(_mixed(one, share))) for share in (0.25, 0.5, 0.75, 1)},
+            **{
+                f"{share:.0%}": str(pools.accuracy(mixed(one, share)))
+                for share in (0.25, 0.5, 0.75, 1)
+            },
         }
         for one in names
     ]
@@ -130,7 +133,8 @@ def _quality(runs: Runs) -> Answered:
     )
 
 
-def _mixed(pool: str, share: float) -> str:
+def mixed(pool: str, share: float) -> str:
+    """The name of the refinement of candidates of which a share comes from another pool."""
     return f"mixed linear@{K} {pool} {f'{share:.2f}'.removeprefix('0')}"
 
 
@@ -156,7 +160,11 @@ def _context(runs: Runs) -> Answered:
 
 STRESS = {
     "fewer digits (3 to 5)": StudyRun(
-        name="stress-short", model="nano", puzzles=Mix(digits=(3, 4, 5)), count=600, options={"k": f"1,{K}"}
+        name="stress-short",
+        model="nano",
+        puzzles=Mix(digits=(3, 4, 5)),
+        count=600,
+        options={"k": f"1,{K}"},
     ),
     "larger products (three factors, 18 to 64)": StudyRun(
         name="stress-products",
@@ -180,7 +188,10 @@ def _stress(runs: Runs) -> Answered:
     claim = Claim(
         "The gain over majority holds on problems unlike any in training.",
         f"{REVIEWS} ask for stress tests",
-        [more(f"{label}: {LINEAR} - {MAJORITY}", one.minus(LINEAR, MAJORITY)) for label, one in of.items()],
+        [
+            more(f"{label}: {LINEAR} - {MAJORITY}", one.minus(LINEAR, MAJORITY))
+            for label, one in of.items()
+        ],
     )
     rows = [("as trained", runs["nano"]), *of.items()]
     return Answered([claim], [methods_table("Domain stress", rows, MAIN_METHODS)])
@@ -213,7 +224,10 @@ def _sweep(runs: Runs) -> Answered:
         Claim(
             "At large k refining falls below a majority vote.",
             f"{REVIEWS}, of its figure 4",
-            [less(f"selfref {one}@16 - maj@16", run.minus(f"selfref {one}@16", "maj@16")) for one in layouts],
+            [
+                less(f"selfref {one}@16 - maj@16", run.minus(f"selfref {one}@16", "maj@16"))
+                for one in layouts
+            ],
         ),
     ]
     return Answered(claims, [TableOf("Over k", list(_over_k(run)))])
@@ -246,7 +260,10 @@ def _easy(runs: Runs) -> Answered:
     claim = Claim(
         "Where pass@1 is high already, refining gains nothing.",
         REVIEWS,
-        [equal(f"T=0.3: {one} - {MAJORITY}", cold.minus(one, MAJORITY)) for one in (LINEAR, BRANCHED)],
+        [
+            equal(f"T=0.3: {one} - {MAJORITY}", cold.minus(one, MAJORITY))
+            for one in (LINEAR, BRANCHED)
+        ],
     )
     rows = [("all puzzles, T=1", runs["nano"]), *of.items()]
     return Answered([claim], [methods_table("Easy puzzles", rows, MAIN_METHODS)])
@@ -269,8 +286,8 @@ INFERRED = (
         runs=(POOLS, NANO, *map(_temperature_run, TEMPERATURES)),
         answer=_quality,
         limits=(
-            "nano learnt from its own candidates alone, never from those of other puzzles, cut ones "
-            "or ones whose answer belies their columns."
+            "nano learnt from its own candidates alone. It never saw those of other puzzles, cut "
+            "ones, or ones whose answer belies their columns."
         ),
     ),
     Question(
@@ -295,7 +312,7 @@ INFERRED = (
         title="Many candidates",
         runs=(NANO,),
         answer=_sweep,
-        limits="nano learnt from 1 to 8 candidates, mostly 4. The first k of 16 are read at each k.",
+        limits="nano learnt from 1 to 8 candidates, mostly 4. Each k reads the first k of 16.",
     ),
     Question(
         name="easy",

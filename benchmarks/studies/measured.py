@@ -1,4 +1,4 @@
-"""A finished run as the studies read it: hits and costs of its methods, over all or some samples."""
+"""A finished run as the studies read it: hits and costs of its methods, over some samples."""
 
 from __future__ import annotations
 
@@ -41,9 +41,7 @@ class Measured:
 
     @cached_property
     def _generated(self) -> dict[str, Outcome]:
-        return {
-            one.name: generated(self.run, self.candidates, one) for one in self.run.methods
-        }
+        return {one.name: generated(self.run, self.candidates, one) for one in self.run.methods}
 
     def outcome(self, name: str) -> Outcome:
         """A method by its name; "pass@1", "maj@K", "best-of-K" and "pass@K" are selections.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from benchmarks.studies.claims import Check, Claim
+from benchmarks.studies.claims import Check
 from benchmarks.studies.measured import Measured
-from benchmarks.studies.question import Answered, Question, Runs, TableOf
+from benchmarks.studies.question import Answered, Question, Runs
 
 HEAD = """# The paper's questions
 
@@ -16,8 +16,9 @@ the whole 95 % interval of every check lies where the claim says, and *does not*
 outside. Else it *cannot be said*. Accuracies that differ by less than .02 are called equal.
 
 Differences are paired by problem, and intervals are from a bootstrap clustered by problem. They
-stand for one comparison each. Cells of tables are: accuracy [interval]; tokens computed per problem,
-those of candidates included / tokens generated one after the other. Refinements are greedy.
+stand for one comparison each. A cell of a table says: accuracy [interval]; tokens computed per
+problem, those of the candidates included / tokens generated one after the other. Refinements are
+greedy.
 """
 
 
@@ -31,7 +32,11 @@ def markdown(answered: Sequence[tuple[Question, Answered]], runs: Runs) -> str:
 
 def _overview(answered: Sequence[tuple[Question, Answered]]) -> Iterator[str]:
     rows = [
-        {"question": f"[{question.name}](#{question.name})", "claim": claim.text, "here": f"**{claim.verdict}**"}
+        {
+            "question": f"[{question.name}](#{question.name})",
+            "claim": claim.text,
+            "here": f"**{claim.verdict}**",
+        }
         for question, answer in answered
         for claim in answer.claims
     ]
@@ -39,7 +44,8 @@ def _overview(answered: Sequence[tuple[Question, Answered]]) -> Iterator[str]:
 
 
 def _section(question: Question, answer: Answered, runs: Runs) -> Iterator[str]:
-    yield f"\n## {question.name}\n\n{question.title}. `python -m benchmarks.studies {question.name}`\n"
+    command = f"`python -m benchmarks.studies {question.name}`"
+    yield f"\n## {question.name}\n\n{question.title}. {command}\n"
     for claim in answer.claims:
         yield f"**{claim.text}** ({claim.source}) – **{claim.verdict}**\n"
         yield _table([_check_row(one) for one in claim.checks]) + "\n"
@@ -63,7 +69,8 @@ def _made(question: Question, runs: Runs) -> str:
     facts = [runs[one.name].run.facts for one in question.runs]
     seconds = sum(one["measured"]["seconds"] for one in facts)
     names = ", ".join(f"`{one.name}` ({_problems(runs[one.name])})" for one in question.runs)
-    return f"Runs: {names}; {seconds / 60:.0f} minutes in all on {facts[0]['machine'].get('cpu', '?')}.\n"
+    chip = facts[0]["machine"].get("cpu", "?")
+    return f"Runs: {names}; {seconds / 60:.0f} minutes in all on {chip}.\n"
 
 
 def _problems(measured: Measured) -> str:

@@ -57,9 +57,7 @@ class StudyRun:
             BenchmarkProblem(
                 id=f"test-{TEST_SEED}-{index}", text=one.problem, gold=one.answer, size=one.size
             )
-            for index, one in enumerate(
-                sample_puzzles("test", TEST_SEED, self.count, self.puzzles)
-            )
+            for index, one in enumerate(sample_puzzles("test", TEST_SEED, self.count, self.puzzles))
         ]
 
     def config(self) -> AccuracyConfig:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from benchmarks.samples.sample import Sample
 from benchmarks.studies.claims import Claim, equal, less, more, no_more
-from benchmarks.studies.measured import Measured
 from benchmarks.studies.question import Answered, Question, Runs, methods_table
 from benchmarks.studies.runs import StudyRun
 from gsr_engine.demo.puzzles import Mix
@@ -55,7 +54,10 @@ def _objectives(runs: Runs) -> Answered:
         Claim(
             "A model that learnt both refines better than its candidates' majority.",
             PAPER,
-            [more(f"hybrid: {one} - {MAJORITY}", nano.minus(one, MAJORITY)) for one in (LINEAR, BRANCHED)],
+            [
+                more(f"hybrid: {one} - {MAJORITY}", nano.minus(one, MAJORITY))
+                for one in (LINEAR, BRANCHED)
+            ],
         ),
         Claim(
             "A model that never learnt to refine gains no more than a majority vote.",
@@ -71,7 +73,10 @@ def _objectives(runs: Runs) -> Answered:
                     "on the hybrid's candidates: direct alone - hybrid",
                     direct.minus(NANOS, LINEAR, nano),
                 ),
-                less(f"own candidates: direct alone - hybrid, {LINEAR}", direct.minus(LINEAR, LINEAR, nano)),
+                less(
+                    f"own candidates: direct alone - hybrid, {LINEAR}",
+                    direct.minus(LINEAR, LINEAR, nano),
+                ),
             ],
         ),
         Claim(
@@ -103,13 +108,15 @@ def _objectives(runs: Runs) -> Answered:
         ("first stage of nano", runs["read"]),
         ("then refinement alone", refine),
     ]
-    methods = ["pass@1", "greedy", MAJORITY, f"pass@{K}", f"selfref linear@1", LINEAR, BRANCHED]
+    methods = ["pass@1", "greedy", MAJORITY, f"pass@{K}", "selfref linear@1", LINEAR, BRANCHED]
     theirs = [one for one in rows if NANOS in [m.name for m in one[1].run.methods]]
     return Answered(
         claims,
         [
             methods_table("Own candidates", rows, methods),
-            methods_table("Candidates of the hybrid", theirs, [NANOS, NANOS.replace("linear", "branched")]),
+            methods_table(
+                "Candidates of the hybrid", theirs, [NANOS, NANOS.replace("linear", "branched")]
+            ),
         ],
     )
 
@@ -160,7 +167,11 @@ def _domains(runs: Runs) -> Answered:
     ]
     return Answered(
         claims,
-        [methods_table("By family", rows, ["pass@1", "greedy", MAJORITY, f"pass@{K}", LINEAR, BRANCHED])],
+        [
+            methods_table(
+                "By family", rows, ["pass@1", "greedy", MAJORITY, f"pass@{K}", LINEAR, BRANCHED]
+            )
+        ],
     )
 
 
@@ -199,10 +210,9 @@ TRAINED = (
         runs=OBJECTIVES,
         answer=_objectives,
         limits=(
-            "One seed of training. All variants have as many tokens per step and as many steps; the "
-            "hybrid has seen its own candidates. A model of 0.6 M parameters that never saw a draft "
-            "does not know the words of the prompt: 'untrained' here is less than an untrained chat "
-            "model, which the question `prompting` asks."
+            "One seed of training. All variants take as many steps, of about as many tokens. A nano "
+            "that never saw a draft does not even know the words of the prompt, so 'untrained' is "
+            "less here than of a chat model, which the question `prompting` asks."
         ),
     ),
     Question(
@@ -227,8 +237,8 @@ TRAINED = (
         runs=(NANO, _reading_nanos("wide", "wide")),
         answer=_scale,
         limits=(
-            "Twice the parameters, one seed; the paper goes from 7B to 32B. The larger one never saw "
-            "candidates of its own in training."
+            "Twice the parameters, one seed; the paper goes from 7B to 32B. The larger one never "
+            "saw candidates of its own in training."
         ),
     ),
 )

@@ -1,10 +1,10 @@
 """The models of the studies: nano, and recipes with one thing changed.
 
-    nano      the shipped recipe: direct solving and refining, in one model
-    direct    direct rows alone, as many tokens; it never sees a draft
-    refine    refinement rows alone after the first stage, as many tokens
-    near      refinement rows of one family alone, two plain factors; direct rows of all puzzles
-    wide      one and a half times as wide, trained on the candidates that nano drew for itself
+nano      the shipped recipe: direct solving and refining, in one model
+direct    direct rows alone, as many tokens; it never sees a draft
+refine    refinement rows alone after the first stage, as many tokens
+near      refinement rows of one family alone, two plain factors; direct rows of all puzzles
+wide      one and a half times as wide, trained on the candidates that nano drew for itself
 """
 
 from __future__ import annotations
