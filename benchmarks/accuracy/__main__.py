@@ -23,6 +23,8 @@ from rich.console import Console
 from benchmarks.accuracy.config import AccuracyConfig
 from benchmarks.accuracy.engine_generator import EngineGenerator
 from benchmarks.accuracy.run import Weak, can_go_on, measure
+from benchmarks.analysis.summary import summarize
+from benchmarks.analysis.tables import show_summary
 from benchmarks.samples.folder import read_run
 from benchmarks.tasks.registry import find_task
 from benchmarks.tasks.task import BenchmarkProblem, Source, Task
@@ -124,8 +126,7 @@ def main(command: AccuracyCommand) -> None:
 
 def show(console: Console, folder: Path) -> None:
     """Print the tables of a run."""
-    run = read_run(folder)
-    console.print(len(run.samples))
+    show_summary(console, summarize(read_run(folder)))
 
 
 def _measure(command: AccuracyCommand) -> None:

@@ -85,9 +85,10 @@ def _stranger(pool: Pool, own: Given, pools: Pools, right: SameAsGold) -> Given:
 
 
 def truncated(solution: Solution) -> Solution:
-    """The first half of a solution; an engine reads its ids, a server its text."""
+    """The first half of a solution, which states no answer; an engine reads ids, a server text."""
     ids, text = solution.token_ids, solution.text
-    return replace(solution, token_ids=ids[: len(ids) // 2], text=text[: len(text) // 2])
+    half_ids, half_text = ids[: len(ids) // 2], text[: len(text) // 2]
+    return replace(solution, token_ids=half_ids, text=half_text, answer=None)
 
 
 def corrupted(solution: Solution, answers: Sequence[str], right: SameAsGold) -> Solution | None:

@@ -353,6 +353,7 @@ def _name_read(answer: Answer, method: Method, given: Sequence[Given]) -> None:
     answer.used = [one.number for one in read]
     if any(one.pool != "own" for one in read):
         answer.pools = [one.pool for one in read]
+        answer.stated = [one.solution.answer for one in read]
 
 
 def _digest(problems: Sequence[BenchmarkProblem]) -> str:

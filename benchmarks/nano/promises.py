@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.accuracy import scores
 from benchmarks.accuracy.config import AccuracyConfig
-from benchmarks.accuracy.results import ProblemResult
+from benchmarks.accuracy.engine_generator import EngineGenerator
 from benchmarks.accuracy.run import measure
-from benchmarks.accuracy.scores import Interval, bootstrap
-from benchmarks.accuracy.table import method_scores
+from benchmarks.analysis.intervals import Interval, Resampling
+from benchmarks.nano.outcomes import outcomes_of, right_of
+from benchmarks.samples.folder import Run
 from benchmarks.tasks.puzzles import puzzle_problems
 from gsr_engine import Engine
 from gsr_engine.checkpoint.digest import tokenizer_digest, weights_digest
@@ -39,23 +38,24 @@ class Promise:
     kept: bool
 
 
-def check_promises(run: dict[str, Any], samples: Sequence[ProblemResult]) -> list[Promise]:
+def check_promises(run: Run) -> list[Promise]:
     """Every promise, from the samples alone."""
-    table = method_scores(run, samples)
-    share = bootstrap(table["pass@1"])
+    hits = {name: one.hits for name, one in outcomes_of(run, [K]).items()}
+    resampling = Resampling([sample.id for sample in run.samples])
+    share = resampling.mean(hits["pass@1"])
     promises = [Promise("pass@1 between 0.4 and 0.7", share, 0.4 <= share.mean <= 0.7)]
-    right = scores.num_correct(samples, K)
+    all_wrong = right_of(run, K, 0).astype(float)
     for layout in ("linear", "branched"):
-        ours = f"selfRef {layout}@{K}"
+        ours = f"selfref {layout}@{K}"
         others = ["pass@1", "greedy", f"maj@{K}", f"best-of-{K} (logprob)", f"pass@{K} (oracle)"]
-        for other in (*others, f"selfRef {layout}@1"):
-            difference = bootstrap(table[ours] - table[other])
+        for other in (*others, f"selfref {layout}@1"):
+            difference = resampling.mean(hits[ours] - hits[other])
             promises.append(Promise(f"{ours} above {other}", difference, difference.low > 0))
-        repaired = bootstrap(table[ours][right == 0])
-        promises.append(
-            Promise(f"{ours} repairs half of the all-wrong sets", repaired, repaired.mean >= 0.5)
-        )
-    lead = bootstrap(table[f"selfRef linear@{K}"] - table[f"selfRef branched@{K}"])
+        (repaired,) = resampling.ratios([(hits[ours] * all_wrong, all_wrong)])
+        if repaired is not None:
+            text = f"{ours} repairs half of the all-wrong sets"
+            promises.append(Promise(text, repaired, repaired.mean >= 0.5))
+    lead = resampling.mean(hits[f"selfref linear@{K}"] - hits[f"selfref branched@{K}"])
     promises.append(Promise("branched at most 1.5 points behind linear", lead, lead.high <= 0.015))
     return promises
 
@@ -68,8 +68,7 @@ def show_promises(console: Console, promises: Sequence[Promise]) -> None:
     table.add_column("measured [95 %]", justify="right")
     for promise in promises:
         mark = "[green]kept[/]" if promise.kept else "[bold red]missed[/]"
-        one = promise.interval
-        table.add_row(mark, promise.text, f"{one.mean:+.3f} [{one.low:+.3f}, {one.high:+.3f}]")
+        table.add_row(mark, promise.text, promise.interval.signed)
     console.print(table)
 
 
@@ -79,14 +78,15 @@ def evaluate(
     out: Path,
     stream: PuzzleStream = "test",
     k: str = f"1,2,{K},8",
-) -> tuple[dict[str, Any], list[ProblemResult]]:
-    """Run every method over the held-out puzzles; the samples file is written to `out`."""
+) -> Run:
+    """Run every method over the held-out puzzles; the run is in the folder `out`."""
     problems = puzzle_problems(stream, TEST_SEED, count)
     # Forced, because an ablation that was trained on direct rows alone claims no layout.
     config = AccuracyConfig(
         k=k, layouts=",".join(LAYOUTS), force_layout=True, seed=TEST_SEED, max_tokens=MAX_TOKENS
     )
     about = {
+        "task": "puzzles",
         "model": str(model),
         "weights": weights_digest(model),
         "tokenizer": tokenizer_digest(model),
@@ -94,4 +94,5 @@ def evaluate(
     }
     # No prefix cache: each layout pays for its own prompts.
     with Engine.from_pretrained(model, dtype="float32", prefix_cache=False) as engine:
-        return measure(engine, problems, ExactGrader(), config, out / "samples.jsonl", about)
+        generator = EngineGenerator(engine, problems, config)
+        return measure(generator, problems, ExactGrader(), config, out, about)

@@ -29,11 +29,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.accuracy import scores
 from benchmarks.accuracy.config import AccuracyConfig
-from benchmarks.accuracy.results import ProblemResult, read_results
-from benchmarks.accuracy.scores import bootstrap
+from benchmarks.accuracy.methods import selfref
+from benchmarks.analysis.intervals import Floats, Resampling
+from benchmarks.nano.outcomes import outcomes_of, right_of
 from benchmarks.nano.promises import MAX_TOKENS, TEST_SEED, K, evaluate
+from benchmarks.samples.folder import RUN, Run, read_run
 from benchmarks.tasks.puzzles import puzzle_problems
 from benchmarks.tasks.task import BenchmarkProblem
 from gsr_engine import Engine, SamplingParams
@@ -90,7 +91,7 @@ def _show(console: Console, title: str, rows: Sequence[Row]) -> None:
 
 def _evaluate_all(
     recipes: dict[str, Recipe], out: Path, nano: Path, puzzles: int
-) -> dict[str, list[ProblemResult]]:
+) -> dict[str, Run]:
     """Train and evaluate every model, one per core; finished ones are only read."""
     shipped = default_recipe()
     # The shipped recipe comes first, on all cores: some others start from its first stage.
@@ -114,18 +115,17 @@ def _evaluate_all(
     return {name: _held_out(folder, puzzles) for name, folder in folders.items()}
 
 
-def _held_out(folder: Path, puzzles: int) -> list[ProblemResult]:
+def _held_out(folder: Path, puzzles: int) -> Run:
     """The first samples of a report, which must hold the test stream."""
-    file = folder / "report" / "samples.jsonl"
-    run, samples = read_results(file)
-    data = run["settings"]["data"]
-    if not data.startswith("test ") or len(samples) < puzzles:
-        raise InvalidRequest("puzzles", f"{file} holds {len(samples)} of the {data}")
-    return samples[:puzzles]
+    run = read_run(folder / "report")
+    data = run.settings["data"]
+    if not data.startswith("test ") or len(run.samples) < puzzles:
+        raise InvalidRequest("puzzles", f"{folder} holds {len(run.samples)} of the {data}")
+    return Run(run.facts, run.samples[:puzzles])
 
 
 def _evaluate_one(name: str, recipe: Recipe, folder: Path, puzzles: int) -> None:
-    if not (folder / "report" / "samples.jsonl").exists():
+    if not (folder / "report" / RUN).exists():
         show_log(f"{name}: ")
         evaluate(run_recipe(recipe, folder), puzzles, folder / "report", k=f"1,{K}")
 
@@ -139,28 +139,21 @@ def _reuse_first_stage(recipe: Recipe, folder: Path, base: Recipe, nano: Path) -
             shutil.copytree(nano / part, folder / part)
 
 
-def _main_row(name: str, samples: Sequence[ProblemResult]) -> Row:
-    hits = {
-        "pass@1": scores.pass_at_1(samples, K),
-        "greedy": scores.greedy(samples),
-        f"maj@{K}": scores.majority_at(samples, K),
-        f"best-of-{K}": scores.best_of(samples, K),
-        f"pass@{K} (oracle)": scores.oracle(samples, K),
-    }
-    for layout in ("linear", "branched"):
-        for k in (1, K):
-            hits[f"{layout}@{k}"] = scores.refined(samples, f"{layout}@{k}")
-    repaired = scores.num_correct(samples, K) == 0
-    row = {"model": name} | {column: _cell(values) for column, values in hits.items()}
-    for layout in ("linear", "branched"):
-        row[f"Nc=0 {layout}"] = _cell(hits[f"{layout}@{K}"][repaired])
+def _main_row(name: str, run: Run) -> Row:
+    outcomes = outcomes_of(run, [K])
+    names = ["pass@1", "greedy", f"maj@{K}", f"best-of-{K} (logprob)", f"pass@{K} (oracle)"]
+    names += [f"selfref {layout}@{k}" for layout in LAYOUTS for k in (1, K)]
+    row = {"model": name} | {column: _cell(outcomes[column].hits) for column in names}
+    all_wrong = right_of(run, K, 0)
+    for layout in LAYOUTS:
+        row[f"Nc=0 {layout}"] = _cell(outcomes[f"selfref {layout}@{K}"].hits[all_wrong])
     return row
 
 
-def _cell(values: scores.Hits) -> str:
+def _cell(values: Floats) -> str:
     if not len(values):
         return "–"
-    interval = bootstrap(values, resamples=2000)
+    interval = Resampling(range(len(values)), resamples=2000).mean(values)
     return f"{interval.mean:.3f} ±{(interval.high - interval.low) / 2:.3f}"
 
 
@@ -215,7 +208,8 @@ def _controls(nano: Path, puzzles: int) -> list[Row]:
         for name, candidates in given.items():
             row = {"candidates": name}
             for layout in LAYOUTS:
-                refined = evaluator.refine(config.refine_params(layout, K), candidates).refined
+                params = config.refine_params(selfref(layout, K), TEST_SEED)
+                refined = evaluator.refine(params, candidates).refined
                 row[layout] = _cell(np.array([one.correct for one in refined], dtype=float))
             rows.append(row)
     return rows

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.accuracy.config import AccuracyConfig
-from benchmarks.accuracy.scores import Hits, Interval, bootstrap
+from benchmarks.accuracy.methods import selfref
+from benchmarks.analysis.intervals import Floats, Interval, Resampling
 from benchmarks.nano.promises import MAX_TOKENS, TEST_SEED, K
 from benchmarks.quantization.variants import Variant
 from benchmarks.tasks.puzzles import puzzle_problems
@@ -39,9 +40,10 @@ def measure_refinement(
     problems = puzzle_problems("test", TEST_SEED, puzzles)
     exact = _solve(model, problems, None)
     found = {"fp32": exact} | {one.name: _solve(model, problems, one) for one in variants}
+    resampling = Resampling([problem.id for problem in problems])
     return {
         name: {
-            method: Score(bootstrap(hits), bootstrap(hits - exact[method]))
+            method: Score(resampling.mean(hits), resampling.mean(hits - exact[method]))
             for method, hits in methods.items()
         }
         for name, methods in found.items()
@@ -50,16 +52,16 @@ def measure_refinement(
 
 def _solve(
     model: Path, problems: Sequence[BenchmarkProblem], variant: Variant | None
-) -> dict[str, Hits]:
+) -> dict[str, Floats]:
     decoder, tokenizer, gsr = load_parts(model, EngineConfig(dtype="float32", quantization="none"))
     decoder = decoder if variant is None else variant.of(decoder)
     config = AccuracyConfig(seed=TEST_SEED, max_tokens=MAX_TOKENS)
-    hits: dict[str, Hits] = {}
+    hits: dict[str, Floats] = {}
     # No prefix cache: no layout reads what the other computed.
     with Engine(decoder, tokenizer, gsr, EngineConfig(prefix_cache=False)) as engine:
         evaluator = Evaluator(engine, problems, ExactGrader())
         for layout in LAYOUTS:
-            refined = evaluator.refine(config.refine_params(layout, K)).refined
+            refined = evaluator.refine(config.refine_params(selfref(layout, K), TEST_SEED)).refined
             # Both layouts draw the same candidates.
             hits |= {
                 "pass@1": _hits([one.num_correct / K for one in refined]),
@@ -69,5 +71,5 @@ def _solve(
     return hits
 
 
-def _hits(values: Sequence[float]) -> Hits:
+def _hits(values: Sequence[float]) -> Floats:
     return np.array(values, dtype=np.float64)
