@@ -33,7 +33,7 @@ class Budget:
         majority_tokens: that maj@k' spends.
         all_drawn: k' is n: with more candidates majority could have spent more.
         majority: accuracy of maj@k'.
-        difference: the method minus maj@k'.
+        difference: the method minus maj@k'; paired, and without a test (see `Difference`).
     """
 
     method: str

@@ -48,7 +48,7 @@ class Candidates:
     @property
     def drawn(self) -> int:
         """How many candidates each sample has."""
-        return self.correct.shape[1]
+        return int(self.correct.shape[1])
 
 
 def candidates_of(samples: Sequence[Sample]) -> Candidates:

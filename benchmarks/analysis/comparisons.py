@@ -16,16 +16,17 @@ class Difference:
     Attributes:
         method, other: their names.
         interval: of the paired difference.
-        better, worse: problems that the method is right on more often, and less often.
-        p_value: of McNemar's exact test over these.
+        better, worse: problems that the method is right on more often, and less often. None if one
+            of the two is a mean over choices: a share is not right or wrong.
+        p_value: of McNemar's exact test over these; None without them.
     """
 
     method: str
     other: str
     interval: Interval
-    better: int
-    worse: int
-    p_value: float
+    better: int | None
+    worse: int | None
+    p_value: float | None
 
 
 def differences(
@@ -35,9 +36,11 @@ def differences(
     intervals = resampling.means([method.hits - other.hits for method, other in pairs])
     out = []
     for (method, other), interval in zip(pairs, intervals, strict=True):
-        better, worse = resampling.compare(method.hits, other.hits)
-        p_value = mcnemar(better, worse)
-        out.append(Difference(method.name, other.name, interval, better, worse, p_value))
+        counts: tuple[int | None, int | None, float | None] = None, None, None
+        if method.is_graded and other.is_graded:
+            better, worse = resampling.compare(method.hits, other.hits)
+            counts = better, worse, mcnemar(better, worse)
+        out.append(Difference(method.name, other.name, interval, *counts))
     return out
 
 

@@ -39,7 +39,8 @@ class Confidence:
     @property
     def weights(self) -> Floats:
         """Of votes: the geometric mean probability of a token in the least confident group."""
-        return np.exp(self.lowest)
+        weights: Floats = np.exp(self.lowest)
+        return weights
 
 
 def confidence_of(logprobs: Sequence[Sequence[Floats]]) -> Confidence:

@@ -6,7 +6,6 @@ and tests stand for one comparison each; they are not corrected for how many a t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
@@ -87,6 +86,8 @@ class Resampling:
         return [next(found) if below.any() else None for _, below in parts]
 
     def _intervals(self, above: Sequence[Floats], below: Sequence[Floats]) -> list[Interval]:
+        if not above:
+            return []
         sums = np.stack([self.by_problem(one) for one in (*above, *below)], axis=1)
         # All at once: one product of matrices takes little longer than a product with a vector.
         drawn = np.concatenate([times.astype(float) @ sums for times in self._blocks])
@@ -100,7 +101,7 @@ class Resampling:
 
     def by_problem(self, values: Floats) -> Floats:
         """The sum of each problem's samples."""
-        return np.bincount(self._problem, weights=values, minlength=self.num_problems)
+        return np.bincount(self._problem, values, self.num_problems).astype(float)
 
     def compare(self, values: Floats, other: Floats) -> tuple[int, int]:
         """For how many problems a method is right more often than another, and less often."""
@@ -115,5 +116,8 @@ def mcnemar(better: int, worse: int) -> float:
     repeats a pair is a problem, which counts for the method that is right more often.
     """
     pairs = better + worse
-    tail = sum(math.comb(pairs, one) for one in range(min(better, worse) + 1))
-    return min(1.0, 2 * tail / 2**pairs)
+    tail = ways = 1
+    for one in range(min(better, worse)):
+        ways = ways * (pairs - one) // (one + 1)  # to choose one more: exact
+        tail += ways
+    return min(1.0, 2 * tail / (1 << pairs))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.analysis.candidates import Candidates
-from benchmarks.analysis.intervals import Floats
+from benchmarks.analysis.intervals import Floats, Ints
 from benchmarks.samples.method import Method
 
 
@@ -61,6 +61,11 @@ class Outcome:
     oracle: bool = False
     saved: float | None = None
 
+    @property
+    def is_graded(self) -> bool:
+        """Whether each sample is right or wrong, and not a share."""
+        return bool(((self.hits == 0) | (self.hits == 1)).all())
+
 
 def drawn_cost(candidates: Candidates, k: int, cut: Floats, unanswered: Floats) -> Cost:
     """Of drawing the first k candidates to their ends, in parallel."""
@@ -70,8 +75,8 @@ def drawn_cost(candidates: Candidates, k: int, cut: Floats, unanswered: Floats) 
 
 def spent(
     candidates: Candidates,
-    generated: Floats,
-    sequential: Floats,
+    generated: Floats | Ints,
+    sequential: Floats | Ints,
     cut: Floats,
     unanswered: Floats,
 ) -> Cost:

@@ -42,7 +42,11 @@ class Mixture:
 def mixtures(run: Run, outcomes: Sequence[Outcome], resampling: Resampling) -> Iterator[Mixture]:
     """Of each refinement that has mixed pools: itself, then the pools by growing share."""
     for own in outcomes:
-        mixed = [(one.method, one) for one in outcomes if _varies(own.method, one.method, "mixed")]
+        mixed = [
+            (one.method, one)
+            for one in outcomes
+            if one.method and _varies(own.method, one.method, "mixed")
+        ]
         if not mixed:
             continue
         mixed.sort(key=lambda pair: (pair[0].pool, pair[0].share))

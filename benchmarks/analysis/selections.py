@@ -131,11 +131,13 @@ def _saved(candidates: Candidates, k: int, generated: Ints) -> float:
 
 
 def _cut(candidates: Candidates, k: int) -> Floats:
-    return candidates.cut[:, :k].mean(axis=1)
+    share: Floats = candidates.cut[:, :k].mean(axis=1)
+    return share
 
 
 def _silent(candidates: Candidates, k: int) -> Floats:
-    return (candidates.group[:, :k] == NOBODY).all(axis=1).astype(float)
+    silent: Floats = (candidates.group[:, :k] == NOBODY).all(axis=1).astype(float)
+    return silent
 
 
 def mean_majorities(candidates: Candidates) -> list[Outcome]:

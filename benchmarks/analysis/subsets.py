@@ -19,7 +19,8 @@ def mean_oracle(candidates: Candidates, k: int) -> Floats:
     """
     drawn = candidates.drawn
     chances = [1 - comb(drawn - right, k) / comb(drawn, k) for right in range(drawn + 1)]
-    return np.array(chances)[candidates.correct.sum(axis=1)]
+    hits: Floats = np.array(chances)[candidates.correct.sum(axis=1)]
+    return hits
 
 
 def mean_majority(candidates: Candidates) -> Floats:
@@ -82,11 +83,13 @@ def mean_best(candidates: Candidates, scores: Floats, k: int) -> Floats:
     drawn = candidates.drawn
     # The one at rank r is the best of a choice if the other k - 1 are among those behind it.
     chances = np.array([comb(drawn - 1 - rank, k - 1) / comb(drawn, k) for rank in range(drawn)])
-    return np.take_along_axis(candidates.correct, order, axis=1) @ chances
+    hits: Floats = np.take_along_axis(candidates.correct, order, axis=1) @ chances
+    return hits
 
 
 def mean_longest(candidates: Candidates, k: int) -> Floats:
     """Tokens of the longest of k candidates."""
     drawn = candidates.drawn
     chances = np.array([comb(rank, k - 1) / comb(drawn, k) for rank in range(drawn)])
-    return np.sort(candidates.tokens, axis=1) @ chances
+    tokens: Floats = np.sort(candidates.tokens, axis=1) @ chances
+    return tokens

@@ -19,6 +19,7 @@ from benchmarks.analysis.repeats import Duel, Repeated, duel, repeated
 from benchmarks.analysis.rows import MethodRow, PhaseCost, method_rows, phase_costs
 from benchmarks.analysis.strata import Flips, Strata, by_correct, by_majority, by_size, flips
 from benchmarks.samples.folder import Run
+from benchmarks.samples.method import Kind
 from gsr_engine.errors import InvalidRequest
 
 
@@ -31,13 +32,16 @@ class Summary:
         problems, repeats, samples: a sample is a problem in a repeat.
         drawn: candidates of each sample.
         headline: the k of the main rows.
+        ks: every k of the run that candidates were drawn for.
         temperature, max_tokens: of the candidates.
         left_out: problems that could not be asked, with the reason of each.
         window: tokens of a group of the figures by confidence; None without log-probabilities.
         notes: what could not be computed, and what failed.
         methods: the main table: selections at every k of the run, and all that was generated.
-        differences: the headline refinements minus every other method; other generated methods
-            minus the majority at the headline k.
+        anchors: the headline refinements, which everything is compared with: selfref at the
+            headline k without sampling, in each layout.
+        differences: the anchors minus every other method; each refinement minus the majority at
+            its k; greedy minus the majority at the headline k.
         gaps: refinement gaps over the majority at the same k.
         budgets: each refinement beside majority at equal cost, on both axes.
         strata: by Nc, by size of the majority, by size of the problem if there are sizes.
@@ -46,7 +50,7 @@ class Summary:
         views: whole candidates minus summaries.
         mixtures: accuracy over the share of candidates that were replaced.
         repeated: every method of the main table over repeats.
-        duels: the headline refinements and every other method, repeat by repeat.
+        duels: the anchors and every other method, repeat by repeat; empty with one repeat.
         curve: accuracy against cost over k; means over all choices of k where that can be.
         phases: what the engine measured end to end.
     """
@@ -58,12 +62,14 @@ class Summary:
     samples: int
     drawn: int
     headline: int
+    ks: list[int]
     temperature: float | None
     max_tokens: int | None
     left_out: list[tuple[str, str]]
     window: int | None
     notes: list[str]
     methods: list[MethodRow]
+    anchors: list[str]
     differences: list[Difference]
     gaps: list[Gap]
     budgets: list[Budget]
@@ -105,6 +111,7 @@ class _Summarizer:
         self._ks = sorted({k for k in (self._headline, *settings["k"]) if 1 < k <= drawn})
         self._generated = [generated(run, self._candidates, one) for one in run.methods]
         self._majorities = selections.mean_majorities(self._candidates) if drawn else []
+        self._anchors = list(self._find_anchors())
         self._main = [*self._selected(), *self._generated]
 
     def _selected(self) -> Iterator[Outcome]:
@@ -118,27 +125,19 @@ class _Summarizer:
             if k < candidates.drawn:
                 yield selections.mean_bound(candidates, k)
 
-    @property
     def _refinements(self) -> list[Outcome]:
         """What reads candidates, but for other orders of the same."""
-        kinds = ("greedy", "orders")
-        return [one for one in self._generated if one.method and one.method.kind not in kinds]
+        return [one for one in self._generated if _kind(one) not in ("greedy", "orders")]
 
-    @property
-    def _anchors(self) -> list[Outcome]:
-        """The refinements that everything is compared with."""
-        return [
-            one
-            for one in self._generated
-            if one.method
-            and one.method.kind == "selfref"
-            and one.k == self._headline
-            and not one.method.temperature
-        ]
+    def _find_anchors(self) -> Iterator[Outcome]:
+        for one in self._generated:
+            warm = one.method is not None and one.method.temperature > 0
+            if _kind(one) == "selfref" and one.k == self._headline and not warm:
+                yield one
 
     def _beside_majority(self) -> list[tuple[Outcome, Outcome]]:
         """Each refinement with the majority of as many candidates, which it read."""
-        return [(one, self._majority(one.k)) for one in self._refinements]
+        return [(one, self._majority(one.k)) for one in self._refinements()]
 
     def _majority(self, k: int) -> Outcome:
         return selections.majority_at(self._candidates, k)
@@ -154,15 +153,17 @@ class _Summarizer:
             samples=len(samples),
             drawn=self._candidates.drawn,
             headline=self._headline,
+            ks=sorted({*settings["k"], self._headline} & {*range(1, self._candidates.drawn + 1)}),
             temperature=settings.get("temperature"),
             max_tokens=settings.get("max_tokens"),
             left_out=[(one, reason) for one, reason in self._run.facts["left_out"]],
             window=confidence.window if (confidence := self._candidates.confidence) else None,
             notes=list(_notes(self._run, self._candidates)),
             methods=method_rows(self._main, self._resampling),
-            differences=differences(list(self._compared()), self._resampling),
+            anchors=[one.name for one in self._anchors],
+            differences=differences(self._compared(), self._resampling),
             gaps=refinement_gaps(self._beside_majority(), self._resampling),
-            budgets=matched_budgets(self._refinements, self._majorities, self._resampling),
+            budgets=matched_budgets(self._refinements(), self._majorities, self._resampling),
             strata=list(self._strata()),
             flips=[
                 flips(samples, self._candidates, one, majority)
@@ -177,24 +178,27 @@ class _Summarizer:
             phases=list(phase_costs(self._run.facts["measured"])),
         )
 
-    def _compared(self) -> Iterator[tuple[Outcome, Outcome]]:
-        anchors = self._anchors
-        for anchor in anchors:
-            yield from ((anchor, one) for one in self._main if one is not anchor)
-        if 1 < self._headline <= self._candidates.drawn:
+    def _compared(self) -> list[tuple[Outcome, Outcome]]:
+        pairs = [
+            (anchor, one) for anchor in self._anchors for one in self._main if one is not anchor
+        ]
+        pairs += self._beside_majority()
+        if self._headline <= self._candidates.drawn:
             majority = self._majority(self._headline)
-            yield from ((one, majority) for one in self._generated if one not in anchors)
+            pairs += ((one, majority) for one in self._generated if _kind(one) == "greedy")
+        return list({(one.name, other.name): (one, other) for one, other in pairs}.values())
 
     def _strata(self) -> Iterator[Strata]:
         k, drawn = self._headline, self._candidates.drawn
-        shown = [one for one in self._generated if one.method and one.method.kind != "orders"]
+        shown = [one for one in self._generated if _kind(one) != "orders"]
         if k <= drawn:
             rows = [self._majority(k), *(one for one in shown if one.k == k)]
             yield by_correct(self._candidates, k, rows, self._resampling)
             yield by_majority(self._candidates, k, rows, self._resampling)
         if any(one.size for one in self._samples):
-            chosen = [one for one in self._main if one.method is None and one.k in (1, k)]
-            rows = [*chosen, *(one for one in shown if one.k in (1, k))]
+            families = ("pass@1", "maj", "pass@k")
+            chosen = [one for one in self._main if one.family in families] + shown
+            rows = [one for one in chosen if one.k in (1, k)]
             yield by_size(self._samples, rows, self._resampling)
 
     def _duels(self, all_repeated: Sequence[Repeated]) -> Iterator[Duel]:
@@ -217,8 +221,12 @@ class _Summarizer:
         for k in self._ks:
             yield from selections.early_stops(candidates, k)
         for one in self._generated:
-            if one.method and one.method.kind not in ("orders", "mixed"):
+            if _kind(one) not in ("orders", "mixed"):
                 yield one
+
+
+def _kind(one: Outcome) -> Kind | None:
+    return None if one.method is None else one.method.kind
 
 
 def _notes(run: Run, candidates: Candidates) -> Iterator[str]:

@@ -2,35 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from benchmarks.analysis.comparisons import Difference
 from benchmarks.analysis.intervals import Interval
 from benchmarks.analysis.strata import Strata
 from benchmarks.analysis.summary import Summary
 
+_MANY = 8
+"""More columns of figures than this do not fit."""
+
 
 def show_summary(console: Console, summary: Summary) -> None:
-    """Everything that there is something to say about; accuracy stands beside cost."""
+    """What there is to say about a run; accuracy stands beside cost.
+
+    Methods at another k than the headline's stand in the table over k alone.
+    """
     for part in _parts(summary):
         console.print(part, markup=False, highlight=False)
 
 
 def _parts(summary: Summary) -> Iterator[Table | str]:
     yield _methods(summary)
-    yield from _legend(summary)
+    yield "\n".join(_legend(summary))
+    main = {row.name for row in summary.methods if row.k in (1, summary.headline)}
     tables = (
-        _differences("differences [95 %, paired, clustered by problem]", summary.differences),
+        _over_k(summary),
+        _differences(summary, main),
         _budgets(summary),
         *(_strata(one) for one in summary.strata),
         _flips(summary),
         _orders(summary),
-        _differences("whole candidates minus summaries", summary.views),
+        _views(summary),
         _mixtures(summary),
-        _repeats(summary),
+        _repeats(summary, main),
         _phases(summary),
     )
     yield from (table for table in tables if table.row_count)
@@ -38,8 +48,11 @@ def _parts(summary: Summary) -> Iterator[Table | str]:
 
 def _table(title: str, first: str, *columns: str) -> Table:
     """The first column holds names, the others figures."""
-    table = Table(title=title, title_justify="left", title_style="bold", expand=False)
-    table.add_column(first, overflow="fold")
+    table = Table(
+        title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD,
+        padding=(0, 1), pad_edge=False,
+    )  # fmt: skip
+    table.add_column(first, no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right")
     return table
@@ -51,15 +64,16 @@ def _methods(summary: Summary) -> Table:
     columns = ("accuracy [95 %]", "tokens", "sequential", "cut", "no answer", "saved")
     table = _table(title, "method", *columns)
     for row in summary.methods:
-        table.add_row(
-            row.name,
-            _plain(row.accuracy),
-            f"{row.total:,.0f}",
-            f"{row.sequential:,.0f}",
-            f"{row.cut:.1%}",
-            f"{row.unanswered:.1%}",
-            "" if row.saved is None else f"{row.saved:.0%}",
-        )
+        if row.k in (1, summary.headline):
+            table.add_row(
+                row.name,
+                str(row.accuracy),
+                f"{row.total:,.0f}",
+                f"{row.sequential:,.0f}",
+                f"{row.cut:.1%}",
+                f"{row.unanswered:.1%}",
+                "" if row.saved is None else f"{row.saved:.0%}",
+            )
     return table
 
 
@@ -68,7 +82,8 @@ def _legend(summary: Summary) -> Iterator[str]:
         yield f"candidates at T={summary.temperature:g}; greedy and selfref at T=0 unless named"
     if summary.max_tokens is not None:
         yield f"cut at {summary.max_tokens:,} tokens: of the solutions the answer is taken from"
-    yield "tokens: computed per problem, with prompts and candidates; sequential: one after the other"
+    yield "tokens: computed per problem, prompts and candidates included"
+    yield "sequential: of these, generated one after the other (latency)"
     if summary.window:
         yield f"confidence: of the drawn tokens, in groups of {summary.window}"
     for note in summary.notes:
@@ -77,22 +92,42 @@ def _legend(summary: Summary) -> Iterator[str]:
         yield f"left out: problem {problem}: {reason}"
 
 
-def _differences(title: str, differences: Iterable[Difference]) -> Table:
-    table = _table(title, "method", "minus", "difference", "better", "worse", "McNemar p")
-    before = None
-    for one in differences:
-        name = "" if one.method == before else one.method
-        before = one.method
-        counts = str(one.better), str(one.worse), _p_value(one.p_value)
-        table.add_row(name, one.other, one.interval.signed, *counts)
+def _over_k(summary: Summary) -> Table:
+    """Accuracy and cost of each family over k; only families with several."""
+    ks = sorted({k for k in summary.ks if k > 1})
+    table = _table(f"over k (all choices of k among {summary.drawn} where that can be)", "family",
+                   *(f"k={k}" for k in ks))  # fmt: skip
+    families = dict.fromkeys(point.family for point in summary.curve)
+    for family in families:
+        by_k = {point.k: point for point in summary.curve if point.family == family}
+        if len(by_k) > 1:
+            cells = (by_k.get(k) for k in ks)
+            table.add_row(family, *(_mean(one.accuracy if one else None) for one in cells))
     return table
 
 
+def _differences(summary: Summary, main: set[str]) -> Table:
+    """The headline refinements, a column each, minus every other main method."""
+    by_pair = {(one.method, one.other): one for one in summary.differences}
+    title = "paired differences [95 %, clustered by problem] and McNemar's p"
+    table = _table(title, "method", *(f"{name} minus it" for name in summary.anchors))
+    for row in summary.methods:
+        cells = [by_pair.get((name, row.name)) for name in summary.anchors]
+        if row.name in main and any(cells):
+            table.add_row(row.name, *(_difference(one) for one in cells))
+    return table
+
+
+def _difference(one: Difference | None) -> str:
+    if one is None:
+        return ""
+    p_value = "" if one.p_value is None else _p_value(one.p_value)
+    return f"{one.interval.signed} {p_value:>5}"
+
+
 def _budgets(summary: Summary) -> Table:
-    table = _table(
-        "majority at equal cost", "method", "axis", "tokens", "maj@k'", "its tokens", "its accuracy",
-        "difference", "p",
-    )  # fmt: skip
+    columns = ("equal", "tokens", "majority", "its tokens", "method minus it [95 %]")
+    table = _table("majority at equal cost", "method", *columns)
     for one in summary.budgets:
         table.add_row(
             one.method if one.axis == "total" else "",
@@ -100,9 +135,7 @@ def _budgets(summary: Summary) -> Table:
             f"{one.tokens:,.0f}",
             f"maj@{one.k}" + ("*" if one.all_drawn else ""),
             f"{one.majority_tokens:,.0f}",
-            f"{one.majority.mean:.3f}",
             one.difference.interval.signed,
-            _p_value(one.difference.p_value),
         )
     if any(one.all_drawn for one in summary.budgets):
         table.caption = "* all that were drawn: majority could have spent more"
@@ -111,12 +144,11 @@ def _budgets(summary: Summary) -> Table:
 
 
 def _strata(strata: Strata) -> Table:
-    """Methods down and strata across; with many strata the other way round."""
+    """Methods down and strata across; the other way round if there are many strata."""
     rows = [row for row in strata.rows if row.samples]
     names = list(dict.fromkeys(name for row in rows for name in row.accuracy))
-    of = f" of {strata.k}" if strata.k else ""
-    title = f"by {strata.by}{of}"
-    if len(names) > len(rows):
+    title = f"by {strata.by}" + (f" of {strata.k}" if strata.k else "")
+    if len(rows) <= _MANY:
         table = _table(title, "method", *(f"{row.label} ({row.samples})" for row in rows))
         for name in names:
             table.add_row(name, *(_mean(row.accuracy.get(name)) for row in rows))
@@ -128,69 +160,73 @@ def _strata(strata: Strata) -> Table:
 
 
 def _flips(summary: Summary) -> Table:
-    gaps = {gap.method: gap.interval for gap in summary.gaps}
-    table = _table(
-        "majority to refined, in samples", "method", "wrong→right", "all wrong→right", "right→wrong",
-        "refinement gap",
-    )  # fmt: skip
-    for one in summary.flips:
-        gap = gaps[one.method]
+    """Against the majority of the same candidates; flips are counted in samples."""
+    beside = {(one.method, one.other): one for one in summary.differences}
+    columns = ("minus it [95 %], p", "gained", "at Nc=0", "lost", "gap")
+    title = "against the majority of as many candidates; gained: wrong→right, lost: right→wrong"
+    table = _table(title, "method", *columns)
+    for one, gap in zip(summary.flips, summary.gaps, strict=True):
         unaided = one.by_correct[0]
         table.add_row(
             one.method,
+            _difference(beside[one.method, gap.majority]),
             str(one.gained),
             f"{unaided.gained} of {unaided.samples}",
             str(one.lost),
-            "–" if gap is None else gap.signed,
+            "–" if gap.interval is None else f"{gap.interval.mean:+.3f}",
         )
     return table
 
 
+def _views(summary: Summary) -> Table:
+    table = _table("whole candidates shown", "method", "minus summaries shown")
+    for one in summary.views:
+        table.add_row(one.method, _difference(one))
+    return table
+
+
 def _orders(summary: Summary) -> Table:
-    table = _table(
-        "orders of the same candidates", "method", "orders", "accuracy", "other answer",
-        "other grade", "ever right", "always right",
-    )  # fmt: skip
+    columns = ("orders", "accuracy", "other answer", "other grade", "ever right", "always right")
+    table = _table("orders of the same candidates", "method", *columns)
     for one in summary.orders:
         shares = (one.answer_changes, one.grade_changes, one.ever_right, one.always_right)
         table.add_row(
             one.methods[0],
             str(len(one.methods)),
-            f"{min(one.accuracy):.3f} to {max(one.accuracy):.3f}",
+            f"{min(one.accuracy):.3f}–{max(one.accuracy):.3f}",
             *(_mean(share) for share in shares),
         )
     return table
 
 
 def _mixtures(summary: Summary) -> Table:
-    table = _table(
-        "candidates of other pools", "pool", "share", "accuracy [95 %]", "copied", "minus own alone"
-    )
+    columns = ("share", "accuracy [95 %]", "copied", "minus own alone")
+    table = _table("candidates of other pools", "pool", *columns)
     for one in summary.mixtures:
         table.add_row(
             one.method if one.pool == "own" else one.pool,
             f"{one.share:.0%}",
-            _plain(one.accuracy),
+            str(one.accuracy),
             _mean(one.copied),
             "" if one.difference is None else one.difference.interval.signed,
         )
     return table
 
 
-def _repeats(summary: Summary) -> Table:
-    """Spread of accuracy and cost; empty with one repeat."""
-    anchors = list(dict.fromkeys(one.method for one in summary.duels))[:1]
-    lost = {one.other: one for one in summary.duels if one.method in anchors}
-    table = _table(
-        f"over {summary.repeats} repeats", "method", "accuracy ± sd", "lowest to highest",
-        "tokens ± sd", "sequential ± sd", *(f"below {name}" for name in anchors),
-    )  # fmt: skip
+def _repeats(summary: Summary, main: set[str]) -> Table:
+    """Spread of accuracy and cost of the main methods; empty with one repeat."""
+    anchors = summary.anchors[:1]
+    duels = {one.other: one for one in summary.duels if one.method in anchors}
+    columns = ("accuracy ± sd", "tokens ± sd", "sequential ± sd")
+    beaten = (f"{name} above it" for name in anchors)
+    table = _table(f"over {summary.repeats} repeats", "method", *columns, *beaten)
     for one in summary.repeated if summary.repeats > 1 else ():
-        accuracy, duel = one.accuracy, lost.get(one.method)
+        if one.method not in main:
+            continue
+        accuracy, duel = one.accuracy, duels.get(one.method)
         table.add_row(
             one.method,
             f"{accuracy.mean:.3f} ± {accuracy.sd or 0.0:.3f}",
-            f"{accuracy.lowest:.3f} to {accuracy.highest:.3f}",
             f"{one.total.mean:,.0f} ± {one.total.sd or 0.0:,.1f}",
             f"{one.sequential.mean:,.0f} ± {one.sequential.sd or 0.0:,.1f}",
             *([f"{duel.won} of {summary.repeats}" if duel else ""] if anchors else []),
@@ -199,20 +235,15 @@ def _repeats(summary: Summary) -> Table:
 
 
 def _phases(summary: Summary) -> Table:
-    table = _table(
-        f"selfref@{summary.headline} end to end, measured", "layout", "phase", "tokens computed",
-        "tokens reused", "seconds",
-    )  # fmt: skip
+    title = f"selfref@{summary.headline} end to end, measured"
+    table = _table(title, "layout", "phase", "tokens computed", "tokens reused", "seconds")
     before = None
     for one in summary.phases:
         name = "" if one.layout == before else f"{one.layout} ({one.problems} problems)"
         before = one.layout
-        table.add_row(name, one.phase, f"{one.computed:,}", f"{one.reused:,}", f"{one.seconds:.2f}")
+        counts = f"{one.computed:,}", f"{one.reused:,}", f"{one.seconds:.2f}"
+        table.add_row(name, one.phase, *counts)
     return table
-
-
-def _plain(interval: Interval) -> str:
-    return f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
 def _mean(interval: Interval | None) -> str:

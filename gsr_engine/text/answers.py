@@ -212,6 +212,7 @@ def majority(
     On a tie the group that appeared first wins, so the result depends only on the order.
 
     Args:
-        answers, right: as of `group_answers`.
+        answers: as of `group_answers`.
+        right: as of `group_answers`.
     """
     return min(group_answers(answers, right).largest(), default=None)

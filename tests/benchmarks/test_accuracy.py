@@ -50,7 +50,7 @@ def every(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
         k="1,4",
         layouts="linear,branched",
         force_layout=True,
-        weak_model=str(checkpoints["llama"]),
+        weak_model=str(checkpoints["qwen3"]),
         pools="weak:.5;foreign:.25,.5;truncated:.5;corrupted:1",
     )
     return read_run(folder / "run")
