@@ -46,7 +46,6 @@ def main(
     disable_progress_bar()  # transformers draws one for every file
     with resumable():
         for run in {run.name: run for one in asked for run in one.runs}.values():
-            show_log(f"{run.name}: ")
             do_run(run, out, chat)
     show_log("")
     write_report(out)

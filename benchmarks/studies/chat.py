@@ -68,8 +68,8 @@ CHATTED = (
         runs=(PROMPTED,),
         answer=_prompting,
         limits=(
-            "SmolLM2-135M-Instruct is among the smallest chat models. It runs in 8 bits, a candidate "
-            "has at most 48 tokens, and the last number of a text counts as its answer. Larger "
+            "SmolLM2-135M-Instruct is among the smallest chat models. It runs in 8 bits, and a "
+            "candidate has at most 48 tokens, and the last number of a text counts as its answer. Larger "
             "models follow an instruction to check better; the reviews' figure is of a 7B model."
         ),
     ),

@@ -21,6 +21,7 @@ from gsr_engine.checkpoint.digest import tokenizer_digest, weights_digest
 from gsr_engine.checkpoint.files import find_checkpoint
 from gsr_engine.demo.puzzles import Mix, sample_puzzles
 from gsr_engine.errors import InvalidRequest
+from train.command import show_log
 
 CHAT = "chat"
 """The model of a run that is not trained here: a chat model that never learnt to refine."""
@@ -87,6 +88,7 @@ def do_run(run: StudyRun, out: Path, chat: str | None) -> Run:
     weak_folder = None if run.weak is None else model_folder(run.weak, out, chat)
     if weak_folder is not None:
         about |= {"weak_model": run.weak, "weak_weights": weights_digest(weak_folder)}
+    show_log(f"{run.name}: ")
     with (
         _engine(run, folder) as engine,
         _weak(run, weak_folder, problems, config) as weak,

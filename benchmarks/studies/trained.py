@@ -203,6 +203,42 @@ def _scale(runs: Runs) -> Answered:
     )
 
 
+RECIPE = {
+    "nano, seed 0": NANO,
+    "seed 1": StudyRun(name="seed-1", model="seed-1", options={"k": f"1,{K}"}),
+    "seed 2": StudyRun(name="seed-2", model="seed-2", options={"k": f"1,{K}"}),
+    "problem not restated": StudyRun(name="bare", model="bare", options={"k": f"1,{K}"}),
+    'refine position "fork"': StudyRun(name="fork", model="fork", options={"k": f"1,{K}"}),
+}
+
+
+def _recipe(runs: Runs) -> Answered:
+    of = {label: runs[run.name] for label, run in RECIPE.items()}
+    nano, *seeds, bare, fork = of.values()
+    claims = [
+        Claim(
+            "Every seed refines better than its candidates' majority.",
+            "ours",
+            [
+                more(f"{label}: {LINEAR} - {MAJORITY}", one.minus(LINEAR, MAJORITY))
+                for label, one in zip(of, (nano, *seeds), strict=False)
+            ],
+        ),
+        Claim(
+            "Restating the problem after the candidates helps the linear layout.",
+            "ours",
+            [more(f"restated - not, {LINEAR}", nano.minus(LINEAR, LINEAR, bare))],
+        ),
+        Claim(
+            "A branched refinement had better begin after the longest candidate.",
+            "ours",
+            [more(f"after - fork, {BRANCHED}", nano.minus(BRANCHED, BRANCHED, fork))],
+        ),
+    ]
+    methods = ["pass@1", "greedy", MAJORITY, f"pass@{K}", LINEAR, BRANCHED]
+    return Answered(claims, [methods_table("One thing changed", list(of.items()), methods)])
+
+
 TRAINED = (
     Question(
         name="objectives",
@@ -210,8 +246,8 @@ TRAINED = (
         runs=OBJECTIVES,
         answer=_objectives,
         limits=(
-            "One seed of training. All variants take as many steps, of about as many tokens. A nano "
-            "that never saw a draft does not even know the words of the prompt, so 'untrained' is "
+            "One seed of training. All variants take as many steps, of about as many tokens. A "
+            "nano that never saw a draft does not even know the words of the prompt, so 'untrained' is "
             "less here than of a chat model, which the question `prompting` asks."
         ),
     ),
@@ -240,5 +276,12 @@ TRAINED = (
             "Twice the parameters, one seed; the paper goes from 7B to 32B. The larger one never "
             "saw candidates of its own in training."
         ),
+    ),
+    Question(
+        name="recipe",
+        title="What nano owes to its seed, to the restated problem, and to positions",
+        runs=tuple(RECIPE.values()),
+        answer=_recipe,
+        limits="One seed of each change; seeds differ in weights, puzzles and draws.",
     ),
 )

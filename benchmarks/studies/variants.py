@@ -9,11 +9,13 @@ wide      one and a half times as wide, trained on the candidates that nano drew
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gsr_engine.demo.puzzles import Mix
+from train.command import show_log
 from train.nano import Recipe, Stage, default_recipe, run_recipe
 
 TRAINED_FAMILY = Mix(factors=(2,), share_of_sums=0.0)
@@ -27,23 +29,31 @@ class Variant:
     Attributes:
         recipe: how.
         data_of: the variant whose data it learns from, its candidates among them; None makes own.
+        begins_as: the variant that has the same first stage, which is not trained again.
     """
 
     recipe: Recipe
     data_of: str | None = None
+    begins_as: str | None = None
 
 
-def variants(seed: int = 0) -> dict[str, Variant]:
-    """All models by name; `nano` comes first, because others need its data or its first stage."""
-    nano = default_recipe(seed)
+def variants() -> dict[str, Variant]:
+    """All models by name."""
+    nano = default_recipe()
+    bare = replace(nano.gsr.template, restate=None)
     return {
         "nano": Variant(nano),
         "direct": Variant(_with_stages(nano, _direct_alone)),
         "refine": Variant(
-            replace(nano, stages=(nano.stages[0], *map(_refinement_alone, nano.stages[1:])))
+            replace(nano, stages=(nano.stages[0], *map(_refinement_alone, nano.stages[1:]))),
+            begins_as="nano",
         ),
         "near": Variant(replace(_with_stages(nano, _more_sets), refined=TRAINED_FAMILY)),
         "wide": Variant(replace(nano, width=192), data_of="nano"),
+        "seed-1": Variant(default_recipe(1)),
+        "seed-2": Variant(default_recipe(2)),
+        "bare": Variant(replace(nano, gsr=replace(nano.gsr, template=bare))),
+        "fork": Variant(replace(nano, gsr=replace(nano.gsr, refine_position="fork"))),
     }
 
 
@@ -53,12 +63,16 @@ def train_variant(name: str, out: Path) -> Path:
     Raises:
         CheckpointError: the folder belongs to another recipe.
     """
-    variant = variants()[name]
-    if variant.data_of:
-        train_variant(variant.data_of, out)
-    folder = out / name
-    if not (folder / "model").exists():
-        run_recipe(variant.recipe, folder, out / variant.data_of if variant.data_of else None)
+    variant, folder = variants()[name], out / name
+    if (folder / "model").exists():
+        return folder
+    for needed in filter(None, (variant.data_of, variant.begins_as)):
+        train_variant(needed, out)
+    show_log(f"{name}: ")
+    if variant.begins_as and not folder.exists():
+        for part in ("initial", variant.recipe.stages[0].name):
+            shutil.copytree(out / variant.begins_as / part, folder / part)
+    run_recipe(variant.recipe, folder, out / variant.data_of if variant.data_of else None)
     return folder
 
 
