@@ -5,17 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.studies.claims import Claim, no_more
-from benchmarks.studies.question import Answered, Question, Runs, TableOf, methods_table
+from benchmarks.studies.question import (
+    LINEAR,
+    MAJORITY,
+    REVIEWS,
+    Answered,
+    K,
+    Question,
+    Runs,
+    TableOf,
+    methods_table,
+)
 from benchmarks.studies.runs import CHAT, StudyRun
-from benchmarks.studies.trained import LINEAR, MAJORITY, REVIEWS, K
 
-SUMS = Path(__file__).with_name("sums.py")
+TIMES_TABLES = Path(__file__).with_name("times_tables.py")
 _KS = (1, 2, K, 8, 16)
 PROMPTED = StudyRun(
     name="chat",
     model=CHAT,
-    task=str(SUMS),
-    count=361,
+    task=str(TIMES_TABLES),
+    count=242,
     options={
         "k": ",".join(map(str, _KS)),
         "methods": "greedy,selfref,fusion,repeated",
@@ -55,7 +64,9 @@ def _prompting(runs: Runs) -> Answered:
     return Answered(
         [claim],
         [
-            methods_table("Sums of two small numbers", [("chat model", run)], methods),
+            methods_table(
+                "Sums and products of two numbers from 2 to 12", [("chat model", run)], methods
+            ),
             TableOf("Over k", sweep),
         ],
     )
@@ -68,8 +79,8 @@ CHATTED = (
         runs=(PROMPTED,),
         answer=_prompting,
         limits=(
-            "SmolLM2-135M-Instruct is among the smallest chat models. It runs in 8 bits, and a "
-            "candidate has at most 48 tokens, and the last number of a text counts as its answer. Larger "
+            "SmolLM2-135M-Instruct is among the smallest chat models. It runs in 8 bits, a "
+            "candidate has at most 48 tokens, and the last number of a text is its answer. Larger "
             "models follow an instruction to check better; the reviews' figure is of a 7B model."
         ),
     ),

@@ -8,20 +8,22 @@ import numpy as np
 
 from benchmarks.studies.claims import MARGIN, Check, Claim, equal, less, more
 from benchmarks.studies.measured import Measured
-from benchmarks.studies.question import Answered, Question, Runs, TableOf, methods_table
-from benchmarks.studies.runs import StudyRun
-from benchmarks.studies.trained import (
+from benchmarks.studies.question import (
     BRANCHED,
     LINEAR,
     MAJORITY,
-    NANO,
     REVIEWS,
     SECONDARY,
+    Answered,
     K,
+    Question,
+    Runs,
+    TableOf,
+    methods_table,
 )
+from benchmarks.studies.runs import StudyRun
+from benchmarks.studies.trained import NANO
 from gsr_engine.demo.puzzles import Mix
-
-MAIN_METHODS = ("pass@1", "greedy", MAJORITY, f"pass@{K}", LINEAR, BRANCHED)
 
 LEVELS = StudyRun(name="levels", model="nano", count=2500, options={"k": f"{K},{2 * K}"})
 
@@ -128,7 +130,7 @@ def _quality(runs: Runs) -> Answered:
         [
             TableOf(f"{LINEAR}, by the share of its candidates that others replace", shares),
             methods_table("Own candidates alone", [("nano", pools)], own),
-            methods_table("Temperature of the candidates", by_temperature, MAIN_METHODS),
+            methods_table("Temperature of the candidates", by_temperature),
         ],
     )
 
@@ -194,7 +196,7 @@ def _stress(runs: Runs) -> Answered:
         ],
     )
     rows = [("as trained", runs["nano"]), *of.items()]
-    return Answered([claim], [methods_table("Domain stress", rows, MAIN_METHODS)])
+    return Answered([claim], [methods_table("Domain stress", rows)])
 
 
 SWEEP = (1, 2, 4, 8, 10, 12, 16)
@@ -266,7 +268,7 @@ def _easy(runs: Runs) -> Answered:
         ],
     )
     rows = [("all puzzles, T=1", runs["nano"]), *of.items()]
-    return Answered([claim], [methods_table("Easy puzzles", rows, MAIN_METHODS)])
+    return Answered([claim], [methods_table("Easy puzzles", rows)])
 
 
 INFERRED = (

@@ -12,8 +12,7 @@ from matplotlib import pyplot as plt  # after the backend is chosen
 
 from benchmarks.analysis.intervals import Interval
 from benchmarks.studies.inferred import LEVELS, POOLS, SWEEP, level_of, mixed
-from benchmarks.studies.question import Runs
-from benchmarks.studies.trained import LINEAR, MAJORITY, K
+from benchmarks.studies.question import LINEAR, MAJORITY, K, Runs
 
 mpl.use("Agg")
 

@@ -9,6 +9,13 @@ from benchmarks.studies.claims import Claim
 from benchmarks.studies.measured import Measured
 from benchmarks.studies.runs import StudyRun
 
+K = 4
+LINEAR, BRANCHED, MAJORITY = f"selfref linear@{K}", f"selfref branched@{K}", f"maj@{K}"
+MAIN_METHODS = ("pass@1", "greedy", MAJORITY, f"best-of-{K}", f"pass@{K}", LINEAR, BRANCHED)
+PAPER = "arXiv 2509.00084"
+SECONDARY = f"{PAPER}, by a public summary of its first version"
+REVIEWS = f"reviews of {PAPER} (OpenReview nbhDNDDZMe)"
+
 Runs = Mapping[str, Measured]
 """Finished runs by name."""
 
@@ -54,11 +61,10 @@ class Question:
 
 
 def methods_table(
-    title: str, rows: Sequence[tuple[str, Measured | None]], methods: Sequence[str]
+    title: str, rows: Sequence[tuple[str, Measured]], methods: Sequence[str] = MAIN_METHODS
 ) -> TableOf:
     """Accuracy of methods, with tokens computed / generated in sequence beside; a run a row."""
-    kept = [(label, one) for label, one in rows if one is not None]
-    return TableOf(title, [_row(label, one, methods) for label, one in kept])
+    return TableOf(title, [_row(label, one, methods) for label, one in rows])
 
 
 def _row(label: str, measured: Measured, methods: Sequence[str]) -> dict[str, str]:

@@ -78,9 +78,10 @@ def do_run(run: StudyRun, out: Path, chat: str | None) -> Run:
         InvalidRequest: the run needs a chat model, and there is none.
     """
     folder, problems, config = model_folder(run.model, out, chat), run.problems(), run.config()
+    task = find_task(run.task or "puzzles")
     about: dict[str, Any] = {
-        "task": run.task or "puzzles",
-        "data": run.task or f"{run.count} puzzles of the test stream {TEST_SEED}",
+        "task": task.name,
+        "data": f"{run.count} of the seed {TEST_SEED}",
         "model": run.model if run.model != CHAT else str(chat),
         "weights": weights_digest(folder),
         "tokenizer": tokenizer_digest(folder),
@@ -92,7 +93,7 @@ def do_run(run: StudyRun, out: Path, chat: str | None) -> Run:
     with (
         _engine(run, folder) as engine,
         _weak(run, weak_folder, problems, config) as weak,
-        find_task(run.task or "puzzles").grader(engine.gsr) as grader,
+        task.grader(engine.gsr) as grader,
     ):
         generator = EngineGenerator(engine, problems, config)
         return measure(generator, problems, grader, config, out / "runs" / run.name, about, weak)

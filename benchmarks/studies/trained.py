@@ -6,18 +6,24 @@ from collections.abc import Callable
 
 from benchmarks.samples.sample import Sample
 from benchmarks.studies.claims import Claim, equal, less, more, no_more
-from benchmarks.studies.question import Answered, Question, Runs, methods_table
+from benchmarks.studies.question import (
+    BRANCHED,
+    LINEAR,
+    MAJORITY,
+    PAPER,
+    REVIEWS,
+    SECONDARY,
+    Answered,
+    K,
+    Question,
+    Runs,
+    methods_table,
+)
 from benchmarks.studies.runs import StudyRun
 from gsr_engine.demo.puzzles import Mix
 
-K = 4
-LINEAR, BRANCHED, MAJORITY = f"selfref linear@{K}", f"selfref branched@{K}", f"maj@{K}"
 NANOS = f"mixed linear@{K} weak 1.00"
 """A refinement of the candidates that nano drew."""
-PAPER = "arXiv 2509.00084"
-SECONDARY = f"{PAPER}, by a public summary of its first version"
-REVIEWS = f"reviews of {PAPER} (OpenReview nbhDNDDZMe)"
-
 NANO = StudyRun(
     name="nano",
     model="nano",
@@ -108,12 +114,11 @@ def _objectives(runs: Runs) -> Answered:
         ("first stage of nano", runs["read"]),
         ("then refinement alone", refine),
     ]
-    methods = ["pass@1", "greedy", MAJORITY, f"pass@{K}", "selfref linear@1", LINEAR, BRANCHED]
     theirs = [one for one in rows if NANOS in [m.name for m in one[1].run.methods]]
     return Answered(
         claims,
         [
-            methods_table("Own candidates", rows, methods),
+            methods_table("Own candidates", rows),
             methods_table(
                 "Candidates of the hybrid", theirs, [NANOS, NANOS.replace("linear", "branched")]
             ),
@@ -167,11 +172,7 @@ def _domains(runs: Runs) -> Answered:
     ]
     return Answered(
         claims,
-        [
-            methods_table(
-                "By family", rows, ["pass@1", "greedy", MAJORITY, f"pass@{K}", LINEAR, BRANCHED]
-            )
-        ],
+        [methods_table("By family", rows)],
     )
 
 
@@ -193,11 +194,10 @@ def _scale(runs: Runs) -> Answered:
             [more(f"({LINEAR} - {MAJORITY}) of wide - of nano", wide.mean(of_wide - of_nano))],
         ),
     ]
-    methods = ["pass@1", "greedy", MAJORITY, f"pass@{K}", LINEAR, BRANCHED]
     return Answered(
         claims,
         [
-            methods_table("Own candidates", [("nano, .6 M", nano), ("wide, 1.3 M", wide)], methods),
+            methods_table("Own candidates", [("nano, .6 M", nano), ("wide, 1.3 M", wide)]),
             methods_table("Candidates of nano", [("wide, 1.3 M", wide)], [NANOS]),
         ],
     )
@@ -235,8 +235,7 @@ def _recipe(runs: Runs) -> Answered:
             [more(f"after - fork, {BRANCHED}", nano.minus(BRANCHED, BRANCHED, fork))],
         ),
     ]
-    methods = ["pass@1", "greedy", MAJORITY, f"pass@{K}", LINEAR, BRANCHED]
-    return Answered(claims, [methods_table("One thing changed", list(of.items()), methods)])
+    return Answered(claims, [methods_table("One thing changed", list(of.items()))])
 
 
 TRAINED = (
@@ -247,8 +246,8 @@ TRAINED = (
         answer=_objectives,
         limits=(
             "One seed of training. All variants take as many steps, of about as many tokens. A "
-            "nano that never saw a draft does not even know the words of the prompt, so 'untrained' is "
-            "less here than of a chat model, which the question `prompting` asks."
+            "nano that never saw a draft does not even know the words of the prompt, so "
+            "'untrained' is less here than of a chat model, which `prompting` asks."
         ),
     ),
     Question(
