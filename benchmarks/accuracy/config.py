@@ -96,5 +96,7 @@ class AccuracyConfig(MethodOptions):
             "k": list(self.ks),
             "layouts": list(self.chosen_layouts(claimed)),
             "headline": self.headline,
-            "methods": [asdict(one) for one in self.chosen_methods(claimed)],
+            "methods": [
+                {**asdict(one), "widths": list(one.widths)} for one in self.chosen_methods(claimed)
+            ],
         }

@@ -37,11 +37,11 @@ def test_from_nothing_to_a_report(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert (tmp_path / "run" / "report.md").read_text().startswith("# own-1")
     with pytest.raises(CheckpointError, match="another recipe"):
         run_recipe(tiny(seed=1), tmp_path / "run")
-    run, samples = evaluate(model, 4, tmp_path / "report", "validation", k="1,4")
-    assert len(samples) == 4
-    assert run["settings"]["data"].startswith("validation ")
+    run = evaluate(model, 4, tmp_path / "report", "validation", k="1,4")
+    assert len(run.samples) == 4
+    assert run.settings["data"].startswith("validation ")
     with pytest.raises(typer.Exit):  # it promises nothing that it cannot keep
-        judge(model=model, out=tmp_path / "report", samples=tmp_path / "report" / "samples.jsonl")
+        judge(model=model, out=tmp_path / "report", run=tmp_path / "report")
     assert (tmp_path / "report" / "report.png").stat().st_size > 10_000
     assert "missed" in (tmp_path / "report" / "report.txt").read_text()
 
