@@ -65,6 +65,10 @@ class Measured:
             raise InvalidRequest("method", f"{name} is none of {', '.join(self._generated)}")
         return self._generated[name]
 
+    def has(self, name: str) -> bool:
+        """Whether the run has such a method."""
+        return "-of-" in name or name.startswith(("pass@", "maj@")) or name in self._generated
+
     def hits(self, name: str) -> Floats:
         """1 for every sample that a method solves, or the share that it does."""
         return self.outcome(name).hits
@@ -74,15 +78,23 @@ class Measured:
         return self.mean(self.hits(name))
 
     def minus(self, name: str, other: str, of: Measured | None = None) -> Interval:
-        """The paired difference of two methods, the second of another run over the same problems.
+        """The paired difference of two methods; the second may be one of another run."""
+        others = of or self
+        return self.paired(self.hits(name), others, others.hits(other))
+
+    def paired(self, values: Floats, of: Measured, others: Floats) -> Interval:
+        """Values of every sample less those of another run, over the samples that both have.
 
         Raises:
-            InvalidRequest: the other run has other problems.
+            InvalidRequest: they have none in common.
         """
-        others = of or self
-        if self.ids != others.ids:
-            raise InvalidRequest("run", "cannot be paired: the runs have different problems")
-        return self.mean(self.hits(name) - others.hits(other))
+        place = {one: index for index, one in enumerate(of.ids)}
+        shared = [(index, place[one]) for index, one in enumerate(self.ids) if one in place]
+        if not shared:
+            raise InvalidRequest("run", "cannot be paired: the runs have no problem in common")
+        mine, theirs = np.array(shared).T
+        problems = [self.ids[index][0] for index in mine]
+        return Resampling(problems, RESAMPLES).mean(values[mine] - others[theirs])
 
     def gain(self, name: str, other: str) -> Floats:
         """Of every sample a method's hits less another one's."""

@@ -12,6 +12,8 @@ from benchmarks.studies.runs import StudyRun
 K = 4
 LINEAR, BRANCHED, MAJORITY = f"selfref linear@{K}", f"selfref branched@{K}", f"maj@{K}"
 MAIN_METHODS = ("pass@1", "greedy", MAJORITY, f"best-of-{K}", f"pass@{K}", LINEAR, BRANCHED)
+LINEAR_ONLY = {"k": f"1,{K}", "layouts": "linear"}
+"""Options of the runs that need one layout."""
 PAPER = "arXiv 2509.00084"
 SECONDARY = f"{PAPER}, by a public summary of its first version"
 REVIEWS = f"reviews of {PAPER} (OpenReview nbhDNDDZMe)"
@@ -70,6 +72,11 @@ def methods_table(
 def _row(label: str, measured: Measured, methods: Sequence[str]) -> dict[str, str]:
     row = {"": label, "problems": f"{measured.resampling.num_problems:,}"}
     for name in methods:
-        total, sequential = measured.tokens(name)
-        row[name] = f"{measured.accuracy(name)}; {total:,.0f} / {sequential:,.0f}"
+        row[name] = accuracy_and_cost(measured, name) if measured.has(name) else "–"
     return row
+
+
+def accuracy_and_cost(measured: Measured, name: str) -> str:
+    """A cell: accuracy [interval]; tokens computed / generated one after the other."""
+    total, sequential = measured.tokens(name)
+    return f"{measured.accuracy(name)}; {total:,.0f} / {sequential:,.0f}"

@@ -47,7 +47,7 @@ class StudyRun:
     weak: str | None = None
     puzzles: Mix | None = None
     task: str | None = None
-    count: int = 1000
+    count: int = 500
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def problems(self) -> list[BenchmarkProblem]:

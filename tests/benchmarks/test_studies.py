@@ -180,8 +180,11 @@ def test_figures_are_paired_and_parted() -> None:
     assert small is not None
     assert small.accuracy(LINEAR).mean == 1.0
     assert run.only(lambda one: one.size == "9x9") is None
-    with pytest.raises(InvalidRequest, match="different problems"):
-        run.minus(LINEAR, LINEAR, small)
+    assert run.minus(LINEAR, MAJORITY, small).mean == 0.5  # over the twenty that both have
+    others = made([("6x2", "yyyn", True)])
+    others.run.samples[0].id = "another"
+    with pytest.raises(InvalidRequest, match="no problem in common"):
+        run.minus(LINEAR, LINEAR, others)
     with pytest.raises(InvalidRequest, match="none of greedy"):
         run.accuracy("selfref linear@9")
 
