@@ -114,7 +114,7 @@ def _quality(runs: Runs) -> Answered:
             [
                 more(
                     f"({LINEAR} - {MAJORITY}) at T=1 - at T=0.5",
-                    cool.paired(-gains[0], warm, -gains[1]),
+                    warm.paired(gains[1], cool, gains[0]),
                 )
             ],
         ),
