@@ -9,7 +9,6 @@ import numpy as np
 from benchmarks.studies.claims import MARGIN, Check, Claim, equal, less, more
 from benchmarks.studies.measured import Measured
 from benchmarks.studies.question import (
-    BRANCHED,
     LINEAR,
     LINEAR_ONLY,
     MAJORITY,
@@ -27,7 +26,12 @@ from benchmarks.studies.runs import StudyRun
 from benchmarks.studies.trained import NANO
 from gsr_engine.demo.puzzles import Mix
 
-LEVELS = StudyRun(name="levels", model="nano", count=1200, options={"k": f"{K},{2 * K}"})
+LEVELS = StudyRun(
+    name="levels",
+    model="nano",
+    count=800,
+    options={"k": f"{K},{2 * K}", "layouts": "linear"},
+)
 
 
 def _levels(runs: Runs) -> Answered:
@@ -50,7 +54,7 @@ def _levels(runs: Runs) -> Answered:
                 "puzzles": f"{int(here.sum()):,}",
                 "pass@1": str(run.among(here, "pass@1")),
                 "none right": f"{int(few.sum()):,}",
-                **{name: str(run.among(few, name) or "–") for name in (LINEAR, BRANCHED, "greedy")},
+                **{name: str(run.among(few, name) or "–") for name in (LINEAR, "greedy")},
             }
         )
         if few.sum() >= 20:
@@ -73,12 +77,13 @@ POOLS = StudyRun(
     name="pools",
     model="nano",
     weak="nano/read",
+    count=400,
     options={
-        "k": f"1,2,3,{K}",
+        "k": f"2,3,{K}",
         "methods": "greedy,selfref,mixed",
         "layouts": "linear",
         "pools": ";".join(
-            f"{one}:.25,.5,.75,1" for one in ("weak", "foreign", "truncated", "corrupted")
+            f"{one}:.25,.5,1" for one in ("weak", "foreign", "truncated", "corrupted")
         ),
     },
 )
@@ -123,13 +128,12 @@ def _quality(runs: Runs) -> Answered:
         {
             "pool": one,
             **{
-                f"{share:.0%}": str(pools.accuracy(mixed(one, share)))
-                for share in (0.25, 0.5, 0.75, 1)
+                f"{share:.0%}": str(pools.accuracy(mixed(one, share))) for share in (0.25, 0.5, 1.0)
             },
         }
         for one in names
     ]
-    own = [f"selfref linear@{k}" for k in (1, 2, 3, K)]
+    own = [f"selfref linear@{k}" for k in (2, 3, K)]
     by_temperature = [(f"T={t:g}", runs[_temperature_run(t).name]) for t in TEMPERATURES]
     by_temperature.insert(2, ("T=1", warm))
     return Answered(
@@ -151,20 +155,20 @@ THINKING = StudyRun(
     name="thinking",
     model="nano",
     puzzles=Mix(share_of_sums=1.0),
-    options={"k": str(K), "methods": "greedy,selfref,views"},
+    options={**LINEAR_ONLY, "k": str(K), "methods": "greedy,selfref,views"},
 )
 
 
 def _context(runs: Runs) -> Answered:
     run = runs["thinking"]
-    pairs = [(f"views {one}@{K}", f"selfref {one}@{K}") for one in ("linear", "branched")]
+    whole = f"views linear@{K}"
     claim = Claim(
         "The part after the thinking is context enough: whole candidates add nothing.",
         f"{SECONDARY}: only summaries are read",
-        [equal(f"{whole} - {part}", run.minus(whole, part)) for whole, part in pairs],
+        [equal(f"{whole} - {LINEAR}", run.minus(whole, LINEAR))],
     )
-    methods = [MAJORITY, *(name for pair in pairs for name in pair)]
-    return Answered([claim], [methods_table("Puzzles with thinking", [("nano", run)], methods)])
+    table = methods_table("Puzzles with thinking", [("nano", run)], [MAJORITY, LINEAR, whole])
+    return Answered([claim], [table])
 
 
 STRESS = {

@@ -66,7 +66,6 @@ def _over_k(axes: Any, runs: Runs) -> None:
 def _by_training(axes: Any, runs: Runs) -> None:
     labels = {
         "early": "direct alone,\n600 steps",
-        "middle": "direct alone,\n1,100 steps",
         "direct": "direct alone,\n1,900 steps",
         "refine": "refinement\nalone",
         "nano": "hybrid",
@@ -98,11 +97,11 @@ def _none_right(axes: Any, runs: Runs) -> None:
 
 def _by_pool(axes: Any, runs: Runs) -> None:
     run = runs[POOLS.name]
-    shares = (0.0, 0.25, 0.5, 0.75, 1.0)
+    shares = (0.0, 0.25, 0.5, 1.0)
     for pool in ("weak", "foreign", "truncated", "corrupted"):
         names = [mixed(pool, one) if one else LINEAR for one in shares]
         _errors(axes, shares, [run.accuracy(one) for one in names], fmt="-o", label=pool)
-    own = [run.accuracy(f"selfref linear@{k}") for k in (4, 3, 2, 1)]
-    _errors(axes, shares[:4], own, fmt="k:", label="own ones alone")
+    own = [run.accuracy(f"selfref linear@{k}") for k in (4, 3, 2)]
+    _errors(axes, shares[:3], own, fmt="k:", label="own ones alone")
     axes.set(title=f"{LINEAR}", xlabel="share that others replace", ylabel="accuracy")
     axes.legend(fontsize=8)

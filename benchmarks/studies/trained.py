@@ -48,7 +48,6 @@ def _reading_nanos(name: str, model: str) -> StudyRun:
 OBJECTIVES = (
     NANO,
     _reading_nanos("early", "direct/read"),
-    _reading_nanos("middle", "direct/own-1"),
     _reading_nanos("direct", "direct"),
     _reading_nanos("refine", "refine"),
     StudyRun(name="read", model="nano/read", options=LINEAR_ONLY),
@@ -110,7 +109,6 @@ def _objectives(runs: Runs) -> Answered:
     rows = [
         ("hybrid (nano)", nano),
         ("direct alone, 600 steps", early),
-        ("direct alone, 1,100 steps", runs["middle"]),
         ("direct alone, 1,900 steps", direct),
         ("first stage of nano", runs["read"]),
         ("then refinement alone", refine),
@@ -137,7 +135,7 @@ _EVERY_FAMILY = Mix(share_of_sums=0.5)
 def _over_families(name: str, model: str, weak: str | None) -> StudyRun:
     options = LINEAR_ONLY if weak is None else _READS_NANOS
     return StudyRun(
-        name=name, model=model, weak=weak, puzzles=_EVERY_FAMILY, count=800, options=options
+        name=name, model=model, weak=weak, puzzles=_EVERY_FAMILY, count=600, options=options
     )
 
 
