@@ -87,6 +87,8 @@ POOLS = StudyRun(
         ),
     },
 )
+_REPEATED = {LINEAR: f"repeated linear@{K}", BRANCHED: f"repeated branched@{K}"}
+_ORDERS = [f"orders linear@{K} #{order}" for order in (1, 2, 3)]
 TEMPERATURES = (0.5, 0.7, 1.3)
 
 
@@ -110,6 +112,16 @@ def _quality(runs: Runs) -> Answered:
     gains = [one.gain(LINEAR, MAJORITY) for one in (cool, warm)]
     claims = [
         Claim("Worse candidates make worse refinements.", "ours", worse),
+        Claim(
+            "Different candidates help more than one of them repeated.",
+            "ours",
+            [more(f"{one} - {again}", warm.minus(one, again)) for one, again in _REPEATED.items()],
+        ),
+        Claim(
+            "The order of the candidates does not matter.",
+            f"{SECONDARY}: shuffled in training",
+            [equal(f"{one} - {LINEAR}", warm.minus(one, LINEAR)) for one in _ORDERS],
+        ),
         Claim(
             "Bad candidates do no harm beside good ones: they are told apart.", REVIEWS, harmless
         ),
@@ -141,6 +153,8 @@ def _quality(runs: Runs) -> Answered:
         [
             TableOf(f"{LINEAR}, by the share of its candidates that others replace", shares),
             methods_table("Own candidates alone", [("nano", pools)], own),
+            methods_table("One candidate repeated", [("nano", warm)], [*_REPEATED.values()]),
+            methods_table("Other orders", [("nano", warm)], [LINEAR, *_ORDERS]),
             methods_table("Temperature of the candidates", by_temperature),
         ],
     )
