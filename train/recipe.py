@@ -38,6 +38,8 @@ from train.files import read_toml
 
 RECIPES = Path(__file__).parent / "recipes"
 _TRAINER = "train.sft"
+_LAST = {_TRAINER: "model", "benchmarks.accuracy": "run.json"}
+"""Of commands that fill a folder step by step: what is in it when they are finished."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +72,7 @@ class Stage:
     @property
     def result(self) -> Path:
         """The path that exists when the stage is finished, and not before."""
-        out = Path(self.options["out"])
-        return out / "model" if self.words[0] == _TRAINER else out
+        return Path(self.options["out"], _LAST.get(self.words[0], ""))
 
     @property
     def is_done(self) -> bool:

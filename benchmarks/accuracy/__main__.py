@@ -12,26 +12,20 @@ must not begin anew by mistake: it refuses a folder that holds no run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from benchmarks.accuracy.config import AccuracyConfig
-from benchmarks.accuracy.engine_generator import EngineGenerator
-from benchmarks.accuracy.run import Weak, can_go_on, measure
+from benchmarks.accuracy.models import ModelOptions, opened
+from benchmarks.accuracy.run import can_go_on, measure
 from benchmarks.analysis.summary import summarize
 from benchmarks.analysis.tables import show_summary
 from benchmarks.samples.folder import read_run
 from benchmarks.tasks.registry import find_task
 from benchmarks.tasks.task import BenchmarkProblem, Source, Task
-from gsr_engine import Engine, InvalidRequest
-from gsr_engine.checkpoint.digest import tokenizer_digest, weights_digest
-from gsr_engine.checkpoint.files import find_adapter, find_checkpoint
-from gsr_engine.demo.report import NANO
+from gsr_engine.errors import InvalidRequest
 from train.command import run_command
 from train.options import check_least, parse_options
 from train.problems import parse_columns
@@ -39,12 +33,10 @@ from train.signals import resumable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AccuracyCommand(AccuracyConfig):
+class AccuracyCommand(ModelOptions):
     """The options of a run, or of the tables of an earlier one.
 
     Attributes:
-        model: Checkpoint folder or hub id.
-        adapter: LoRA adapter over it, as peft saves it: folder or hub id.
         task: What is asked: aime24, aime25, amc22-23, math500, olympiadbench, kk, puzzles,
             gym:FAMILY, or a Python file with a task. Default: puzzles, or what --data holds.
         data: JSONL or Parquet with problem and answer, or a hub id, instead of the task's own.
@@ -52,36 +44,24 @@ class AccuracyCommand(AccuracyConfig):
         size_field: Field of the data to group by.
         split: Of a hub data set.
         limit: Only so many problems.
-        dtype: auto, float32 or bfloat16.
-        quantization: auto, none, int8 or fp8.
-        template: Other prompts: a built-in name, or a file in the format of gsr.json.
-        max_model_len: Longest context in tokens; the checkpoint's if not given.
-        weak_model: Writes the weak candidates of --pools.
         out: Folder of the run.
         resume: Only go on with a run, never begin one.
         run: Print the tables of an earlier run, no model.
     """
 
-    model: str = str(NANO)
-    adapter: str | None = None
     task: str | None = None
     data: str | None = None
     columns: str = ""
     size_field: str | None = None
     split: str | None = None
     limit: int | None = None
-    dtype: str = "auto"
-    quantization: str = "auto"
-    template: str | None = None
-    max_model_len: int | None = None
-    weak_model: str | None = None
     out: Path = Path("runs/accuracy")
     resume: bool = False
     run: Path | None = None
 
     def __post_init__(self) -> None:
         """Raise InvalidRequest for values that cannot be."""
-        AccuracyConfig.__post_init__(self)  # super() fails in a class with slots
+        ModelOptions.__post_init__(self)  # super() fails in a class with slots
         check_least(self, limit=1)
 
     def find_task(self) -> Task:
@@ -132,49 +112,22 @@ def show(console: Console, folder: Path) -> None:
 def _measure(command: AccuracyCommand) -> None:
     task = command.find_task()
     problems = command.load_problems(task)
-    folder, weak_folder = find_checkpoint(command.model), None
-    adapter = None if command.adapter is None else find_adapter(command.adapter)
     about: dict[str, Any] = {
         "task": task.name,
         "task_version": task.version,
         "data": command.data or task.name,
-        "model": command.model + ("" if adapter is None else f" with {command.adapter}"),
-        "weights": weights_digest(folder, adapter),
-        "tokenizer": tokenizer_digest(folder),
     }
-    if command.weak_model is not None:
-        weak_folder = find_checkpoint(command.weak_model)
-        about |= {"weak_model": command.weak_model, "weak_weights": weights_digest(weak_folder)}
-    with _engine(command, folder, adapter=adapter, template=command.template) as engine:
-        generator = EngineGenerator(engine, problems, command)
-        with task.grader(engine.gsr) as grader, _weak(command, weak_folder, problems) as weak:
-            measure(generator, problems, grader, command, command.out, about, weak)
-
-
-@contextmanager
-def _weak(
-    command: AccuracyCommand, folder: Path | None, problems: list[BenchmarkProblem]
-) -> Iterator[Weak | None]:
-    """The model of weak candidates, if there is one."""
-    if folder is None:
-        yield None
-        return
-    same = tokenizer_digest(folder) == tokenizer_digest(find_checkpoint(command.model))
-    with _engine(command, folder) as engine:
-        yield Weak(EngineGenerator(engine, problems, command), same)
-
-
-def _engine(command: AccuracyCommand, folder: Path, **others: Any) -> Engine:
-    # No prefix cache: each method pays for its own prompts, and no result depends on an earlier.
-    return Engine.from_pretrained(
-        folder,
-        dtype=command.dtype,
-        quantization=command.quantization,
-        generation_config="none",
-        max_model_len=command.max_model_len,
-        prefix_cache=False,
-        **others,
-    )
+    with opened(command, problems) as models, task.grader(models.gsr) as grader:
+        measure(
+            models.generator,
+            problems,
+            grader,
+            command,
+            command.out,
+            about | models.about,
+            models.weak,
+            models.reward_model,
+        )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,14 @@ from contextlib import closing
 from typing import Any
 
 from benchmarks.accuracy.config import AccuracyConfig
-from benchmarks.accuracy.generator import Draw, Drawn, EndToEnd, Results
+from benchmarks.accuracy.generator import (
+    DECIMALS,
+    Draw,
+    Drawn,
+    EndToEnd,
+    Results,
+    failed_answer,
+)
 from benchmarks.samples.method import Method
 from benchmarks.samples.sample import Answer, Solution
 from gsr_engine import Completion, Engine, InvalidRequest, RefineResult, SelfRefineParams, Usage
@@ -18,8 +25,6 @@ from gsr_engine.outputs import CUT, Phase
 from gsr_engine.params import Layout
 from gsr_engine.text.problem_prompts import ProblemPrompts
 
-DECIMALS = 4
-"""Of a log-probability."""
 _DRAW: tuple[Phase, ...] = ("candidate_prefill", "candidate_decode")
 _REFINE: tuple[Phase, ...] = ("refine_prefill", "refine_decode")
 
@@ -144,7 +149,7 @@ class EngineGenerator:
             for index, drawn in each:
                 usage = drawn.usage
                 if drawn.error is not None:
-                    yield index, _failed(method, drawn.error)
+                    yield index, failed_answer(method, drawn.error)
                     continue
                 (attempt,) = drawn.attempts
                 answer = Answer(method=method.name, **vars(_solution(attempt)))
@@ -181,7 +186,7 @@ class EngineGenerator:
         """A refinement as an answer; of its cost what comes after the candidates."""
         drawn = result.refinement
         if drawn is None:
-            return _failed(method, result.error or "it was not refined")
+            return failed_answer(method, result.error or "it was not refined")
         reading = _Reading(self._engine, self._problems[index].text, params, result)
         computed = int(_sum(result.usage, _REFINE, "tokens_computed"))
         return Answer(
@@ -263,18 +268,6 @@ def _generated(completion: Completion, answer: str | None) -> Solution:
         logprobs=[round(one, DECIMALS) for one in completion.logprobs],
         finish_reason=completion.finish_reason,
         token_ids=completion.content_ids,
-    )
-
-
-def _failed(method: Method, error: str) -> Answer:
-    return Answer(
-        method=method.name,
-        text="",
-        answer=None,
-        correct=False,
-        tokens=0,
-        finish_reason="error",
-        error=error,
     )
 
 

@@ -12,6 +12,8 @@ from benchmarks.samples.sample import Answer, Solution
 from gsr_engine.errors import InvalidRequest
 from gsr_engine.params import Layout
 
+DECIMALS = 4
+"""Of a log-probability."""
 ResultT = TypeVar("ResultT")
 Results = collections.abc.Generator[tuple[int, ResultT], None, None]
 """Results with the indices of their problems, as they come. What is unfinished is given up when it
@@ -60,6 +62,19 @@ class EndToEnd:
     candidates: list[Solution]
     answer: Answer
     phases: dict[str, dict[str, float]]
+
+
+def failed_answer(method: Method, error: str) -> Answer:
+    """The answer of a method that failed for good."""
+    return Answer(
+        method=method.name,
+        text="",
+        answer=None,
+        correct=False,
+        tokens=0,
+        finish_reason="error",
+        error=error,
+    )
 
 
 class Generator(Protocol):

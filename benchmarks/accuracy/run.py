@@ -19,6 +19,7 @@ from benchmarks.accuracy.journal import FREE, Journal
 from benchmarks.accuracy.methods import selfref
 from benchmarks.accuracy.pools import Given, Pools, foreign_of, given_to
 from benchmarks.accuracy.progress import AccuracyProgress
+from benchmarks.accuracy.reward_model import RewardModel
 from benchmarks.samples.folder import RUN, Run, read_run, write_run
 from benchmarks.samples.method import Method
 from benchmarks.samples.sample import Answer, Sample, Solution
@@ -29,8 +30,8 @@ from gsr_engine.evaluation.grader import Grader
 from train.command import log
 from train.files import differences
 
-CANDIDATES, WEAK = "candidates", "weak"
-"""What the journal calls the draws."""
+CANDIDATES, WEAK, REWARDS = "candidates", "weak", "rewards"
+"""What the journal calls the draws, and the rewards of candidates."""
 _ABSENT = dict.fromkeys(("refiner", "endpoint", "reward_model", "weak_model"))
 
 
@@ -49,6 +50,7 @@ def measure(
     out: Path,
     about: dict[str, Any],
     weak: Weak | None = None,
+    reward_model: RewardModel | None = None,
 ) -> Run:
     """The run in the folder `out`, which is done first if it is not there.
 
@@ -63,13 +65,14 @@ def measure(
         about: the task, names and digests of model and data; `FREE` ones may differ from an earlier
             run's.
         weak: writes the weak candidates of mixed pools.
+        reward_model: judges the candidates.
 
     Raises:
         InvalidRequest: not one problem can be asked, a method cannot be, or `out` holds another run
             or something else.
         CheckpointError: the journal is of a run with other settings.
     """
-    settings: dict[str, Any] = {
+    named = {
         **_ABSENT,
         **about,
         **config.settings(generator.layouts),
@@ -77,6 +80,7 @@ def measure(
         "problems": _digest(problems),
         "grader": type(grader).__name__,
     }
+    settings: dict[str, Any] = json.loads(json.dumps(named))  # as run.json will hold them
     journal_folder = out / "journal"
     if (out / RUN).exists():
         run = read_run(out, "out")
@@ -95,7 +99,9 @@ def measure(
     with Journal(journal_folder, settings) as journal:
         if len(journal):
             log.info("going on with %s results of %s", f"{len(journal):,}", journal_folder)
-        run_of = AccuracyRun(generator, problems, grader, config, journal, left_out, weak)
+        run_of = AccuracyRun(
+            generator, problems, grader, config, journal, left_out, weak, reward_model
+        )
         facts = run_of.run()
         write_run(out, {"settings": settings, **facts}, run_of.samples(settings["task"]))
     shutil.rmtree(journal_folder)
@@ -152,7 +158,7 @@ class AccuracyRun:
     """Runs every method over the same problems and candidates, in every repeat.
 
     Args:
-        generator, problems, grader, config, weak: as of `measure`.
+        generator, problems, grader, config, weak, reward_model: as of `measure`.
         journal: has the results so far, and keeps each new one as it comes.
         left_out: problems that are not asked, by index, with the reasons.
     """
@@ -166,6 +172,7 @@ class AccuracyRun:
         journal: Journal,
         left_out: dict[int, str],
         weak: Weak | None,
+        reward_model: RewardModel | None,
     ) -> None:
         self._generator = generator
         self._problems = problems
@@ -173,6 +180,7 @@ class AccuracyRun:
         self._config = config
         self._journal = journal
         self._weak = weak
+        self._reward_model = reward_model
         self._methods = config.chosen_methods(generator.layouts)
         self._drawers = {CANDIDATES: generator} | ({WEAK: weak.generator} if weak else {})
         self._left_out: dict[int, str] = {}
@@ -222,6 +230,8 @@ class AccuracyRun:
             for name in self._drawers:
                 self._draw(name, repeat)
         self._leave_out_failed()
+        for repeat in self._repeats:
+            self._judge(repeat)
         sizes = [problem.size for problem in self._problems]
         self._following = foreign_of(self._asked, sizes)
         for repeat in self._repeats:
@@ -264,6 +274,18 @@ class AccuracyRun:
         if not self._asked:
             raise InvalidRequest("data", f"no problem is left: {self._left_out}")
 
+    def _judge(self, repeat: int) -> None:
+        """The rewards of all candidates, if there is a reward model."""
+        if self._reward_model is None:
+            return
+        todo = self._journal.missing(repeat, REWARDS, self._asked)
+        self._progress.begin(self._named(REWARDS, repeat), len(todo))
+        for index in todo:
+            texts = [one.text for one in self._solutions(CANDIDATES, repeat, index)]
+            rewards = self._reward_model.rewards(self._problems[index].text, texts)
+            self._journal.add(repeat, REWARDS, index, rewards)
+            self._progress.step()
+
     def _answer(self, method: Method, repeat: int) -> None:
         """Answer every problem by one method."""
         todo = self._journal.missing(repeat, method.name, self._asked)
@@ -296,8 +318,9 @@ class AccuracyRun:
         return given_to(method, pools, lambda answer: self._right(index, answer), plain)
 
     def _solutions(self, name: str, repeat: int, index: int) -> list[Solution]:
+        """The candidates of a problem as they are read: without log-probabilities."""
         drawn = self._journal.get(repeat, name, index)["solutions"]
-        solutions = [Solution(**one) for one in drawn]
+        solutions = [Solution(**one | {"logprobs": []}) for one in drawn]
         if name == WEAK and self._weak is not None and not self._weak.same_tokens:
             for one in solutions:
                 one.token_ids = []  # the refiner reads their texts
@@ -323,6 +346,11 @@ class AccuracyRun:
         problem = self._problems[index]
         drawn = self._journal.get(repeat, CANDIDATES, index)
         weak = self._journal.get(repeat, WEAK, index)["solutions"] if self._weak else []
+        candidates = [Solution(**one) for one in drawn["solutions"]]
+        if self._reward_model is not None:
+            rewards = self._journal.get(repeat, REWARDS, index)
+            for one, reward in zip(candidates, rewards, strict=True):
+                one.reward = reward
         return Sample(
             task=task,
             repeat=repeat,
@@ -331,7 +359,7 @@ class AccuracyRun:
             gold=problem.gold,
             size=problem.size,
             prompt_tokens=drawn["prompt_tokens"],
-            candidates=[Solution(**one) for one in drawn["solutions"]],
+            candidates=candidates,
             weak=[Solution(**one) for one in weak],
             answers=[
                 Answer(**self._journal.get(repeat, method.name, index)) for method in self._methods

@@ -77,7 +77,7 @@ def candidates_of(samples: Sequence[Sample]) -> Candidates:
         group=np.array([_groups(row) for row in every], np.int64).reshape(len(samples), drawn),
         tokens=array(lambda one: one.tokens, np.int64),
         cut=array(lambda one: one.finish_reason in CUT, bool),
-        ended=array(lambda one: one.finish_reason == "stop" and one.error is None, bool),
+        ended=array(lambda one: one.finish_reason == "stop", bool),
         scores=_scores(every, logprobs),
         confidence=confidence_of(logprobs) if logprobs else None,
         prompt=np.array([one.prompt_tokens for one in samples]),

@@ -61,7 +61,8 @@ def _running(logprobs: Floats, window: int) -> Floats:
     size = min(window, len(logprobs))
     sums = np.cumsum(np.concatenate([[0.0], logprobs]))
     # Equal windows are equal, whatever stands before them: differences of sums leave bits.
-    return np.round((sums[size:] - sums[:-size]) / size, 9)
+    means: Floats = np.round((sums[size:] - sums[:-size]) / size, 9)
+    return means
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ from tests.helpers.drawers import CONFIG, PROMPTS, contents, open_store
 from tests.helpers.fake_server import Answer, FakeServer
 from train.command import show_log
 from train.generate import run
-from train.generation.endpoint_drawer import EndpointDrawer, EndpointError
+from train.generation.chat_client import EndpointError
+from train.generation.endpoint_drawer import EndpointDrawer
 from train.generation.job import GenerationJob
 from train.generation.questions import Question, prompt_text
 from train.generation.store import Store
