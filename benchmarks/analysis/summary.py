@@ -196,10 +196,9 @@ class _Summarizer:
             yield by_correct(self._candidates, k, rows, self._resampling)
             yield by_majority(self._candidates, k, rows, self._resampling)
         if any(one.size for one in self._samples):
-            families = ("pass@1", "maj", "pass@k")
-            chosen = [one for one in self._main if one.family in families] + shown
-            rows = [one for one in chosen if one.k in (1, k)]
-            yield by_size(self._samples, rows, self._resampling)
+            names = ("pass@1", f"maj@{k}", f"pass@{k} (oracle)")
+            rows = [one for one in self._main if one.name in names or _kind(one) == "greedy"]
+            yield by_size(self._samples, [*rows, *self._anchors], self._resampling)
 
     def _duels(self, all_repeated: Sequence[Repeated]) -> Iterator[Duel]:
         by_name = {one.method: one for one in all_repeated}

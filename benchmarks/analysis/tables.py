@@ -21,22 +21,30 @@ _MANY = 8
 def show_summary(console: Console, summary: Summary) -> None:
     """What there is to say about a run; accuracy stands beside cost.
 
-    Methods at another k than the headline's stand in the table over k alone.
+    Methods at another k than the headline's stand in the table over k alone, other orders and mixed
+    pools in tables of their own.
     """
     for part in _parts(summary):
         console.print(part, markup=False, highlight=False)
 
 
+def _main(summary: Summary) -> set[str]:
+    """Methods at the headline k, and at 1, that have no table of their own."""
+    elsewhere = {name for one in summary.orders for name in one.methods[1:]}
+    elsewhere |= {one.method for one in summary.mixtures if one.pool != "own"}
+    return {row.name for row in summary.methods if row.k in (1, summary.headline)} - elsewhere
+
+
 def _parts(summary: Summary) -> Iterator[Table | str]:
-    yield _methods(summary)
+    main = _main(summary)
+    yield _methods(summary, main)
     yield "\n".join(_legend(summary))
-    main = {row.name for row in summary.methods if row.k in (1, summary.headline)}
     tables = (
         _over_k(summary),
         _differences(summary, main),
-        _budgets(summary),
+        _budgets(summary, main),
         *(_strata(one) for one in summary.strata),
-        _flips(summary),
+        _flips(summary, main),
         _orders(summary),
         _views(summary),
         _mixtures(summary),
@@ -58,13 +66,13 @@ def _table(title: str, first: str, *columns: str) -> Table:
     return table
 
 
-def _methods(summary: Summary) -> Table:
+def _methods(summary: Summary, main: set[str]) -> Table:
     repeats = f", {summary.repeats} repeats" if summary.repeats > 1 else ""
     title = f"{summary.model}, {summary.task}: {summary.problems} problems{repeats}"
     columns = ("accuracy [95 %]", "tokens", "sequential", "cut", "no answer", "saved")
     table = _table(title, "method", *columns)
     for row in summary.methods:
-        if row.k in (1, summary.headline):
+        if row.name in main:
             table.add_row(
                 row.name,
                 str(row.accuracy),
@@ -84,6 +92,7 @@ def _legend(summary: Summary) -> Iterator[str]:
         yield f"cut at {summary.max_tokens:,} tokens: of the solutions the answer is taken from"
     yield "tokens: computed per problem, prompts and candidates included"
     yield "sequential: of these, generated one after the other (latency)"
+    yield f"over k: maj, best-of-k and pass@k are means over all choices among {summary.drawn}"
     if summary.window:
         yield f"confidence: of the drawn tokens, in groups of {summary.window}"
     for note in summary.notes:
@@ -95,8 +104,7 @@ def _legend(summary: Summary) -> Iterator[str]:
 def _over_k(summary: Summary) -> Table:
     """Accuracy and cost of each family over k; only families with several."""
     ks = sorted({k for k in summary.ks if k > 1})
-    table = _table(f"over k (all choices of k among {summary.drawn} where that can be)", "family",
-                   *(f"k={k}" for k in ks))  # fmt: skip
+    table = _table("over k", "family", *(f"k={k}" for k in ks))
     families = dict.fromkeys(point.family for point in summary.curve)
     for family in families:
         by_k = {point.k: point for point in summary.curve if point.family == family}
@@ -125,10 +133,10 @@ def _difference(one: Difference | None) -> str:
     return f"{one.interval.signed} {p_value:>5}"
 
 
-def _budgets(summary: Summary) -> Table:
+def _budgets(summary: Summary, main: set[str]) -> Table:
     columns = ("equal", "tokens", "majority", "its tokens", "method minus it [95 %]")
     table = _table("majority at equal cost", "method", *columns)
-    for one in summary.budgets:
+    for one in (one for one in summary.budgets if one.method in main):
         table.add_row(
             one.method if one.axis == "total" else "",
             one.axis,
@@ -137,7 +145,7 @@ def _budgets(summary: Summary) -> Table:
             f"{one.majority_tokens:,.0f}",
             one.difference.interval.signed,
         )
-    if any(one.all_drawn for one in summary.budgets):
+    if table.row_count and any(one.all_drawn for one in summary.budgets):
         table.caption = "* all that were drawn: majority could have spent more"
         table.caption_justify = "left"
     return table
@@ -159,13 +167,15 @@ def _strata(strata: Strata) -> Table:
     return table
 
 
-def _flips(summary: Summary) -> Table:
+def _flips(summary: Summary, main: set[str]) -> Table:
     """Against the majority of the same candidates; flips are counted in samples."""
     beside = {(one.method, one.other): one for one in summary.differences}
     columns = ("minus it [95 %], p", "gained", "at Nc=0", "lost", "gap")
     title = "against the majority of as many candidates; gained: wrong→right, lost: right→wrong"
     table = _table(title, "method", *columns)
     for one, gap in zip(summary.flips, summary.gaps, strict=True):
+        if one.method not in main:
+            continue
         unaided = one.by_correct[0]
         table.add_row(
             one.method,
