@@ -9,6 +9,7 @@ import numpy as np
 from benchmarks.studies.claims import MARGIN, Check, Claim, equal, less, more
 from benchmarks.studies.measured import Measured
 from benchmarks.studies.question import (
+    BRANCHED,
     LINEAR,
     LINEAR_ONLY,
     MAJORITY,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -11,7 +10,7 @@ import pytest
 from selenium import webdriver
 
 from tests.helpers import scripted_chat as scripted
-from tests.helpers.browser import Open, Page
+from tests.helpers.browser import Open, Page, headless_chromium, set_width
 from tests.helpers.live_server import live
 from tests.helpers.scripted_chat import BEGIN, END, KEEP_ALIVE, ScriptedChat
 
@@ -19,15 +18,7 @@ from tests.helpers.scripted_chat import BEGIN, END, KEEP_ALIVE, ScriptedChat
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[webdriver.Chrome]:
     """One browser for all tests of this file."""
-    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if binary is None or driver is None:
-        pytest.skip("needs chromium and chromedriver (Debian: chromium, chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    browser = headless_chromium()
     yield browser
     browser.quit()
 
@@ -44,8 +35,7 @@ def open_page(chromium: webdriver.Chrome) -> Iterator[Open]:
             stack.callback(chromium.switch_to.window, first)
             stack.callback(chromium.close)
             chromium.get_log("browser")  # what earlier pages said
-            size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-            chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+            set_width(chromium, width)
             return Page(chromium, address + path)
 
         yield open_page

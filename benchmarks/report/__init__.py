@@ -1,0 +1,1 @@
+"""What people look at: a run as Markdown, PNG and one HTML page, and JSON in lm-eval's keys."""
