@@ -10,16 +10,20 @@ the same command goes on after any interruption.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from transformers.utils.logging import disable_progress_bar
 
-from benchmarks.samples.folder import RUN, read_run
+from benchmarks.analysis.summary import summarize
+from benchmarks.report.results_json import results_of
+from benchmarks.samples.folder import RUN, SAMPLES, Run, read_run
 from benchmarks.studies.chat import CHATTED
 from benchmarks.studies.inferred import INFERRED
-from benchmarks.studies.measured import Measured
+from benchmarks.studies.measured import RESAMPLES, Measured
 from benchmarks.studies.picture import draw
 from benchmarks.studies.question import Question
 from benchmarks.studies.report import markdown
@@ -71,7 +75,11 @@ def chosen(names: list[str], chat: str | None) -> list[Question]:
 
 
 def write_report(out: Path) -> None:
-    """report.md, report.png and the verdicts as JSON, of the questions whose runs are finished."""
+    """The folder `report`, of the questions whose runs are finished.
+
+    It holds report.md, report.png, and of every run its results in lm-eval's keys; samples.sha256
+    has the digest of each run's samples, which stay in its folder.
+    """
     finished = {
         run.name: Measured(read_run(out / "runs" / run.name))
         for question in QUESTIONS.values()
@@ -88,7 +96,20 @@ def write_report(out: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.md").write_text(markdown(answered, finished), encoding="utf-8")
     draw(finished, folder / "report.png")
+    digests = []
+    for name, measured in finished.items():
+        write_results(folder / f"{name}.json", measured.run)
+        samples = (out / "runs" / name / SAMPLES).read_bytes()
+        digests.append(f"{hashlib.sha256(samples).hexdigest()}  runs/{name}/{SAMPLES}\n")
+    (folder / "samples.sha256").write_text("".join(digests), encoding="utf-8")
     print(f"report: {folder / 'report.md'}, {folder / 'report.png'}")
+
+
+def write_results(path: Path, run: Run) -> None:
+    """A run's results without the summary, which is most of them: the samples have it all."""
+    results = results_of(run, summarize(run, RESAMPLES))
+    del results["gsr"]["summary"]
+    path.write_text(json.dumps(results, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
