@@ -21,19 +21,20 @@ from transformers.utils.logging import disable_progress_bar
 from benchmarks.analysis.summary import summarize
 from benchmarks.report.results_json import results_of
 from benchmarks.samples.folder import RUN, SAMPLES, Run, read_run
+from benchmarks.studies.asked import ASKED
 from benchmarks.studies.chat import CHATTED
-from benchmarks.studies.inferred import INFERRED
 from benchmarks.studies.measured import RESAMPLES, Measured
 from benchmarks.studies.picture import draw
 from benchmarks.studies.question import Question
 from benchmarks.studies.report import markdown
 from benchmarks.studies.runs import do_run
+from benchmarks.studies.shown import SHOWN
 from benchmarks.studies.trained import TRAINED
 from gsr_engine.errors import InvalidRequest
 from train.command import log, run_command, show_log
 from train.signals import resumable
 
-QUESTIONS = {one.name: one for one in (*TRAINED, *INFERRED, *CHATTED)}
+QUESTIONS = {one.name: one for one in (*TRAINED, *ASKED, *SHOWN, *CHATTED)}
 
 
 def main(

@@ -11,8 +11,9 @@ import numpy as np
 from matplotlib import pyplot as plt  # after the backend is chosen
 
 from benchmarks.analysis.intervals import Interval
-from benchmarks.studies.inferred import LEVELS, POOLS, SWEEP, level_of, mixed
+from benchmarks.studies.asked import LEVELS, none_right
 from benchmarks.studies.question import LINEAR, MAJORITY, K, Runs
+from benchmarks.studies.shown import POOLS, SWEEP, mixed
 
 mpl.use("Agg")
 
@@ -82,16 +83,13 @@ def _by_training(axes: Any, runs: Runs) -> None:
 
 def _none_right(axes: Any, runs: Runs) -> None:
     run = runs[LEVELS.name]
-    wrong = run.none_right(K)
-    sizes = np.array([one.size for one in run.run.samples])
-    levels = [one for one in sorted(set(sizes), key=level_of) if (wrong & (sizes == one)).sum() > 9]
-    x = np.arange(len(levels))
-    masks = [wrong & (sizes == one) for one in levels]
-    _errors(axes, x, [run.among(one, LINEAR) for one in masks], fmt="o", label=LINEAR)
-    _errors(axes, x + 0.2, [run.among(one, "greedy") for one in masks], fmt=".", label="greedy")
-    counts = [f"{one}\n({mask.sum()})" for one, mask in zip(levels, masks, strict=True)]
-    axes.set_xticks(x, counts, fontsize=7)
-    axes.set(title=f"none of {K} candidates right, by size (puzzles)", ylabel="accuracy")
+    parts = [(name, few) for name, _, few in none_right(run) if few.any()]
+    x = np.arange(len(parts))
+    for shift, name, style in ((0, LINEAR, "o"), (0.2, "greedy", ".")):
+        _errors(axes, x + shift, [run.among(few, name) for _, few in parts], fmt=style, label=name)
+    labels = [f"{name.replace(' ', chr(10))}\n({few.sum()})" for name, few in parts]
+    axes.set_xticks(x, labels, fontsize=8)
+    axes.set(title=f"none of {K} candidates right (puzzles)", ylabel="accuracy", ylim=(-0.02, 1))
     axes.legend(fontsize=8)
 
 

@@ -1,11 +1,10 @@
-"""Questions about one trained model: what its candidates are like, how many, and what is asked."""
+"""Questions about one model and what a refinement is shown: which candidates, whole, how many."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
+from benchmarks.analysis.intervals import Interval
 from benchmarks.studies.claims import MARGIN, Check, Claim, equal, less, more
 from benchmarks.studies.measured import Measured
 from benchmarks.studies.question import (
@@ -26,53 +25,6 @@ from benchmarks.studies.question import (
 from benchmarks.studies.runs import StudyRun
 from benchmarks.studies.trained import NANO
 from gsr_engine.demo.puzzles import Mix
-
-LEVELS = StudyRun(
-    name="levels",
-    model="nano",
-    count=800,
-    options={"k": f"{K},{2 * K}", "layouts": "linear"},
-)
-
-
-def _levels(runs: Runs) -> Answered:
-    """Candidates K+1 to 2K are fresh solutions: no refinement at K read them."""
-    run = runs["levels"]
-    wrong = run.none_right(K)
-    fresh = run.candidates.correct[:, K:].mean(axis=1)
-    checks = [
-        more(f"none of {K} right: {LINEAR}", run.among(wrong, LINEAR)),
-        more(f"none of {K} right: {LINEAR} - a fresh solution", run.among(wrong, LINEAR, fresh)),
-        more(f"none of {K} right: {LINEAR} - greedy", run.among(wrong, LINEAR, "greedy")),
-    ]
-    rows = []
-    for level in sorted({one.size for one in run.run.samples}, key=level_of):
-        here = np.array([one.size == level for one in run.run.samples])
-        few = wrong & here
-        rows.append(
-            {
-                "digits x factors": level,
-                "puzzles": f"{int(here.sum()):,}",
-                "pass@1": str(run.among(here, "pass@1")),
-                "none right": f"{int(few.sum()):,}",
-                **{name: str(run.among(few, name) or "–") for name in (LINEAR, "greedy")},
-            }
-        )
-        if few.sum() >= 20:
-            checks.append(more(f"{level}, none right: {LINEAR}", run.among(few, LINEAR)))
-    claim = Claim(
-        "Where every candidate is wrong a refinement can still be right, at every difficulty.",
-        f"{SECONDARY}: AIME24 5.9 %, up to 9 %; every selection has 0 by definition",
-        checks,
-    )
-    return Answered([claim], [TableOf(f"Where none of {K} candidates is right", rows)])
-
-
-def level_of(size: str) -> tuple[str, int]:
-    """By what sizes are sorted: factors, then digits."""
-    digits, _, factors = size.partition("x")
-    return factors, int(digits)
-
 
 POOLS = StudyRun(
     name="pools",
@@ -186,75 +138,43 @@ def _context(runs: Runs) -> Answered:
     return Answered([claim], [table])
 
 
-STRESS = {
-    "fewer digits (3 to 5)": StudyRun(
-        name="stress-short",
-        model="nano",
-        puzzles=Mix(digits=(3, 4, 5)),
-        count=400,
-        options=LINEAR_ONLY,
-    ),
-    "larger products (three factors, 18 to 64)": StudyRun(
-        name="stress-products",
-        model="nano",
-        puzzles=Mix(factors=(3,), products=(18, 64)),
-        count=400,
-        options=LINEAR_ONLY,
-    ),
-    "four factors (products 16 to 24)": StudyRun(
-        name="stress-factors",
-        model="nano",
-        puzzles=Mix(factors=(4,), products=(16, 24)),
-        count=400,
-        options=LINEAR_ONLY,
-    ),
-}
-
-
-def _stress(runs: Runs) -> Answered:
-    of = {label: runs[run.name] for label, run in STRESS.items()}
-    claim = Claim(
-        "The gain over majority holds on problems unlike any in training.",
-        f"{REVIEWS} ask for stress tests",
-        [
-            more(f"{label}: {LINEAR} - {MAJORITY}", one.minus(LINEAR, MAJORITY))
-            for label, one in of.items()
-        ],
-    )
-    rows = [("as trained", runs["nano"]), *of.items()]
-    return Answered([claim], [methods_table("Domain stress", rows)])
-
-
 SWEEP = (1, 2, 4, 8, 10, 12, 16)
 
 
 def _sweep(runs: Runs) -> Answered:
     run = runs["nano"]
-    layouts = ("linear", "branched")
 
-    def change(layout: str, k: int, than: int) -> tuple[str, str, str]:
-        one, other = f"selfref {layout}@{k}", f"selfref {layout}@{than}"
-        return f"{one} - @{than}", one, other
+    def change(one: str, other: str) -> tuple[str, Interval]:
+        return f"{one} - {other}", run.minus(one, other)
 
-    rising = [change(one, 8, 4) for one in layouts]
-    falling = [change(one, 16, 10) for one in layouts]
+    linear = {k: f"selfref linear@{k}" for k in SWEEP}
+    branched = {k: f"selfref branched@{k}" for k in SWEEP}
+
     claims = [
         Claim(
-            "More candidates help beyond the numbers trained most, up to about ten.",
+            "More than four candidates help, up to about ten.",
             f"{SECONDARY}: generalises from 4 to 10",
-            [more(text, run.minus(one, other)) for text, one, other in rising],
+            [more(*change(linear[k], linear[4])) for k in (8, 10)],
         ),
         Claim(
             "Beyond ten candidates refining declines.",
             SECONDARY,
-            [less(text, run.minus(one, other)) for text, one, other in falling],
+            [less(*change(linear[16], linear[10]))],
         ),
         Claim(
             "At large k refining falls below a majority vote.",
             f"{REVIEWS}, of its figure 4",
+            [less(*change(linear[16], "maj@16"))],
+        ),
+        Claim(
+            "The branched layout, which the paper does not have, bears more candidates.",
+            "ours",
             [
-                less(f"selfref {one}@16 - maj@16", run.minus(f"selfref {one}@16", "maj@16"))
-                for one in layouts
+                more(
+                    f"selfref branched@{k} - linear@{k}",
+                    run.minus(f"selfref branched@{k}", f"selfref linear@{k}"),
+                )
+                for k in (10, 16)
             ],
         ),
     ]
@@ -269,40 +189,7 @@ def _over_k(run: Measured) -> Iterator[dict[str, str]]:
         yield row
 
 
-EASY = {
-    f"6 digits, two factors, T={temperature:g}": StudyRun(
-        name=f"easy-{temperature:g}",
-        model="nano",
-        puzzles=Mix(digits=(6,), factors=(2,), share_of_sums=0.0),
-        options={**LINEAR_ONLY, "temperature": temperature},
-    )
-    for temperature in (0.3, 1.0)
-}
-
-
-def _easy(runs: Runs) -> Answered:
-    of = {label: runs[run.name] for label, run in EASY.items()}
-    cold = of[next(iter(of))]
-    claim = Claim(
-        "Where pass@1 is high already, refining gains nothing.",
-        REVIEWS,
-        [equal(f"T=0.3: {LINEAR} - {MAJORITY}", cold.minus(LINEAR, MAJORITY))],
-    )
-    rows = [("all puzzles, T=1", runs["nano"]), *of.items()]
-    return Answered([claim], [methods_table("Easy puzzles", rows)])
-
-
-INFERRED = (
-    Question(
-        name="levels",
-        title="No candidate is right, at every difficulty",
-        runs=(LEVELS,),
-        answer=_levels,
-        limits=(
-            "A draft that is wrong in one column is right in the others, which a checker can use; "
-            "a wrong solution of a competition problem gives less to begin from."
-        ),
-    ),
+SHOWN = (
     Question(
         name="quality",
         title="The quality of the candidates",
@@ -324,24 +211,15 @@ INFERRED = (
         ),
     ),
     Question(
-        name="stress",
-        title="Puzzles unlike any in training",
-        runs=(NANO, *STRESS.values()),
-        answer=_stress,
-        limits="The tokens of a fourth factor and of its products have their first weights still.",
-    ),
-    Question(
         name="sweep",
         title="Many candidates",
         runs=(NANO,),
         answer=_sweep,
-        limits="nano learnt from 1 to 8 candidates, mostly 4. Each k reads the first k of 16.",
-    ),
-    Question(
-        name="easy",
-        title="High pass@1",
-        runs=(NANO, *EASY.values()),
-        answer=_easy,
-        limits="Accuracies near 1 leave both methods little room; that is the claim.",
+        limits=(
+            "nano learnt from 1 to 8 candidates, mostly 4, in rows of at most 1,024 tokens. What "
+            "declines may be the length rather than the number: 16 candidates in one sequence are "
+            "about 1,200 tokens, and positions that no row had. Side by side they reach no new "
+            "position, which may be why the branched layout bears them."
+        ),
     ),
 )
