@@ -64,10 +64,7 @@ def _levels(runs: Runs) -> Answered:
         f"{SECONDARY}: AIME24 5.9 %, up to 9 %; every selection has 0 by definition",
         [
             more(f"all: {LINEAR}", run.among(wrong, LINEAR)),
-            *(
-                more(f"{name}: {LINEAR}", run.among(few, LINEAR))
-                for name, _, few in none_right(run)
-            ),
+            *(more(f"{name}: {LINEAR}", run.among(few, LINEAR)) for name, _, few in parts),
         ],
     )
     not_fresh = Claim(
@@ -85,10 +82,7 @@ def _levels(runs: Runs) -> Answered:
             "all": f"{int(here.sum()):,}",
             "pass@1": str(run.among(here, "pass@1")),
             "none right": f"{int(few.sum()):,}",
-            **{
-                one: str(run.among(few, one) or "–")
-                for one in (LINEAR, f"selfref linear@{2 * K}", "greedy")
-            },
+            **{one: str(run.among(few, one) or "–") for one in shown},
         }
         for name, here, few in parts
     ]

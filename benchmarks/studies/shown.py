@@ -149,7 +149,6 @@ def _sweep(runs: Runs) -> Answered:
 
     linear = {k: f"selfref linear@{k}" for k in SWEEP}
     branched = {k: f"selfref branched@{k}" for k in SWEEP}
-
     claims = [
         Claim(
             "More than four candidates help, up to about ten.",
@@ -169,13 +168,7 @@ def _sweep(runs: Runs) -> Answered:
         Claim(
             "The branched layout, which the paper does not have, bears more candidates.",
             "ours",
-            [
-                more(
-                    f"selfref branched@{k} - linear@{k}",
-                    run.minus(f"selfref branched@{k}", f"selfref linear@{k}"),
-                )
-                for k in (10, 16)
-            ],
+            [more(*change(branched[k], linear[k])) for k in (10, 16)],
         ),
     ]
     return Answered(claims, [TableOf("Over k", list(_over_k(run)))])
