@@ -272,7 +272,7 @@ def _generated(completion: Completion, answer: str | None) -> Solution:
 
 
 def _sum(usage: Usage, phases: Sequence[Phase], name: str) -> float:
-    return sum(getattr(usage.phases[one], name) for one in phases if one in usage.phases)
+    return float(sum(getattr(usage.phases[one], name) for one in phases if one in usage.phases))
 
 
 def _digest(prompt: list[int]) -> str:

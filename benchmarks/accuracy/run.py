@@ -19,6 +19,7 @@ from benchmarks.accuracy.journal import FREE, Journal
 from benchmarks.accuracy.methods import selfref
 from benchmarks.accuracy.pools import Given, Pools, foreign_of, given_to
 from benchmarks.accuracy.progress import AccuracyProgress
+from benchmarks.accuracy.refusals import refused_problems
 from benchmarks.accuracy.reward_model import RewardModel
 from benchmarks.samples.folder import RUN, Run, read_run, write_run
 from benchmarks.samples.method import Method
@@ -120,38 +121,6 @@ def _check_weak(methods: Sequence[Method], weak: Weak | None) -> None:
         raise InvalidRequest("pools", "weak candidates need a --weak-model")
     if weak is not None and not needed:
         raise InvalidRequest("weak_model", "is for --methods mixed with a weak pool")
-
-
-def refused_problems(
-    generator: Generator, problems: Sequence[BenchmarkProblem], config: AccuracyConfig
-) -> dict[int, str]:
-    """Why problems cannot be asked, by index: what can be refused is, before the first token.
-
-    Every method is tried at its largest k.
-
-    Raises:
-        InvalidRequest: not one problem can be asked; the first one's error says why.
-    """
-    methods, draw = _hardest(config.chosen_methods(generator.layouts)), config.draw(0)
-    refused = {}
-    for index, problem in enumerate(problems):
-        error = InvalidRequest("problem", problem.error) if problem.error else None
-        error = error or generator.refusal(index, draw, methods)
-        if error is not None:
-            refused[index] = error
-    if len(refused) == len(problems):
-        if refused[0].field not in ("problem", "prompt"):  # a setting, and not the problem
-            raise refused[0]
-        raise InvalidRequest("data", f"no problem can be asked; {problems[0].id}: {refused[0]}")
-    return {index: str(error) for index, error in refused.items()}
-
-
-def _hardest(methods: Sequence[Method]) -> list[Method]:
-    """Of methods that ask alike the one with the most candidates."""
-    largest: dict[Any, Method] = {}
-    for one in sorted(methods, key=lambda method: method.k):
-        largest[one.layout, one.template, one.view, one.widths, one.subset] = one
-    return list(largest.values())
 
 
 class AccuracyRun:

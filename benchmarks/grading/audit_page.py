@@ -14,6 +14,7 @@ article { border: 1px solid #ccc; border-radius: 6px; padding: .5rem 1rem; margi
 h1 { font-size: 1.5rem } h2 { font-size: 1.2rem; margin-top: 2.5rem } h3 { font-size: 1rem }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #8881; padding: .5rem }
 td, th { padding: .1rem .8rem .1rem 0; text-align: left; vertical-align: top }
+th { white-space: nowrap }
 .yes { color: #176d31 } .no { color: #a3262a } .none { color: #777 }
 :root { color-scheme: light dark }
 @media (prefers-color-scheme: dark) { .yes { color: #6c6 } .no { color: #f77 } }
@@ -50,8 +51,8 @@ def audit_page(items: Sequence[tuple[Reason, Graded]], counts: Mapping[Reason, i
 
 def _article(number: int, item: Graded) -> str:
     solution = item.solution
-    verdicts = {"the run": item.right, **item.verdicts}
-    said = " · ".join(f"{escape(name)} {_verdict(right)}" for name, right in verdicts.items())
+    verdicts = [("the run", item.right), *item.verdicts.items()]
+    said = " · ".join(f"{escape(name)} {_verdict(right)}" for name, right in verdicts)
     where = escape(f"{item.run}, {item.id}, {item.method}")
     stated = "none was found" if solution.answer is None else solution.answer
     tail = solution.text[-_TAIL:]
