@@ -125,8 +125,7 @@ class Measured:
 
     def none_right(self, k: int) -> Bools:
         """The samples whose first k candidates are all wrong."""
-        mask: Bools = ~self.candidates.correct[:, :k].any(axis=1)
-        return mask
+        return np.asarray(self.candidates.correct[:, :k].sum(axis=1) == 0, bool)
 
     def tokens(self, name: str) -> tuple[float, float]:
         """Tokens computed per problem, and those generated one after the other."""

@@ -86,7 +86,8 @@ def _none_right(axes: Any, runs: Runs) -> None:
     parts = [(name, few) for name, _, few in none_right(run) if few.any()]
     x = np.arange(len(parts))
     for shift, name, style in ((0, LINEAR, "o"), (0.2, "greedy", ".")):
-        _errors(axes, x + shift, [run.among(few, name) for _, few in parts], fmt=style, label=name)
+        found = [one for _, few in parts if (one := run.among(few, name))]
+        _errors(axes, x + shift, found, fmt=style, label=name)
     labels = [f"{name.replace(' ', chr(10))}\n({few.sum()})" for name, few in parts]
     axes.set_xticks(x, labels, fontsize=8)
     axes.set(title=f"none of {K} candidates right (puzzles)", ylabel="accuracy", ylim=(-0.02, 1))
