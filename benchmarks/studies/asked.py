@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.analysis.intervals import Bools
 from benchmarks.samples.sample import Sample
-from benchmarks.studies.claims import Claim, equal, more
+from benchmarks.studies.claims import Claim, more, no_more
 from benchmarks.studies.measured import Measured
 from benchmarks.studies.question import (
     LINEAR,
@@ -91,62 +91,58 @@ def _levels(runs: Runs) -> Answered:
 
 
 STRESS = {
-    "fewer digits (3 to 5)": StudyRun(
-        name="stress-short",
-        model="nano",
-        puzzles=Mix(digits=(3, 4, 5)),
-        count=400,
-        options=LINEAR_ONLY,
-    ),
-    "larger products (three factors, 18 to 64)": StudyRun(
-        name="stress-products",
-        model="nano",
-        puzzles=Mix(factors=(3,), products=(18, 64)),
-        count=400,
-        options=LINEAR_ONLY,
-    ),
-    "four factors (products 16 to 24)": StudyRun(
-        name="stress-factors",
-        model="nano",
-        puzzles=Mix(factors=(4,), products=(16, 24)),
-        count=400,
-        options=LINEAR_ONLY,
-    ),
+    label: StudyRun(
+        name=f"stress-{name}", model="nano", puzzles=mix, count=400, options=LINEAR_ONLY
+    )
+    for label, name, mix in (
+        ("three factors, products 18 to 64", "products", Mix(factors=(3,), products=(18, 64))),
+        ("3 to 5 digits", "short", Mix(digits=(3, 4, 5))),
+        ("four factors, products 16 to 24", "factors", Mix(factors=(4,), products=(16, 24))),
+    )
 }
+"""Harder puzzles, and two kinds that no row of training has: other lengths, and a fourth line."""
 
 
 def _stress(runs: Runs) -> Answered:
     of = {label: runs[run.name] for label, run in STRESS.items()}
-    claim = Claim(
-        "The gain over majority holds on problems unlike any in training.",
-        f"{REVIEWS} ask for stress tests",
-        [
-            more(f"{label}: {LINEAR} - {MAJORITY}", one.minus(LINEAR, MAJORITY))
-            for label, one in of.items()
-        ],
-    )
+    harder, *unseen = of.items()
+    claims = [
+        Claim(
+            "The gain over majority holds on harder problems than any in training.",
+            f"{REVIEWS} ask for stress tests",
+            [more(f"{harder[0]}: {LINEAR} - {MAJORITY}", harder[1].minus(LINEAR, MAJORITY))],
+        ),
+        Claim(
+            "Where nothing can be solved directly, refining solves nothing either.",
+            "ours",
+            [no_more(f"{label}: {LINEAR}", one.accuracy(LINEAR)) for label, one in unseen],
+        ),
+    ]
     rows = [("as trained", runs["nano"]), *of.items()]
-    return Answered([claim], [methods_table("Domain stress", rows)])
+    return Answered(claims, [methods_table("Domain stress", rows)])
 
 
 EASY = {
-    f"6 digits, two factors, T={temperature:g}": StudyRun(
+    f"6 digits, product 6, T={temperature:g}": StudyRun(
         name=f"easy-{temperature:g}",
         model="nano",
-        puzzles=Mix(digits=(6,), factors=(2,), share_of_sums=0.0),
+        puzzles=Mix(digits=(6,), factors=(2,), products=(6, 6), share_of_sums=0.0),
         options={**LINEAR_ONLY, "temperature": temperature},
     )
     for temperature in (0.3, 1.0)
 }
+"""The puzzles that nano solves best."""
 
 
 def _easy(runs: Runs) -> Answered:
     of = {label: runs[run.name] for label, run in EASY.items()}
-    cold = of[next(iter(of))]
     claim = Claim(
         "Where pass@1 is high already, refining gains nothing.",
         REVIEWS,
-        [equal(f"T=0.3: {LINEAR} - {MAJORITY}", cold.minus(LINEAR, MAJORITY))],
+        [
+            no_more(f"{label}: {LINEAR} - {MAJORITY}", one.minus(LINEAR, MAJORITY))
+            for label, one in of.items()
+        ],
     )
     rows = [("all puzzles, T=1", runs["nano"]), *of.items()]
     return Answered([claim], [methods_table("Easy puzzles", rows)])
@@ -168,13 +164,19 @@ ASKED = (
         title="Puzzles unlike any in training",
         runs=(NANO, *STRESS.values()),
         answer=_stress,
-        limits="The tokens of a fourth factor and of its products have their first weights still.",
+        limits=(
+            "Lengths that no row had are not read at all, and the tokens of a fourth product have "
+            "their first weights still: both are beyond nano, not merely hard for it."
+        ),
     ),
     Question(
         name="easy",
         title="High pass@1",
         runs=(NANO, *EASY.values()),
         answer=_easy,
-        limits="Accuracies near 1 leave both methods little room; that is the claim.",
+        limits=(
+            "What nano solves best it does not solve nearly always, so this hardly reaches the "
+            "saturation that the reviews speak of."
+        ),
     ),
 )

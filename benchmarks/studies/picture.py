@@ -13,7 +13,7 @@ from matplotlib import pyplot as plt  # after the backend is chosen
 from benchmarks.analysis.intervals import Interval
 from benchmarks.studies.asked import LEVELS, none_right
 from benchmarks.studies.question import LINEAR, MAJORITY, K, Runs
-from benchmarks.studies.shown import POOLS, SWEEP, mixed
+from benchmarks.studies.shown import POOL_NAMES, POOLS, SWEEP, mixed
 
 mpl.use("Agg")
 
@@ -97,7 +97,7 @@ def _none_right(axes: Any, runs: Runs) -> None:
 def _by_pool(axes: Any, runs: Runs) -> None:
     run = runs[POOLS.name]
     shares = (0.0, 0.25, 0.5, 1.0)
-    for pool in ("weak", "foreign", "truncated", "corrupted"):
+    for pool in POOL_NAMES:
         names = [mixed(pool, one) if one else LINEAR for one in shares]
         _errors(axes, shares, [run.accuracy(one) for one in names], fmt="-o", label=pool)
     own = [run.accuracy(f"selfref linear@{k}") for k in (4, 3, 2)]
