@@ -12,7 +12,7 @@ REAL_MODEL := $(VENV)/.real_model
 TOOLS := runs/tools/lm-eval/.installed runs/tools/guidellm/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test real tools quick check wheel soak chaos chaos-http nano nano-study rehearsal kernels-aot gpu-check lock clean
+.PHONY: help demo test real tools quick check wheel soak chaos chaos-http nano studies rehearsal kernels-aot gpu-check lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -56,8 +56,8 @@ nano: $(INSTALLED) ## train the model in the box from nothing and prove it (abou
 	$(BIN)/python -m train.nano
 	$(BIN)/python -m benchmarks.nano
 
-nano-study: $(INSTALLED) ## two more seeds, the ablations and the controls (hours)
-	$(BIN)/python -m benchmarks.nano.study
+studies: $(INSTALLED) ## the paper's questions: models, runs and a report with verdicts (hours; goes on)
+	$(BIN)/python -m benchmarks.studies all $(if $(CHAT),--chat $(CHAT))
 
 rehearsal: $(INSTALLED) ## the paper's recipe in miniature, from problems to accuracy, for two models (minutes)
 	$(BIN)/python -m train.recipe rehearsal --ranks 2

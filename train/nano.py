@@ -14,6 +14,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -23,18 +24,19 @@ from transformers.utils.logging import disable_progress_bar
 
 from gsr_engine import Engine
 from gsr_engine.checkpoint.gsr_config import GsrConfig
-from gsr_engine.demo.puzzles import sample_puzzles
+from gsr_engine.demo.puzzles import Mix, sample_puzzles
 from gsr_engine.params import Layout
 from gsr_engine.seeds import derive_seed
 from train.command import log, run_command
 from train.files import claim
-from train.hybrid.candidate_sets import SetConfig, draw_sets
+from train.hybrid.candidate_sets import CandidateSet, SetConfig, draw_sets
 from train.hybrid.hybrid_set import build_hybrid
 from train.hybrid.inputs import HybridConfig, Ingredients
 from train.hybrid.student import Student
 from train.problems import Problem
+from train.samples import Sample
 from train.sft import train
-from train.toy.nano_checkpoint import nano_gsr_config, write_initial_checkpoint
+from train.toy.nano_checkpoint import NANO_WIDTH, nano_gsr_config, write_initial_checkpoint
 from train.toy.puzzles import draw_own, puzzle_problems, slipped_samples
 from train.trainer.config import SftConfig
 
@@ -50,7 +52,7 @@ class Stage:
         layouts: of refinement rows, in turn.
         lr, final_lr: learning rate at the beginning and at the end.
         warmup: steps until `lr` is reached.
-        own_puzzles: puzzles that the model draws candidates for; 0 takes synthetic drafts.
+        own_puzzles: new puzzles, which the model draws candidates for; 0 takes synthetic drafts.
         candidates: drawn for each of these puzzles.
         sets: sets of candidates for each puzzle.
     """
@@ -71,11 +73,13 @@ class Stage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """How nano is made; the ablations of the study are recipes with other rows.
+    """How nano is made; the studies train variants of it.
 
     Attributes:
         synthetic_puzzles: puzzles of the first stage; later stages take direct rows from them, too.
         slip_rate: highest share of the first factor's carries that a synthetic draft gets wrong.
+        refined: the puzzles that refinement rows are of; None takes all. Direct rows are of all.
+        width: of the model.
         gsr: the prompts and layouts of the model.
         seed: of weights, puzzles and draws.
     """
@@ -83,6 +87,8 @@ class Recipe:
     stages: tuple[Stage, ...]
     synthetic_puzzles: int = 8000
     slip_rate: float = 0.3
+    refined: Mix | None = None
+    width: int = NANO_WIDTH
     gsr: GsrConfig = field(default_factory=nano_gsr_config)
     seed: int = 0
 
@@ -123,8 +129,13 @@ def default_recipe(seed: int = 0) -> Recipe:
     )
 
 
-def run_recipe(recipe: Recipe, out: Path) -> Path:
+def run_recipe(recipe: Recipe, out: Path, data_of: Path | None = None) -> Path:
     """Run the stages that are not done yet; returns the folder of the finished model.
+
+    Args:
+        recipe: what is trained.
+        out: folder of the run.
+        data_of: folder of a run with the same stages, whose data are learnt from; nothing is drawn.
 
     Raises:
         CheckpointError: the folder belongs to another recipe.
@@ -134,14 +145,14 @@ def run_recipe(recipe: Recipe, out: Path) -> Path:
     claim(out / "recipe.json", asdict(recipe), "another recipe")
     source = out / "initial"
     if not (source / "gsr.json").exists():
-        write_initial_checkpoint(source, recipe.gsr, recipe.seed)
+        write_initial_checkpoint(source, recipe.gsr, recipe.seed, recipe.width)
     for index, stage in enumerate(recipe.stages):
         folder = out / stage.name
         if not (folder / "model").exists():
-            data = folder / "data"
-            if not data.exists():
+            data = (data_of or out) / stage.name / "data"
+            if not data_of and not data.exists():
                 _build(recipe, stage, index, source, data)
-            train(_settings(recipe, stage, source, folder))
+            train(_settings(recipe, stage, source, data, folder))
         source = folder / "model"
     model = out / "model"
     shutil.rmtree(model, ignore_errors=True)
@@ -152,10 +163,10 @@ def run_recipe(recipe: Recipe, out: Path) -> Path:
     return model
 
 
-def _settings(recipe: Recipe, stage: Stage, source: Path, out: Path) -> SftConfig:
+def _settings(recipe: Recipe, stage: Stage, source: Path, data: Path, out: Path) -> SftConfig:
     return SftConfig(
         model=str(source),
-        data=out / "data",
+        data=data,
         out=out,
         steps=stage.steps,
         batch=stage.direct + stage.refine,
@@ -173,18 +184,23 @@ def _build(recipe: Recipe, stage: Stage, index: int, source: Path, data: Path) -
     """Build the hybrid set of a stage: direct rows of all puzzles, sets of candidates of some."""
     synthetic = sample_puzzles("train", recipe.seed, recipe.synthetic_puzzles)
     problems = puzzle_problems(synthetic, "synthetic")
+    drafts = slipped_samples(synthetic, problems, recipe.slip_rate, recipe.seed)
+    kind = recipe.refined or Mix()
+    refined = [one for puzzle, one in zip(synthetic, problems, strict=True) if kind.holds(puzzle)]
     seed = 1000 * (index + 1) + recipe.seed
-    student = Student(source)
-    asked: list[Problem] = problems
     if stage.own_puzzles:
-        asked = puzzle_problems(sample_puzzles("train", seed, stage.own_puzzles), stage.name)
-        problems = [*asked, *problems]
-        with Engine.from_pretrained(source, dtype="float32") as engine:
-            folder, tokenizer = data.parent / "candidates", student.tokenizer_hash
-            pool = draw_own(engine, asked, stage.candidates, folder, stage.name, seed, tokenizer)
-    else:
-        pool = slipped_samples(synthetic, problems, recipe.slip_rate, recipe.seed)
-    drawing = SetConfig(weights=stage.weights, sets=stage.sets, easy=None, seed=seed)
+        own = sample_puzzles("train", seed, stage.own_puzzles, recipe.refined)
+        refined = puzzle_problems(own, stage.name)
+        problems = [*refined, *problems]
+    student = Student(source)
+    dropped: Counter[str] = Counter()
+    sets: list[CandidateSet] = []
+    if stage.refine:
+        if stage.own_puzzles:
+            folder = data.parent / "candidates"
+            drafts = _own_candidates(stage, source, refined, folder, seed, student.tokenizer_hash)
+        drawing = SetConfig(weights=stage.weights, sets=stage.sets, easy=None, seed=seed)
+        sets = list(draw_sets(refined, drafts, student, drawing, dropped))
     rows = HybridConfig(
         layouts=stage.layouts,
         in_turn=True,
@@ -193,10 +209,20 @@ def _build(recipe: Recipe, stage: Stage, index: int, source: Path, data: Path) -
         held_out=0.02,
         seed=seed,
     )
-    dropped: Counter[str] = Counter()
-    sets = list(draw_sets(asked, pool, student, drawing, dropped)) if stage.refine else []
     ingredients = Ingredients(problems=problems, sets=sets, dropped=dropped)
     build_hybrid(ingredients, student, rows, data)
+
+
+def _own_candidates(
+    stage: Stage,
+    source: Path,
+    problems: Sequence[Problem],
+    folder: Path,
+    seed: int,
+    tokenizer: str,
+) -> Callable[[str], list[Sample]]:
+    with Engine.from_pretrained(source, dtype="float32") as engine:
+        return draw_own(engine, problems, stage.candidates, folder, stage.name, seed, tokenizer)
 
 
 def main(

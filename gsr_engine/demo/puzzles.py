@@ -146,6 +146,17 @@ class Mix:
             if not any(least <= math.prod(factors) <= largest for factors in choices):
                 raise ValueError(f"no {count} factors have a product within {self.products}")
 
+    def holds(self, puzzle: Puzzle) -> bool:
+        """Whether it may draw such a puzzle."""
+        least, largest = self.products
+        form = self.share_of_sums < 1 if puzzle.sums is None else self.share_of_sums > 0
+        return (
+            form
+            and len(puzzle.digits) in self.digits
+            and len(puzzle.factors) in self.factors
+            and least <= math.prod(puzzle.factors) <= largest
+        )
+
 
 def sample_puzzles(
     stream: PuzzleStream, seed: int, count: int, mix: Mix | None = None

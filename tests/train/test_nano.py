@@ -10,7 +10,6 @@ import typer
 
 from benchmarks.nano.__main__ import main as judge
 from benchmarks.nano.promises import evaluate
-from benchmarks.nano.study import recipes_of
 from gsr_engine import CheckpointError
 from gsr_engine.demo.puzzles import sample_puzzles
 from train.nano import Recipe, default_recipe, run_recipe
@@ -44,18 +43,6 @@ def test_from_nothing_to_a_report(tmp_path: Path, caplog: pytest.LogCaptureFixtu
         judge(model=model, out=tmp_path / "report", run=tmp_path / "report")
     assert (tmp_path / "report" / "report.png").stat().st_size > 10_000
     assert "missed" in (tmp_path / "report" / "report.txt").read_text()
-
-
-def test_the_study_changes_one_thing_at_a_time() -> None:
-    recipe = default_recipe()
-    direct, refine = recipes_of("objectives").values()
-    assert direct.stages[0] == refine.stages[0] == recipe.stages[0]
-    assert all(stage.refine == 0 for stage in direct.stages[1:])
-    assert all(stage.direct == 0 for stage in refine.stages[1:])
-    not_restated, position = (one.gsr for one in recipes_of("layouts").values())
-    assert not_restated.template.restate is None
-    assert not_restated.refine_position == recipe.gsr.refine_position != position.refine_position
-    assert [one.seed for one in recipes_of("seeds").values()] == [1, 2]
 
 
 def test_a_draft_slips_at_about_its_rate() -> None:

@@ -19,6 +19,7 @@ from transformers.models.llama.modeling_llama import LlamaAttention
 
 from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.demo.puzzles import ANSWER_PATTERN, BASE, CARRIES, LINES, PLACES
+from gsr_engine.errors import InvalidRequest
 from gsr_engine.programs.template import Template
 
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<user>", "<assistant>", "<unk>")
@@ -26,6 +27,7 @@ THINKING = ("<think>", "</think>")
 PROMPT_WORDS = ("Drafts:", "•", "Refine:")
 SIGNS = tuple("()+=;×")
 DIGITS = tuple("0123456789")
+NANO_WIDTH = 128
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}"
@@ -92,15 +94,21 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def nano_config(vocab_size: int) -> LlamaConfig:
-    """Nano's shape: 3 layers of width 128."""
+def nano_config(vocab_size: int, width: int = NANO_WIDTH) -> LlamaConfig:
+    """Nano's shape: 3 layers of a width, with heads of 32 in pairs that share their keys.
+
+    Raises:
+        InvalidRequest: the width is not a multiple of 64.
+    """
+    if width < 64 or width % 64:
+        raise InvalidRequest("width", f"must be a multiple of 64, got {width}")
     return LlamaConfig(
         vocab_size=vocab_size,
-        hidden_size=128,
-        intermediate_size=352,
+        hidden_size=width,
+        intermediate_size=width * 11 // 4,
         num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        num_attention_heads=width // 32,
+        num_key_value_heads=width // 64,
         max_position_embeddings=2048,
         rms_norm_eps=1e-6,
         tie_word_embeddings=True,
@@ -112,10 +120,12 @@ def nano_config(vocab_size: int) -> LlamaConfig:
     )
 
 
-def write_initial_checkpoint(folder: Path, gsr: GsrConfig, seed: int) -> None:
+def write_initial_checkpoint(
+    folder: Path, gsr: GsrConfig, seed: int, width: int = NANO_WIDTH
+) -> None:
     """An untrained nano as a Hugging Face folder with its tokenizer and gsr.json."""
     tokenizer = make_tokenizer()
-    model = LlamaForCausalLM(nano_config(len(tokenizer)))
+    model = LlamaForCausalLM(nano_config(len(tokenizer), width))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
