@@ -170,10 +170,10 @@ def _grades(measured: Measured, smallest: Measured, deadline: float | None) -> G
     if smallest is not measured:
         gain = refined - _values(bool(one.correct) for one in smallest.answers)
     return Grades(
-        pass_at_1=_mean(drawn, _values(fmean(one.candidates_correct) for one in answers)),
-        majority=_mean(drawn, _values(one.majority_correct for one in answers)),
-        selfref=_mean(drawn, refined),
-        gain=None if gain is None else _mean(drawn, gain),
+        pass_at_1=drawn.mean(_values(fmean(one.candidates_correct) for one in answers)),
+        majority=drawn.mean(_values(one.majority_correct for one in answers)),
+        selfref=drawn.mean(refined),
+        gain=None if gain is None else drawn.mean(gain),
         right_per_second=len(right) / elapsed,
         good_per_second=None if deadline is None else len(_in_time(right, deadline)) / elapsed,
     )
@@ -181,13 +181,6 @@ def _grades(measured: Measured, smallest: Measured, deadline: float | None) -> G
 
 def _in_time(answers: Sequence[TimedAnswer], deadline: float) -> list[TimedAnswer]:
     return [one for one in answers if one.refined_last <= deadline]
-
-
-def _mean(drawn: Resampling, values: Floats) -> Interval:
-    interval = drawn.mean(values)
-    if interval is None:
-        raise ValueError("there are no answers")
-    return interval
 
 
 def _values(values: Iterable[float]) -> Floats:

@@ -282,6 +282,12 @@ def test_warm_up_is_not_measured_and_seeds_are_the_same_for_everybody(tmp_path: 
     assert [[answer.correct for answer in one.answers] for one in found] == [[True, False]] * 4
 
 
+def test_a_round_finds_nothing_in_the_prefix_cache_of_another() -> None:
+    """Both ask the same problems of one engine, and the faster one counts."""
+    rounds = [replace(CELL, round=number) for number in (0, 1)]
+    assert len({questions().streams(cell).salt for cell in rounds}) == 2
+
+
 def test_what_cannot_be_measured_is_left_out_by_name(tmp_path: Path) -> None:
     missing = InstantSystem("missing", opening_error=PeerSkipped("not installed"))
     refusing = InstantSystem("refusing", error=NotAnswered("http://x: status 503: full"))
