@@ -14,9 +14,10 @@ from markdown_it import MarkdownIt
 from benchmarks.analysis.results_json import results_of, write_results_json
 from benchmarks.analysis.summary import summarize
 from benchmarks.report.__main__ import MARKDOWN, PAGE, PICTURE, ReportCommand, main
-from benchmarks.report.blocks import Report
+from benchmarks.report.blocks import Plot, Report
 from benchmarks.report.document import write_document
 from benchmarks.report.facts import facts, lead, run_names
+from benchmarks.report.figures import figures
 from benchmarks.report.rows import MOST_TEXT, Texts, texts_of
 from benchmarks.samples.sample import Solution
 from gsr_engine.errors import InvalidRequest
@@ -76,6 +77,15 @@ def test_every_figure_of_a_method_is_in_markdown(tmp_path: Path) -> None:
     text = (write_report(tmp_path, run) / MARKDOWN).read_text().replace("\\", "")
     for row in summarize(run).methods:
         assert f"| {row.name} | {row.accuracy} |" in text
+
+
+def test_strata_by_size_are_not_called_right_candidates() -> None:
+    run = random_run()
+    blocks = figures(run, summarize(run, resamples=50))
+    (plot,) = (one for one in blocks if isinstance(one, Plot) and "size" in one.title)
+    assert (plot.title, plot.axes[0].label) == ("By size", "size")
+    labels = [point.label for point in plot.series[0].points]
+    assert labels == [f"pass@1, size {size}, 10 samples" for size in range(3)]
 
 
 def test_equal_input_gives_equal_bytes(tmp_path: Path) -> None:
