@@ -165,7 +165,9 @@ def test_a_drawing_of_log_probabilities_keeps_the_least() -> None:
     logprobs = [-0.1] * 1000
     logprobs[777], logprobs[3] = -7.5, -float("inf")
     run.samples[0].candidates[0].logprobs = logprobs
-    bars = texts_of(run, run.samples[0], Texts(None))["candidates"][0]["bars"]
+    shown = texts_of(run, run.samples[0], Texts(None))
+    json.dumps(shown, allow_nan=False)
+    bars = shown["candidates"][0]["bars"]
     assert len(bars) <= 160
     assert sorted(bars)[-2:] == [750, 9900]
 
