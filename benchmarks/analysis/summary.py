@@ -136,7 +136,10 @@ class _Summarizer:
                 yield one
 
     def _beside_majority(self) -> list[tuple[Outcome, Outcome]]:
-        """Each refinement with the majority of as many candidates, which it read."""
+        """Each refinement with the majority of the first k candidates.
+
+        All but `repeated` and `mixed` read just these; they stand beside what k of them could say.
+        """
         return [(one, self._majority(one.k)) for one in self._refinements()]
 
     def _majority(self, k: int) -> Outcome:

@@ -198,8 +198,9 @@ def _flips(summary: Summary) -> Iterator[Table]:
         title="What refining changes",
         columns=(*columns, "kept wrong", "refinement gap [95 %]"),
         rows=tuple(rows),
-        note="Samples, beside the majority of the candidates that the method reads. All wrong: no "
-        "candidate is right, so no selection can be. The gap is (refined − majority) / majority.",
+        note="Samples, beside the majority of the problem's first k candidates, which all but "
+        "repeated and mixed methods read. All wrong: none of these is right, so no selection among "
+        "them can be. The gap is (refined − majority) / majority.",
     )
 
 
