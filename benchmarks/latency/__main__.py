@@ -121,6 +121,7 @@ def _opened(setting: Setting) -> Iterator[tuple[Engine, AsyncEngine]]:
         dtype=setting.dtype,
         threads=setting.threads,
         kv_cache_gib=setting.kv_gib,
+        generation_config="none",  # all systems draw from the model's own distribution
     )
     front = AsyncEngine(engine, max_pending=_MAX_PENDING)
     try:
