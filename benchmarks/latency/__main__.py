@@ -114,7 +114,7 @@ def _folder(model: Path | None, shape: str | None) -> Path:
 
 
 @contextmanager
-def _opened(setting: Setting) -> Iterator[tuple[Engine, AsyncEngine]]:
+def opened_engine(setting: Setting) -> Iterator[tuple[Engine, AsyncEngine]]:
     """The engine, and the front that owns it."""
     engine = Engine.from_pretrained(
         setting.model,
@@ -291,7 +291,7 @@ def main(
         "max_tokens": max_tokens,
         "seed": seed,
     }
-    with _opened(setting) as (engine, front):
+    with opened_engine(setting) as (engine, front):
         claimed: tuple[Layout, ...] = engine.gsr.layouts if engine.gsr.trained else ("linear",)
         natural = Lengths(_TEMPLATE_TOKENS, max_tokens, max_tokens)
         setup = Setup(

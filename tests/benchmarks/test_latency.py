@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from benchmarks.latency.__main__ import _opened, main
+from benchmarks.latency.__main__ import main, opened_engine
 from benchmarks.latency.cell import Cell, Streams, grid, lengths_of
 from benchmarks.latency.figures import PHASES, figures
 from benchmarks.latency.journal import CELLS, Journal
@@ -145,6 +145,14 @@ def test_the_fastest_round_counts_and_a_busy_machine_is_named() -> None:
     assert (found.answered.p50, found.rounds, found.spread) == (4.0, 2, 2.0)
     assert found.busy  # its product took twice as long as that of the other
     assert found.cell == CELL
+
+
+def test_a_round_of_shorter_draws_is_not_the_fastest() -> None:
+    short = measured(CELL, [timed(4.0, candidate_tokens=5, refine_tokens=5)])
+    long = measured(replace(CELL, round=1), [timed(8.0, candidate_tokens=45, refine_tokens=5)])
+    (found,) = figures([short, long], None)
+    assert (found.answered.p50, found.generated) == (8.0, 50.0)
+    assert found.spread == pytest.approx(0.4 / 0.16)
 
 
 def test_arrivals_have_their_rate_and_are_the_same_for_everybody() -> None:
@@ -295,7 +303,7 @@ def test_the_engine_draws_as_its_peers_do_whatever_the_checkpoint_asks_for(tmp_p
     (folder / "gsr.json").unlink()
     (folder / "generation_config.json").write_text('{"temperature": 0.1, "top_k": 1}')
     setting = Setting(model=folder, dtype="float32", threads=1, kv_gib=0.02, out=tmp_path)
-    with _opened(setting) as (engine, _):
+    with opened_engine(setting) as (engine, _):
         assert not engine.generation.stated
 
 
