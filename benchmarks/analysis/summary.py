@@ -101,7 +101,7 @@ class _Summarizer:
     def __init__(self, run: Run, resamples: int) -> None:
         self._run, self._samples = run, run.samples
         settings = run.settings
-        for name in ("task", "model", "k", "headline"):
+        for name in ("task", "model", "k", "headline", "repeats", "methods"):
             if name not in settings:
                 raise InvalidRequest("run", f"its settings lack {name}")
         self._candidates = candidates_of(run.samples)

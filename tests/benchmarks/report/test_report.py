@@ -129,6 +129,12 @@ def test_half_a_pair_is_kept_as_an_escape(tmp_path: Path) -> None:
     assert "half \\ud83e" in (tmp_path / PAGE).read_text(encoding="utf-8")
 
 
+def test_a_run_that_states_no_temperature_has_a_head() -> None:
+    run = random_run(2)
+    del run.settings["temperature"]
+    assert "6 candidates of each; k = 1, 4" in lead(run)
+
+
 def test_names_tell_runs_apart() -> None:
     runs = [random_run(2), random_run(2, seed=1)]
     assert run_names(runs, ["a", "b"]) == ["made by hand · made · a", "made by hand · made · b"]
