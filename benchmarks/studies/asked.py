@@ -31,7 +31,7 @@ from gsr_engine.demo.puzzles import Mix
 LEVELS = StudyRun(
     name="levels",
     model="nano",
-    count=2000,
+    count=800,
     options={"k": f"{K},{2 * K}", "layouts": "linear"},
 )
 DIFFICULTIES: dict[str, Callable[[Sample], bool]] = {
