@@ -20,9 +20,10 @@ from rich.console import Console
 
 from benchmarks.accuracy.models import ModelOptions, opened
 from benchmarks.accuracy.run import can_go_on, measure
+from benchmarks.analysis.results_json import write_results_json
 from benchmarks.analysis.summary import summarize
 from benchmarks.analysis.tables import show_summary
-from benchmarks.samples.folder import read_run
+from benchmarks.samples.folder import Run, read_run
 from benchmarks.tasks.registry import find_task
 from benchmarks.tasks.task import BenchmarkProblem, Source, Task
 from gsr_engine.errors import InvalidRequest
@@ -94,22 +95,19 @@ def main(command: AccuracyCommand) -> None:
     """Measure selfRef@k beside votes, choices and other ways to merge, and what each costs."""
     console = Console()
     if command.run is not None:
-        show(console, command.run)
+        show_summary(console, summarize(read_run(command.run)))
         return
     if command.resume and not can_go_on(command.out):
         raise InvalidRequest("resume", f"{command.out} holds no run to go on with")
     with resumable():
-        _measure(command)
-    show(console, command.out)
-    console.print(f"the run: {command.out}")
+        run = _measure(command)
+    summary = summarize(run)
+    results = write_results_json(command.out, run, summary)
+    show_summary(console, summary)
+    console.print(f"the run: {command.out}; in lm-eval's keys: {results.name}")
 
 
-def show(console: Console, folder: Path) -> None:
-    """Print the tables of a run."""
-    show_summary(console, summarize(read_run(folder)))
-
-
-def _measure(command: AccuracyCommand) -> None:
+def _measure(command: AccuracyCommand) -> Run:
     task = command.find_task()
     problems = command.load_problems(task)
     about: dict[str, Any] = {
@@ -118,7 +116,7 @@ def _measure(command: AccuracyCommand) -> None:
         "data": command.data or task.name,
     }
     with opened(command, problems) as models, task.grader(models.gsr) as grader:
-        measure(
+        return measure(
             models.generator,
             problems,
             grader,

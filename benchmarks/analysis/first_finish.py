@@ -44,5 +44,5 @@ def first_finish(candidates: Candidates, j: int, k: int) -> Finished:
     winner = np.where(place != NOBODY, order[np.arange(len(order)), place], NOBODY)
     last = order[:, -1:]
     enough = np.take_along_axis(ended, last, axis=1)[:, 0]
-    steps = np.where(enough, np.take_along_axis(tokens, last, axis=1)[:, 0], tokens.min(axis=1))
+    steps = np.where(enough, np.take_along_axis(tokens, last, axis=1)[:, 0], tokens.max(axis=1))
     return Finished(winner, steps, np.minimum(tokens, steps[:, None]).sum(axis=1))

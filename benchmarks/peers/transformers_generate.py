@@ -12,9 +12,13 @@ from benchmarks.peers.job import Generate, Job, JobResult, Loaded, do_job, serve
 from benchmarks.peers.text_loss import Logits, text_loss
 
 
-def sampling(n: int, tokens: int) -> GenerationConfig:
-    """Fixed length; greedy for one stream, temperature 1 and no truncation for several."""
-    drawn = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0} if n > 1 else {}
+def sampling(n: int, tokens: int, *, draws: bool | None = None) -> GenerationConfig:
+    """Fixed length; drawn at temperature 1 without truncation, or greedy.
+
+    `draws` says which; None draws several streams, and is greedy for one.
+    """
+    draws = n > 1 if draws is None else draws
+    drawn = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0} if draws else {}
     return GenerationConfig(
         max_new_tokens=tokens,
         min_new_tokens=tokens,

@@ -1,12 +1,12 @@
 """python -m benchmarks.scaling: what grows with what.
 
-Five studies: the scheduler's cost per step and per queued request over the length of the queue; the
+Four studies: the scheduler's cost per step and per queued request over the length of the queue; the
 asyncio front's cost over the clients that wait for room; how long a request can be overtaken; the
-host's share of a step of a real model's shape; the cost of selfRef@k over k, lengths and the number
-of problems. Writes report.txt, and plot.png if all studies are run.
+host's share of a step of a real model's shape. Writes report.txt, and plot.png if the queue and the
+host are studied. How selfRef@k grows over k, lengths and problems is `benchmarks.latency`.
 
-The first three run on a stub in place of the model. The others run on random weights, because cost
-depends on the shape only.
+The first three run on a stub in place of the model. The last one runs on random weights, because
+cost depends on the shape only.
 """
 
 from __future__ import annotations
@@ -20,16 +20,15 @@ import typer
 from rich.console import Console
 
 from benchmarks.scaling.front import measure_front
-from benchmarks.scaling.growth import AXES, Cost, SweepPoint, measure_growth
 from benchmarks.scaling.host import measure_host
 from benchmarks.scaling.plot import plot_scaling
 from benchmarks.scaling.queue import measure_fairness, measure_queue
-from benchmarks.scaling.tables import show_fairness, show_front, show_growth, show_host, show_queue
+from benchmarks.scaling.tables import show_fairness, show_front, show_host, show_queue
 from gsr_engine import InvalidRequest
 from gsr_engine.environment import describe_machine
 from train.command import run_command
 
-STUDIES = ("queue", "front", "fairness", "host", "growth")
+STUDIES = ("queue", "front", "fairness", "host")
 
 
 def _numbers(name: str, text: str, least: int = 1) -> list[int]:
@@ -44,16 +43,6 @@ def _chosen(only: str) -> list[str]:
     if unknown := [name for name in names if name not in STUDIES]:
         raise InvalidRequest("only", f"must be some of {', '.join(STUDIES)}, got {unknown[0]!r}")
     return names
-
-
-def _grow(
-    shape: str, sweeps: dict[str, list[int]], refinement: int, rounds: int, said: Console
-) -> list[Cost]:
-    costs = []
-    for cost in measure_growth(shape, SweepPoint(), sweeps, refinement, rounds):
-        said.print(f"[dim]selfRef@k, {AXES[cost.axis]}: {cost.value}[/]")
-        costs.append(cost)
-    return costs
 
 
 def _report(out: Path, tables: list[Callable[[Console], None]]) -> None:
@@ -76,22 +65,11 @@ def main(
     shape: Annotated[str, typer.Option(help="Shape of the host's share.")] = "0.5b",
     streams: Annotated[int, typer.Option(min=4, help="Streams of the host's share.")] = 64,
     host_steps: Annotated[int, typer.Option(min=1, help="Decode steps timed.")] = 16,
-    growth_shape: Annotated[str, typer.Option(help="Shape of selfRef@k.")] = "26m",
-    k: Annotated[str, typer.Option(help="Candidates.")] = "1,2,4,8,16",
-    problem: Annotated[str, typer.Option(help="Tokens of a problem.")] = "16,64,256,1024",
-    candidate: Annotated[str, typer.Option(help="Tokens of a candidate.")] = "32,64,128,256",
-    problems: Annotated[str, typer.Option(help="Problems at a time.")] = "1,2,4,8,16",
-    refinement: Annotated[int, typer.Option(min=1, help="Tokens of a refinement.")] = 64,
-    rounds: Annotated[int, typer.Option(min=1, help="Runs of selfRef@k; the median counts.")] = 1,
     out: Annotated[Path, typer.Option(help="Folder of report and plot.")] = Path("runs/scaling"),
 ) -> None:
-    """Measure what grows with the queue, with k, with lengths and with P; report and plot."""
+    """Measure what grows with the queue, and the host's share of a step; report and plot."""
     chosen, said = _chosen(only), Console(stderr=True)
     lengths, levels = _numbers("queue", queue, least=0), _numbers("priorities", priorities)
-    sweeps = {
-        name: _numbers(name, text)
-        for name, text in zip(AXES, (k, problem, candidate, problems), strict=True)
-    }
     tables: list[Callable[[Console], None]] = []
     said.print(f"[dim]{', '.join(chosen)}[/]")
     if "queue" in chosen:
@@ -104,12 +82,9 @@ def main(
     if "host" in chosen:
         share = measure_host(shape, streams, host_steps)
         tables.append(partial(show_host, share=share))
-    if "growth" in chosen:
-        costs = _grow(growth_shape, sweeps, refinement, rounds, said)
-        tables.append(partial(show_growth, costs=costs, shape=growth_shape, base=SweepPoint()))
     _report(out, tables)
-    if {"queue", "host", "growth"} <= set(chosen):
-        plot_scaling(queues, share, costs, out / "plot.png")
+    if {"queue", "host"} <= set(chosen):
+        plot_scaling(queues, share, out / "plot.png")
         print(f"plot: {out / 'plot.png'}")
 
 

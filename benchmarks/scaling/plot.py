@@ -9,26 +9,17 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib import pyplot as plt  # after the backend is chosen
 
-from benchmarks.scaling.growth import AXES, Cost
 from benchmarks.scaling.host import HostShare
 from benchmarks.scaling.queue import QueueCost
-from gsr_engine.params import LAYOUTS
 
 mpl.use("Agg")
 
-_COLOURS = dict(zip(LAYOUTS, ("tab:blue", "tab:orange"), strict=True))
 
-
-def plot_scaling(
-    queues: Sequence[QueueCost], share: HostShare, costs: Sequence[Cost], path: Path
-) -> None:
-    """Six panels into one PNG: queue, host, and the four axes of growth."""
-    figure, panels = plt.subplots(2, 3, figsize=(14, 7.5), layout="constrained")
-    queue, host, *growth = panels.flat
+def plot_scaling(queues: Sequence[QueueCost], share: HostShare, path: Path) -> None:
+    """Two panels into one PNG: queue and host."""
+    figure, (queue, host) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     _plot_queue(queue, queues)
     _plot_host(host, share)
-    for axes, axis in zip(growth, AXES, strict=True):
-        _plot_growth(axes, axis, [cost for cost in costs if cost.axis == axis])
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
@@ -50,18 +41,3 @@ def _plot_host(axes: Any, share: HostShare) -> None:
     axes.invert_yaxis()
     axes.margins(x=0.15)
     axes.set(xlabel=f"% of a decode step, {share.shape} shape, {share.streams} streams")
-
-
-def _plot_growth(axes: Any, axis: str, costs: Sequence[Cost]) -> None:
-    """Seconds as full lines on the left axis, tokens dashed on the right; both start at zero."""
-    values = [cost.value for cost in costs]
-    right = axes.twinx()
-    for layout in LAYOUTS:
-        colour = _COLOURS[layout]
-        axes.plot(values, [c.seconds[layout] for c in costs], "-o", color=colour, label=layout)
-        right.plot(values, [c.tokens[layout] for c in costs], "--", color=colour, lw=1)
-    axes.set(xlabel=AXES[axis], ylabel="seconds", xticks=values)
-    right.set_ylabel("computed tokens (dashed)")
-    for side in (axes, right):
-        side.set_ylim(bottom=0)
-    axes.legend(fontsize=8)

@@ -8,10 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.scaling.front import FrontCost
-from benchmarks.scaling.growth import AXES, Cost, SweepPoint
 from benchmarks.scaling.host import HostShare
 from benchmarks.scaling.queue import Fairness, QueueCost
-from gsr_engine.params import LAYOUTS
 
 HOST_SHARE = 0.05
 """Largest share of a step that the host may take."""
@@ -103,26 +101,3 @@ def show_host(console: Console, share: HostShare) -> None:
     console.print(table)
     kept = "kept" if share.host_ms <= HOST_SHARE * share.step_ms else "missed"
     console.print(f"host below {HOST_SHARE:.0%} of the step: {kept}")
-
-
-def show_growth(console: Console, costs: Sequence[Cost], shape: str, base: SweepPoint) -> None:
-    """One line for each point of each axis; the ratio is branched to linear."""
-    table = _table(
-        f"selfRef@k on the {shape} shape: k {base.k}, problem {base.problem}, candidate "
-        f"{base.candidate}, P {base.problems}, but for what is swept",
-        "swept",
-        "value",
-        *(f"{layout}, {unit}" for unit in ("tokens", "s") for layout in LAYOUTS),
-        "s ratio",
-    )
-    for before, cost in zip([None, *costs], costs, strict=False):
-        if before is not None and before.axis != cost.axis:
-            table.add_section()
-        table.add_row(
-            AXES[cost.axis],
-            f"{cost.value:,}",
-            *(f"{cost.tokens[layout]:,}" for layout in LAYOUTS),
-            *(f"{cost.seconds[layout]:.2f}" for layout in LAYOUTS),
-            f"{cost.seconds['branched'] / cost.seconds['linear']:.2f}",
-        )
-    console.print(table)

@@ -1,1 +1,1 @@
-"""The HTTP server: selfRef@k as one request beside a client's own loop, and what HTTP costs."""
+"""What HTTP costs: the same work in this process and over a server."""

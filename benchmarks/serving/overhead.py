@@ -11,8 +11,7 @@ from statistics import median
 
 import httpx
 
-from benchmarks.serving.methods import NotAnswered
-from benchmarks.serving.servers import NAME, Server
+from benchmarks.peers.servers import NAME, NotAnswered, Server
 from gsr_engine import Engine, SamplingParams
 
 PROMPT_TOKENS = 32

@@ -18,8 +18,8 @@ from typing import Annotated
 import typer
 from transformers.utils.logging import disable_progress_bar
 
+from benchmarks.analysis.results_json import results_of
 from benchmarks.analysis.summary import summarize
-from benchmarks.report.results_json import results_of
 from benchmarks.samples.folder import RUN, SAMPLES, Run, read_run
 from benchmarks.studies.asked import ASKED
 from benchmarks.studies.chat import CHATTED

@@ -7,31 +7,12 @@ best time over all runs counts, because a busy machine makes no run faster.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from statistics import median
-
-import torch
 
 from benchmarks.peers.job import JobResult
 from benchmarks.peers.run import PeerSkipped
-
-TOLERANCE = 1.15
-PRODUCT_SECONDS = 0.4
-
-
-def time_product() -> float:
-    """The median seconds of a fixed product: 64 rows by 64 MiB of weights, as decode steps have."""
-    rows, weights = torch.ones(64, 2048), torch.ones(2048, 8192)
-    out = torch.empty(64, 8192)
-    times: list[float] = []
-    stop = time.perf_counter() + PRODUCT_SECONDS
-    while len(times) < 3 or time.perf_counter() < stop:
-        start = time.perf_counter()
-        torch.mm(rows, weights, out=out)
-        times.append(time.perf_counter() - start)
-    return median(times)
+from benchmarks.steadiness import TOLERANCE, time_product
 
 
 @dataclass(frozen=True, slots=True)

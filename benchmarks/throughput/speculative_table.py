@@ -8,8 +8,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.steadiness import TOLERANCE
 from benchmarks.throughput.lookup_comparison import WITH, WITHOUT
-from benchmarks.throughput.rounds import TOLERANCE
 
 
 def show(console: Console, run: dict[str, Any]) -> None:

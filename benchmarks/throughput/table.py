@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.peers.run import PEERS
-from benchmarks.throughput.rounds import TOLERANCE
+from benchmarks.steadiness import TOLERANCE
 
 BASELINE = "transformers"
 LOSS = 0.01

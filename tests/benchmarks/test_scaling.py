@@ -11,7 +11,6 @@ import pytest
 from benchmarks.random_weights import random_engine
 from benchmarks.scaling.__main__ import main
 from benchmarks.scaling.front import measure_front
-from benchmarks.scaling.growth import SweepPoint, measure_growth
 from benchmarks.scaling.host import measure_host
 from benchmarks.scaling.memory import Ask, serve, serve_async
 from benchmarks.scaling.memory import main as show_memory
@@ -24,20 +23,13 @@ pytestmark = pytest.mark.slow
 
 def test_the_report_has_its_numbers(tmp_path: Path) -> None:
     main(
-        only="queue,front,fairness,host,growth",
+        only="queue,front,fairness,host",
         queue="0,20",
         queue_steps=5,
         priorities="1",
         shape="tiny",
         streams=4,
         host_steps=2,
-        growth_shape="tiny",
-        k="1,2",
-        problem="8",
-        candidate="4",
-        problems="1",
-        refinement=2,
-        rounds=1,
         out=tmp_path,
     )
     report = (tmp_path / "report.txt").read_text()
@@ -46,7 +38,6 @@ def test_the_report_has_its_numbers(tmp_path: Path) -> None:
         "waiting clients",
         "later arrivals",
         "host below 5% of the step",
-        "k candidates",
     ):
         assert text in report
     assert "nan" not in report
@@ -149,15 +140,6 @@ def test_the_parts_of_a_step_add_up() -> None:
     assert share.streams == 8
     assert sum(share.parts.values()) == pytest.approx(share.step_ms)
     assert 0 < share.host_ms < share.step_ms
-
-
-def test_the_work_is_fixed_and_branched_computes_less() -> None:
-    base, sweeps = SweepPoint(k=2, problem=8, candidate=8, problems=1), {"k": [2, 4]}
-    first, again = (list(measure_growth("tiny", base, sweeps, refinement=4)) for _ in range(2))
-    assert [cost.tokens for cost in first] == [cost.tokens for cost in again]
-    two, four = first
-    assert two.tokens["linear"] < four.tokens["linear"]
-    assert four.tokens["branched"] < four.tokens["linear"]
 
 
 def test_unknown_shapes_and_bad_numbers_are_named(tmp_path: Path) -> None:

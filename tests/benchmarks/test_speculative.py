@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import typer
 
-from benchmarks.throughput import rounds
 from benchmarks.throughput.__main__ import main
 from benchmarks.throughput.lookup_comparison import (
     WAYS,
@@ -57,7 +56,7 @@ def run(out: Path, data: str, **options: Any) -> None:
 def every_draft_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without measured costs all that can be proposed is verified; figures may be rough."""
     monkeypatch.setattr("gsr_engine.execution.device.measure_step_costs", lambda *_: FREE)
-    monkeypatch.setattr(rounds, "PRODUCT_SECONDS", 0.0)
+    monkeypatch.setattr("benchmarks.steadiness.PRODUCT_SECONDS", 0.0)
 
 
 @pytest.fixture

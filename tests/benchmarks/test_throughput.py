@@ -12,7 +12,7 @@ import typer
 
 from benchmarks.peers.install import needed
 from benchmarks.peers.job import JobResult, do_job
-from benchmarks.throughput import profile, rounds
+from benchmarks.throughput import profile
 from benchmarks.throughput.__main__ import main
 from benchmarks.throughput.floor import product_seconds
 from benchmarks.throughput.machine_limits import Limits, Products, chip
@@ -53,7 +53,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Checkpoints and environments are looked for in a fresh folder; figures may be rough."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(machine_limits, "REPEAT_SECONDS", 0.0)
-    monkeypatch.setattr(rounds, "PRODUCT_SECONDS", 0.0)
+    monkeypatch.setattr("benchmarks.steadiness.PRODUCT_SECONDS", 0.0)
 
 
 def test_every_engine_has_its_figures_and_absent_peers_are_named(

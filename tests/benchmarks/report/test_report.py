@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from benchmarks.analysis.results_json import results_of, write_results_json
 from benchmarks.analysis.summary import summarize
 from benchmarks.report.__main__ import MARKDOWN, PAGE, PICTURE, ReportCommand, main
 from benchmarks.report.blocks import Report
 from benchmarks.report.document import write_document
 from benchmarks.report.facts import facts, lead, run_names
-from benchmarks.report.results_json import results_of, write_results_json
 from benchmarks.report.rows import MOST_TEXT, Texts, texts_of
 from benchmarks.samples.sample import Solution
 from gsr_engine.errors import InvalidRequest
@@ -162,7 +162,7 @@ def test_a_drawing_of_log_probabilities_keeps_the_least() -> None:
 
 def test_results_have_lm_evals_keys(tmp_path: Path) -> None:
     run = random_run(repeats=2)
-    path = write_results_json(tmp_path, run)
+    path = write_results_json(tmp_path, run, summarize(run))
     assert path.name == "results_2026-11-29.json"
     results = json.loads(path.read_text())
     assert results.keys() - {"gsr"} == LM_EVAL_KEYS

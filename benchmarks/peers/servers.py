@@ -16,12 +16,17 @@ import httpx
 
 from benchmarks.peers.install import python_of
 from benchmarks.peers.run import PeerSkipped
+from gsr_engine.errors import GsrError
 
 NAME = "served"
 """What requests call the model."""
 _CHECKOUT = Path(__file__).parents[2]
 _START_SECONDS = 600.0
 _END_SECONDS = 30.0
+
+
+class NotAnswered(GsrError):
+    """A problem got no answer: it was refused, or failed; the message says by whom, and why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,15 +105,18 @@ class Server:
             self._process.kill()
             self._process.wait()
 
-    async def pages_used(self, client: httpx.AsyncClient) -> float:
-        """KV pages of 16 tokens: the most so far where the server counts them, else those now."""
+    async def pages_used(self, client: httpx.AsyncClient) -> float | None:
+        """KV pages of 16 tokens: the most so far where the server counts them, else those now.
+
+        None if it does not tell.
+        """
         text = (await client.get("/metrics")).text
         peak = metric(text, "gsr_kv_pages_peak")
         if peak is not None:
             return peak
         share = metric(text, "vllm:kv_cache_usage_perc") or 0.0
         blocks = re.search(r'vllm:cache_config_info\{.*num_gpu_blocks="(\d+)"', text)
-        return share * int(blocks[1]) if blocks else 0.0
+        return share * int(blocks[1]) if blocks else None
 
 
 def metric(text: str, name: str) -> float | None:

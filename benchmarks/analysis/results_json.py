@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.analysis.rows import MethodRow
-from benchmarks.analysis.summary import Summary, summarize
+from benchmarks.analysis.summary import Summary
 from benchmarks.samples.folder import Run
 from train.files import whole_file
 
@@ -41,10 +41,10 @@ _METRICS = {
 _ENDS = 2 * 1.96
 
 
-def write_results_json(folder: Path, run: Run) -> Path:
+def write_results_json(folder: Path, run: Run, summary: Summary) -> Path:
     """Write `results_DATE.json` beside a run's files, with the date of the run; gives its path."""
     path = folder / f"results_{run.facts['measured']['date']}.json"
-    results = results_of(run, summarize(run))
+    results = results_of(run, summary)
     with whole_file(path) as file:
         file.write(json.dumps(results, ensure_ascii=False, indent=2) + "\n")
     return path

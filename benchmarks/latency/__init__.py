@@ -1,0 +1,1 @@
+"""Throughput and latency of selfRef@k beside its accuracy, over grids of work and load."""
