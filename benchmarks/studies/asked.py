@@ -100,8 +100,8 @@ STRESS = {
             "stress-products",
             Mix(factors=(3,), products=(18, 64)),
         ),
-        ("3 to 5 digits", "stress-short", Mix(digits=(3, 4, 5))),
-        ("four factors, products 16 to 24", "stress-factors", Mix(factors=(4,), products=(16, 24))),
+        ("3 to 5 digits", "short", Mix(digits=(3, 4, 5))),
+        ("four factors, products 16 to 24", "factors", Mix(factors=(4,), products=(16, 24))),
     )
 }
 """Harder puzzles, and two kinds that no row of training has: other lengths, and a fourth line."""
