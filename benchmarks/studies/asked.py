@@ -97,7 +97,7 @@ STRESS = {
     for label, name, mix in (
         (
             "three factors, products 18 to 64",
-            "stress-products",
+            "products",
             Mix(factors=(3,), products=(18, 64)),
         ),
         ("3 to 5 digits", "short", Mix(digits=(3, 4, 5))),
