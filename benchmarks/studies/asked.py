@@ -31,7 +31,7 @@ from gsr_engine.demo.puzzles import Mix
 LEVELS = StudyRun(
     name="levels",
     model="nano",
-    count=2000,
+    count=800,
     options={"k": f"{K},{2 * K}", "layouts": "linear"},
 )
 DIFFICULTIES: dict[str, Callable[[Sample], bool]] = {
@@ -95,7 +95,11 @@ STRESS = {
         name=f"stress-{name}", model="nano", puzzles=mix, count=400, options=LINEAR_ONLY
     )
     for label, name, mix in (
-        ("three factors, products 18 to 64", "products", Mix(factors=(3,), products=(18, 64))),
+        (
+            "three factors, products 18 to 64",
+            "products",
+            Mix(factors=(3,), products=(18, 64)),
+        ),
         ("3 to 5 digits", "short", Mix(digits=(3, 4, 5))),
         ("four factors, products 16 to 24", "factors", Mix(factors=(4,), products=(16, 24))),
     )

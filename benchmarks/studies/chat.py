@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.studies.claims import Claim, no_more
+from benchmarks.studies.claims import Claim, less, no_more
 from benchmarks.studies.question import (
     LINEAR,
     MAJORITY,
@@ -37,14 +37,24 @@ PROMPTED = StudyRun(
 
 def _prompting(runs: Runs) -> Answered:
     run = runs["chat"]
-    claim = Claim(
-        "Prompting alone gains no more than a majority vote.",
-        REVIEWS,
-        [
-            no_more(f"{one} - {MAJORITY}", run.minus(one, MAJORITY))
-            for one in (LINEAR, f"{LINEAR} T=1", f"fusion@{K}")
-        ],
-    )
+    claims = [
+        Claim(
+            "Prompting alone gains no more than a majority vote.",
+            REVIEWS,
+            [
+                no_more(f"{one} - {MAJORITY}", run.minus(one, MAJORITY))
+                for one in (LINEAR, f"fusion@{K}")
+            ],
+        ),
+        Claim(
+            "Prompted with more candidates it falls behind the vote.",
+            f"{REVIEWS}, of a trained model",
+            [
+                less(f"selfref linear@{k} - maj@{k}", run.minus(f"selfref linear@{k}", f"maj@{k}"))
+                for k in _KS[3:]
+            ],
+        ),
+    ]
     sweep = [
         {
             "k": str(k),
@@ -58,11 +68,12 @@ def _prompting(runs: Runs) -> Answered:
         MAJORITY,
         f"pass@{K}",
         LINEAR,
+        f"{LINEAR} T=1",
         f"repeated linear@{K}",
         f"fusion@{K}",
     ]
     return Answered(
-        [claim],
+        claims,
         [
             methods_table(
                 "Sums and products of two numbers from 2 to 12", [("chat model", run)], methods

@@ -284,8 +284,9 @@ TRAINED = (
         runs=(NANO, _reading_nanos("wide", "wide")),
         answer=_scale,
         limits=(
-            "Twice the parameters, one seed; the paper goes from 7B to 32B. The larger one never "
-            "saw candidates of its own in training."
+            "Twice the parameters, one seed, the smaller one's learning rates; the paper goes from "
+            "7B to 32B. The larger one never saw candidates of its own, and solves no better "
+            "alone: it is a wider student, hardly a stronger one."
         ),
     ),
     Question(
