@@ -42,7 +42,7 @@ def decode_attention_partials(
     group = num_q_heads // num_kv_heads
     lanes = work.max_rows_per_item * group
     block_d = triton.next_power_of_2(head_dim)
-    tile = tile or decode_tile(lanes, block_d, q.dtype)
+    tile = tile or decode_tile(lanes, block_d, q.dtype, q.device)
     entries = work.row_ids.shape[0]
     out = torch.empty((entries, num_q_heads, head_dim), dtype=torch.float32, device=q.device)
     lse = torch.empty((entries, num_q_heads), dtype=torch.float32, device=q.device)

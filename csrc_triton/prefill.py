@@ -40,7 +40,7 @@ def prefill_attention(
     check_attention_inputs(q, k_cache, v_cache, scale)
     group = num_q_heads // num_kv_heads
     block_d = triton.next_power_of_2(head_dim)
-    tile = tile or prefill_tile(block_d, q.dtype)
+    tile = tile or prefill_tile(block_d, q.dtype, q.device)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     tiles = triton.cdiv(plan.max_seqlen_q * group, tile.block_m)
     _prefill_kernel[(num_kv_heads, plan.own.shape[0], tiles)](
