@@ -102,7 +102,16 @@ def reduce_partials(
     return out
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["window", "tiles_per_item"],
+    do_not_specialize_on_alignment=[
+        "items_ptr",
+        "num_items_ptr",
+        "row_ids_ptr",
+        "page_table_ptr",
+        "positions_ptr",
+    ],
+)
 def _work_list_kernel(
     out_ptr,
     lse_ptr,
@@ -238,7 +247,7 @@ def _attend_item(
     tl.store(out_ptr + place[:, None] * head_dim + dims[None, :], acc, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["offsets_ptr", "partial_ids_ptr"])
 def _reduce_kernel(
     out_ptr,
     partial_out_ptr,

@@ -68,7 +68,16 @@ def prefill_attention(
     return out
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["window"],
+    do_not_specialize_on_alignment=[
+        "cu_seqlens_ptr",
+        "own_ptr",
+        "span_offsets_ptr",
+        "spans_ptr",
+        "page_table_ptr",
+    ],
+)
 def _prefill_kernel(
     out_ptr,
     q_ptr,

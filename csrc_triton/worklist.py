@@ -20,8 +20,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -178,14 +180,43 @@ class PrefillPlan:
                 spans.append((len(page_table), span.start, span.stop, span.position))
                 page_table.extend(span.pages)
         lengths = [chunk.stop - chunk.start for chunk, _ in segments]
-        return cls(
-            cu_seqlens_q=_int32(_offsets(lengths), device),
-            own=_int32(own, device).view(-1, 3),
-            span_offsets=_int32(_offsets([len(context) for _, context in segments]), device),
-            spans=_int32(spans, device).view(-1, 4),
-            page_table=_int32(page_table, device),
-            max_seqlen_q=max(lengths, default=0),
+        cu_seqlens_q, owned, span_offsets, contexts, pages = moved_together(
+            (_offsets(lengths), (-1,)),
+            (own, (-1, 3)),
+            (_offsets([len(context) for _, context in segments]), (-1,)),
+            (spans, (-1, 4)),
+            (page_table, (-1,)),
+            device=device,
         )
+        most = max(lengths, default=0)
+        return cls(cu_seqlens_q, owned, span_offsets, contexts, pages, most)
+
+
+def aligned(length: int) -> int:
+    """The least multiple of 16 bytes, in int32 numbers, that holds so many of them."""
+    return -(-length // 4) * 4
+
+
+def moved_together(
+    *arrays: tuple[Sequence[object], tuple[int, ...]], device: torch.device | str
+) -> list[Tensor]:
+    """Numbers and their shapes as int32 tensors: views of one vector, so that one copy moves all.
+
+    Each begins at a multiple of 16 bytes. The copy to a GPU does not wait for its work.
+    """
+    made = [np.array(values, dtype=np.int32).reshape(shape) for values, shape in arrays]
+    begins = [0, *accumulate(aligned(one.size) for one in made)]
+    vector = np.zeros(begins[-1], dtype=np.int32)
+    for begin, one in zip(begins, made, strict=False):
+        vector[begin : begin + one.size] = one.reshape(-1)
+    host = torch.from_numpy(vector)
+    if torch.device(device).type == "cuda":
+        host = host.pin_memory()
+    there = host.to(device, non_blocking=True)
+    return [
+        there[begin : begin + one.size].view(one.shape)
+        for begin, one in zip(begins, made, strict=False)
+    ]
 
 
 def _int32(values: Sequence[object], device: torch.device | str) -> Tensor:

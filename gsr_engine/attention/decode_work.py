@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from csrc_triton import WorkList
+from csrc_triton.worklist import aligned
 from gsr_engine.attention.sharing import SPLIT, Sharing
 from gsr_engine.kv.segments import PAGE_SIZE, Context, Segment
 from gsr_engine.step.plan import Chunk
@@ -32,7 +33,7 @@ _OWN = 1 << 24
 
 def packed_size(num_rows: int, num_entries: int) -> int:
     """Length of a packed list without its page table; see `HostWork.packed`."""
-    return 1 + (ITEM_SIZE + 2) * num_entries + num_rows + 1
+    return sum(_sections(num_rows, num_entries))
 
 
 def room_to_grow(num_rows: int) -> int:
@@ -58,15 +59,17 @@ class HostWork:
 
     def packed(self, num_rows: int, num_entries: int) -> IntArray:
         """All arrays as one vector, padded to these sizes; `unpacked` is the inverse."""
-        items = np.zeros(ITEM_SIZE * num_entries, dtype=np.int32)
+        sizes = _sections(num_rows, num_entries)
+        vector = np.zeros(sum(sizes) + len(self.page_table), dtype=np.int32)
+        count, items, row_ids, partial_ids, offsets, page_table = np.split(vector, np.cumsum(sizes))
+        count[0] = len(self.items)
         items[: self.items.size] = self.items.reshape(-1)
-        entries = np.zeros((2, num_entries), dtype=np.int32)
-        entries[0, : len(self.row_ids)] = self.row_ids
-        entries[1, : len(self.partial_ids)] = self.partial_ids
-        offsets = np.full(num_rows + 1, self.partial_offsets[-1], dtype=np.int32)
+        row_ids[: len(self.row_ids)] = self.row_ids
+        partial_ids[: len(self.partial_ids)] = self.partial_ids
+        offsets[:] = self.partial_offsets[-1]
         offsets[: len(self.partial_offsets)] = self.partial_offsets
-        count = np.array([len(self.items)], dtype=np.int32)
-        return np.concatenate([count, items, entries.reshape(-1), offsets, self.page_table])
+        page_table[:] = self.page_table
+        return vector
 
     def on(self, device: torch.device) -> WorkList:
         """The same list on a device, without padding."""
@@ -82,19 +85,25 @@ def unpacked(
 
     The page table comes last and takes the rest of the vector, so its length may vary.
     """
-    sizes = [1, ITEM_SIZE * num_entries, num_entries, num_entries, num_rows + 1]
+    sizes = _sections(num_rows, num_entries)
     count, items, row_ids, partial_ids, offsets, page_table = vector.split(
         [*sizes, len(vector) - sum(sizes)]
     )
     return WorkList(
-        items=items.view(-1, ITEM_SIZE),
-        num_items=count,
-        row_ids=row_ids,
+        items=items[: ITEM_SIZE * num_entries].view(-1, ITEM_SIZE),
+        num_items=count[:1],
+        row_ids=row_ids[:num_entries],
         page_table=page_table,
-        partial_offsets=offsets,
-        partial_ids=partial_ids,
+        partial_offsets=offsets[: num_rows + 1],
+        partial_ids=partial_ids[:num_entries],
         max_rows_per_item=max_rows_per_item,
     )
+
+
+def _sections(num_rows: int, num_entries: int) -> list[int]:
+    """Lengths of a packed list's sections but the page table; each begins at 16 bytes."""
+    numbers = [1, ITEM_SIZE * num_entries, num_entries, num_entries, num_rows + 1]
+    return [aligned(number) for number in numbers]
 
 
 class DecodeWork:

@@ -21,7 +21,6 @@ from gsr_engine.checkpoint.rope_config import Rope
 from gsr_engine.model.rope import rope_table
 from gsr_engine.step.batch import Batch
 from gsr_engine.step.plan import Chunk
-from gsr_engine.step.transfer import to_device
 
 
 class PagedAttention:
@@ -51,7 +50,9 @@ class PagedAttention:
         else:  # a stream that goes on later may have lost its pages, and be computed in others
             self.reset()
         prefills = batch.chunks[decodes:]
-        plan = _prefill_plan(prefills, device) if prefills else None
+        plan = None
+        if prefills:
+            plan = PrefillPlan.from_segments([_paged(chunk) for chunk in prefills], device)
         self.bind(batch.positions, batch.slot_mapping, work, plan)
 
     def bind(
@@ -140,20 +141,6 @@ def _query_growth(
     positions = torch.arange(length)
     growth = 1 + beta * torch.log(1 + torch.floor(positions / original))
     return growth.to(device, dtype).view(-1, 1, 1)
-
-
-def _prefill_plan(chunks: list[Chunk], device: torch.device) -> PrefillPlan:
-    """The plan of some chunks; its tensors are concatenated, so that one copy moves them all."""
-    plan = PrefillPlan.from_segments([_paged(chunk) for chunk in chunks])
-    if device.type == "cpu":
-        return plan
-    tensors = (plan.cu_seqlens_q, plan.own, plan.span_offsets, plan.spans, plan.page_table)
-    vector = to_device(torch.cat([tensor.view(-1) for tensor in tensors]).numpy(), device)
-    moved = vector.split([tensor.numel() for tensor in tensors])
-    cu_seqlens, own, offsets, spans, pages = (
-        there.view(tensor.shape) for there, tensor in zip(moved, tensors, strict=True)
-    )
-    return PrefillPlan(cu_seqlens, own, offsets, spans, pages, plan.max_seqlen_q)
 
 
 def _paged(chunk: Chunk) -> tuple[PagedSpan, list[PagedSpan]]:
