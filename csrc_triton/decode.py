@@ -89,7 +89,7 @@ def reduce_partials(
         out,
         partial_out,
         partial_lse,
-        work.partial_offsets,
+        work.partial_ranges,
         work.partial_ids,
         None if sinks is None else sinks.contiguous(),
         num_heads=num_q_heads,
@@ -247,12 +247,12 @@ def _attend_item(
     tl.store(out_ptr + place[:, None] * head_dim + dims[None, :], acc, mask=inside)
 
 
-@triton.jit(do_not_specialize_on_alignment=["offsets_ptr", "partial_ids_ptr"])
+@triton.jit(do_not_specialize_on_alignment=["ranges_ptr", "partial_ids_ptr"])
 def _reduce_kernel(
     out_ptr,
     partial_out_ptr,
     partial_lse_ptr,
-    offsets_ptr,
+    ranges_ptr,
     partial_ids_ptr,
     sinks_ptr,
     num_heads: tl.constexpr,
@@ -262,7 +262,7 @@ def _reduce_kernel(
     block_d: tl.constexpr,
 ):
     row, head = tl.program_id(0) // num_heads, tl.program_id(0) % num_heads
-    begin, end = tl.load(offsets_ptr + row), tl.load(offsets_ptr + row + 1)
+    begin, end = tl.load(ranges_ptr + 2 * row), tl.load(ranges_ptr + 2 * row + 1)
     partials = (partial_out_ptr, partial_lse_ptr, partial_ids_ptr)
     # Finite from the start, so that an empty partial (-inf) weighs exp(-inf) = 0, never nan.
     top = tl.full([], -3.0e38, tl.float32)

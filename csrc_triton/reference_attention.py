@@ -72,7 +72,8 @@ def reduce_partials(
 ) -> Tensor:
     """Fold `merge_states` over each row's partials in their order, all rows side by side."""
     # Round i merges the i-th partial of every row that has one; other rows merge an empty one.
-    begins, counts = work.partial_offsets[:-1], work.partial_offsets.diff()
+    begins, ends = work.partial_ranges.unbind(1)
+    counts = ends - begins
     out = partial_out.new_zeros((work.num_rows, *partial_out.shape[1:]))
     lse = partial_lse.new_full((work.num_rows, *partial_lse.shape[1:]), -math.inf)
     if sinks is not None:

@@ -12,8 +12,8 @@ The vocabulary, shared by decode and prefill:
 - A **row** is a query token. Row r has `num_q_heads` query heads; the G = num_q_heads /
   num_kv_heads heads of one kv head always attend together.
 
-Tensors may be longer than their contents (the fixed maxima of a CUDA graph). Only `num_items` and
-the offsets say which part is read.
+Tensors may be longer than their contents (the fixed maxima of a CUDA graph). Only `num_items`,
+the offsets and the ranges say which part is read.
 """
 
 from __future__ import annotations
@@ -61,10 +61,9 @@ class WorkList:
         num_items: [1], the number of items; the rest of `items` is not read.
         row_ids: [max_entries], the row of each entry.
         page_table: [max_pages], all page lists.
-        partial_offsets: [num_rows + 1], row r merges the entries
-            `partial_ids[partial_offsets[r] : partial_offsets[r + 1]]`, in this order.
-            A row without entries (padding) gets zeros.
-        partial_ids: [max_entries].
+        partial_ranges: [num_rows, 2], each `(begin, end)`: a row merges the entries
+            `partial_ids[begin:end]`, in this order. A row without entries (padding) gets zeros.
+        partial_ids: the entries of all rows; between two rows there may be room.
         max_rows_per_item: upper bound of the rows of an item. It shapes the launch, so it must be
             the same for all lists that one captured graph will see.
     """
@@ -73,14 +72,14 @@ class WorkList:
     num_items: Tensor
     row_ids: Tensor
     page_table: Tensor
-    partial_offsets: Tensor
+    partial_ranges: Tensor
     partial_ids: Tensor
     max_rows_per_item: int
 
     @property
     def num_rows(self) -> int:
         """The number of rows that q must have."""
-        return self.partial_offsets.shape[0] - 1
+        return self.partial_ranges.shape[0]
 
     @classmethod
     def from_spans(
@@ -117,12 +116,13 @@ class WorkList:
                 row_ids.extend(rows)
                 for partial, row in enumerate(rows, start=entry):
                     row_partials[row].append(partial)
+        offsets = _offsets([len(partials) for partials in row_partials])
         return cls(
             items=_int32(items, device).view(-1, 6),
             num_items=_int32([len(items)], device),
             row_ids=_int32(row_ids, device),
             page_table=_int32(page_table, device),
-            partial_offsets=_int32(_offsets([len(p) for p in row_partials]), device),
+            partial_ranges=_int32([*zip(offsets, offsets[1:], strict=False)], device).view(-1, 2),
             partial_ids=_int32([p for partials in row_partials for p in partials], device),
             max_rows_per_item=max((len(rows) for rows, _ in spans), default=1),
         )

@@ -75,7 +75,7 @@ def reduce_partials(
         partial_out.data_ptr(),
         partial_lse.data_ptr(),
         address(sinks),
-        work.partial_offsets.data_ptr(),
+        work.partial_ranges.data_ptr(),
         work.partial_ids.data_ptr(),
         work.num_rows,
         num_q_heads,

@@ -8,18 +8,21 @@ nothing.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from csrc_triton import PagedSpan, WorkList, decode_attention
+from gsr_engine.attention.arrays import IntArray
 from gsr_engine.attention.kv_cache import KVCache
+from gsr_engine.attention.pieces import SPLIT
 from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.kv.segments import pages_for
 
+BoolArray = npt.NDArray[np.bool_]
 # Lanes of the narrowest tile of the decode kernel.
 NARROW_LANES = 16
 
@@ -53,24 +56,22 @@ class Sharing:
         """Count from nothing again."""
         self._counts = {"spans_shared": 0, "spans_apart": 0, "tokens_saved": 0}
 
-    def choose(self, readers: Sequence[int], pieces: Sequence[int], own_pieces: int) -> list[bool]:
+    def choose(self, readers: IntArray, pieces: IntArray, own_pieces: int) -> BoolArray:
         """For each span, whether its readers read it together.
 
         Args:
-            readers: for each span, the number of streams that see it.
-            pieces: for each span, the number of items that it is cut into.
+            readers: [spans], how many streams see each.
+            pieces: [spans], how many items each is cut into.
             own_pieces: pieces of the streams' own tokens, which no two streams see.
         """
         costs = self._costs
-        apart = own_pieces + sum(n * p for n, p in zip(readers, pieces, strict=True))
+        apart = own_pieces + int((readers * pieces).sum())
         if costs is None or apart * self._kv_heads <= costs.concurrent_programs:
-            return [False] * len(readers)
-        return [n > 1 and self._wide_cost(costs, n) < n for n in readers]
-
-    def _wide_cost(self, costs: SharingCosts, readers: int) -> float:
-        """Cost of an item with `readers` rows, relative to an item of one row."""
-        tiles = math.ceil(readers * self._group / costs.lanes)
-        return tiles * (costs.wide if readers * self._group > NARROW_LANES else 1.0)
+            return np.zeros(len(readers), dtype=bool)
+        # The cost of one item with all readers, relative to an item of one row.
+        lanes = readers * self._group
+        together = -(-lanes // costs.lanes) * np.where(lanes > NARROW_LANES, costs.wide, 1.0)
+        return (readers > 1) & (together < readers)
 
     def count(self, shared: int, apart: int, tokens_saved: int) -> None:
         """Count the spans of one step that several streams see, and the tokens not read again."""
@@ -127,8 +128,3 @@ def _elapsed_ms(model: ModelConfig, cache: KVCache, rows: int, programs: int) ->
     end.record()
     end.synchronize()
     return float(start.elapsed_time(end))
-
-
-# Tokens of one item. It is fixed, so that the cuts of a span do not depend on the batch. It is a
-# multiple of the page size, so that a stream's own items begin at a page.
-SPLIT = 256

@@ -121,7 +121,7 @@ def test_a_row_of_any_number_of_partials(head_dim, device):
     contexts = [[(0, b, b + count)] for b, count in zip(begins, counts, strict=True)]
     world = build_world([sum(counts)], contexts, len(counts), head_dim=head_dim)
     work = world.private_work(split=1)
-    assert work.partial_offsets.diff().tolist() == counts
+    assert work.partial_ranges.diff().flatten().tolist() == counts
     work.items[5:8, 4] = work.items[5:8, 3]  # three of the four partials of row 3 are empty
     *partials, expected = run_decode(reference, world, work)
     partials = [x.to(device) for x in partials]
