@@ -17,4 +17,6 @@ def begins_of(lengths: IntArray) -> IntArray:
 
 def run_indices(begins: IntArray, lengths: IntArray) -> IntArray:
     """begin, begin + 1, ... for each run, `length` numbers of it, one run behind the other."""
-    return np.repeat(begins - begins_of(lengths), lengths) + np.arange(lengths.sum())
+    ends = lengths.cumsum()
+    total = ends[-1] if len(ends) else 0
+    return (begins - ends + lengths).repeat(lengths) + np.arange(total)

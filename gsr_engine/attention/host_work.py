@@ -38,7 +38,7 @@ class HostWork:
         vector = np.zeros(sum(sizes) + len(self.page_table), dtype=np.int32)
         count, items, row_ids, partial_ids, ranges, page_table = np.split(vector, np.cumsum(sizes))
         count[0] = len(self.items)
-        items[: self.items.size] = self.items.reshape(-1)
+        items[: self.items.size].reshape(-1, ITEM_SIZE)[:] = self.items
         row_ids[: len(self.row_ids)] = self.row_ids
         partial_ids[: len(self.partial_ids)] = self.partial_ids
         ranges[: self.partial_ranges.size] = self.partial_ranges.reshape(-1)

@@ -17,14 +17,13 @@ SPLIT = 256
 # pieces of a stream's own tokens begin at a page.
 _LENGTHS = np.array([4096, 16384, 65536])
 _SIZES = np.array([SPLIT, 512, 1024, 2048])
-_NO_LIMIT = np.iinfo(np.int64).max
+_LONGEST = np.append(_LENGTHS - 1, np.iinfo(np.int64).max)
 
 
-def piece_sizes(lengths: IntArray) -> IntArray:
-    """Tokens of a piece of spans of these lengths; the last piece of a span may be shorter."""
-    return _SIZES[_LENGTHS.searchsorted(lengths, side="right")]
+def piece_sizes(lengths: IntArray) -> tuple[IntArray, IntArray]:
+    """Of spans of these lengths: tokens of a piece, and the longest length with such pieces.
 
-
-def longest_with_same_pieces(lengths: IntArray) -> IntArray:
-    """The lengths up to which spans may grow while the size of their pieces stays."""
-    return np.append(_LENGTHS - 1, _NO_LIMIT)[_LENGTHS.searchsorted(lengths, side="right")]
+    The last piece of a span may be shorter.
+    """
+    step = _LENGTHS.searchsorted(lengths, side="right")
+    return _SIZES[step], _LONGEST[step]

@@ -6,12 +6,11 @@ A stream that joins or leaves touches only what it reads itself.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
-from gsr_engine.attention.arrays import IntArray
-from gsr_engine.attention.page_lists import PageLists
+from gsr_engine.attention.arrays import IntArray, run_indices
+from gsr_engine.attention.flat_lists import FlatLists
 from gsr_engine.attention.pieces import SPLIT, piece_sizes
 from gsr_engine.kv.segments import PAGE_SIZE, Segment, Span, pages_for
 
@@ -28,12 +27,12 @@ class Spans:
     """The spans that streams see, by number, with the page lists of their segments.
 
     Attributes:
-        columns: for each number `(page list, start, stop, position of token 0, tokens of a piece,
-            pieces)`.
+        columns: [6, numbers], of each `(page list, start, stop, position of token 0, tokens of a
+            piece, pieces)`.
     """
 
-    def __init__(self, lists: PageLists) -> None:
-        self.columns = np.zeros((0, 6), dtype=np.int64)
+    def __init__(self, lists: FlatLists) -> None:
+        self.columns = np.zeros((6, 0), dtype=np.int64)
         self._lists = lists
         self._numbers: dict[tuple[Segment, int, int], int] = {}
         self._keys: list[tuple[Segment, int, int]] = []
@@ -59,7 +58,7 @@ class Spans:
         segment, _, _ = key = self._keys[number]
         del self._numbers[key]
         self._free.append(number)
-        held = int(self.columns[number, 0])
+        held = int(self.columns[0, number])
         self._spans_in[held] -= 1
         if not self._spans_in[held]:
             del self._spans_in[held]
@@ -70,17 +69,18 @@ class Spans:
     def _add(self, key: tuple[Segment, int, int]) -> int:
         if not self._free:
             known = len(self._keys)
-            self.columns = np.concatenate([self.columns, np.zeros_like(self.columns, shape=(known + 8, 6))])
-            self._free.extend(range(known, len(self.columns)))
+            new = np.zeros((6, known + 8), dtype=np.int64)
+            self.columns = np.concatenate([self.columns, new], axis=1)
+            self._free.extend(range(known, 2 * known + 8))
             self._keys += [key] * (known + 8)
             self._readers += [0] * (known + 8)
         segment, start, stop = key
-        number, size = self._free.pop(), int(piece_sizes(np.array(stop - start)))
+        number, size = self._free.pop(), int(piece_sizes(np.array(stop - start))[0])
         self._keys[number] = key
         held = self._list(segment, stop)
         self._spans_in[held] = self._spans_in.get(held, 0) + 1
         pieces = -(-(stop - start) // size)
-        self.columns[number] = held, start, stop, segment.position, size, pieces
+        self.columns[:, number] = held, start, stop, segment.position, size, pieces
         return number
 
     def _list(self, segment: Segment, stop: int) -> int:
@@ -95,15 +95,7 @@ class Spans:
         return held
 
 
-class _Stream(NamedTuple):
-    """One decoding stream: its own page list, its position, the spans of its context."""
-
-    pages: int
-    position: int
-    spans: list[int]
-
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Reads:
     """What the streams of a step read, in their order.
 
@@ -124,33 +116,50 @@ class Readers:
     """The streams that decode, from step to step."""
 
     def __init__(self) -> None:
-        self.lists = PageLists()
+        self.lists = FlatLists()
         self.spans = Spans(self.lists)
-        self._streams: dict[Segment, _Stream] = {}
+        # A stream has the number of its context, a list of spans.
+        self._streams: dict[Segment, int] = {}
+        self._contexts = FlatLists()
+        self._facts = np.zeros((2, 0), dtype=np.int64)  # page list, and position of token 0
 
     def update(self, segments: list[Segment]) -> Reads:
         """Take these streams in place of those of the step before; both have many in common."""
         streams = self._streams
-        for segment in streams.keys() - set(segments):
-            gone = streams.pop(segment)
-            self.lists.remove(gone.pages)
-            for number in gone.spans:
-                self.spans.remove_reader(number)
-        for segment in segments:
-            if segment not in streams:
-                spans = [self.spans.add_reader(span) for span in segment.context if len(span)]
-                pages = self.lists.add((), pages_for(len(segment)) + _ROOM)
-                streams[segment] = _Stream(pages, segment.position, spans)
-        here = [streams[segment] for segment in segments]
-        own, positions, contexts = zip(*here, strict=True)
-        return Reads(
-            np.array(own),
-            np.array(positions),
-            np.array([number for context in contexts for number in context], dtype=np.int64),
-            np.array([len(context) for context in contexts]),
-        )
+        known = list(map(streams.get, segments))
+        if len(known) - known.count(None) < len(streams):
+            for segment in streams.keys() - set(segments):
+                self._remove(segment)
+        for place, number in enumerate(known) if None in known else ():
+            if number is None:
+                known[place] = self._add(segments[place])
+        self._contexts.compact()
+        numbers = np.array(known)
+        own, positions = self._facts[:, numbers]
+        num_spans = self._contexts.lengths[numbers]
+        places = run_indices(self._contexts.begins[numbers], num_spans)
+        return Reads(own, positions, self._contexts.table[places], num_spans)
 
-    def extend(self, segments: list[Segment], own: IntArray, starts: IntArray, stops: IntArray) -> None:
+    def _add(self, segment: Segment) -> int:
+        spans = [self.spans.add_reader(span) for span in segment.context if len(span)]
+        number = self._streams[segment] = self._contexts.add(spans, len(spans))
+        if number >= self._facts.shape[1]:
+            new = np.zeros((2, number + 8), dtype=np.int64)
+            self._facts = np.concatenate([self._facts, new], axis=1)
+        pages = self.lists.add((), pages_for(len(segment)) + _ROOM)
+        self._facts[:, number] = pages, segment.position
+        return number
+
+    def _remove(self, segment: Segment) -> None:
+        number = self._streams.pop(segment)
+        for span in self._contexts.values(number):
+            self.spans.remove_reader(span)
+        self._contexts.remove(number)
+        self.lists.remove(int(self._facts[0, number]))
+
+    def extend(
+        self, segments: list[Segment], own: IntArray, starts: IntArray, stops: IntArray
+    ) -> None:
         """Take the streams' new pages: each needs those of its tokens up to a stop.
 
         Tokens behind its start are not computed. If they were before, they were cut off, and their

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from gsr_engine.attention.flat_lists import table_room
 from gsr_engine.attention.kv_cache import KVCache, pages_in
-from gsr_engine.attention.page_lists import table_room
 from gsr_engine.attention.paged_attention import PagedAttention
 from gsr_engine.attention.readers import room_to_grow
 from gsr_engine.attention.sharing import Sharing, measure_costs

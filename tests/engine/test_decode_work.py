@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gsr_engine.attention.decode_work import DecodeWork
+from gsr_engine.attention.flat_lists import table_room
 from gsr_engine.attention.host_work import HostWork, unpacked
-from gsr_engine.attention.page_lists import table_room
 from gsr_engine.attention.pieces import SPLIT
 from gsr_engine.attention.readers import room_to_grow
 from gsr_engine.attention.sharing import Sharing, SharingCosts

@@ -1,4 +1,4 @@
-"""The page table of a work list: page lists that come, grow and go."""
+"""Lists of numbers that come, grow and go, in one flat table: the page table of a work list."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ _LEAST = 256
 
 
 def table_room(live: int) -> int:
-    """The longest table of lists that have room for this many pages together."""
+    """The longest table of lists with this much room together."""
     return live + live // _SLACK + _LEAST
 
 
-class PageLists:
-    """Page lists in one flat table; each has a number, a place, a length and room to grow.
+class FlatLists:
+    """Lists in one flat table; each has a number, a place, a length and room to grow.
 
     Places move only in `add`, `grow` and `compact`.
 
     Attributes:
         begins: of each list, where it begins in the table.
-        lengths: of each list, how many pages are known.
-        rooms: of each list, how many pages it has room for; 0 for a number without a list.
+        lengths: of each list.
+        rooms: of each list, how long it may get; 0 for a number without a list.
     """
 
     def __init__(self) -> None:
@@ -40,8 +40,8 @@ class PageLists:
         """All lists, and what is left of those that are gone; int32."""
         return self._table[: self._used]
 
-    def add(self, pages: Sequence[int], room: int) -> int:
-        """The number of a new list of these pages, with room for as many, or more."""
+    def add(self, values: Sequence[int], room: int) -> int:
+        """The number of a new list; its room is at least its length."""
         if not self._free:
             known = len(self.rooms)
             self.begins, self.lengths, self.rooms = (
@@ -51,8 +51,8 @@ class PageLists:
             self._free.extend(range(known, len(self.rooms)))
         number = self._free.pop()
         self.begins[number] = begin = self._reserve(room)
-        self.rooms[number], self.lengths[number] = room, len(pages)
-        self._table[begin : begin + len(pages)] = pages
+        self.rooms[number], self.lengths[number] = room, len(values)
+        self._table[begin : begin + len(values)] = values
         return number
 
     def remove(self, number: int) -> None:
@@ -61,11 +61,16 @@ class PageLists:
         self.rooms[number] = 0
         self._free.append(number)
 
-    def put(self, number: int, first: int, pages: Sequence[int]) -> None:
-        """Set the pages of a list from its page `first` on; they are its last ones."""
+    def values(self, number: int) -> list[int]:
+        """The values of a list."""
+        begin = int(self.begins[number])
+        return self._table[begin : begin + int(self.lengths[number])].tolist()
+
+    def put(self, number: int, first: int, values: Sequence[int]) -> None:
+        """Set the values of a list from its value `first` on; they are its last ones."""
         begin = int(self.begins[number]) + first
-        self._table[begin : begin + len(pages)] = pages
-        self.lengths[number] = first + len(pages)
+        self._table[begin : begin + len(values)] = values
+        self.lengths[number] = first + len(values)
 
     def grow(self, number: int, room: int) -> None:
         """Give a list more room, in another place."""
