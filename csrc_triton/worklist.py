@@ -20,12 +20,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from csrc_triton.tiling import Tiles, Tiling
 
 
 class PagedSpan(NamedTuple):
@@ -122,7 +124,7 @@ class WorkList:
             num_items=_int32([len(items)], device),
             row_ids=_int32(row_ids, device),
             page_table=_int32(page_table, device),
-            partial_ranges=_int32([*zip(offsets, offsets[1:], strict=False)], device).view(-1, 2),
+            partial_ranges=_int32([*pairwise(offsets)], device).view(-1, 2),
             partial_ids=_int32([p for partials in row_partials for p in partials], device),
             max_rows_per_item=max((len(rows) for rows, _ in spans), default=1),
         )
@@ -144,7 +146,7 @@ class PrefillPlan:
         spans: [num_spans, 4], each `(page_begin, start, stop, position)`; the position is that of
             the page list's token 0.
         page_table: [max_pages], all page lists.
-        max_seqlen_q: the longest chunk's number of rows.
+        tiles: of the device's kernel, if the plan was made for one; see `tiled`.
     """
 
     cu_seqlens_q: Tensor
@@ -152,15 +154,16 @@ class PrefillPlan:
     span_offsets: Tensor
     spans: Tensor
     page_table: Tensor
-    max_seqlen_q: int
+    tiles: PlanTiles | None = None
 
     @classmethod
     def from_segments(
         cls,
         segments: Sequence[tuple[PagedSpan, Sequence[PagedSpan]]],
         device: torch.device | str = "cpu",
+        tiling: Tiling | None = None,
     ) -> PrefillPlan:
-        """Build a plan from `(chunk, context)` pairs.
+        """Build a plan from `(chunk, context)` pairs; with a tiling the tiles move in one copy.
 
         `chunk` is the span of the segment's own tokens that are q's rows. It starts where the
         segment's computed tokens end.
@@ -179,17 +182,78 @@ class PrefillPlan:
             for span in context:
                 spans.append((len(page_table), span.start, span.stop, span.position))
                 page_table.extend(span.pages)
-        lengths = [chunk.stop - chunk.start for chunk, _ in segments]
-        cu_seqlens_q, owned, span_offsets, contexts, pages = moved_together(
-            (_offsets(lengths), (-1,)),
+        cu_seqlens = _offsets([chunk.stop - chunk.start for chunk, _ in segments])
+        span_offsets = _offsets([len(context) for _, context in segments])
+        cut = Tiles()
+        if tiling is not None:
+            cut = Tiles.cut(tiling, cu_seqlens, own, span_offsets, spans)
+        cu_seqlens_q, owned, offsets, contexts, pages, *tiles = moved_together(
+            (cu_seqlens, (-1,)),
             (own, (-1, 3)),
-            (_offsets([len(context) for _, context in segments]), (-1,)),
-            (spans, (-1, 4)),
+            (span_offsets, (-1,)),
+            ([*spans, *cut.spans], (-1, 4)),
             (page_table, (-1,)),
+            *_tile_arrays(cut),
             device=device,
         )
-        most = max(lengths, default=0)
-        return cls(cu_seqlens_q, owned, span_offsets, contexts, pages, most)
+        made = PlanTiles.of(tiling, cut, contexts, tiles) if tiling is not None else None
+        return cls(cu_seqlens_q, owned, offsets, contexts, pages, made)
+
+    def tiled(self, tiling: Tiling) -> PlanTiles:
+        """The tiles for a kernel: those of the plan, if they are cut like this.
+
+        Otherwise they are made now, which waits for a GPU.
+        """
+        if self.tiles is not None and self.tiles.tiling == tiling:
+            return self.tiles
+        offsets = self.span_offsets.tolist()
+        spans = [tuple(span) for span in self.spans[: offsets[-1]].tolist()]
+        cut = Tiles.cut(tiling, self.cu_seqlens_q.tolist(), self.own.tolist(), offsets, spans)
+        contexts, *tiles = moved_together(
+            ([*spans, *cut.spans], (-1, 4)), *_tile_arrays(cut), device=self.own.device
+        )
+        return PlanTiles.of(tiling, cut, contexts, tiles)
+
+
+@dataclass(frozen=True, eq=False)
+class PlanTiles:
+    """The tiles of a `PrefillPlan`: a program for each, and for each kv head. Tensors are int32.
+
+    Attributes:
+        tiling: what cut them.
+        tiles: [num_tiles, 6], each `(segment, tile, span_begin, span_end, own_begin, entry)`: lanes
+            `tile * lanes` and so on of a segment's rows see `spans[span_begin:span_end]`, and then
+            their own segment from token `own_begin` on, or nothing of it if that is -1. With an
+            entry of -1 that is all that the rows see. Otherwise it is a section of it, and the
+            partial result of the segment's row i has the entry `entry + i`.
+        spans: [num_spans, 4], those of the plan, and sections of them behind.
+        partial_ranges: [last_row - first_row, 2]; each row merges the entries
+            `partial_ids[begin:end]`. One with a begin of -1 has its result already.
+        partial_ids: entries of all rows.
+        num_entries: how many entries there are; 0 if nothing is cut into sections.
+        first_row: of the rows that merge.
+        last_row: behind the last of them.
+    """
+
+    tiling: Tiling
+    tiles: Tensor
+    spans: Tensor
+    partial_ranges: Tensor
+    partial_ids: Tensor
+    num_entries: int
+    first_row: int
+    last_row: int
+
+    @classmethod
+    def of(cls, tiling: Tiling, cut: Tiles, spans: Tensor, tensors: Sequence[Tensor]) -> PlanTiles:
+        """Tiles whose `_tile_arrays` are on the device."""
+        return cls(
+            tiling, tensors[0], spans, *tensors[1:], cut.num_entries, cut.first_row, cut.last_row
+        )
+
+
+def _tile_arrays(cut: Tiles) -> list[tuple[Sequence[object], tuple[int, ...]]]:
+    return [(cut.tiles, (-1, 6)), (cut.ranges, (-1, 2)), (cut.ids, (-1,))]
 
 
 def aligned(length: int) -> int:

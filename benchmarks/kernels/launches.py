@@ -18,7 +18,17 @@ from torch import Tensor
 
 from csrc_triton.contracts import dispatch
 
-MODULES = ("activation", "decode", "experts", "logprobs", "norm", "prefill", "rope", "sampling")
+MODULES = (
+    "activation",
+    "decode",
+    "experts",
+    "logprobs",
+    "merge",
+    "norm",
+    "prefill",
+    "rope",
+    "sampling",
+)
 _TYPES = {
     torch.bfloat16: "bf16",
     torch.float16: "fp16",
@@ -34,7 +44,7 @@ class Launch:
     """One kernel as it is launched.
 
     Attributes:
-        name: like "decode._reduce_kernel".
+        name: like "merge._reduce_kernel".
         signature: the type of every argument.
         constants: arguments that are compiled in.
         aligned: arguments that are multiples of 16, and on which the kernel is specialised.

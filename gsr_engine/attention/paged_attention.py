@@ -10,6 +10,7 @@ from csrc_triton import (
     WorkList,
     decode_attention,
     prefill_attention,
+    prefill_tiling,
     rms_norm,
     rope_and_cache,
 )
@@ -36,6 +37,7 @@ class PagedAttention:
         self._rotations = _Rotations(model, length, cache.keys.device)
         self._growth = _query_growth(model, length, cache.keys.dtype, cache.keys.device)
         self._sharing = sharing
+        self._tiling = prefill_tiling(model.num_heads, cache.keys[0])
         self.lists = DecodeWork(sharing)
         self._positions = self._slots = torch.empty(0, dtype=torch.int64)
         self._work: WorkList | None = None
@@ -52,7 +54,8 @@ class PagedAttention:
         prefills = batch.chunks[decodes:]
         plan = None
         if prefills:
-            plan = PrefillPlan.from_segments([_paged(chunk) for chunk in prefills], device)
+            chunks = [_paged(chunk) for chunk in prefills]
+            plan = PrefillPlan.from_segments(chunks, device, self._tiling)
         self.bind(batch.positions, batch.slot_mapping, work, plan)
 
     def bind(
@@ -90,19 +93,19 @@ class PagedAttention:
     def _attend(
         self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, window: int | None
     ) -> torch.Tensor:
-        parts, scale = [], self._model.score_scale
+        scale, out = self._model.score_scale, torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        split = 0 if self._work is None else self._work.num_rows
+        cache = keys, values
         if self._work is not None:
-            rows = self._work.num_rows
-            positions = None if window is None else self._positions[:rows]
-            parts.append(
-                decode_attention(
-                    q[:rows], keys, values, self._work, scale, window=window, positions=positions
-                )
+            step = self._work, scale
+            positions = None if window is None else self._positions[:split]
+            decode_attention(
+                q[:split], *cache, *step, window=window, positions=positions, out=out[:split]
             )
-            q = q[rows:]
         if self._prefill is not None:
-            parts.append(prefill_attention(q, keys, values, self._prefill, scale, window=window))
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+            step = self._prefill, scale
+            prefill_attention(q[split:], *cache, *step, window=window, out=out[split:])
+        return out
 
     def reset(self) -> None:
         """Drop everything that was kept between steps."""

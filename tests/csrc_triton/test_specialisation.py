@@ -34,7 +34,7 @@ LAYERS = ["sliding_attention", "full_attention"]
 VARIANTS = {
     # Items of at most 16, 32 or 64 lanes, each with and without a window.
     "decode._work_list_kernel": 6,
-    "decode._reduce_kernel": 1,
+    "merge._reduce_kernel": 1,
     "prefill._prefill_kernel": 2,
     "rope._rope_and_cache_kernel": 1,
     # With and without a residual.
