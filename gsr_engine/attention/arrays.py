@@ -19,4 +19,5 @@ def run_indices(begins: IntArray, lengths: IntArray) -> IntArray:
     """begin, begin + 1, ... for each run, `length` numbers of it, one run behind the other."""
     ends = lengths.cumsum()
     total = ends[-1] if len(ends) else 0
-    return (begins - ends + lengths).repeat(lengths) + np.arange(total)
+    indices: IntArray = (begins - ends + lengths).repeat(lengths) + np.arange(total)
+    return indices

@@ -64,7 +64,8 @@ class FlatLists:
     def values(self, number: int) -> list[int]:
         """The values of a list."""
         begin = int(self.begins[number])
-        return self._table[begin : begin + int(self.lengths[number])].tolist()
+        values: list[int] = self._table[begin : begin + int(self.lengths[number])].tolist()
+        return values
 
     def put(self, number: int, first: int, values: Sequence[int]) -> None:
         """Set the values of a list from its value `first` on; they are its last ones."""

@@ -115,6 +115,35 @@ def test_every_row_sees_its_context(
         assert len(work.page_table) <= table_room(held + room_to_grow(len(living)))
 
 
+def cuts(work: HostWork, row: int) -> list[tuple[int, int]]:
+    """(begin, end) of the pieces that a row reads, in the order in which they are merged."""
+    owner = {entry: item for item in work.items.tolist() for entry in range(item[0], item[1])}
+    entries = work.partial_ids[slice(*work.partial_ranges[row])].tolist()
+    return [(owner[entry][3], owner[entry][4]) for entry in entries]
+
+
+def test_long_spans_have_longer_pieces_whatever_else_is_read() -> None:
+    """A stream grows beyond 4,096 tokens of its own, behind a problem of 16,384."""
+    problem = Segment([0] * 16384)
+    stream, sibling = (Segment([0] * 4090, 0, (Span(problem, 0, 16384),)) for _ in range(2))
+    other = Segment([0] * 300)
+    pool = PagePool(4000)
+    for segment in (problem, stream, sibling, other):
+        pool.grow(segment, len(segment) + 20)
+    alone = DecodeWork(Sharing(None, num_heads=4, num_kv_heads=2))
+    beside = DecodeWork(Sharing(SharingCosts(), num_heads=4, num_kv_heads=2))
+    for step in range(12):
+        stop = 4090 + step
+        chunk = Chunk(None, stream, stop - 1, stop, decode=True)  # type: ignore[arg-type]
+        third = Chunk(None, other, 299 + step, 300 + step, decode=True)  # type: ignore[arg-type]
+        twin = Chunk(None, sibling, 4080 + step, 4081 + step, decode=True)  # type: ignore[arg-type]
+        size = 256 if stop < 4096 else 512
+        expected = [(begin, begin + 1024) for begin in range(0, 16384, 1024)]
+        expected += [(begin, min(begin + size, stop)) for begin in range(0, stop, size)]
+        assert cuts(alone.build([chunk]), 0) == expected
+        assert cuts(beside.build([third, chunk, twin][step % 2 :]), 1 - step % 2) == expected
+
+
 def test_packing_pads_with_nothing() -> None:
     work = HostWork(
         items=np.array([[0, 2, 0, 3, 9, 40], [2, 3, 1, 0, 5, 12]]),
