@@ -76,7 +76,7 @@ def decode_attention_partials(
     partial_lse = torch.empty((entries, num_q_heads), dtype=torch.float32, device=q.device)
     tiles_per_item = triton.cdiv(lanes, tile.block_m)
     most = work.items.shape[0] * tiles_per_item * num_kv_heads
-    _work_list_kernel[(min(most, _programs(q.device)),)](
+    _work_list_kernel[(min(most, num_programs(q.device)),)](
         partial_out,
         partial_lse,
         q,
@@ -122,7 +122,7 @@ def _merge(
     launch_merge(partial_out, partial_lse, work.partial_ranges, work.partial_ids, sinks, out)
 
 
-def _programs(device: torch.device) -> int:
+def num_programs(device: torch.device) -> int:
     """How many programs walk the items."""
     if device.type != "cuda":
         return _PROGRAMS * _MULTIPROCESSORS

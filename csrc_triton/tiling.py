@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-# Programs that fill a large GPU: two for each multiprocessor of an H100.
-_FILL = 264
-# Tokens that a section has at least: shorter ones cost more in merging than they save.
-_LEAST = 512
+FILL = 264
+"""Programs that fill a large GPU: two for each multiprocessor of an H100."""
+LEAST = 512
+"""Tokens that a section has at least: shorter ones cost more in merging than they save."""
 
 Span = tuple[int, int, int, int]
 """(page_begin, start, stop, position), as in `PrefillPlan.spans`."""
@@ -67,8 +67,8 @@ class Tiles:
             first, last = span_offsets[segment : segment + 2]
             context = [*spans[first:last], (page_begin, 0, computed, position)]
             tokens = sum(stop - start for _, start, stop, _ in context)
-            wanted = -(-_FILL // (tiles * tiling.kv_heads))
-            sections = min(wanted, tokens // _LEAST)
+            wanted = -(-FILL // (tiles * tiling.kv_heads))
+            sections = min(wanted, tokens // LEAST)
             # The last rows see the most tokens, so they start first: programs end together.
             order = range(tiles - 1, -1, -1)
             if sections < 2:

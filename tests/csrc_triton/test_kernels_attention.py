@@ -81,7 +81,7 @@ def test_few_programs_walk_all_items(world, split, programs, dtype, device):
     step = (there.window, there.row_positions, there.sinks)
     actual = torch.full_like(there.q, torch.nan)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decode, "_programs", lambda _: programs)
+        patch.setattr(decode, "num_programs", lambda _: programs)
         cache = there.k_cache, there.v_cache
         decode.decode_attention(there.q, *cache, on(work, device), 0.3, *step, actual)
     close(actual, expected, dtype)
@@ -197,8 +197,8 @@ def test_prefill_in_sections(case, least, dtype, device):
     """A short chunk behind a long context: its tokens are cut anywhere, and merged."""
     world, computed = case
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiling, "_FILL", 7)
-        patch.setattr(tiling, "_LEAST", least)
+        patch.setattr(tiling, "FILL", 7)
+        patch.setattr(tiling, "LEAST", least)
         check_prefill(world, computed, dtype, device)
 
 
