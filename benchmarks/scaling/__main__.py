@@ -1,12 +1,13 @@
 """python -m benchmarks.scaling: what grows with what.
 
-Five studies: the scheduler's cost per step and per queued request over the length of the queue; the
+Six studies: the scheduler's cost per step and per queued request over the length of the queue; the
 asyncio front's cost over the clients that wait for room; how long a request can be overtaken; the
-host's share of a step of a real model's shape; the cost of selfRef@k over k, lengths and the number
-of problems. Writes report.txt, and plot.png if all studies are run.
+host's share of a step of a real model's shape; the host's work for a GPU while streams join and
+leave; the cost of selfRef@k over k, lengths and the number of problems. Writes report.txt, and
+plot.png if queue, host and growth are run.
 
-The first three run on a stub in place of the model. The others run on random weights, because cost
-depends on the shape only.
+Host's share and selfRef@k run on random weights, because cost depends on the shape only. The others
+run on a stub in place of the model.
 """
 
 from __future__ import annotations
@@ -24,12 +25,20 @@ from benchmarks.scaling.growth import AXES, Cost, SweepPoint, measure_growth
 from benchmarks.scaling.host import measure_host
 from benchmarks.scaling.plot import plot_scaling
 from benchmarks.scaling.queue import measure_fairness, measure_queue
-from benchmarks.scaling.tables import show_fairness, show_front, show_growth, show_host, show_queue
+from benchmarks.scaling.ragged import measure_ragged
+from benchmarks.scaling.tables import (
+    show_fairness,
+    show_front,
+    show_growth,
+    show_host,
+    show_queue,
+    show_ragged,
+)
 from gsr_engine import InvalidRequest
 from gsr_engine.environment import describe_machine
 from train.command import run_command
 
-STUDIES = ("queue", "front", "fairness", "host", "growth")
+STUDIES = ("queue", "front", "fairness", "host", "ragged", "growth")
 
 
 def _numbers(name: str, text: str, least: int = 1) -> list[int]:
@@ -76,6 +85,7 @@ def main(
     shape: Annotated[str, typer.Option(help="Shape of the host's share.")] = "0.5b",
     streams: Annotated[int, typer.Option(min=4, help="Streams of the host's share.")] = 64,
     host_steps: Annotated[int, typer.Option(min=1, help="Decode steps timed.")] = 16,
+    ragged: Annotated[str, typer.Option(help="Streams that join and leave.")] = "1,64,256",
     growth_shape: Annotated[str, typer.Option(help="Shape of selfRef@k.")] = "26m",
     k: Annotated[str, typer.Option(help="Candidates.")] = "1,2,4,8,16",
     problem: Annotated[str, typer.Option(help="Tokens of a problem.")] = "16,64,256,1024",
@@ -104,6 +114,9 @@ def main(
     if "host" in chosen:
         share = measure_host(shape, streams, host_steps)
         tables.append(partial(show_host, share=share))
+    if "ragged" in chosen:
+        loads = [measure_ragged(number, queue_steps) for number in _numbers("ragged", ragged)]
+        tables.append(partial(show_ragged, costs=loads))
     if "growth" in chosen:
         costs = _grow(growth_shape, sweeps, refinement, rounds, said)
         tables.append(partial(show_growth, costs=costs, shape=growth_shape, base=SweepPoint()))

@@ -11,6 +11,7 @@ from benchmarks.scaling.front import FrontCost
 from benchmarks.scaling.growth import AXES, Cost, SweepPoint
 from benchmarks.scaling.host import HostShare
 from benchmarks.scaling.queue import Fairness, QueueCost
+from benchmarks.scaling.ragged import PARTS, RaggedCost
 from gsr_engine.params import LAYOUTS
 
 HOST_SHARE = 0.05
@@ -103,6 +104,27 @@ def show_host(console: Console, share: HostShare) -> None:
     console.print(table)
     kept = "kept" if share.host_ms <= HOST_SHARE * share.step_ms else "missed"
     console.print(f"host below {HOST_SHARE:.0%} of the step: {kept}")
+
+
+def show_ragged(console: Console, costs: Sequence[RaggedCost]) -> None:
+    """The host's time per step by part, while streams join and leave."""
+    table = _table(
+        "ragged load: processor time of a step's host work in ms, prompts of their own, answers of "
+        "50 to 500 tokens, model stubbed",
+        "streams",
+        *PARTS,
+        "steps with a change",
+        "lists without",
+        "lists with",
+    )
+    for cost in costs:
+        table.add_row(
+            f"{cost.streams:,}",
+            *(f"{cost.parts[part]:.3f}" for part in PARTS),
+            f"{100 * cost.changed / cost.steps:.0f} %",
+            *(f"{ms:.3f}" for ms in cost.lists_ms),
+        )
+    console.print(table)
 
 
 def show_growth(console: Console, costs: Sequence[Cost], shape: str, base: SweepPoint) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from gsr_engine.attention.decode_work import room_to_grow
+from gsr_engine.attention.flat_lists import table_room
 from gsr_engine.attention.kv_cache import KVCache, pages_in
 from gsr_engine.attention.paged_attention import PagedAttention
+from gsr_engine.attention.readers import room_to_grow
 from gsr_engine.attention.sharing import Sharing, measure_costs
 from gsr_engine.config import EngineConfig
 from gsr_engine.errors import OutOfMemory
@@ -103,7 +104,7 @@ def paged_runner(decoder: Decoder, config: EngineConfig, lag: int, use_graphs: b
     attention = PagedAttention(model, cache, config.model_length(model), sharing)
     graphs = None
     if use_graphs:
-        room = cache.num_pages + room_to_grow(config.max_num_seqs)
+        room = table_room(cache.num_pages + room_to_grow(config.max_num_seqs))
         graphs = DecodeGraphs(decoder, attention, room)
     # The kernels store nothing for padding rows, so no page is kept for them.
     runner = Runner(

@@ -24,13 +24,14 @@ pytestmark = pytest.mark.slow
 
 def test_the_report_has_its_numbers(tmp_path: Path) -> None:
     main(
-        only="queue,front,fairness,host,growth",
+        only="queue,front,fairness,host,ragged,growth",
         queue="0,20",
         queue_steps=5,
         priorities="1",
         shape="tiny",
         streams=4,
         host_steps=2,
+        ragged="3",
         growth_shape="tiny",
         k="1,2",
         problem="8",
@@ -46,6 +47,7 @@ def test_the_report_has_its_numbers(tmp_path: Path) -> None:
         "waiting clients",
         "later arrivals",
         "host below 5% of the step",
+        "steps with a change",
         "k candidates",
     ):
         assert text in report
