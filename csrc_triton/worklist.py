@@ -247,9 +247,8 @@ class PlanTiles:
     @classmethod
     def of(cls, tiling: Tiling, cut: Tiles, spans: Tensor, tensors: Sequence[Tensor]) -> PlanTiles:
         """Tiles whose `_tile_arrays` are on the device."""
-        return cls(
-            tiling, tensors[0], spans, *tensors[1:], cut.num_entries, cut.first_row, cut.last_row
-        )
+        tiles, ranges, ids = tensors
+        return cls(tiling, tiles, spans, ranges, ids, cut.num_entries, cut.first_row, cut.last_row)
 
 
 def _tile_arrays(cut: Tiles) -> list[tuple[Sequence[object], tuple[int, ...]]]:

@@ -10,7 +10,7 @@ from gsr_engine.attention.arrays import IntArray, begins_of, run_indices
 from gsr_engine.attention.host_work import ITEM_SIZE, HostWork
 from gsr_engine.attention.pieces import piece_sizes
 from gsr_engine.attention.readers import Readers, Reads
-from gsr_engine.attention.sharing import Sharing
+from gsr_engine.attention.sharing import BoolArray, Sharing
 from gsr_engine.kv.segments import PAGE_SIZE
 
 
@@ -185,7 +185,7 @@ class _Contexts:
         self.items[1:] = shown.repeat(items, axis=1)
         self.items[1] += self.items[0]
 
-    def _count(self, readers: IntArray, together: IntArray, tokens: IntArray) -> None:
+    def _count(self, readers: IntArray, together: BoolArray, tokens: IntArray) -> None:
         chosen = int(together.sum())
         saved = int((tokens * (readers - 1))[together].sum())
         self.counts = chosen, int((readers > 1).sum()) - chosen, saved

@@ -97,14 +97,20 @@ class PagedAttention:
         split = 0 if self._work is None else self._work.num_rows
         cache = keys, values
         if self._work is not None:
-            step = self._work, scale
             positions = None if window is None else self._positions[:split]
             decode_attention(
-                q[:split], *cache, *step, window=window, positions=positions, out=out[:split]
+                q[:split],
+                *cache,
+                self._work,
+                scale,
+                window=window,
+                positions=positions,
+                out=out[:split],
             )
         if self._prefill is not None:
-            step = self._prefill, scale
-            prefill_attention(q[split:], *cache, *step, window=window, out=out[split:])
+            prefill_attention(
+                q[split:], *cache, self._prefill, scale, window=window, out=out[split:]
+            )
         return out
 
     def reset(self) -> None:
