@@ -150,7 +150,7 @@ class _Opener:
         about["refiner_tokenizer"] = refiner_tokenizer
         return RefinedBy(
             writer.generator,
-            self._generator(engine),
+            self._generator(engine, writes=False),
             thinking=writer.thinking,
             same_tokens=writer.tokenizer == refiner_tokenizer,
         ), engine.gsr
@@ -162,8 +162,8 @@ class _Opener:
         about |= {"weak_model": name, "weak_weights": weights_digest(folder)}
         return Weak(self._generator(self._engine(folder)), tokenizer == tokenizer_digest(folder))
 
-    def _generator(self, engine: Engine) -> EngineGenerator:
-        return EngineGenerator(engine, self._problems, self._options)
+    def _generator(self, engine: Engine, *, writes: bool = True) -> EngineGenerator:
+        return EngineGenerator(engine, self._problems, self._options, writes=writes)
 
     def _endpoint(self, url: str) -> _Writer:
         options, gsr = self._options, GsrConfig()
