@@ -112,6 +112,8 @@ def test_knights_are_grouped_by_people_and_graded_in_any_form(tmp_path: Path) ->
     with task.grader(GsrConfig()) as grader:
         assert grader.correct("Oliver is a knight, Zoey is a knave", one.gold)
         assert not grader.correct("Oliver is a knave, Zoey is a knave", one.gold)
+    (one,) = task.load(Source(data=rows(tmp_path, {"problem": "Who?", "answer": "Zoey"})))
+    assert "does not say who is a knight and who is a knave: Zoey" in one.error
 
 
 @pytest.mark.parametrize(
