@@ -224,7 +224,8 @@ def test_a_run_that_is_killed_again_and_again_ends_the_same(
     print(f"killed {kills} times")
     accuracy(qwen2, data, out)
     assert unmeasured(read_run(out)) == unmeasured(read_run(whole))
-    assert {one.name for one in out.iterdir()} == {RUN, SAMPLES}
+    (results,) = out.glob("results_*.json")
+    assert {one.name for one in out.iterdir()} == {RUN, SAMPLES, results.name}
 
 
 def _lines(file: Path) -> int:
