@@ -219,6 +219,7 @@ class RefineResult:
             context had no room for more.
         num_stopped: how many candidates were stopped, and left out, because `first` or `agreement`
             had enough of the others.
+        read: of every round and each of its prompts, the indices of the solutions that it showed.
     """
 
     text: str
@@ -233,6 +234,7 @@ class RefineResult:
     summary_tokens: int = 0
     num_shortened: int = 0
     num_stopped: int = 0
+    read: list[list[list[int]]] = field(default_factory=list)
 
     @classmethod
     def failed(cls, error: str, usage: Usage, params: SelfRefineParams) -> RefineResult:

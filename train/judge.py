@@ -9,15 +9,19 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
+from gsr_engine.errors import GsrError
 from train.signals import shielded
 
 Judgement = Callable[[Any], object]
 """Answers a question; true is yes."""
+_BEGIN = 60.0
+"""Seconds that a fresh worker has to import what it needs."""
 
 
 def _serve(connection: Connection, start: Callable[..., Judgement], args: tuple[Any, ...]) -> None:
     logging.disable()  # what is asked may warn, e.g. of time limits, which are the asker's task
     judge = start(*args)
+    connection.send(True)  # it has begun
     while True:
         question = connection.recv()
         try:
@@ -43,7 +47,11 @@ class Judge:
         self._connection: Connection | None = None
 
     def ask(self, question: Any) -> bool:
-        """No if it takes too long. A worker that died is replaced once and asked again."""
+        """No if it takes too long. A worker that died is replaced once and asked again.
+
+        Raises:
+            GsrError: no worker begins, so nothing can be judged.
+        """
         for _ in range(2):
             try:
                 return self._ask(question)
@@ -64,12 +72,26 @@ class Judge:
                 worker.start()
             self._worker = worker
             theirs.close()
-        self._connection.send(question)
-        # A fresh worker first imports what it needs.
-        if self._connection.poll(self._timeout + (60.0 if fresh else 0.0)):
-            return bool(self._connection.recv())
+            self._await_begin(self._connection)
+        try:
+            self._connection.send(question)
+            # A fresh worker may import what it needs with the first question.
+            if self._connection.poll(self._timeout + (_BEGIN if fresh else 0.0)):
+                return bool(self._connection.recv())
+        except BaseException:
+            self.close()  # interrupted: the answer is still to come, and to no later question
+            raise
         self.close()
         return False
+
+    def _await_begin(self, connection: Connection) -> None:
+        try:
+            begun = connection.poll(_BEGIN) and connection.recv()
+        except EOFError:  # it died
+            begun = False
+        if not begun:
+            self.close()
+            raise GsrError(f"the worker of {self._start.__name__} does not begin")
 
     def close(self) -> None:
         """Kill the worker."""

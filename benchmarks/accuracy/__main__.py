@@ -12,13 +12,13 @@ must not begin anew by mistake: it refuses a folder that holds no run.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from benchmarks.accuracy.models import ModelOptions, opened
+from benchmarks.accuracy.models import ModelOptions, opened, refuse_set
 from benchmarks.accuracy.run import can_go_on, measure
 from benchmarks.analysis.results_json import write_results_json
 from benchmarks.analysis.summary import summarize
@@ -64,6 +64,9 @@ class AccuracyCommand(ModelOptions):
         """Raise InvalidRequest for values that cannot be."""
         ModelOptions.__post_init__(self)  # super() fails in a class with slots
         check_least(self, limit=1)
+        if self.run is not None:
+            others = (one.name for one in fields(self) if one.name != "run")
+            refuse_set(self, "is for a run to do, and --run prints an earlier one", *others)
 
     def find_task(self) -> Task:
         """The task.

@@ -57,12 +57,17 @@ class _Spent:
     computed_tokens: int = 0
     begin: float = field(default_factory=time.perf_counter)
 
-    def add(self, replies: Sequence[Reply]) -> None:
-        """The replies of one round, which were asked for at once."""
+    def add(self, replies: Sequence[Reply], num_prompts: int = 1) -> None:
+        """The replies of one round, which were asked for at once; the first are of all its prompts.
+
+        Each prompt is computed once. What the server still had of earlier requests saves nothing
+        here: a method would cost less the later it comes.
+        """
         self.prompt_tokens += sum(one.num_prompt_tokens for one in replies)
         self.generated_tokens += sum(one.num_tokens for one in replies)
         self.sequential_tokens += max(one.num_tokens for one in replies)
-        self.computed_tokens += sum(_computed(one) for one in replies)
+        self.computed_tokens += sum(one.num_prompt_tokens for one in replies[:num_prompts])
+        self.computed_tokens += sum(one.num_tokens for one in replies)
 
     def as_dict(self) -> dict[str, Any]:
         """As fields of an `Answer`; the seconds are those from the first request to the end."""
@@ -236,7 +241,7 @@ class EndpointGenerator:
                 )
             except RequestFailed as error:
                 return index, failed_answer(method, str(error))
-            spent.add(replies)
+            spent.add(replies, len(prompts))
             texts, read = [one.text for one in replies], picks[0]
         answer = Answer(method=method.name, **_fields(replies[0]), **spent.as_dict())
         answer.used = [one for one, _ in read]
@@ -306,11 +311,14 @@ def _pick(shown: Sequence[Shown], params: SelfRefineParams, seed: int) -> list[S
 
 
 async def _together(asked: Iterable[Awaitable[Reply]]) -> list[Reply]:
-    """All replies, when the last one is there; or the first error, then."""
+    """All replies, when the last one is there; or the first error, then.
+
+    A failure for good comes last: beside a server that is gone it may have had the same cause.
+    """
     results = await asyncio.gather(*asked, return_exceptions=True)
-    for one in results:
-        if isinstance(one, BaseException):
-            raise one
+    errors = [one for one in results if isinstance(one, BaseException)]
+    for error in sorted(errors, key=lambda one: isinstance(one, RequestFailed)):
+        raise error
     return [one for one in results if isinstance(one, Reply)]
 
 
@@ -326,11 +334,3 @@ def _fields(reply: Reply) -> dict[str, Any]:
         "logprobs": [round(one, DECIMALS) for one in logprobs],
         "finish_reason": reply.finish_reason,
     }
-
-
-def _computed(reply: Reply) -> int:
-    """Tokens that went through the model for a reply; the server may have kept some of a prompt."""
-    usage = reply.completion.usage
-    details = usage.prompt_tokens_details if usage else None
-    kept = (details.cached_tokens if details else None) or 0
-    return reply.num_prompt_tokens - kept + reply.num_tokens

@@ -37,17 +37,25 @@ class EngineGenerator:
             what was computed before it.
         problems: what is asked.
         config: how.
+        writes: the engine writes the candidates itself. Then it has computed the problem for them,
+            and a branched refinement has their KV: the cost of an answer is without both.
 
     Raises:
         InvalidRequest: the engine's template asks for no form of answer.
     """
 
     def __init__(
-        self, engine: Engine, problems: Sequence[Exercise], config: AccuracyConfig
+        self,
+        engine: Engine,
+        problems: Sequence[Exercise],
+        config: AccuracyConfig,
+        *,
+        writes: bool = True,
     ) -> None:
         self._engine = engine
         self._problems = problems
         self._config = config
+        self._writes = writes
         self._on_step: Callable[[], object] = lambda: None
         self._evaluator = Evaluator(engine, problems, _Ungraded(), lambda: self._on_step())
 
@@ -188,7 +196,10 @@ class EngineGenerator:
         if drawn is None:
             return failed_answer(method, result.error or "it was not refined")
         reading = _Reading(self._engine, self._problems[index].text, params, result)
-        computed = int(_sum(result.usage, _REFINE, "tokens_computed"))
+        phases = _REFINE if self._writes else (*_DRAW, *_REFINE)
+        computed = int(_sum(result.usage, phases, "tokens_computed"))
+        if self._writes and method.kind != "mixed":
+            computed -= reading.in_place(given)
         return Answer(
             method=method.name,
             **vars(_generated(drawn, result.answer)),
@@ -198,8 +209,8 @@ class EngineGenerator:
             sequential_tokens=sum(
                 max(len(one.token_ids) for one in each) for each in result.rounds
             ),
-            computed_tokens=computed - (0 if method.kind == "mixed" else reading.in_place(given)),
-            seconds=_sum(result.usage, _REFINE, "seconds"),
+            computed_tokens=computed,
+            seconds=_sum(result.usage, phases, "seconds"),
         )
 
 
@@ -218,7 +229,8 @@ class _Reading:
             index: self._prompts.summary(
                 result.candidates[index].content_ids, result.summary_tokens, whole
             )
-            for index in (result.used if len(result.rounds) == 1 else [])
+            # Those that any prompt of the first round showed.
+            for index in sorted({index for prompt in result.read[0] for index in prompt})
         }
 
     @property

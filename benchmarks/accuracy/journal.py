@@ -10,11 +10,12 @@ settings. So a damaged line, or one of another run, is never taken: its result i
 
 from __future__ import annotations
 
+import fcntl
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from gsr_engine.checkpoint.files import read_json
 from gsr_engine.errors import CheckpointError
@@ -35,12 +36,18 @@ class Journal:
     as a context manager, or `close` it.
 
     Raises:
-        CheckpointError: the folder holds a run with other settings; the message names them.
+        CheckpointError: the folder holds a run with other settings; the message names them. Or
+            another process has the journal open.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         path = folder / "results.jsonl"
-        _claim(folder / "settings.json", settings, begun=path.exists() and path.stat().st_size > 0)
+        self._lock = _locked(path)
+        try:
+            _claim(folder / "settings.json", settings, begun=path.stat().st_size > 0)
+        except CheckpointError:
+            self._lock.close()
+            raise
         bound = {name: value for name, value in settings.items() if name not in FREE}
         self._start = zlib.crc32(json.dumps(bound, sort_keys=True).encode())
         self._file = open_appended(path)
@@ -90,12 +97,25 @@ class Journal:
         """Close the files."""
         self._file.close()
         self._lines.close()
+        self._lock.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _locked(path: Path) -> IO[bytes]:
+    """The file, open and locked until it is closed: the places of two writers would be wrong."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise CheckpointError(f"another process goes on with {path.parent}") from None
+    return file
 
 
 def _claim(file: Path, settings: Mapping[str, Any], *, begun: bool) -> None:

@@ -184,10 +184,11 @@ def _views(options: MethodOptions, layouts: Sequence[Layout]) -> Iterator[Method
 
 def _mixed(options: MethodOptions, layouts: Sequence[Layout]) -> Iterator[Method]:
     k = options.headline
+    digits = 2 if k < 100 else 3  # as many as tell any two shares apart
     for layout in layouts:
         for pool, share in options.pool_shares:
             yield Method(
-                name=f"mixed {layout}@{k} {pool} {f'{share:.2f}'.removeprefix('0')}",
+                name=f"mixed {layout}@{k} {pool} {f'{share:.{digits}f}'.removeprefix('0')}",
                 kind="mixed",
                 layout=layout,
                 k=k,
@@ -239,4 +240,4 @@ def _share(number: str, k: int) -> float:
         raise InvalidRequest(
             "pools", f"a share must be of whole candidates of {k}, at least one, got {number}"
         )
-    return share
+    return round(share * k) / k  # however many digits it was written with

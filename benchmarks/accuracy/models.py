@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,9 @@ from gsr_engine.demo.report import NANO
 from gsr_engine.errors import InvalidRequest
 from train.generation.chat_client import ChatClient
 from train.options import check_least
+
+_OF_SERVER = ("concurrency", "request_timeout")
+_OF_ENGINE = ("dtype", "quantization", "max_model_len", "summary_tokens")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,11 +67,21 @@ class ModelOptions(AccuracyConfig):
         AccuracyConfig.__post_init__(self)  # super() fails in a class with slots
         check_least(self, concurrency=1)
         if self.endpoint is None:
+            refuse_set(self, "is for a server, and there is no --endpoint", *_OF_SERVER)
             return
+        if self.refiner is None and self.weak_model is None:
+            refuse_set(self, "is for the engine, and --endpoint asks a server", *_OF_ENGINE)
         if self.model == str(NANO):
             raise InvalidRequest("model", "names the model for --endpoint, as the server calls it")
         if self.adapter is not None:
             raise InvalidRequest("adapter", "is for the engine, and --endpoint asks a server")
+
+
+def refuse_set(options: ModelOptions, reason: str, *names: str) -> None:
+    """Raise InvalidRequest if one of these options differs from its default: it does nothing."""
+    for one in fields(options):
+        if one.name in names and getattr(options, one.name) != one.default:
+            raise InvalidRequest(one.name, reason)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +163,7 @@ class _Opener:
         about["refiner_tokenizer"] = refiner_tokenizer
         return RefinedBy(
             writer.generator,
-            self._generator(engine),
+            self._generator(engine, writes=False),
             thinking=writer.thinking,
             same_tokens=writer.tokenizer == refiner_tokenizer,
         ), engine.gsr
@@ -162,8 +175,8 @@ class _Opener:
         about |= {"weak_model": name, "weak_weights": weights_digest(folder)}
         return Weak(self._generator(self._engine(folder)), tokenizer == tokenizer_digest(folder))
 
-    def _generator(self, engine: Engine) -> EngineGenerator:
-        return EngineGenerator(engine, self._problems, self._options)
+    def _generator(self, engine: Engine, *, writes: bool = True) -> EngineGenerator:
+        return EngineGenerator(engine, self._problems, self._options, writes=writes)
 
     def _endpoint(self, url: str) -> _Writer:
         options, gsr = self._options, GsrConfig()

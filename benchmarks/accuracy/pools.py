@@ -57,7 +57,8 @@ def given_to(
         pools: the candidates.
         right: tells right answers from wrong ones.
         plain: selfRef's answer at the same k. Order n begins with the n-th after the first that it
-            read, and ends with those before: each candidate stands in each place once.
+            read, and ends with those before: each candidate stands in each place once. If it read
+            fewer than k, because others showed nothing, orders come again.
     """
     own = [Given(one, number) for number, one in enumerate(pools.own[: method.k])]
     if method.kind == "repeated":

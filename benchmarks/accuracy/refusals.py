@@ -20,7 +20,7 @@ def refused_problems(
     Every method is tried at its largest k.
 
     Raises:
-        InvalidRequest: not one problem can be asked; the first one's error says why.
+        InvalidRequest: not one problem can be asked; a setting is named, or the first one's error.
     """
     methods, draw = _hardest(config.chosen_methods(generator.layouts)), config.draw(0)
     refused = {}
@@ -30,8 +30,9 @@ def refused_problems(
         if error is not None:
             refused[index] = error
     if len(refused) == len(problems):
-        if refused[0].field not in ("problem", "prompt"):  # a setting, and not the problem
-            raise refused[0]
+        for error in refused.values():
+            if error.field not in ("problem", "prompt"):  # a setting, and not the problem
+                raise error
         raise InvalidRequest("data", f"no problem can be asked; {problems[0].id}: {refused[0]}")
     return {index: str(error) for index, error in refused.items()}
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -38,15 +39,20 @@ class RewardModel:
         return [self._reward(problem, one) for one in solutions]
 
     def _reward(self, problem: str, solution: str) -> float:
-        token_ids = self._token_ids(problem, solution)
-        if self._longest and len(token_ids) > self._longest:
-            log.info("a solution of %s tokens is judged by its end", f"{len(token_ids):,}")
-            token_ids = token_ids[-self._longest :]
+        inputs = self._inputs(problem, solution)
+        length = len(inputs["input_ids"])
+        if length > self._longest:
+            log.info("a solution of %s tokens is judged by its end", f"{length:,}")
+        tensors = {
+            name: torch.tensor([values[-self._longest :]], device=self._device)
+            for name, values in inputs.items()
+        }
         with torch.inference_mode():
-            logits = self._model(torch.tensor([token_ids], device=self._device)).logits
+            logits = self._model(**tensors).logits
         return float(logits[0, -1])
 
-    def _token_ids(self, problem: str, solution: str) -> list[int]:
+    def _inputs(self, problem: str, solution: str) -> Mapping[str, list[int]]:
+        """All that the tokenizer gives the model, e.g. which of the two texts a token is of."""
         if self._tokenizer.chat_template:
             messages = [
                 {"role": "user", "content": problem},
@@ -56,7 +62,7 @@ class RewardModel:
             read = self._tokenizer(text, add_special_tokens=False)
         else:
             read = self._tokenizer(problem, solution)
-        return list(read["input_ids"])
+        return dict(read)
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -75,9 +81,10 @@ class RewardModel:
         return model.float().eval().to(self._device)
 
     @cached_property
-    def _longest(self) -> int | None:
-        longest: int | None = getattr(self._model.config, "max_position_embeddings", None)
-        return longest
+    def _longest(self) -> int:
+        """The tokenizer may know a shorter one: RoBERTa has two positions that no text can take."""
+        positions: int | None = getattr(self._model.config, "max_position_embeddings", None)
+        return min(positions or sys.maxsize, int(self._tokenizer.model_max_length))
 
     def _loaded(self, kind: Any, **options: Any) -> Any:
         try:

@@ -61,6 +61,13 @@ class GradingCommand:
             raise InvalidRequest("data", "needs at least one file, or --samples a run")
         if self.audit is not None and not self.samples:
             raise InvalidRequest("audit", "shows answers of runs: --samples names none")
+        for name, used, by in (
+            ("columns", self.data, "--data"),
+            ("shown", self.data, "--data"),
+            ("out", self.audit, "--audit"),
+        ):
+            if not used and getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                raise InvalidRequest(name, f"is for {by}, which is not there")
 
 
 Said = tuple[Verdicts, bool]

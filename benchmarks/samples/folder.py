@@ -77,6 +77,11 @@ def read_run(folder: Path, name: str = "run") -> Run:
         raise InvalidRequest(name, f"{folder} is not a finished run: {error}") from None
     if not isinstance(facts, dict) or not facts.keys() >= set(FACTS):
         raise InvalidRequest(name, f"{folder / RUN} does not hold the facts of a run")
+    settings = facts["settings"]
+    if not isinstance(settings, dict) or not isinstance(settings.get("methods"), list):
+        raise InvalidRequest(name, f"{folder / RUN} names no methods in its settings")
+    if not (folder / SAMPLES).is_file():
+        raise InvalidRequest(name, f"{folder} has no {SAMPLES}")
     samples = []
     for where, row, *_ in read_jsonl(folder / SAMPLES, name):
         try:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Self
 
-from benchmarks.tasks.gym_scorer import Place, full_mark, gym_puzzles
+from benchmarks.tasks.gym_scorer import Puzzle, full_mark, gym_puzzles
 from benchmarks.tasks.task import BenchmarkProblem, Source
 from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.errors import InvalidRequest
@@ -39,15 +39,17 @@ class GymGold(str):
     """A gold answer that knows its puzzle, because the family's scorer reads the whole puzzle.
 
     Attributes:
-        place: where the puzzle is found.
+        family, puzzle: the puzzle itself, as it was asked.
     """
 
-    place: Place
+    family: str
+    puzzle: Puzzle
 
-    def __new__(cls, text: str, place: Place) -> Self:
-        """Text with a place."""
-        gold = super().__new__(cls, text)
-        gold.place = place
+    def __new__(cls, family: str, puzzle: Puzzle) -> Self:
+        """The puzzle's own answer, if it has one."""
+        answer = puzzle["answer"]
+        gold = super().__new__(cls, ANY if answer in (None, "") else answer)
+        gold.family, gold.puzzle = family, puzzle
         return gold
 
 
@@ -71,15 +73,14 @@ class GymTask:
         """As of `Task`. `size_field` is a name in the puzzles' metadata, e.g. `num_terms`."""
         source.refuse(self.name, "data", "columns", "split")
         count = source.count or 100
-        puzzles = gym_puzzles(self.family, source.seed, count)
         return [
             BenchmarkProblem(
                 id=f"{self.family}-{source.seed}-{index}",
-                text=entry["question"],
-                gold=GymGold(entry["answer"] or ANY, Place(self.family, source.seed, count, index)),
-                size=_size(entry["metadata"], source.size_field),
+                text=puzzle["question"],
+                gold=GymGold(self.family, puzzle),
+                size=_size(puzzle["metadata"], source.size_field),
             )
-            for index, entry in enumerate(puzzles)
+            for index, puzzle in enumerate(gym_puzzles(self.family, source.seed, count))
         ]
 
     def grader(self, gsr: GsrConfig) -> AbstractContextManager[Grader]:
@@ -105,7 +106,7 @@ class GymGrader:
         """
         if not isinstance(gold, GymGold):
             raise TypeError("the golds of reasoning-gym come from its task's `load`")
-        return answer is not None and self._judge.ask((gold.place, answer))
+        return answer is not None and self._judge.ask((gold.family, gold.puzzle, answer))
 
     def close(self) -> None:
         """Kill the worker."""

@@ -8,6 +8,7 @@ from public programs that read them; nothing was downloaded.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 from benchmarks.tasks.rows import load_rows
 from benchmarks.tasks.task import BenchmarkProblem, Source
@@ -19,6 +20,7 @@ from train.problems import Problem
 _HUB = "K-and-K/knights-and-knaves:test"
 _SPLIT = "+".join(f"{people}ppl" for people in range(2, 9))
 _COLUMNS = {"problem": "quiz", "answer": "solution_text_format", "solution": "", "id": ""}
+_NO_ROLES = "the answer does not say who is a knight and who is a knave"
 
 
 class KnightsAndKnaves:
@@ -29,11 +31,17 @@ class KnightsAndKnaves:
 
     def load(self, source: Source) -> list[BenchmarkProblem]:
         """As of `Task`."""
-        return load_rows(source, _HUB, _SPLIT, _COLUMNS, _people)
+        problems = load_rows(source, _HUB, _SPLIT, _COLUMNS, _people)
+        return [one if one.error else _checked(one) for one in problems]
 
     def grader(self, gsr: GsrConfig) -> AbstractContextManager[Grader]:
         """The equality that votes reads every usual form of who is a knight."""
         return nullcontext(ExactGrader())
+
+
+def _checked(problem: BenchmarkProblem) -> BenchmarkProblem:
+    roles = parse_roles(problem.gold)
+    return problem if roles else replace(problem, error=f"{_NO_ROLES}: {problem.gold}")
 
 
 def _people(problem: Problem) -> str:

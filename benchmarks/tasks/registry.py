@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -45,15 +46,16 @@ def find_task(name: str) -> Task:
 def _of_file(path: Path) -> object:
     if not path.is_file():
         raise InvalidRequest("task", f"there is no {path}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(f"{path.stem} of --task", path)
     if spec is None or spec.loader is None:
         raise InvalidRequest("task", f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look up the types of their fields
     spec.loader.exec_module(module)
     return getattr(module, "TASK", None)
 
 
 def _checked(name: str, task: object) -> Task:
-    if not isinstance(task, Task):
+    if isinstance(task, type) or not isinstance(task, Task):
         raise InvalidRequest("task", f"{name} holds no task with name, version, load and grader")
     return task

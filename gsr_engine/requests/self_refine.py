@@ -96,8 +96,7 @@ class SelfRefineRequest(Request[RefineResult]):
         self._num_stopped = 0  # candidates that it stopped
         self._candidates_expired = False
         self._unfinished = 0  # unfinished groups of the current round
-        # For each prompt of the current round, the indices of the solutions that it shows.
-        self._shown: list[list[int]] = []
+        self._read: list[list[list[int]]] = []  # as `RefineResult.read`
         self._shortened: set[Stream] = set()  # shown with fewer tokens than asked for
         self.rounds: list[list[Stream]] = []
 
@@ -165,12 +164,12 @@ class SelfRefineRequest(Request[RefineResult]):
             self._filling = Group(
                 self, self._refine_prompts().opening(self._params.k), REFINE, open=True
             )
-            self._shown = [[]]
+            self._read.append([[]])
             started = [self._filling]
         self._written.append(solution)
         prompt, number = self._filling.prompt, len(self._written)
         self._refine_prompts().append(prompt, solution, number, self._params.k)
-        self._shown[0].append(solution.stream.index)
+        self._read[-1][0].append(solution.stream.index)
         return started
 
     def _enough(self, stream: Stream, shows: bool) -> bool:
@@ -240,7 +239,7 @@ class SelfRefineRequest(Request[RefineResult]):
         # Without subsets every refinement reads all solutions: one prompt, forked `width` times.
         num_prompts = width if subset is not None and subset < len(solutions) else 1
         picks = [self._pick(solutions, round_index, i) for i in range(num_prompts)]
-        self._shown = [[solution.stream.index for solution in pick] for pick in picks]
+        self._read.append([[solution.stream.index for solution in pick] for pick in picks])
         prompts = self._refine_prompts(num_prompts)
         build = prompts.linear if self._params.layout == "linear" else prompts.branched
         readers, streams = [], []
@@ -349,8 +348,8 @@ class SelfRefineRequest(Request[RefineResult]):
             solutions = [self._prompts.text_and_answer(c) for c in rounds[-1]]
             best = majority([found for _, found in solutions]) or 0
             refinement, (text, answer) = rounds[-1][best], solutions[best]
-            # `_shown` has one entry per prompt: a single one if all refinements share a prompt.
-            used = self._shown[best if len(self._shown) > 1 else 0]
+            last = self._read[-1]  # of a single prompt if all refinements share it
+            used = last[best if len(last) > 1 else 0]
         generated = self.rounds if self._given is None else self.rounds[1:]
         self.usage.prompt_tokens = len(self.problem.direct)
         self.usage.completion_tokens = sum(len(s.segment) for streams in generated for s in streams)
@@ -360,6 +359,7 @@ class SelfRefineRequest(Request[RefineResult]):
             refinement=refinement,
             candidates=candidates,
             used=used,
+            read=self._read,
             rounds=rounds,
             usage=self.usage,
             params=self._params,

@@ -160,10 +160,12 @@ class RefineElsewhere:
         shown = sorted(self._shown(index))
         one_round = len(refined.rounds) == 1
         used = [shown[i] for i in refined.used] if one_round else refined.used
+        first = [[[shown[i] for i in each] for each in prompts] for prompts in refined.read[:1]]
         if written is not None:
             refined.usage.add(written.usage)
         params = self._params[index]
-        return replace(refined, candidates=candidates, used=used, params=params)
+        read = [*first, *refined.read[1:]]
+        return replace(refined, candidates=candidates, used=used, read=read, params=params)
 
 
 def _check(params: SelfRefineParams) -> None:

@@ -13,8 +13,11 @@ import pytest
 
 from benchmarks.accuracy import run as run_module
 from benchmarks.accuracy.__main__ import AccuracyCommand, main
+from benchmarks.accuracy.config import AccuracyConfig
+from benchmarks.accuracy.engine_generator import EngineGenerator
 from benchmarks.accuracy.journal import Journal
 from benchmarks.samples.folder import RUN, SAMPLES, Run, read_run
+from benchmarks.tasks.puzzles import puzzle_problems
 from gsr_engine import Engine, GsrConfig, InvalidRequest
 from gsr_engine.checkpoint.digest import tokenizer_digest, weights_digest
 from gsr_engine.demo.report import NANO
@@ -144,6 +147,33 @@ def test_what_given_candidates_cost_is_what_generated_ones_do(tmp_path: Path) ->
         assert given == pytest.approx(end_to_end, rel=0.05)
 
 
+@pytest.mark.parametrize(("widths", "subset"), [("4", 2), ("1", 1), ("2,2", 4)])
+def test_answers_cost_what_they_would_behind_the_candidates(widths: str, subset: int) -> None:
+    """To the token, in every layout; and for another model all that it reads."""
+    problems = puzzle_problems("test", 1, 2)
+    config = AccuracyConfig(
+        k="4", methods="selfref,rounds", widths=widths, subset=subset, max_tokens=120
+    )
+    with Engine.from_pretrained(NANO, dtype="float32", prefix_cache=False) as engine:
+        writer = EngineGenerator(engine, problems, config)
+        refiner = EngineGenerator(engine, problems, config, writes=False)
+        for method in config.chosen_methods(writer.layouts):
+            whole = dict(writer.end_to_end_each(method, 1, range(2)))
+            given = {index: one.candidates for index, one in whole.items()}
+            answers = dict(writer.answer_each(method, 1, range(2), given))
+            foreign = dict(refiner.answer_each(method, 1, range(2), given))
+            for index, one in whole.items():
+                phases = [one.phases[name] for name in one.phases if "refine" in name]
+                end_to_end = sum(phase["tokens_computed"] for phase in phases)
+                assert answers[index].token_ids == one.answer.token_ids
+                assert answers[index].computed_tokens == end_to_end
+                if method.kind == "selfref":
+                    read = one.answer.prompt_tokens + one.answer.tokens - 1
+                    assert foreign[index].computed_tokens >= read  # the last is not read again
+                else:
+                    assert foreign[index].computed_tokens > end_to_end
+
+
 @pytest.mark.parametrize("results", [1, 7, 20])
 def test_an_interrupted_run_goes_on_to_the_same_samples(
     results: int, qwen2: Path, data: Path, whole: Path, tmp_path: Path,
@@ -194,7 +224,8 @@ def test_a_run_that_is_killed_again_and_again_ends_the_same(
     print(f"killed {kills} times")
     accuracy(qwen2, data, out)
     assert unmeasured(read_run(out)) == unmeasured(read_run(whole))
-    assert {one.name for one in out.iterdir()} == {RUN, SAMPLES}
+    (results,) = out.glob("results_*.json")
+    assert {one.name for one in out.iterdir()} == {RUN, SAMPLES, results.name}
 
 
 def _lines(file: Path) -> int:

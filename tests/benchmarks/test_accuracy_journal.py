@@ -36,6 +36,16 @@ def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
         assert len(again) == 1
 
 
+def test_two_processes_do_not_write_one_journal(tmp_path: Path) -> None:
+    """Each would take the other's lines for its own."""
+    with Journal(tmp_path, {"seed": 3}) as first:
+        with pytest.raises(CheckpointError, match="another process goes on with"):
+            Journal(tmp_path, {"seed": 3})
+        first.add(0, "greedy", 0, "a")
+    with Journal(tmp_path, {"seed": 3}) as again:
+        assert again.get(0, "greedy", 0) == "a"
+
+
 def test_a_damaged_journal_loses_only_what_is_damaged(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

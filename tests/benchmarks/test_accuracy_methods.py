@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
@@ -11,7 +13,9 @@ from hypothesis import strategies as st
 from benchmarks.accuracy.__main__ import AccuracyCommand
 from benchmarks.accuracy.config import AccuracyConfig
 from benchmarks.accuracy.pools import Pools, corrupted, foreign_of, given_to, truncated
+from benchmarks.accuracy.refusals import refused_problems
 from benchmarks.samples.method import Method
+from benchmarks.tasks.task import BenchmarkProblem
 from gsr_engine import InvalidRequest
 from gsr_engine.params import LAYOUTS
 from gsr_engine.text.answers import find_answer
@@ -89,6 +93,35 @@ def test_options_stand_once_and_bad_ones_are_named(capsys: pytest.CaptureFixture
     flags = ("task", "size-field", "limit", "seed", "dtype", "out", "run", "model", "view", "k")
     for flag in (*flags, "methods", "repeats", "pools", "resume", "top-p", "summary-tokens"):
         assert f"--{flag}" in printed
+
+
+@pytest.mark.parametrize(
+    ("refused", "options"),
+    [
+        ("task: is for a run to do", {"run": Path("x"), "task": "aime24"}),
+        ("resume: is for a run to do", {"run": Path("x"), "resume": True}),
+        ("concurrency: is for a server", {"concurrency": 3}),
+        ("dtype: is for the engine", {"endpoint": "x", "model": "m", "dtype": "float32"}),
+        ("summary_tokens: is for the eng", {"endpoint": "x", "model": "m", "summary_tokens": 9}),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(refused: str, options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match=refused):
+        AccuracyCommand(**options)
+    AccuracyCommand(endpoint="x", model="m", refiner="r", dtype="float32", concurrency=3)
+
+
+@pytest.mark.parametrize(
+    ("k", "shares", "names"),
+    [
+        ("3", ".3333333,.33333333", [".33"]),
+        ("256", ".01171875,.015625", [".012", ".016"]),
+    ],
+)
+def test_each_share_has_one_method_of_its_own(k: str, shares: str, names: list[str]) -> None:
+    config = AccuracyConfig(k=k, methods="mixed", pools=f"foreign:{shares}")
+    methods = config.chosen_methods(("linear",))
+    assert [one.name.split()[-1] for one in methods] == names
 
 
 def right(answer: str) -> bool:
@@ -172,3 +205,14 @@ def test_foreign_candidates_are_of_the_next_problem_of_its_size() -> None:
     assert foreign_of(range(6), sizes) == {0: 2, 2: 5, 5: 0, 1: 3, 3: 1, 4: 5}
     assert foreign_of([0, 1, 4], sizes) == {0: 1, 1: 4, 4: 0}
     assert foreign_of([3], sizes) == {}
+
+
+def test_a_setting_is_named_also_if_the_first_problem_has_no_answer() -> None:
+    problems = [
+        BenchmarkProblem(id="a", text="", gold="", error="line 1 has no answer"),
+        BenchmarkProblem(id="b", text="1+1", gold="2"),
+    ]
+    generator = Mock(layouts=("linear",))
+    generator.refusal.return_value = InvalidRequest("methods", "cannot be spelled")
+    with pytest.raises(InvalidRequest, match="methods: cannot be spelled"):
+        refused_problems(generator, problems, AccuracyConfig())

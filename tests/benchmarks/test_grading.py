@@ -126,7 +126,14 @@ def test_a_page_of_runs_is_for_people_and_believes_no_text(
 
 @pytest.mark.parametrize(
     ("options", "field"),
-    [({}, "data"), ({"data": (Path("a"),), "audit": 3}, "audit"), ({"audit": 0}, "audit")],
+    [
+        ({}, "data"),
+        ({"data": (Path("a"),), "audit": 3}, "audit"),
+        ({"audit": 0}, "audit"),
+        ({"samples": (Path("a"),), "shown": 3}, "shown"),
+        ({"samples": (Path("a"),), "columns": "answer=b"}, "columns"),
+        ({"samples": (Path("a"),), "out": Path("b")}, "out"),
+    ],
 )
 def test_what_cannot_be_checked_is_named(options: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidRequest) as caught:

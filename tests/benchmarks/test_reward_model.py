@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from benchmarks.accuracy.__main__ import AccuracyCommand
 from benchmarks.accuracy.journal import Journal
@@ -82,6 +83,44 @@ def test_of_a_solution_that_is_too_long_the_end_is_judged(
         one, other = model.rewards("1+1", [f"{start}{' 2' * longest}" for start in ("a", "b")])
     assert one == other
     assert "is judged by its end" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["Bert", "Roberta"])
+def test_a_classifier_reads_pairs_as_it_was_trained_to(kind: str, tmp_path: Path) -> None:
+    """BERT is told which of the texts a token is of; RoBERTa has fewer places than positions."""
+    words = ["<s>", "<pad>", "</s>", "<unk>", "1", "2", "is"]
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.BertProcessing(("</s>", 2), ("<s>", 0))
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        model_max_length=30,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+    tokenizer.save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=7,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=32,
+        type_vocab_size=2,
+        num_labels=1,
+        pad_token_id=1,
+        initializer_range=1.0,
+    )
+    model = getattr(transformers, f"{kind}ForSequenceClassification")(config).eval()
+    model.save_pretrained(tmp_path)
+    (reward,) = RewardModel(tmp_path).rewards("1 is", "2")
+    inputs = tokenizer("1 is", "2", return_tensors="pt")
+    assert inputs["token_type_ids"].any()
+    with torch.inference_mode():
+        assert reward == pytest.approx(float(model(**inputs).logits[0, 0]), abs=1e-5)
+    one, other = RewardModel(tmp_path).rewards("1", [f"{start} {'is ' * 30}" for start in "12"])
+    assert one == other
 
 
 def test_what_is_no_reward_model_is_named(qwen2: Path, tmp_path: Path) -> None:

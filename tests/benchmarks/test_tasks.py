@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from itertools import pairwise
@@ -17,6 +18,7 @@ import pytest
 import gsr_engine
 from benchmarks.tasks import registry
 from benchmarks.tasks.gym import ANY, GymGrader, gym_task
+from benchmarks.tasks.gym_scorer import gym_puzzles
 from benchmarks.tasks.registry import TASKS, find_task
 from benchmarks.tasks.task import Source, Task
 from gsr_engine.checkpoint.gsr_config import GsrConfig
@@ -110,6 +112,8 @@ def test_knights_are_grouped_by_people_and_graded_in_any_form(tmp_path: Path) ->
     with task.grader(GsrConfig()) as grader:
         assert grader.correct("Oliver is a knight, Zoey is a knave", one.gold)
         assert not grader.correct("Oliver is a knave, Zoey is a knave", one.gold)
+    (one,) = task.load(Source(data=rows(tmp_path, {"problem": "Who?", "answer": "Zoey"})))
+    assert "does not say who is a knight and who is a knave: Zoey" in one.error
 
 
 @pytest.mark.parametrize(
@@ -194,6 +198,18 @@ def test_a_gym_answer_is_judged_by_its_puzzle_and_not_by_its_gold(scorer: GymGra
 
 
 @pytest.mark.slow
+def test_a_family_that_follows_hash_seeds_is_graded_by_the_puzzles_that_were_asked(
+    scorer: GymGrader,
+) -> None:
+    """The letters of its puzzles follow the order of a set, which no two processes share."""
+    task, source = gym_task("ransom_note"), Source(count=12)
+    problems = task.load(source)
+    assert all(scorer.correct(str(one.gold), one.gold) for one in problems)
+    gym_puzzles.cache_clear()  # made again, in another process
+    assert task.load(source) == problems
+
+
+@pytest.mark.slow
 def test_a_hostile_answer_is_wrong(scorer: GymGrader) -> None:
     """The last one that asks: it costs the worker its life."""
     (one,) = gym_task("countdown").load(Source(count=1))
@@ -248,6 +264,24 @@ def test_the_task_that_the_page_shows_runs(tmp_path: Path) -> None:
             assert grader.correct(one.gold.lower(), one.gold)
             assert not grader.correct(None, one.gold)
             assert grader.correct(other.gold, one.gold) is (one.gold == other.gold)
+
+
+def test_a_task_may_be_a_dataclass_with_postponed_annotations(tmp_path: Path) -> None:
+    file = tmp_path / "json.py"  # hides no module of that name
+    file.write_text(
+        "from __future__ import annotations\n"
+        "from dataclasses import dataclass\n"
+        "from benchmarks.tasks.puzzles import Puzzles\n"
+        "@dataclass(frozen=True)\n"
+        "class Mine(Puzzles):\n"
+        "    name: str = 'mine'\n"
+        "TASK = Mine()\n"
+    )
+    assert find_task(str(file)).name == "mine"
+    assert sys.modules["json"] is json
+    file.write_text(file.read_text().replace("Mine()", "Mine"))
+    with pytest.raises(InvalidRequest, match="holds no task"):  # a class of tasks
+        find_task(str(file))
 
 
 def test_other_packages_name_tasks_in_their_entry_points(

@@ -5,12 +5,15 @@ from __future__ import annotations
 import multiprocessing as mp
 import os
 import signal
+import time
 from collections.abc import Iterator
 
 import pytest
 
+from gsr_engine.errors import GsrError
 from tests.helpers.answer_pairs import DIFFERENT_PAIRS, EQUAL_PAIRS
 from train.grading import SymbolicGrader
+from train.judge import Judge, Judgement
 
 pytestmark = pytest.mark.slow
 
@@ -57,6 +60,35 @@ def test_a_dead_worker_makes_no_answer_wrong() -> None:
         worker.kill()
         worker.join()
         assert grader.correct(r"\sum_{k=1}^{5} k", "15")
+
+
+def positive() -> Judgement:
+    def judge(number: int) -> bool:
+        time.sleep(0.3)
+        return number > 0
+
+    return judge
+
+
+def broken() -> Judgement:
+    raise ImportError
+
+
+def test_an_interrupted_question_is_not_answered_to_the_next_one() -> None:
+    judge = Judge(positive)
+    assert judge.ask(1)
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    with pytest.raises(KeyboardInterrupt):
+        judge.ask(1)
+    assert not judge.ask(-1)
+    judge.close()
+
+
+def test_a_worker_that_cannot_begin_says_so() -> None:
+    """It would call every answer wrong."""
+    with pytest.raises(GsrError, match="the worker of broken does not begin"):
+        Judge(broken).ask(1)
 
 
 def test_a_hang_is_a_wrong_answer_and_the_next_one_is_graded() -> None:

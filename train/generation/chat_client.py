@@ -187,7 +187,8 @@ class ChatClient(Generic[ResultT]):
         if not completion.choices or usage is None:
             raise RequestFailed(f"no choice or no usage: {completion!r:.500}")
         choice = completion.choices[0]
-        text = self._text(choice.message)
+        # A file cannot hold the surrogates that JSON can.
+        text = self._text(choice.message).encode(errors="replace").decode()
         answer = find_answer(without_thinking(text, self.thinking), self._gsr.answer_pattern)
         counts = usage.prompt_tokens, usage.completion_tokens
         return Reply(text, answer, choice.finish_reason, *counts, completion)
