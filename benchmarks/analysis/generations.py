@@ -39,12 +39,16 @@ def generated(run: Run, candidates: Candidates, method: Method) -> Outcome:
     Its cost holds the candidates that it needs: none for greedy, one that is repeated, else k; in a
     mixed pool those of the problem's own that others replace. A refinement adds the tokens it
     computed: the linear layout reads candidates again, the branched one does not. If the generator
-    told none, those are all tokens of its prompts and all it generated.
+    told none, or is a server, those are all tokens of its prompts and all it generated: a server
+    computes less of a prompt that another method left in its prefix cache, which is chance.
 
     Raises:
         InvalidRequest: a sample has no answer of the method, or too few candidates for it.
     """
     answers = answers_of(run, method)
+    told = np.array([float(one.computed_tokens) for one in answers])
+    if run.settings.get("endpoint") and not run.settings.get("refiner"):
+        told[:] = 0.0
     needed = {"greedy": 0, "repeated": 1}.get(method.kind, method.k)
     if needed > candidates.drawn:
         raise InvalidRequest(
@@ -55,7 +59,7 @@ def generated(run: Run, candidates: Candidates, method: Method) -> Outcome:
         family=_family(method),
         k=method.k,
         hits=np.array([float(one.correct) for one in answers]),
-        cost=_cost(candidates.tokens[:, :needed].astype(float), candidates, answers),
+        cost=_cost(candidates.tokens[:, :needed].astype(float), candidates, answers, told),
         method=method,
     )
 
@@ -67,14 +71,16 @@ def _family(method: Method) -> str:
     return " ".join(filter(None, (method.kind, method.layout))) + warmth
 
 
-def _cost(needed: Floats, candidates: Candidates, answers: Sequence[Answer]) -> Cost:
-    """Of the candidates that are needed, samples × candidates, and of the answers."""
+def _cost(needed: Floats, candidates: Candidates, answers: Sequence[Answer], told: Floats) -> Cost:
+    """Of the candidates that are needed, samples × candidates, and of the answers.
+
+    `told` are the tokens computed for each answer; 0 if nobody says.
+    """
     written = np.array([float(one.generated_tokens) for one in answers])
     read = np.array([float(one.prompt_tokens) for one in answers])
     prompt = candidates.prompt.astype(float)
     drawn = needed.sum(axis=1)
     if needed.shape[1]:
-        told = np.array([float(one.computed_tokens) for one in answers])
         total = prompt + drawn + np.where(told > 0, told, read + written)
         read = prompt + read
     else:  # the direct prompt, and nothing before it

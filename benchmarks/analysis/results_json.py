@@ -4,7 +4,8 @@ A method is a filter of the metric `exact_match`, as in lm-eval's `metric,filter
 `exact_match,maj@4` and `exact_match_stderr,maj@4`. Costs are metrics beside it: `total_tokens`,
 `sequential_tokens`, `cut`, `unanswered`. A comma in the name of a method becomes a semicolon.
 
-- A standard error is the width of the 95 % bootstrap interval, clustered by problem, over 2 · 1.96.
+- A standard error is the width of the 95 % bootstrap interval, clustered by problem, over twice
+  `normal_end`: 2 · 1.96 where problems are many.
 - `lm_eval_version` is the version of lm-eval whose keys these are; lm-eval itself took no part.
 - `config.model_sha` is the digest of the weights; `task_hashes` has that of the problems.
 - Seeds are the run's own seed. There are no few-shot examples.
@@ -24,6 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.analysis.intervals import normal_end
 from benchmarks.analysis.rows import MethodRow
 from benchmarks.analysis.summary import Summary
 from benchmarks.samples.folder import Run
@@ -38,7 +40,6 @@ _METRICS = {
     "unanswered": False,
 }
 """Of each metric whether higher is better."""
-_ENDS = 2 * 1.96
 
 
 def write_results_json(folder: Path, run: Run, summary: Summary) -> Path:
@@ -99,7 +100,7 @@ def _metrics(summary: Summary) -> dict[str, Any]:
         values = zip(_METRICS, _values(row), strict=True)
         metrics |= {f"{metric},{name}": value for metric, value in values}
         width = row.accuracy.high - row.accuracy.low
-        metrics[f"exact_match_stderr,{name}"] = width / _ENDS
+        metrics[f"exact_match_stderr,{name}"] = width / (2 * normal_end(summary.problems))
     return metrics
 
 

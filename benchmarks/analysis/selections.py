@@ -97,6 +97,7 @@ def _by_confidence(candidates: Candidates, k: int) -> Iterator[Outcome]:
     for keep in (0.9, 0.1):
         stopped = stop_candidates(confidence, candidates.tokens[:, :k], k // 2, keep)
         winner = vote(group, np.where(stopped.kept, weights, 0.0))
+        cut = (candidates.cut[:, :k] & stopped.kept).sum(axis=1) / stopped.kept.sum(axis=1)
         longest = [part.max(axis=1) for part in np.split(stopped.tokens, [k // 2], axis=1)]
         yield Outcome(
             name=f"stop@{k} (keeps {keep:.0%})",
@@ -107,7 +108,7 @@ def _by_confidence(candidates: Candidates, k: int) -> Iterator[Outcome]:
                 candidates,
                 stopped.tokens.sum(axis=1),
                 longest[0] + longest[1],
-                _cut(candidates, k),
+                cut,
                 (winner == NOBODY).astype(float),
             ),
             saved=_saved(candidates, k, stopped.tokens),

@@ -101,7 +101,7 @@ class _Summarizer:
     def __init__(self, run: Run, resamples: int) -> None:
         self._run, self._samples = run, run.samples
         settings = run.settings
-        for name in ("task", "model", "k", "headline"):
+        for name in ("task", "model", "k", "headline", "repeats", "methods"):
             if name not in settings:
                 raise InvalidRequest("run", f"its settings lack {name}")
         self._candidates = candidates_of(run.samples)
@@ -136,7 +136,10 @@ class _Summarizer:
                 yield one
 
     def _beside_majority(self) -> list[tuple[Outcome, Outcome]]:
-        """Each refinement with the majority of as many candidates, which it read."""
+        """Each refinement with the majority of the first k candidates.
+
+        All but `repeated` and `mixed` read just these; they stand beside what k of them could say.
+        """
         return [(one, self._majority(one.k)) for one in self._refinements()]
 
     def _majority(self, k: int) -> Outcome:

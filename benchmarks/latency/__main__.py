@@ -114,13 +114,14 @@ def _folder(model: Path | None, shape: str | None) -> Path:
 
 
 @contextmanager
-def _opened(setting: Setting) -> Iterator[tuple[Engine, AsyncEngine]]:
+def opened_engine(setting: Setting) -> Iterator[tuple[Engine, AsyncEngine]]:
     """The engine, and the front that owns it."""
     engine = Engine.from_pretrained(
         setting.model,
         dtype=setting.dtype,
         threads=setting.threads,
         kv_cache_gib=setting.kv_gib,
+        generation_config="none",  # all systems draw from the model's own distribution
     )
     front = AsyncEngine(engine, max_pending=_MAX_PENDING)
     try:
@@ -290,7 +291,7 @@ def main(
         "max_tokens": max_tokens,
         "seed": seed,
     }
-    with _opened(setting) as (engine, front):
+    with opened_engine(setting) as (engine, front):
         claimed: tuple[Layout, ...] = engine.gsr.layouts if engine.gsr.trained else ("linear",)
         natural = Lengths(_TEMPLATE_TOKENS, max_tokens, max_tokens)
         setup = Setup(

@@ -84,7 +84,8 @@ class Streams:
         fixed: whether each has exactly so many. Then refinements read whole candidates, because
             the thinking of such a text may never end.
         seed: of all problems.
-        salt: keeps the prefix cache of this cell apart from those of others.
+        salt: keeps the prefix cache of this cell apart from those of others, and from those of its
+            other rounds, which ask the same problems.
     """
 
     k: int

@@ -58,9 +58,10 @@ class Figures:
     """The figures of a cell. Times are in seconds after a problem arrived, p50 unless they say.
 
     Attributes:
-        cell: which; the figures are those of its fastest round, by the mean to the answer, because
-            a busy machine makes no round faster.
-        spread: the slowest round over the fastest.
+        cell: which; the figures are those of its fastest round, by the mean to the answer over the
+            tokens generated: a busy machine makes no round faster, and a round of shorter draws is
+            not faster (a system without seeds draws anew in each).
+        spread: the slowest round over the fastest, by the same.
         rounds: how many there are.
         count: answers of a round.
         first_token: of any candidate (TTFT).
@@ -113,7 +114,7 @@ def figures(measured: Sequence[Measured], deadline: float | None) -> list[Figure
     rounds: dict[Cell, list[Measured]] = {}
     for one in measured:
         rounds.setdefault(replace(one.cell, round=0), []).append(one)
-    best = {cell: sorted(every, key=_mean_seconds) for cell, every in rounds.items()}
+    best = {cell: sorted(every, key=_seconds_per_token) for cell, every in rounds.items()}
     smallest: dict[Cell, Measured] = {}
     for cell in sorted(best, key=lambda cell: cell.k):
         smallest.setdefault(replace(cell, k=0), best[cell][0])
@@ -123,8 +124,10 @@ def figures(measured: Sequence[Measured], deadline: float | None) -> list[Figure
     ]
 
 
-def _mean_seconds(measured: Measured) -> float:
-    return fmean(one.refined_last for one in measured.answers)
+def _seconds_per_token(measured: Measured) -> float:
+    answers = measured.answers
+    tokens = sum(one.candidate_tokens + one.refine_tokens for one in answers)
+    return sum(one.refined_last for one in answers) / tokens
 
 
 def _figures(
@@ -138,7 +141,7 @@ def _figures(
     phases = zip(*(one.phases for one in answers), strict=True)
     return Figures(
         cell=replace(measured.cell, round=0),
-        spread=_mean_seconds(rounds[-1]) / _mean_seconds(measured),
+        spread=_seconds_per_token(rounds[-1]) / _seconds_per_token(measured),
         rounds=len(rounds),
         count=len(answers),
         first_token=_median(min(one.firsts) for one in answers),
@@ -170,10 +173,10 @@ def _grades(measured: Measured, smallest: Measured, deadline: float | None) -> G
     if smallest is not measured:
         gain = refined - _values(bool(one.correct) for one in smallest.answers)
     return Grades(
-        pass_at_1=_mean(drawn, _values(fmean(one.candidates_correct) for one in answers)),
-        majority=_mean(drawn, _values(one.majority_correct for one in answers)),
-        selfref=_mean(drawn, refined),
-        gain=None if gain is None else _mean(drawn, gain),
+        pass_at_1=drawn.mean(_values(fmean(one.candidates_correct) for one in answers)),
+        majority=drawn.mean(_values(one.majority_correct for one in answers)),
+        selfref=drawn.mean(refined),
+        gain=None if gain is None else drawn.mean(gain),
         right_per_second=len(right) / elapsed,
         good_per_second=None if deadline is None else len(_in_time(right, deadline)) / elapsed,
     )
@@ -181,13 +184,6 @@ def _grades(measured: Measured, smallest: Measured, deadline: float | None) -> G
 
 def _in_time(answers: Sequence[TimedAnswer], deadline: float) -> list[TimedAnswer]:
     return [one for one in answers if one.refined_last <= deadline]
-
-
-def _mean(drawn: Resampling, values: Floats) -> Interval:
-    interval = drawn.mean(values)
-    if interval is None:
-        raise ValueError("there are no answers")
-    return interval
 
 
 def _values(values: Iterable[float]) -> Floats:

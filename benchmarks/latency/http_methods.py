@@ -73,7 +73,7 @@ class OneRequest:
             "force_layout": self.forced,
             "view": streams.view,
             "summary_tokens": streams.summary_tokens,
-            "candidate": streams.tokens(refinement=False),
+            "candidate": {"temperature": 1.0, **streams.tokens(refinement=False)},
             "stream": "all",
             **template,
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from uuid import uuid4
 
 from benchmarks.latency.cell import Cell, Measured, Streams
 from benchmarks.latency.journal import Journal
@@ -37,7 +38,7 @@ class Questions:
     grader: Grader | None
 
     def streams(self, cell: Cell) -> Streams:
-        """How the streams of a cell end."""
+        """How the streams of a cell end; each time with a salt of its own."""
         natural = Lengths(0, self.max_tokens, self.max_tokens)
         lengths = cell.lengths or natural
         return Streams(
@@ -45,7 +46,7 @@ class Questions:
             candidate=lengths.candidate,
             refine=lengths.refine,
             fixed=cell.lengths is not None,
-            salt=str(cell),
+            salt=uuid4().hex,
         )
 
 
@@ -136,7 +137,7 @@ class Grid:
 
 
 async def _warm_up(answerer: Answerer, cell: Cell, problem: str, seed: int) -> None:
-    """As many at once as the cell has at most: a library compiles for its batches."""
+    """As many at once as a closed loop has: a library compiles for its batches. Else one."""
     asks = (
         answerer.answer(problem, seed + i, Moments(cell.k, 0.0)) for i in range(cell.at_once or 1)
     )

@@ -126,13 +126,14 @@ def metric(text: str, name: str) -> float | None:
 
 
 def ours(setting: Setting) -> Server:
-    """`gsr serve`; it ends at once."""
+    """`gsr serve`; it ends at once, and draws from the model's own distribution."""
     command: list[str | Path] = [sys.executable, "-c", "from gsr_engine.cli import main; main()"]
     options = {
         "--model-name": NAME,
         "--dtype": setting.dtype,
         "--threads": str(setting.threads),
         "--kv-cache-gib": str(setting.kv_gib),
+        "--generation-config": "none",
         "--max-pending": "10000",
         "--shutdown-delay": "0",
         "--shutdown-timeout": "0",
@@ -142,7 +143,7 @@ def ours(setting: Setting) -> Server:
 
 
 def vllm(setting: Setting, max_model_len: int) -> Server:
-    """The server of vLLM, in the environment of `benchmarks.peers.install`.
+    """The server of vLLM, in the environment of `benchmarks.peers.install`; it draws likewise.
 
     Raises:
         PeerSkipped: it is not installed.
@@ -156,6 +157,7 @@ def vllm(setting: Setting, max_model_len: int) -> Server:
         "--dtype": setting.dtype,
         "--max-model-len": str(max_model_len),
         "--block-size": "16",
+        "--generation-config": "vllm",
     }
     flags = [part for pair in options.items() for part in pair]
     command: list[str | Path] = [python, "-m", "vllm.entrypoints.openai.api_server", *flags]

@@ -44,8 +44,8 @@ class ReportCommand:
 
 def reports_of(runs: Sequence[Run], folders: Sequence[Path]) -> tuple[list[Report], Table | None]:
     """The reports of runs that lie in these folders, and an overview if there are several."""
+    summaries = [summarize(run) for run in runs]  # first: it refuses a run without its settings
     names = run_names(runs, [folder.resolve().name for folder in folders])
-    summaries = [summarize(run) for run in runs]
     reports = [
         Report(name=name, lead=lead(run), facts=facts(run), blocks=figures(run, summary))
         for name, run, summary in zip(names, runs, summaries, strict=True)

@@ -35,10 +35,11 @@ def lead(run: Run) -> str:
     settings, samples = run.settings, run.samples
     problems = len({sample.id for sample in samples})
     drawn = max(len(sample.candidates) for sample in samples)
-    repeats = settings["repeats"]
+    repeats, temperature = settings["repeats"], settings.get("temperature")
+    warmth = "" if temperature is None else f" at temperature {temperature:g}"
     return (
         f"{short_model(run)} on {count(problems, 'problem')} of {settings['task']}: "
-        f"{count(drawn, 'candidate')} of each at temperature {settings['temperature']:g}"
+        f"{count(drawn, 'candidate')} of each{warmth}"
         f"{f', {repeats} repeats of the whole pipeline' if repeats > 1 else ''}; "
         f"k = {', '.join(map(str, settings['k']))}; {run.facts['measured']['date']}."
     )

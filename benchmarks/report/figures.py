@@ -10,7 +10,7 @@ from benchmarks.analysis.strata import Strata
 from benchmarks.analysis.summary import Summary
 from benchmarks.report import sensitivity
 from benchmarks.report.blocks import Block, Cell, Shown, Table
-from benchmarks.report.plots import Plots, scale_of, starts_shown
+from benchmarks.report.plots import Plots, parted_by, scale_of, starts_shown
 from benchmarks.report.wording import p_value, percent, tokens, whole
 from benchmarks.samples.folder import Run
 
@@ -73,7 +73,7 @@ def _methods(summary: Summary) -> Iterator[Table]:
         "Accuracy with its 95 % bootstrap interval, clustered by problem. Per problem: tokens "
         "computed, prompts and candidates included; tokens generated one after the other. Cut and "
         "no answer are shares of the solutions that an answer is read from. "
-        f"{' '.join(summary.notes)}"
+        f"{' '.join(f'{note}.' for note in summary.notes)}"
     ).strip()
     yield _method_table(f"Methods at k = {k}", main, note)
     if others:
@@ -198,15 +198,16 @@ def _flips(summary: Summary) -> Iterator[Table]:
         title="What refining changes",
         columns=(*columns, "kept wrong", "refinement gap [95 %]"),
         rows=tuple(rows),
-        note="Samples, beside the majority of the candidates that the method reads. All wrong: no "
-        "candidate is right, so no selection can be. The gap is (refined − majority) / majority.",
+        note="Samples, beside the majority of the problem's first k candidates, which all but "
+        "repeated and mixed methods read. All wrong: none of these is right, so no selection among "
+        "them can be. The gap is (refined − majority) / majority.",
     )
 
 
 def _strata(strata: Strata) -> Table:
     names = list(dict.fromkeys(name for row in strata.rows for name in row.accuracy))
     return Table(
-        title=f"By {strata.by}{f', of {strata.k}' if strata.k else ''}",
+        title=f"By {parted_by(strata)}",
         columns=(strata.by, "samples", *names),
         rows=tuple(
             (

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from benchmarks.analysis import curve
 from benchmarks.analysis.intervals import Interval
+from benchmarks.analysis.strata import Strata
 from benchmarks.analysis.summary import Summary
 from benchmarks.report.blocks import Axis, Plot, Point, Role, Scale, Series
 
@@ -24,6 +25,11 @@ def starts_shown(family: str, name: str) -> bool:
 def scale_of(interval: Interval) -> Scale:
     """What is drawn of an interval."""
     return (interval.mean, interval.low, interval.high)
+
+
+def parted_by(strata: Strata) -> str:
+    """What parts the samples, and among how many candidates if it looks at any."""
+    return f"{strata.by}, of {strata.k}" if strata.k else strata.by
 
 
 class Plots:
@@ -89,14 +95,15 @@ class Plots:
             )
 
     def strata(self) -> Iterator[Plot]:
-        """Accuracy by the number of right candidates."""
+        """Accuracy by what parts the samples, where it is a number: right candidates, sizes."""
         for strata in self._summary.strata:
             if not all(row.label.isdigit() for row in strata.rows):
                 continue
             names = dict.fromkeys(name for row in strata.rows for name in row.accuracy)
+            parted = parted_by(strata)
             yield Plot(
-                title=f"By {strata.by}, of {strata.k}",
-                axes=(Axis(name=strata.by, label=f"{strata.by}, of {strata.k}"),),
+                title=f"By {parted}",
+                axes=(Axis(name=strata.by, label=parted),),
                 series=tuple(
                     Series(
                         name=name,
@@ -106,7 +113,7 @@ class Plots:
                             Point(
                                 at=(int(row.label),),
                                 scale=scale_of(row.accuracy[name]),
-                                label=f"{name}, {row.label} right, {row.samples:,} samples",
+                                label=f"{name}, {strata.by} {row.label}, {row.samples:,} samples",
                             )
                             for row in strata.rows
                             if name in row.accuracy

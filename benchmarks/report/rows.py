@@ -36,7 +36,7 @@ LEAST_SHOWN = 400
 _BARS = 160
 """Bars of a drawing of log-probabilities: each is the least likely token of its stretch."""
 _LEAST = -99.0
-"""A log-probability below it is drawn as this one."""
+"""A log-probability below it is shown as this one: JSON has no infinity."""
 
 
 def mark(solution: Solution) -> str:
@@ -164,7 +164,7 @@ def _solution(solution: Solution, texts: Texts) -> dict[str, Any]:
         "finish": solution.finish_reason,
     }
     if solution.logprobs:
-        shown["logprob"] = round(solution.logprob / len(solution.logprobs), 4)
+        shown["logprob"] = round(max(_LEAST, solution.logprob / len(solution.logprobs)), 4)
         shown["bars"] = _bars(solution.logprobs)
     if solution.reward is not None:
         shown["reward"] = solution.reward

@@ -16,7 +16,10 @@ def mixtures(summary: Summary) -> Iterator[Table]:
     if summary.mixtures:
         yield Table(
             title="What it reads",
-            columns=("method", "replaced by", "share", "accuracy [95 %]", "minus none replaced"),
+            columns=(
+                *("method", "replaced by", "share", "accuracy [95 %]", "minus none replaced"),
+                "wrongly copied",
+            ),
             rows=tuple(
                 (
                     Cell(one.method),
@@ -24,9 +27,12 @@ def mixtures(summary: Summary) -> Iterator[Table]:
                     Cell(f"{one.share:.2f}"),
                     Cell(str(one.accuracy), scale=scale_of(one.accuracy)),
                     Cell(one.difference.interval.signed if one.difference else ""),
+                    Cell(str(one.copied) if one.copied else ""),
                 )
                 for one in summary.mixtures
             ),
+            note="Wrongly copied: the share of samples with a wrong answer that only replaced "
+            "candidates state.",
         )
 
 

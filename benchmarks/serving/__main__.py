@@ -33,6 +33,7 @@ def measure_http(setting: Setting, requests: int, tokens: int, looks: int, round
         "dtype": setting.dtype,
         "kv_cache_gib": setting.kv_gib,
         "threads": setting.threads,
+        "generation_config": "none",  # as of the server
     }
     with (
         ours(setting) as server,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from benchmarks.latency.__main__ import main
+from benchmarks.latency.__main__ import main, opened_engine
 from benchmarks.latency.cell import Cell, Streams, grid, lengths_of
 from benchmarks.latency.figures import PHASES, figures
 from benchmarks.latency.journal import CELLS, Journal
@@ -25,8 +26,9 @@ from benchmarks.latency.plot import lines_over, plot_closed, plot_open
 from benchmarks.latency.table import WIDTH, show
 from benchmarks.latency.timed_answer import Moments
 from benchmarks.peers.run import PeerSkipped
-from benchmarks.peers.servers import NotAnswered
+from benchmarks.peers.servers import NotAnswered, Setting
 from benchmarks.tasks.task import BenchmarkProblem
+from gsr_engine.demo.report import NANO
 from gsr_engine.errors import CheckpointError, InvalidRequest
 from gsr_engine.evaluation.grader import ExactGrader
 from gsr_engine.params import LAYOUTS
@@ -143,6 +145,14 @@ def test_the_fastest_round_counts_and_a_busy_machine_is_named() -> None:
     assert (found.answered.p50, found.rounds, found.spread) == (4.0, 2, 2.0)
     assert found.busy  # its product took twice as long as that of the other
     assert found.cell == CELL
+
+
+def test_a_round_of_shorter_draws_is_not_the_fastest() -> None:
+    short = measured(CELL, [timed(4.0, candidate_tokens=5, refine_tokens=5)])
+    long = measured(replace(CELL, round=1), [timed(8.0, candidate_tokens=45, refine_tokens=5)])
+    (found,) = figures([short, long], None)
+    assert (found.answered.p50, found.generated) == (8.0, 50.0)
+    assert found.spread == pytest.approx(0.4 / 0.16)
 
 
 def test_arrivals_have_their_rate_and_are_the_same_for_everybody() -> None:
@@ -280,6 +290,21 @@ def test_warm_up_is_not_measured_and_seeds_are_the_same_for_everybody(tmp_path: 
     _, found, _ = run_grid(tmp_path, [one, two], grader=ExactGrader())
     assert one.asked == two.asked == [[("!", 5), ("a", 3), ("b", 4)]] * 2
     assert [[answer.correct for answer in one.answers] for one in found] == [[True, False]] * 4
+
+
+def test_a_round_finds_nothing_in_the_prefix_cache_of_another() -> None:
+    """Both ask the same problems of one engine, and the faster one counts."""
+    rounds = [replace(CELL, round=number) for number in (0, 1)]
+    assert len({questions().streams(cell).salt for cell in rounds}) == 2
+
+
+def test_the_engine_draws_as_its_peers_do_whatever_the_checkpoint_asks_for(tmp_path: Path) -> None:
+    folder = shutil.copytree(NANO, tmp_path / "model")
+    (folder / "gsr.json").unlink()
+    (folder / "generation_config.json").write_text('{"temperature": 0.1, "top_k": 1}')
+    setting = Setting(model=folder, dtype="float32", threads=1, kv_gib=0.02, out=tmp_path)
+    with opened_engine(setting) as (engine, _):
+        assert not engine.generation.stated
 
 
 def test_what_cannot_be_measured_is_left_out_by_name(tmp_path: Path) -> None:

@@ -144,6 +144,7 @@ def test_one_request_reads_the_events_of_its_stream() -> None:
         "all",
     )
     assert "cache_salt" in body
+    assert body["gsr"]["candidate"] == {"temperature": 1.0, "max_tokens": 6}
 
 
 @pytest.mark.parametrize(

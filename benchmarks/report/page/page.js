@@ -16,7 +16,7 @@ let shownRun = null;
 
 function show() {
   const asked = new URLSearchParams(location.hash.slice(1));
-  const number = Math.min(DATA.runs.length - 1, Math.max(0, Number(asked.get("run")) || 0));
+  const number = Math.min(DATA.runs.length - 1, Math.max(0, Math.trunc(asked.get("run")) || 0));
   const problems = asked.has("problem") || asked.get("view") === "problems";
   if (number !== shownRun) showRun(number);
   at("figures").hidden = problems;

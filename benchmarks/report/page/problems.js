@@ -13,7 +13,7 @@ const OUTCOMES = {
   right: (now) => now.own === "r",
   wrong: (now) => now.own === "w",
   "nobody right": (now) => !now.everybody.includes("r"),
-  "no answer": (now) => now.own === "n",
+  "no answer": (now) => "nf".includes(now.own), // as tables count it: who failed has none
   cut: (now) => now.cut,
 };
 
@@ -187,7 +187,13 @@ class Browser {
   nextMethod() {
     const { methods } = this.run;
     const { name } = methods[(this.method + 1) % methods.length] ?? {};
-    if (name) this.go({ method: name, problem: this.run.samples[this.found[this.here]]?.id });
+    if (name) this.choose(name);
+  }
+
+  /** Another method of the same sample: of this problem in this repeat. */
+  choose(method) {
+    const { id, repeat } = this.run.samples[this.found[this.here]] ?? {};
+    this.go({ method, problem: id, at: this.several ? repeat : undefined });
   }
 
   drawSample() {
@@ -232,7 +238,7 @@ class Browser {
       const mark = sample.methods[index];
       const button = element("button", "", { type: "button", "aria-pressed": index === this.method });
       button.append(pip(mark.toLowerCase()), name);
-      button.addEventListener("click", () => this.go({ method: name, problem: sample.id }));
+      button.addEventListener("click", () => this.choose(name));
       choice.append(button);
     }
     return choice;

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.analysis.comparisons import differences, refinement_gaps
-from benchmarks.analysis.intervals import Interval, Resampling, mcnemar
+from benchmarks.analysis.intervals import Interval, Resampling, mcnemar, normal_end
 from tests.benchmarks.analysis.made import outcome
 
 
@@ -23,6 +23,24 @@ def test_the_interval_of_a_share_is_that_of_theory() -> None:
     interval = Resampling(range(2000)).mean(hits)
     assert interval.low < 0.8 < interval.high
     assert width(interval) == pytest.approx(2 * 1.96 * (0.16 / 2000) ** 0.5, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("problems", "t"), [(6, 2.571), (10, 2.262), (30, 2.045), (500, 1.965), (1, 1.960)]
+)
+def test_few_problems_end_as_students_t_does(problems: int, t: float) -> None:
+    narrow = ((problems - 1) / problems) ** 0.5 if problems > 1 else 1.0
+    assert normal_end(problems) * narrow == pytest.approx(t, abs=0.004)
+
+
+def test_the_interval_of_few_problems_is_as_wide_as_that_of_students_t() -> None:
+    values = np.random.default_rng(3).random(10)
+    expected = 2 * 2.262 * values.std(ddof=1) / 10**0.5
+    assert width(Resampling(range(10)).mean(values)) == pytest.approx(expected, rel=0.05)
+    mask = np.arange(40) < 10  # problems that do not count make it no narrower
+    (some,) = Resampling(range(40)).ratios([(np.resize(values, 40) * mask, mask.astype(float))])
+    assert some is not None
+    assert width(some) == pytest.approx(expected, rel=0.1)
 
 
 @given(st.floats(-1, 1), st.integers(1, 5), st.integers(1, 4))

@@ -109,6 +109,10 @@ def test_cost_counts_what_each_method_needs() -> None:
     assert cost(repeated_) == (10 + 15, 20 + 150, 20 + 10 + 90, 10 + 12)
     assert cost(fusion) == (100 + 15, 20 + 150, 20 + 100 + 150 + 15, 40 + 12)  # nothing told
     assert (refined(run, fusion).cost.cut[0], refined(run, fusion).cost.unanswered[0]) == (1, 1)
+    run.settings["endpoint"] = "http://host/v1"  # what its prefix cache had is no method's merit
+    assert cost(LINEAR) == (100 + 15, 20 + 150, 20 + 100 + 150 + 15, 40 + 12)
+    run.settings["refiner"] = "an engine here, without such a cache"
+    assert cost(LINEAR)[2] == 20 + 100 + 145
     majority = selections.majority_at(candidates_of([one]), 2).cost
     assert (majority.total[0], majority.sequential[0]) == (20 + 40, 30)
 

@@ -120,6 +120,9 @@ def test_saved_tokens_accuracy_and_latency_by_hand() -> None:
     assert stop.cost.sequential[0] == 8 + 8
     assert stop.saved == pytest.approx(3 / 32)
     assert stop.hits[0] == 1  # two sure votes against one
+    row[0].finish_reason = row[2].finish_reason = "length"
+    (stop,) = (s for s in selections.early_stops(candidates([row]), 4) if s.name == stop.name)
+    assert stop.cost.cut[0] == pytest.approx(1 / 3)  # the one that was stopped has no vote
     assert selections.majority_at(candidates([row]), 4).hits[0] == 0  # a tie, the first is wrong
 
 

@@ -152,8 +152,9 @@ def test_failures_are_wrong_and_named() -> None:
     assert "note: 1 candidates failed" in shown(summary)
 
 
-def test_a_run_without_its_settings_is_refused() -> None:
+@pytest.mark.parametrize("name", ["headline", "repeats", "methods"])
+def test_a_run_without_its_settings_is_refused(name: str) -> None:
     run = whole_run()
-    del run.settings["headline"]
-    with pytest.raises(InvalidRequest, match="lack headline"):
+    del run.settings[name]
+    with pytest.raises(InvalidRequest, match=f"lack {name}"):
         summarize(run)

@@ -32,6 +32,8 @@ def random_run(problems: int = 30, repeats: int = 1, seed: int = 0) -> Run:
             made.answers[-1].used = [1, 0]
             for one in (*made.candidates, *made.answers):
                 one.finish_reason = "length" if rng.random() < 0.2 else "stop"
+                if one.answer is None and rng.random() < 0.3:
+                    one.error, one.finish_reason = "the server is gone", "error"
             samples.append(made)
     return run_of(samples, METHODS)
 

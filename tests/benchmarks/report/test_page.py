@@ -223,6 +223,22 @@ def test_repeats_of_a_problem_are_samples_of_their_own(open_page: Open, tmp_path
     assert "Spread over 3 repeats" in page.script("return at('figures').textContent")
 
 
+def test_another_method_is_shown_of_the_same_repeat(open_page: Open, tmp_path: Path) -> None:
+    run = random_run(4, repeats=3)
+    chosen = f"&view=problems&method={quote(LINEAR.name)}&outcome=right"
+    page = open_page(write_page(tmp_path, run), f"#{chosen[1:]}")
+    place = next(
+        index for index, one in enumerate(run.samples)
+        if one.repeat and one.answer_of(LINEAR.name).correct
+    )  # fmt: skip
+    page.script(f"browser.here = browser.found.indexOf({place}); browser.drawSample()")
+    before = shown(page)
+    assert "repeat 1" not in before
+    page.press("m")
+    page.wait(lambda: page.find("#method").get_property("value") != LINEAR.name)
+    assert shown(page) == before
+
+
 def test_several_runs_share_a_page(open_page: Open, tmp_path: Path) -> None:
     one, other = random_run(5), random_run(7, seed=1)
     other.settings["model"] = "acme/large"

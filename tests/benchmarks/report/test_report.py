@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,15 @@ from markdown_it import MarkdownIt
 from benchmarks.analysis.results_json import results_of, write_results_json
 from benchmarks.analysis.summary import summarize
 from benchmarks.report.__main__ import MARKDOWN, PAGE, PICTURE, ReportCommand, main
-from benchmarks.report.blocks import Report
+from benchmarks.report.blocks import Plot, Report, Table
 from benchmarks.report.document import write_document
 from benchmarks.report.facts import facts, lead, run_names
+from benchmarks.report.figures import figures
 from benchmarks.report.rows import MOST_TEXT, Texts, texts_of
 from benchmarks.samples.sample import Solution
 from gsr_engine.errors import InvalidRequest
 from tests.benchmarks.report.made import METHODS, random_run, write_report
-from tests.helpers.runs import run_of, sample
+from tests.helpers.runs import LINEAR, run_of, sample
 
 LM_EVAL_KEYS = {
     "results",
@@ -78,6 +80,29 @@ def test_every_figure_of_a_method_is_in_markdown(tmp_path: Path) -> None:
         assert f"| {row.name} | {row.accuracy} |" in text
 
 
+def test_strata_by_size_are_not_called_right_candidates() -> None:
+    run = random_run()
+    blocks = figures(run, summarize(run, resamples=50))
+    (plot,) = (one for one in blocks if isinstance(one, Plot) and "size" in one.title)
+    assert (plot.title, plot.axes[0].label) == ("By size", "size")
+    labels = [point.label for point in plot.series[0].points]
+    assert labels == [f"pass@1, size {size}, 10 samples" for size in range(3)]
+
+
+def test_what_is_copied_of_a_mixed_pool_is_shown() -> None:
+    mixed = replace(LINEAR, name="mixed", kind="mixed", pool="foreign", share=0.5)
+    samples = [sample(f"p{i}", ["7"] * 4, {LINEAR.name: "7", "mixed": "9"}) for i in range(2)]
+    told = samples[0].answers[1]
+    told.pools, told.stated = ["own", "own", "foreign", "foreign"], ["7", "7", "9", "9"]
+    run = run_of(samples, (LINEAR, mixed))
+    summary = summarize(run, resamples=50)
+    assert summary.mixtures[1].copied is not None
+    blocks = [one for one in figures(run, summary) if isinstance(one, Table)]
+    (table,) = (one for one in blocks if one.title == "What it reads")
+    assert [row[-1].text for row in table.rows] == ["", str(summary.mixtures[1].copied)]
+    assert table.rows[1][-1].text.startswith("0.500")
+
+
 def test_equal_input_gives_equal_bytes(tmp_path: Path) -> None:
     one, other = (write_report(tmp_path / name, random_run()) for name in ("a", "b"))
     for name in (MARKDOWN, PICTURE, PAGE):
@@ -102,6 +127,12 @@ def test_half_a_pair_is_kept_as_an_escape(tmp_path: Path) -> None:
     report = Report(name="r", lead=lead(run), facts=facts(run))
     write_document(tmp_path / PAGE, [report], [run])
     assert "half \\ud83e" in (tmp_path / PAGE).read_text(encoding="utf-8")
+
+
+def test_a_run_that_states_no_temperature_has_a_head() -> None:
+    run = random_run(2)
+    del run.settings["temperature"]
+    assert "6 candidates of each; k = 1, 4" in lead(run)
 
 
 def test_names_tell_runs_apart() -> None:
@@ -155,7 +186,9 @@ def test_a_drawing_of_log_probabilities_keeps_the_least() -> None:
     logprobs = [-0.1] * 1000
     logprobs[777], logprobs[3] = -7.5, -float("inf")
     run.samples[0].candidates[0].logprobs = logprobs
-    bars = texts_of(run, run.samples[0], Texts(None))["candidates"][0]["bars"]
+    shown = texts_of(run, run.samples[0], Texts(None))
+    json.dumps(shown, allow_nan=False)
+    bars = shown["candidates"][0]["bars"]
     assert len(bars) <= 160
     assert sorted(bars)[-2:] == [750, 9900]
 
