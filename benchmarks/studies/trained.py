@@ -81,7 +81,7 @@ def _objectives(runs: Runs) -> Answered:
         ),
         Claim(
             "Learning direct solving alone hampers refining.",
-            f"{REVIEWS}: AIME24 45.6 for the hybrid, 37.5 for distillation alone",
+            f"notes on the {REVIEWS}: AIME24 45.6 for the hybrid, 37.5 for distillation",
             [
                 less(f"direct alone: {LINEAR} - {MAJORITY}", direct.minus(LINEAR, MAJORITY)),
                 less(
