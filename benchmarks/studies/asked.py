@@ -177,8 +177,6 @@ ASKED = (
         title="High pass@1",
         runs=(NANO, *EASY.values()),
         answer=_easy,
-        limits=(
-            "What nano solves best it solves in nine of ten cases; nearer to 1 there is less to gain."
-        ),
+        limits="What nano solves best it solves in nine of ten cases; nearer to 1 less is to gain.",
     ),
 )
