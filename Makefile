@@ -63,7 +63,7 @@ rehearsal: $(INSTALLED) ## the paper's recipe in miniature, from problems to acc
 	$(BIN)/python -m train.recipe rehearsal --ranks 2
 	$(BIN)/python -m train.recipe rehearsal-wide --ranks 2
 
-kernels-aot: $(INSTALLED) ## compile every kernel for an H100 or H200, no GPU needed: registers, spills, machine code
+kernels-aot: $(INSTALLED) ## compile every kernel for sm_80, 89, 90 and 100, no GPU needed: registers, spills, shared memory
 	$(BIN)/python -m benchmarks.kernels.compiled
 
 # It makes no environment: it takes the Python that is there, with the packages of a GPU machine.

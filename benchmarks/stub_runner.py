@@ -10,7 +10,7 @@ from gsr_engine.attention.sharing import Sharing
 from gsr_engine.demo.report import NANO
 from gsr_engine.execution.loading import load_parts
 from gsr_engine.execution.sampler import Draws
-from gsr_engine.model.decoder import Decoder
+from gsr_engine.model.weights import Renewal
 from gsr_engine.schedule.drafts import StepCosts
 from gsr_engine.step.plan import StepPlan
 
@@ -61,7 +61,7 @@ class RandomRunner:
         tokens = [self._end if end else rng.choice(self._tokens) for end in ends]
         return Draws(tokens, [-1.0] * count)
 
-    def use(self, decoder: Decoder) -> None:
+    def use(self, renew: Renewal) -> None:
         """No weights are used."""
 
     def reset(self) -> None:

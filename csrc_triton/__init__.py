@@ -19,6 +19,7 @@ from csrc_triton.contracts.attention import (
     decode_attention,
     decode_attention_partials,
     prefill_attention,
+    prefill_tiling,
     reduce_partials,
     rope_and_cache,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "pack_weight",
     "packed_linear",
     "prefill_attention",
+    "prefill_tiling",
     "quantize_weight",
     "quantized_linear",
     "reduce_partials",

@@ -89,7 +89,7 @@ def weighted_sum(rows: Tensor, weights: Tensor) -> Tensor:
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["slots_per_x"])
 def _grouped_linear_kernel(
     out_ptr,
     x_ptr,

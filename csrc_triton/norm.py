@@ -50,7 +50,7 @@ def rms_norm(
     return y if residual is None else (y, total)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _rms_norm_kernel(
     y_ptr,
     total_ptr,

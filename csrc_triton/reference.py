@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from csrc_triton.checks import Gate
+from csrc_triton.reference_attention import decode_attention as decode_attention
 from csrc_triton.reference_attention import (
     decode_attention_partials as decode_attention_partials,
 )

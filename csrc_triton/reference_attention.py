@@ -40,6 +40,22 @@ def merge_states(
     return weight_a * out_a + weight_b * out_b, lse
 
 
+def decode_attention(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    work: WorkList,
+    scale: float,
+    window: int | None,
+    positions: Tensor | None,
+    sinks: Tensor | None,
+    out: Tensor,
+) -> None:
+    """Partial results and their merge, into `out`."""
+    partials = decode_attention_partials(q, k_cache, v_cache, work, scale, window, positions)
+    out.copy_(reduce_partials(*partials, work, q.dtype, sinks))
+
+
 def decode_attention_partials(
     q: Tensor,
     k_cache: Tensor,
@@ -72,7 +88,8 @@ def reduce_partials(
 ) -> Tensor:
     """Fold `merge_states` over each row's partials in their order, all rows side by side."""
     # Round i merges the i-th partial of every row that has one; other rows merge an empty one.
-    begins, counts = work.partial_offsets[:-1], work.partial_offsets.diff()
+    begins, ends = work.partial_ranges.unbind(1)
+    counts = ends - begins
     out = partial_out.new_zeros((work.num_rows, *partial_out.shape[1:]))
     lse = partial_lse.new_full((work.num_rows, *partial_lse.shape[1:]), -math.inf)
     if sinks is not None:
@@ -94,9 +111,10 @@ def prefill_attention(
     scale: float,
     window: int | None = None,
     sinks: Tensor | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Per segment: itself under the causal mask, then its context's spans, then the sinks."""
-    out = torch.empty_like(q)
+    out = torch.empty_like(q) if out is None else out
     q_offsets, span_offsets = plan.cu_seqlens_q.tolist(), plan.span_offsets.tolist()
     cache = k_cache, v_cache, plan.page_table
     for s, (page_begin, computed, position) in enumerate(plan.own.tolist()):

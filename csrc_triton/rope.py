@@ -62,7 +62,7 @@ def rope_and_cache(
     return q_out, k_out
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["positions_ptr", "slots_ptr"])
 def _rope_and_cache_kernel(
     q_out_ptr,
     k_out_ptr,

@@ -7,6 +7,7 @@ m // G and head m % G. So n rows are n * G lanes, which fill tiles of `block_m` 
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -32,46 +33,90 @@ class Tile(NamedTuple):
     num_stages: int
 
 
-# Per padded head dim, for 16-bit inputs. Loads in flight hide the latency of memory: 4.3 TB/s times
-# 700 ns need 23 KB in flight per multiprocessor. A step of a decode tile is 32 KiB of keys and
-# values, less for tiny heads. Two steps are in flight while one is computed.
-_DECODE = {  # (block_n, num_warps, num_stages)
-    16: (128, 4, 3),
-    32: (128, 4, 3),
-    64: (128, 4, 3),
-    128: (64, 4, 3),
-    256: (32, 8, 3),
-}
-# Two warp groups of 64 lanes each: one computes exponentials while the other multiplies.
-_PREFILL = {
-    16: Tile(128, 128, 8, 3),
-    32: Tile(128, 128, 8, 3),
-    64: Tile(128, 128, 8, 3),
-    128: Tile(128, 64, 8, 3),
-    256: Tile(64, 32, 8, 2),
-}
+class Tiles(NamedTuple):
+    """The tiles of a kind of chips, per padded head dim, for 16-bit inputs.
+
+    Attributes:
+        decode: (block_n, num_warps of a narrow item, of a wide one, num_stages).
+        prefill: whole tiles.
+    """
+
+    decode: dict[int, tuple[int, int, int, int]]
+    prefill: dict[int, Tile]
+
+
+# Loads in flight hide the latency of memory: 4.3 TB/s times 700 ns need 23 KB in flight per
+# multiprocessor. A step of a decode tile is 32 KiB of keys and values, less for tiny heads. Two
+# steps are in flight while one is computed.
+# In a prefill tile two warp groups have 64 lanes each: one computes exponentials while the other
+# multiplies.
+_HOPPER = Tiles(
+    decode={
+        16: (128, 4, 4, 3),
+        32: (128, 4, 4, 3),
+        64: (128, 4, 4, 3),
+        128: (64, 4, 4, 3),
+        256: (32, 8, 8, 3),
+    },
+    prefill={
+        16: Tile(128, 128, 8, 3),
+        32: Tile(128, 128, 8, 3),
+        64: Tile(128, 128, 8, 3),
+        128: Tile(128, 64, 8, 3),
+        256: Tile(64, 32, 8, 2),
+    },
+)
+# Other chips from 8.0 on, not tuned: what fits 99 KB (an L40S's; an A100 has 163, a B200 227, as a
+# Hopper has). Their tensor cores leave fewer registers, so wide items need more warps.
+_OTHERS = Tiles(
+    decode={
+        16: (128, 4, 8, 3),
+        32: (128, 4, 8, 3),
+        64: (128, 4, 8, 3),
+        128: (64, 4, 8, 3),
+        256: (32, 8, 8, 2),
+    },
+    prefill={
+        16: Tile(128, 64, 8, 3),
+        32: Tile(128, 64, 8, 3),
+        64: Tile(128, 32, 8, 3),
+        128: Tile(128, 32, 8, 3),
+        256: Tile(64, 32, 8, 2),
+    },
+)
 # Exact fp32 cannot use tensor cores: these tiles serve comparisons only, and are not tuned.
 _DECODE_FP32 = Tile(16, 32, 8, 1)
-_PREFILL_FP32 = Tile(32, 64, 8, 1)
+_PREFILL_FP32 = Tile(16, 32, 4, 1)
 
 
-def decode_tile(lanes: int, block_d: int, dtype: torch.dtype) -> Tile:
+@cache
+def capability(device: torch.device) -> tuple[int, int]:
+    """The compute capability of a GPU, which is asked once; in the interpreter it is an H100's."""
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
+
+
+def _tiles(device: torch.device) -> Tiles:
+    return _HOPPER if capability(device) == (9, 0) else _OTHERS
+
+
+def decode_tile(lanes: int, block_d: int, dtype: torch.dtype, device: torch.device) -> Tile:
     """The tile for items of at most `lanes` lanes.
 
-    No tile of the table spills registers: `make kernels-aot` checks it.
+    No tile of the tables spills registers, and each fits: `make kernels-aot` checks it.
     """
     block_m = min(max(triton.next_power_of_2(lanes), NARROW.value), _MAX_DECODE_LANES)
     if dtype == torch.float32:
         return _DECODE_FP32
-    return Tile(block_m, *_DECODE[block_d])
+    block_n, narrow, wide, stages = _tiles(device).decode[block_d]
+    return Tile(block_m, block_n, narrow if block_m == NARROW.value else wide, stages)
 
 
-def prefill_tile(block_d: int, dtype: torch.dtype) -> Tile:
+def prefill_tile(block_d: int, dtype: torch.dtype, device: torch.device) -> Tile:
     """The tile for prefill.
 
     It does not depend on the lengths of the chunks: every new tile shape would be compiled first.
     """
-    return _PREFILL_FP32 if dtype == torch.float32 else _PREFILL[block_d]
+    return _PREFILL_FP32 if dtype == torch.float32 else _tiles(device).prefill[block_d]
 
 
 @triton.jit

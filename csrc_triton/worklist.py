@@ -12,18 +12,22 @@ The vocabulary, shared by decode and prefill:
 - A **row** is a query token. Row r has `num_q_heads` query heads; the G = num_q_heads /
   num_kv_heads heads of one kv head always attend together.
 
-Tensors may be longer than their contents (the fixed maxima of a CUDA graph). Only `num_items` and
-the offsets say which part is read.
+Tensors may be longer than their contents (the fixed maxima of a CUDA graph). Only `num_items`,
+the offsets and the ranges say which part is read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from csrc_triton.tiling import Tiles, Tiling
 
 
 class PagedSpan(NamedTuple):
@@ -59,10 +63,9 @@ class WorkList:
         num_items: [1], the number of items; the rest of `items` is not read.
         row_ids: [max_entries], the row of each entry.
         page_table: [max_pages], all page lists.
-        partial_offsets: [num_rows + 1], row r merges the entries
-            `partial_ids[partial_offsets[r] : partial_offsets[r + 1]]`, in this order.
-            A row without entries (padding) gets zeros.
-        partial_ids: [max_entries].
+        partial_ranges: [num_rows, 2], each `(begin, end)`: a row merges the entries
+            `partial_ids[begin:end]`, in this order. A row without entries (padding) gets zeros.
+        partial_ids: the entries of all rows; between two rows there may be room.
         max_rows_per_item: upper bound of the rows of an item. It shapes the launch, so it must be
             the same for all lists that one captured graph will see.
     """
@@ -71,14 +74,14 @@ class WorkList:
     num_items: Tensor
     row_ids: Tensor
     page_table: Tensor
-    partial_offsets: Tensor
+    partial_ranges: Tensor
     partial_ids: Tensor
     max_rows_per_item: int
 
     @property
     def num_rows(self) -> int:
         """The number of rows that q must have."""
-        return self.partial_offsets.shape[0] - 1
+        return self.partial_ranges.shape[0]
 
     @classmethod
     def from_spans(
@@ -115,12 +118,13 @@ class WorkList:
                 row_ids.extend(rows)
                 for partial, row in enumerate(rows, start=entry):
                     row_partials[row].append(partial)
+        offsets = _offsets([len(partials) for partials in row_partials])
         return cls(
             items=_int32(items, device).view(-1, 6),
             num_items=_int32([len(items)], device),
             row_ids=_int32(row_ids, device),
             page_table=_int32(page_table, device),
-            partial_offsets=_int32(_offsets([len(p) for p in row_partials]), device),
+            partial_ranges=_int32([*pairwise(offsets)], device).view(-1, 2),
             partial_ids=_int32([p for partials in row_partials for p in partials], device),
             max_rows_per_item=max((len(rows) for rows, _ in spans), default=1),
         )
@@ -142,7 +146,7 @@ class PrefillPlan:
         spans: [num_spans, 4], each `(page_begin, start, stop, position)`; the position is that of
             the page list's token 0.
         page_table: [max_pages], all page lists.
-        max_seqlen_q: the longest chunk's number of rows.
+        tiles: of the device's kernel, if the plan was made for one; see `tiled`.
     """
 
     cu_seqlens_q: Tensor
@@ -150,15 +154,16 @@ class PrefillPlan:
     span_offsets: Tensor
     spans: Tensor
     page_table: Tensor
-    max_seqlen_q: int
+    tiles: PlanTiles | None = None
 
     @classmethod
     def from_segments(
         cls,
         segments: Sequence[tuple[PagedSpan, Sequence[PagedSpan]]],
         device: torch.device | str = "cpu",
+        tiling: Tiling | None = None,
     ) -> PrefillPlan:
-        """Build a plan from `(chunk, context)` pairs.
+        """Build a plan from `(chunk, context)` pairs; with a tiling the tiles move in one copy.
 
         `chunk` is the span of the segment's own tokens that are q's rows. It starts where the
         segment's computed tokens end.
@@ -177,15 +182,104 @@ class PrefillPlan:
             for span in context:
                 spans.append((len(page_table), span.start, span.stop, span.position))
                 page_table.extend(span.pages)
-        lengths = [chunk.stop - chunk.start for chunk, _ in segments]
-        return cls(
-            cu_seqlens_q=_int32(_offsets(lengths), device),
-            own=_int32(own, device).view(-1, 3),
-            span_offsets=_int32(_offsets([len(context) for _, context in segments]), device),
-            spans=_int32(spans, device).view(-1, 4),
-            page_table=_int32(page_table, device),
-            max_seqlen_q=max(lengths, default=0),
+        cu_seqlens = _offsets([chunk.stop - chunk.start for chunk, _ in segments])
+        span_offsets = _offsets([len(context) for _, context in segments])
+        cut = Tiles()
+        if tiling is not None:
+            cut = Tiles.cut(tiling, cu_seqlens, own, span_offsets, spans)
+        cu_seqlens_q, owned, offsets, contexts, pages, *tiles = moved_together(
+            (cu_seqlens, (-1,)),
+            (own, (-1, 3)),
+            (span_offsets, (-1,)),
+            ([*spans, *cut.spans], (-1, 4)),
+            (page_table, (-1,)),
+            *_tile_arrays(cut),
+            device=device,
         )
+        made = PlanTiles.of(tiling, cut, contexts, tiles) if tiling is not None else None
+        return cls(cu_seqlens_q, owned, offsets, contexts, pages, made)
+
+    def tiled(self, tiling: Tiling) -> PlanTiles:
+        """The tiles for a kernel: those of the plan, if they are cut like this.
+
+        Otherwise they are made now, which waits for a GPU.
+        """
+        if self.tiles is not None and self.tiles.tiling == tiling:
+            return self.tiles
+        offsets = self.span_offsets.tolist()
+        spans = [tuple(span) for span in self.spans[: offsets[-1]].tolist()]
+        cut = Tiles.cut(tiling, self.cu_seqlens_q.tolist(), self.own.tolist(), offsets, spans)
+        contexts, *tiles = moved_together(
+            ([*spans, *cut.spans], (-1, 4)), *_tile_arrays(cut), device=self.own.device
+        )
+        return PlanTiles.of(tiling, cut, contexts, tiles)
+
+
+@dataclass(frozen=True, eq=False)
+class PlanTiles:
+    """The tiles of a `PrefillPlan`: a program for each, and for each kv head. Tensors are int32.
+
+    Attributes:
+        tiling: what cut them.
+        tiles: [num_tiles, 6], each `(segment, tile, span_begin, span_end, own_begin, entry)`: lanes
+            `tile * lanes` and so on of a segment's rows see `spans[span_begin:span_end]`, and then
+            their own segment from token `own_begin` on, or nothing of it if that is -1. With an
+            entry of -1 that is all that the rows see. Otherwise it is a section of it, and the
+            partial result of the segment's row i has the entry `entry + i`.
+        spans: [num_spans, 4], those of the plan, and sections of them behind.
+        partial_ranges: [last_row - first_row, 2]; each row merges the entries
+            `partial_ids[begin:end]`. One with a begin of -1 has its result already.
+        partial_ids: entries of all rows.
+        num_entries: how many entries there are; 0 if nothing is cut into sections.
+        first_row: of the rows that merge.
+        last_row: behind the last of them.
+    """
+
+    tiling: Tiling
+    tiles: Tensor
+    spans: Tensor
+    partial_ranges: Tensor
+    partial_ids: Tensor
+    num_entries: int
+    first_row: int
+    last_row: int
+
+    @classmethod
+    def of(cls, tiling: Tiling, cut: Tiles, spans: Tensor, tensors: Sequence[Tensor]) -> PlanTiles:
+        """Tiles whose `_tile_arrays` are on the device."""
+        tiles, ranges, ids = tensors
+        return cls(tiling, tiles, spans, ranges, ids, cut.num_entries, cut.first_row, cut.last_row)
+
+
+def _tile_arrays(cut: Tiles) -> list[tuple[Sequence[object], tuple[int, ...]]]:
+    return [(cut.tiles, (-1, 6)), (cut.ranges, (-1, 2)), (cut.ids, (-1,))]
+
+
+def aligned(length: int) -> int:
+    """The least multiple of 16 bytes, in int32 numbers, that holds so many of them."""
+    return -(-length // 4) * 4
+
+
+def moved_together(
+    *arrays: tuple[Sequence[object], tuple[int, ...]], device: torch.device | str
+) -> list[Tensor]:
+    """Numbers and their shapes as int32 tensors: views of one vector, so that one copy moves all.
+
+    Each begins at a multiple of 16 bytes. The copy to a GPU does not wait for its work.
+    """
+    made = [np.array(values, dtype=np.int32).reshape(shape) for values, shape in arrays]
+    begins = [0, *accumulate(aligned(one.size) for one in made)]
+    vector = np.zeros(begins[-1], dtype=np.int32)
+    for begin, one in zip(begins, made, strict=False):
+        vector[begin : begin + one.size] = one.reshape(-1)
+    host = torch.from_numpy(vector)
+    if torch.device(device).type == "cuda":
+        host = host.pin_memory()
+    there = host.to(device, non_blocking=True)
+    return [
+        there[begin : begin + one.size].view(one.shape)
+        for begin, one in zip(begins, made, strict=False)
+    ]
 
 
 def _int32(values: Sequence[object], device: torch.device | str) -> Tensor:

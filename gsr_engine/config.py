@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -24,6 +25,7 @@ MOST_STREAMS = 1 << 16
 MOST_BATCH_TOKENS = 1 << 24
 """Upper limit of `max_batch_tokens`, because a step may be as large as that."""
 MOST_KV_GIB = 1e6
+_DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,3})?")
 MOST_THREADS = 1024
 """Upper limit of `threads`; OpenMP ends the process if the system refuses it one."""
 
@@ -43,7 +45,8 @@ class EngineConfig:
             scale per output, rows one each, and head and experts stay in bfloat16. "auto" is "int8"
             for a GGUF file of quantised tensors on a CPU, and "fp8" for a checkpoint in fp8 without
             experts on a GPU that multiplies it, else "none".
-        device: "cpu", "cuda" (the current NVIDIA GPU), or "auto": cuda if there is a GPU.
+        device: "cpu", "cuda" (the NVIDIA GPU that is current where the engine is made), "cuda:1"
+            (that one), or "auto": cuda if there is a GPU.
         max_model_len: longest context in tokens; None takes the checkpoint's maximum, which yarn
             stretches to its factor times the original length.
         kv_cache_gib: memory for KV pages, in GiB. None takes half of what is free after the
@@ -94,8 +97,10 @@ class EngineConfig:
                 f"must be auto, {', '.join(known[:-1])} or {known[-1]}, "
                 f"got {shown(self.quantization)}",
             )
-        if self.device not in ("auto", "cpu", "cuda"):
-            raise InvalidRequest("device", f"must be auto, cpu or cuda, got {shown(self.device)}")
+        if not (isinstance(self.device, str) and _DEVICE.fullmatch(self.device)):
+            raise InvalidRequest(
+                "device", f"must be auto, cpu, cuda or cuda:N, got {shown(self.device)}"
+            )
         for name, most in (
             ("max_model_len", MOST_POSITIONS),
             ("max_num_seqs", MOST_STREAMS),

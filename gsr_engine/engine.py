@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -16,20 +16,23 @@ from gsr_engine.attention.kv_cache import page_bytes
 from gsr_engine.checkpoint.chat_template import Message, Variables
 from gsr_engine.checkpoint.files import find_adapter, find_checkpoint
 from gsr_engine.checkpoint.generation_config import Choice, GenerationConfig
+from gsr_engine.checkpoint.given_tensors import NamedTensors, given_tensors
 from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.checkpoint.model_config import ModelConfig
+from gsr_engine.checkpoint.tensors import ModelTensors
 from gsr_engine.checkpoint.tokenizer import SpecialTokens, Tokenizer
 from gsr_engine.config import EngineConfig, Quantization
-from gsr_engine.errors import CheckpointError, InvalidRequest, shown
+from gsr_engine.errors import CheckpointError, EngineClosed, InvalidRequest, shown
 from gsr_engine.execution.books import Books
 from gsr_engine.execution.device import build_runner
 from gsr_engine.execution.footprint import Footprint
+from gsr_engine.execution.gpu import drop_caches, on_device
 from gsr_engine.execution.loading import load_parts, open_weights
 from gsr_engine.execution.memory_need import check_memory_for_reload
 from gsr_engine.execution.runner import StepRunner
 from gsr_engine.execution.threads import Threads
 from gsr_engine.model.decoder import Decoder
-from gsr_engine.model.weights import decoder_of
+from gsr_engine.model.weights import renewal
 from gsr_engine.outputs import GenerateResult, RefineResult
 from gsr_engine.params import SamplingParams, SelfRefineParams
 from gsr_engine.requests.advice import advise
@@ -97,7 +100,7 @@ class Engine(RequestMaker):
         config = config or EngineConfig()
         length = config.model_length(decoder.config)
         self._threads = Threads(config.threads)
-        with self._threads.held():
+        with self._threads.held(), on_device(decoder.device):
             runner = runner or build_runner(decoder, config)
         limits = Limits(
             length,
@@ -202,9 +205,9 @@ class Engine(RequestMaker):
 
         Raises:
             EngineBusy: another thread uses the engine.
-            EngineClosed: it is closed.
+            EngineClosed: it is closed, or ended by itself: see `ended`.
         """
-        with self._threads.held():
+        with self._threads.held(), on_device(self._device):
             return self._books.step()
 
     def abort(self, request: AnyRequest) -> None:
@@ -235,20 +238,53 @@ class Engine(RequestMaker):
         and `gsr.json` stay those of the first checkpoint. `adapter` is merged into the new weights,
         as in `from_pretrained`; without it they are plain.
 
+        On a CPU the new weights are whole before they take the place of the old. On a GPU they are
+        written over the old, layer by layer, once the names, shapes and dtypes of all are checked.
+
         Raises:
             CheckpointError: the checkpoint is broken or has another shape; the old weights stay.
-            OutOfMemory: the host does not hold the new weights beside the old; these stay.
+            OutOfMemory: the host does not hold what is read at once; the old weights stay.
+            EngineClosed: it is closed. Or a file became unreadable while a GPU's weights were
+                overwritten: they are mixed, so the engine has ended.
         """
         folder = find_checkpoint(path_or_id, revision)
         over = None if adapter is None else find_adapter(adapter)
         with open_weights(folder, ModelConfig.from_folder(folder), over) as stored:
             if replace(stored.config, dtype=self._model.dtype) != self._model:
                 raise CheckpointError(f"{folder} holds another model than the one that is loaded")
-            dtype, device, quantization = self._dtype, self._device, self._quantization
-            check_memory_for_reload(stored.config, dtype, device, quantization)
-            with self._threads.held():
-                decoder = decoder_of(stored, dtype, runs_on=device, quantization=quantization)
-                self._books.use(decoder)
+            stored.check()
+            self._renew(stored)
+
+    def load_weights(self, weights: NamedTensors) -> None:
+        """Switch to weights that are in memory, e.g. those of the model that is being trained.
+
+        `weights` are pairs of a name and a tensor, such as `model.named_parameters()` of
+        transformers, in any order and on any device; names count that count in a checkpoint. An
+        iterator is read to its end first, because everything is checked before anything is
+        written. The engine keeps no reference to these tensors.
+
+        Raises:
+            InvalidRequest: something is no pair of a name and a tensor; the old weights stay.
+            CheckpointError: a name is unknown or comes twice, or a tensor is missing or has another
+                shape; UnsupportedModel (a kind of it): it holds no floats. The old weights stay.
+            OutOfMemory, EngineClosed: as in `reload_weights`.
+        """
+        self._renew(given_tensors(weights, self._model))
+
+    def _renew(self, stored: ModelTensors) -> None:
+        kind = self._dtype, self._device, self._quantization
+        check_memory_for_reload(stored.config, *kind)
+        with self._threads.held(), on_device(self._device):
+            self._books.use(renewal(stored, *kind), in_place=self._device.type != "cpu")
+
+    @property
+    def ended(self) -> EngineClosed | None:
+        """Why the engine takes no more requests although nobody closed it; None while it does.
+
+        Its cause is an error that breaks the GPU for the whole process, e.g. an illegal address, or
+        one that left its weights mixed. Every unfinished request has failed with it.
+        """
+        return self._books.ended
 
     @property
     def has_work(self) -> bool:
@@ -401,8 +437,8 @@ class Engine(RequestMaker):
             EngineBusy: another thread uses the engine.
         """
         self._books.close()
-        if torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
+        with suppress(torch.AcceleratorError), on_device(self._device):  # it may be broken
+            drop_caches()
 
     def __enter__(self) -> Self:
         return self

@@ -130,7 +130,7 @@ def normal_end(problems: int) -> float:
         (3 * x**7 + 19 * x**5 + 17 * x**3 - 15 * x) / 384,
     )
     t = x + sum(term / free**power for power, term in enumerate(terms, start=1))
-    return t * (problems / free) ** 0.5
+    return float(t * (problems / free) ** 0.5)
 
 
 def mcnemar(better: int, worse: int) -> float:

@@ -18,7 +18,7 @@ from benchmarks.gpu_check.record import Record, Row
 from benchmarks.gpu_check.setting import Setting
 from csrc_triton import PagedSpan, PrefillPlan, Routing, WorkList, reference
 from csrc_triton.reference_experts import grouped_linear
-from gsr_engine.attention.sharing import SPLIT
+from gsr_engine.attention.pieces import SPLIT
 from gsr_engine.kv.segments import PAGE_SIZE
 
 # The reference holds the scores of this many rows of a prefill at a time.

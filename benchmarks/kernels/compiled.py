@@ -1,6 +1,7 @@
-"""What the compiler makes of the kernels for an sm_90 chip, on a machine without one.
+"""What the compiler makes of the kernels for several chips, on a machine without any.
 
     make kernels-aot                                 # every kernel, as the engine launches it
+    python -m benchmarks.kernels.compiled --chip sm_90
     python -m benchmarks.kernels.compiled --sweep    # the tiles that `--only sweep` tries
 
 Registers and shared memory decide how many programs a multiprocessor holds at once. A spilled
@@ -22,6 +23,7 @@ from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
+from unittest.mock import patch
 
 import torch
 import typer
@@ -36,15 +38,44 @@ from benchmarks.kernels.experts import launching
 from benchmarks.kernels.launches import Launch, recorded
 from benchmarks.kernels.prefill import PrefillCase, PrefillWorld
 from benchmarks.kernels.worlds import Heads
+from gsr_engine.errors import check_choice
 from train.command import run_command
 
 HEAD_DIMS = (64, 80, 96, 128, 256)
+ELSEWHERE = (64, 128, 256)
+"""Head dims that are compiled for other chips than an H100: one for each row of their tables."""
 DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 SIBLINGS = (1, 4, 16)
 """Rows that share a span, of a model with 7 query heads for each kv head: 7, 28 and 112 lanes."""
 WINDOW = 4096
 FACTS = ("registers", "spilled", "shared", "resident")
 INSTRUCTIONS = ("HGMMA", "HMMA", "LDGSTS", "BAR")
+
+
+@dataclass(frozen=True, slots=True)
+class Chip:
+    """A kind of chips, by its compute capability (CUDA C++ Programming Guide, table 16.2).
+
+    Attributes:
+        capability: e.g. (9, 0).
+        shared: bytes of shared memory that a program may have; a multiprocessor has 1 KiB more.
+        warps: that are resident on one multiprocessor at once.
+        programs: likewise.
+    """
+
+    capability: tuple[int, int]
+    shared: int
+    warps: int
+    programs: int
+
+
+CHIPS = {
+    "sm_80": Chip((8, 0), 166_912, 64, 32),
+    "sm_89": Chip((8, 9), 101_376, 48, 24),
+    "sm_90": Chip((9, 0), 232_448, 64, 32),
+    "sm_100": Chip((10, 0), 232_448, 64, 32),
+}
+H100 = CHIPS["sm_90"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +103,8 @@ class Compiled:
         return len(re.findall(rf"\s{re.escape(instruction)}\b", self.sass))
 
 
-def compile_launch(launch: Launch) -> Compiled:
-    """Compile a kernel for its launch."""
+def compile_launch(launch: Launch, chip: Chip = H100) -> Compiled:
+    """Compile a kernel for its launch on a chip."""
     import triton  # noqa: PLC0415 (not installed everywhere)
     from triton.backends.compiler import GPUTarget  # noqa: PLC0415
     from triton.compiler import ASTSource  # noqa: PLC0415
@@ -88,14 +119,15 @@ def compile_launch(launch: Launch) -> Compiled:
         attrs={(place(name),): [["tt.divisibility", 16]] for name in launch.aligned},
     )
     options = dict(launch.options)
-    made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    major, minor = chip.capability
+    made = triton.compile(source, target=GPUTarget("cuda", 10 * major + minor, 32), options=options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(made.asm["cubin"])
         file.flush()
         usage, sass = _dump("-res-usage", file.name), _dump("-sass", file.name)
     registers, stack = (int(n) for n in re.findall(r"REG:(\d+) STACK:(\d+)", usage)[0])
     shared = made.metadata.shared
-    resident = _resident(registers, shared, options["num_warps"])
+    resident = _resident(registers, shared, options["num_warps"], chip)
     return Compiled(registers, stack, shared, resident, made.asm["ptx"], sass)
 
 
@@ -107,17 +139,26 @@ def _dump(option: str, cubin: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603
 
 
-def _resident(registers: int, shared: int, num_warps: int) -> int:
-    """Programs per multiprocessor of compute capability 9.0 (CUDA C++ Programming Guide, 16.2)."""
+def _resident(registers: int, shared: int, num_warps: int, chip: Chip) -> int:
+    """Programs that one multiprocessor holds at once."""
     per_warp = -(-registers * 32 // 256) * 256
-    return min(65536 // (per_warp * num_warps), 233472 // (shared + 1024), 64 // num_warps, 32)
+    return min(
+        65536 // (per_warp * num_warps),
+        (chip.shared + 1024) // (shared + 1024),
+        chip.warps // num_warps,
+        chip.programs,
+    )
 
 
 Case = tuple[str, Launch]
 """The purpose of a launch in words, and the launch."""
 
 
-def shipped(dtypes: Sequence[torch.dtype] = tuple(DTYPES)) -> list[Case]:
+def shipped(
+    dtypes: Sequence[torch.dtype] = tuple(DTYPES),
+    head_dims: Sequence[int] = HEAD_DIMS,
+    sibling_counts: Sequence[int] = SIBLINGS,
+) -> list[Case]:
     """Every kernel: each dtype, each head dim, narrow and wide items, with and without a window.
 
     Windows are compiled for 16 bits only: fp32 serves comparisons, and there they may spill.
@@ -125,21 +166,33 @@ def shipped(dtypes: Sequence[torch.dtype] = tuple(DTYPES)) -> list[Case]:
     cases: list[Case] = []
     for dtype in dtypes:
         dtype_name = DTYPES[dtype]
-        for dim in HEAD_DIMS:
+        for dim in head_dims:
             for window in (None,) if dtype == torch.float32 else (None, WINDOW):
                 label = f"{dtype_name}, D {dim}" + (", window" if window else "")
-                for siblings in SIBLINGS:
+                for siblings in sibling_counts:
                     run = decoding(dim, siblings, dtype, window)
                     cases += launches_of(f"{label}, {siblings} rows share", run)
                 cases += launches_of(label, prefilling(dim, dtype, window))
         for experts in EXPERTS:
             run = launching(replace(experts, dtype=dtype))
             cases += launches_of(f"{dtype_name}, experts {experts}", run)
-        rows = [ElementwiseCase(64, vocab=0, heads=Heads(28, 4, dim)) for dim in HEAD_DIMS]
+        rows = [ElementwiseCase(64, vocab=0, heads=Heads(28, 4, dim)) for dim in head_dims]
         for case in (*rows, ElementwiseCase(64)):
             for _, name, make in works(replace(case, dtype=dtype)):
                 cases += launches_of(f"{dtype_name}, {name}", make("cpu")[1])
     return distinct(cases)
+
+
+def shipped_for(chip: Chip) -> list[Case]:
+    """As `shipped`, with the tiles that the engine takes on a chip.
+
+    For another chip than an H100 it is every kernel, but in bf16 only, and fewer shapes of it.
+    """
+    tiles = import_module("csrc_triton.tiles")
+    with patch.object(tiles, "capability", lambda _: chip.capability):
+        if chip is H100:
+            return shipped()
+        return shipped((torch.bfloat16,), ELSEWHERE, SIBLINGS[::2])
 
 
 def distinct(cases: Sequence[Case]) -> list[Case]:
@@ -199,7 +252,7 @@ def swept() -> Iterator[Case]:
 
     tiles, bf16 = import_module("csrc_triton.tiles"), torch.bfloat16
     for siblings, choice in product(SIBLINGS[:2], DECODE_TILES):
-        block_m = tiles.decode_tile(7 * siblings, 128, bf16).block_m
+        block_m = tiles.decode_tile(7 * siblings, 128, bf16, torch.device("cpu")).block_m
         tile = tiles.Tile(block_m, *choice)
         yield from launches_of("x".join(map(str, tile)), decoding(128, siblings, bf16, tile=tile))
     for choice in PREFILL_TILES:
@@ -207,31 +260,39 @@ def swept() -> Iterator[Case]:
         yield from launches_of("x".join(map(str, choice)), run)
 
 
-def _facts(case: Case) -> list[str]:
+def _facts(name: str, case: Case) -> list[str]:
     label, launch = case
-    compiled = compile_launch(launch)
+    compiled = compile_launch(launch, CHIPS[name])
     facts = [str(getattr(compiled, fact)) for fact in FACTS]
     counts = [str(compiled.count(instruction)) for instruction in INSTRUCTIONS]
     return [launch.name, label, *facts, *counts]
 
 
 def main(
-    sweep: Annotated[bool, typer.Option(help="The tiles of the sweeps instead.")] = False,
+    chip: Annotated[
+        list[str] | None, typer.Option(help=f"One of {', '.join(CHIPS)}; all of them.")
+    ] = None,
+    sweep: Annotated[bool, typer.Option(help="The tiles of the sweeps, for an H100.")] = False,
 ) -> None:
-    """Compile, print the result, and exit 1 if a register spills."""
-    cases = list(swept()) if sweep else shipped()
-    table = Table(title="sm_90")
-    for column in ("kernel", "launched for", *FACTS, *INSTRUCTIONS):
-        table.add_column(column)
-    spilled = []
+    """Compile, print the result, and exit 1 if a register spills or a program does not fit."""
+    names = ["sm_90"] if sweep else chip or list(CHIPS)
+    for name in names:
+        check_choice("chip", name, tuple(CHIPS))
+    refused: list[str] = []
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        for facts in pool.map(_facts, cases):
-            table.add_row(*facts)
-            if facts[3] != "0":
-                spilled.append(f"{facts[0]} ({facts[1]})")
-    Console(width=140).print(table)
-    if spilled and not sweep:
-        raise SystemExit(f"these spill registers: {', '.join(spilled)}")
+        for name in names:
+            table = Table(title=name)
+            for column in ("kernel", "launched for", *FACTS, *INSTRUCTIONS):
+                table.add_column(column)
+            cases = list(swept()) if sweep else shipped_for(CHIPS[name])
+            for facts in pool.map(partial(_facts, name), cases):
+                table.add_row(*facts)
+                spilled, shared = int(facts[3]), int(facts[4])
+                if spilled or shared > CHIPS[name].shared:
+                    refused.append(f"{name}: {facts[0]} ({facts[1]})")
+            Console(width=140).print(table)
+    if refused and not sweep:
+        raise SystemExit(f"these spill registers, or are too large: {', '.join(refused)}")
 
 
 if __name__ == "__main__":

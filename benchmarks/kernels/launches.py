@@ -18,7 +18,17 @@ from torch import Tensor
 
 from csrc_triton.contracts import dispatch
 
-MODULES = ("activation", "decode", "experts", "logprobs", "norm", "prefill", "rope", "sampling")
+MODULES = (
+    "activation",
+    "decode",
+    "experts",
+    "logprobs",
+    "merge",
+    "norm",
+    "prefill",
+    "rope",
+    "sampling",
+)
 _TYPES = {
     torch.bfloat16: "bf16",
     torch.float16: "fp16",
@@ -34,10 +44,10 @@ class Launch:
     """One kernel as it is launched.
 
     Attributes:
-        name: like "decode._reduce_kernel".
+        name: like "merge._reduce_kernel".
         signature: the type of every argument.
         constants: arguments that are compiled in.
-        aligned: arguments that are multiples of 16.
+        aligned: arguments that are multiples of 16, and on which the kernel is specialised.
         options: num_warps and num_stages.
     """
 
@@ -60,14 +70,27 @@ class _Recorder:
     def _launch(self, *args: object, **named: Any) -> None:
         values = dict(zip(self._kernel.arg_names, args, strict=False)) | named
         options = {name: values.pop(name, value) for name, value in _DEFAULTS.items()}
-        fixed = {one.name for one in self._kernel.params if one.is_constexpr}
-        # Triton also compiles None and 1 in.
-        constants = {n: v for n, v in values.items() if n in fixed or v is None or _is_one(v)}
+        parameters = {one.name: one for one in self._kernel.params}
+        # Triton also compiles None in, and 1 unless a kernel is not specialised on it.
+        constants = {
+            name: value
+            for name, value in values.items()
+            if parameters[name].is_constexpr
+            or value is None
+            or (_is_one(value) and not parameters[name].do_not_specialize)
+        }
         signature = {
             name: "constexpr" if name in constants else _type(values[name])
             for name in self._kernel.arg_names
         }
-        aligned = frozenset(n for n in values if n not in constants and _is_aligned(values[n]))
+        aligned = frozenset(
+            name
+            for name, value in values.items()
+            if name not in constants
+            and _is_aligned(value)
+            and not parameters[name].do_not_specialize
+            and not parameters[name].do_not_specialize_on_alignment
+        )
         self._note(Launch(self._name, signature, constants, aligned, options))
 
 

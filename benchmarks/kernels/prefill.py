@@ -72,7 +72,9 @@ class PrefillWorld:
         lengths = [*case.context, case.tokens]
         cache = Cache.of(lengths * case.segments, case.heads, case.dtype, device)
         plan = PrefillPlan.from_segments(
-            [(spans[-1], spans[:-1]) for spans in _contexts(cache, len(lengths))], device
+            [(spans[-1], spans[:-1]) for spans in _contexts(cache, len(lengths))],
+            device,
+            csrc_triton.prefill_tiling(case.heads.query, cache.keys),
         )
         rows = case.segments * case.tokens
         q = torch.randn(rows, case.heads.query, case.heads.dim, device=device).to(case.dtype)

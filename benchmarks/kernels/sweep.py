@@ -144,7 +144,7 @@ def _decode(world: DecodeWorld, choice: DecodeTile) -> Callable[[], Tensor]:
     kernels, tiles = import_module("csrc_triton.decode"), import_module("csrc_triton.tiles")
     _, heads, dim = world.q.shape
     lanes = world.work.max_rows_per_item * heads // world.cache.keys.shape[2]
-    tile = tiles.Tile(tiles.decode_tile(lanes, dim, world.q.dtype).block_m, *choice)
+    tile = tiles.Tile(tiles.decode_tile(lanes, dim, world.q.dtype, world.q.device).block_m, *choice)
 
     def run() -> Tensor:
         partials = kernels.decode_attention_partials(*world.arguments(), tile=tile)

@@ -1,12 +1,13 @@
 """python -m benchmarks.scaling: what grows with what.
 
-Four studies: the scheduler's cost per step and per queued request over the length of the queue; the
+Five studies: the scheduler's cost per step and per queued request over the length of the queue; the
 asyncio front's cost over the clients that wait for room; how long a request can be overtaken; the
-host's share of a step of a real model's shape. Writes report.txt, and plot.png if the queue and the
-host are studied. How selfRef@k grows over k, lengths and problems is `benchmarks.latency`.
+host's share of a step of a real model's shape; the host's work for a GPU while streams join and
+leave. Writes report.txt, and plot.png if the queue and the host are studied. How selfRef@k grows
+over k, lengths and problems is `benchmarks.latency`.
 
-The first three run on a stub in place of the model. The last one runs on random weights, because
-cost depends on the shape only.
+The host's share runs on random weights, because cost depends on the shape only. The others run on a
+stub in place of the model.
 """
 
 from __future__ import annotations
@@ -23,12 +24,19 @@ from benchmarks.scaling.front import measure_front
 from benchmarks.scaling.host import measure_host
 from benchmarks.scaling.plot import plot_scaling
 from benchmarks.scaling.queue import measure_fairness, measure_queue
-from benchmarks.scaling.tables import show_fairness, show_front, show_host, show_queue
+from benchmarks.scaling.ragged import measure_ragged
+from benchmarks.scaling.tables import (
+    show_fairness,
+    show_front,
+    show_host,
+    show_queue,
+    show_ragged,
+)
 from gsr_engine import InvalidRequest
 from gsr_engine.environment import describe_machine
 from train.command import run_command
 
-STUDIES = ("queue", "front", "fairness", "host")
+STUDIES = ("queue", "front", "fairness", "host", "ragged")
 
 
 def _numbers(name: str, text: str, least: int = 1) -> list[int]:
@@ -65,6 +73,7 @@ def main(
     shape: Annotated[str, typer.Option(help="Shape of the host's share.")] = "0.5b",
     streams: Annotated[int, typer.Option(min=4, help="Streams of the host's share.")] = 64,
     host_steps: Annotated[int, typer.Option(min=1, help="Decode steps timed.")] = 16,
+    ragged: Annotated[str, typer.Option(help="Streams that join and leave.")] = "1,64,256",
     out: Annotated[Path, typer.Option(help="Folder of report and plot.")] = Path("runs/scaling"),
 ) -> None:
     """Measure what grows with the queue, and the host's share of a step; report and plot."""
@@ -82,6 +91,9 @@ def main(
     if "host" in chosen:
         share = measure_host(shape, streams, host_steps)
         tables.append(partial(show_host, share=share))
+    if "ragged" in chosen:
+        loads = [measure_ragged(number, queue_steps) for number in _numbers("ragged", ragged)]
+        tables.append(partial(show_ragged, costs=loads))
     _report(out, tables)
     if {"queue", "host"} <= set(chosen):
         plot_scaling(queues, share, out / "plot.png")

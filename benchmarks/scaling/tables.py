@@ -10,6 +10,7 @@ from rich.table import Table
 from benchmarks.scaling.front import FrontCost
 from benchmarks.scaling.host import HostShare
 from benchmarks.scaling.queue import Fairness, QueueCost
+from benchmarks.scaling.ragged import PARTS, RaggedCost
 
 HOST_SHARE = 0.05
 """Largest share of a step that the host may take."""
@@ -101,3 +102,24 @@ def show_host(console: Console, share: HostShare) -> None:
     console.print(table)
     kept = "kept" if share.host_ms <= HOST_SHARE * share.step_ms else "missed"
     console.print(f"host below {HOST_SHARE:.0%} of the step: {kept}")
+
+
+def show_ragged(console: Console, costs: Sequence[RaggedCost]) -> None:
+    """The host's time per step by part, while streams join and leave."""
+    table = _table(
+        "ragged load: processor time of a step's host work in ms, prompts of their own, answers of "
+        "50 to 500 tokens, model stubbed",
+        "streams",
+        *PARTS,
+        "steps with a change",
+        "lists without",
+        "lists with",
+    )
+    for cost in costs:
+        table.add_row(
+            f"{cost.streams:,}",
+            *(f"{cost.parts[part]:.3f}" for part in PARTS),
+            f"{100 * cost.changed / cost.steps:.0f} %",
+            *(f"{ms:.3f}" for ms in cost.lists_ms),
+        )
+    console.print(table)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from csrc_triton.checks import check_heads, check_norms, check_sinks, check_window, require
 from csrc_triton.contracts import dispatch
+from csrc_triton.tiling import Tiling
 from csrc_triton.worklist import PrefillPlan, WorkList
 
 
@@ -73,16 +74,24 @@ def decode_attention(
     window: int | None = None,
     positions: Tensor | None = None,
     sinks: Tensor | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Attention of one query token per sequence over all its spans: [N, Hq, D] like q.
 
     This is `decode_attention_partials` followed by `reduce_partials`: always two launches, however
-    many spans are shared.
+    many spans are shared. The arguments are theirs. `out`, contiguous and like q, takes the result;
+    None makes a new tensor.
+
+    Raises:
+        ValueError: as they do, or `out` is not such a tensor.
     """
-    partials = decode_attention_partials(
-        q, k_cache, v_cache, work, scale, window=window, positions=positions
+    _check_decode(q, k_cache, v_cache, work, window, positions)
+    check_sinks(sinks, q.shape[1])
+    out = _result(q, out)
+    dispatch.implementation(q, "decode").decode_attention(
+        q, k_cache, v_cache, work, scale, window, positions, sinks, out
     )
-    return reduce_partials(*partials, work, q.dtype, sinks=sinks)
+    return out
 
 
 def decode_attention_partials(
@@ -117,12 +126,7 @@ def decode_attention_partials(
     Raises:
         ValueError: shapes disagree, window < 1, or a window comes without positions.
     """
-    check_heads(q, k_cache, v_cache)
-    rows = q.shape[:1]
-    require(rows[0] == work.num_rows, "q has {} rows, the work list {}", rows[0], work.num_rows)
-    check_window(window)
-    require(window is None or positions is not None, "a window needs positions")
-    require(positions is None or positions.shape == rows, "positions for {} rows", rows[0])
+    _check_decode(q, k_cache, v_cache, work, window, positions)
     kernels = dispatch.implementation(q, "decode")
     partials: tuple[Tensor, Tensor] = kernels.decode_attention_partials(
         q, k_cache, v_cache, work, scale, window, positions
@@ -161,6 +165,17 @@ def reduce_partials(
     return out
 
 
+def prefill_tiling(num_q_heads: int, k_cache: Tensor) -> Tiling | None:
+    """How the device's prefill kernel cuts rows into tiles; None if it needs no list of them.
+
+    A plan that is made with it reaches the device in one copy.
+    """
+    tiling: Tiling | None = dispatch.implementation(k_cache, "prefill").prefill_tiling(
+        num_q_heads, k_cache
+    )
+    return tiling
+
+
 def prefill_attention(
     q: Tensor,
     k_cache: Tensor,
@@ -170,6 +185,7 @@ def prefill_attention(
     *,
     window: int | None = None,
     sinks: Tensor | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Attention of several segments' chunks over their contexts and, causally, themselves.
 
@@ -182,17 +198,44 @@ def prefill_attention(
         window: as in `decode_attention_partials`, for the context and the chunk's own segment; the
             plan holds the positions.
         sinks: as in `reduce_partials`.
+        out: as in `decode_attention`.
 
     Returns:
         [N, Hq, D] like q.
 
     Raises:
-        ValueError: shapes disagree, window < 1, or sinks are not fp32 [Hq].
+        ValueError: shapes disagree, window < 1, sinks are not fp32 [Hq], or `out` is not like q.
     """
     check_heads(q, k_cache, v_cache)
     check_window(window)
     check_sinks(sinks, q.shape[1])
-    out: Tensor = dispatch.implementation(q, "prefill").prefill_attention(
-        q, k_cache, v_cache, plan, scale, window, sinks
+    out = _result(q, out)
+    dispatch.implementation(q, "prefill").prefill_attention(
+        q, k_cache, v_cache, plan, scale, window, sinks, out
     )
+    return out
+
+
+def _check_decode(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    work: WorkList,
+    window: int | None,
+    positions: Tensor | None,
+) -> None:
+    check_heads(q, k_cache, v_cache)
+    rows = q.shape[:1]
+    require(rows[0] == work.num_rows, "q has {} rows, the work list {}", rows[0], work.num_rows)
+    check_window(window)
+    require(window is None or positions is not None, "a window needs positions")
+    require(positions is None or positions.shape == rows, "positions for {} rows", rows[0])
+
+
+def _result(q: Tensor, out: Tensor | None) -> Tensor:
+    """The tensor that a result goes to."""
+    if out is None:
+        return torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    fits = out.shape == q.shape and out.dtype == q.dtype and out.is_contiguous()
+    require(fits, "out {} {} for q {} {}", out.dtype, out.shape, q.dtype, q.shape)
     return out

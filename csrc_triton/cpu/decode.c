@@ -76,14 +76,14 @@ void decode_partials(float* out, float* lse, const element* queries, const eleme
 typedef struct {
   element* out;
   const float *partial_out, *partial_lse, *sinks;
-  const int *offsets, *ids;
+  const int *ranges, *ids;
   long heads, head_dim;
 } Merge;
 
 // All heads of one row: out = sum of e^lse out_i / (sum of e^lse_i + e^sink).
 static void merge_task(const void* work, long row) {
   const Merge* w = work;
-  long begin = w->offsets[row], end = w->offsets[row + 1];
+  long begin = w->ranges[2 * row], end = w->ranges[2 * row + 1];
   for (long head = 0; head < w->heads; head++) {
     float top = w->sinks ? w->sinks[head] : -INFINITE, total = 0.0f;
     for (long i = begin; i < end; i++) {
@@ -110,14 +110,14 @@ static void merge_task(const void* work, long row) {
 }
 
 void merge_partials(element* out, const float* partial_out, const float* partial_lse,
-                    const float* sinks, const int* offsets, const int* ids, long rows, long heads,
+                    const float* sinks, const int* ranges, const int* ids, long rows, long heads,
                     long head_dim, long threads) {
   Merge work = {
       .out = out,
       .partial_out = partial_out,
       .partial_lse = partial_lse,
       .sinks = sinks,
-      .offsets = offsets,
+      .ranges = ranges,
       .ids = ids,
       .heads = heads,
       .head_dim = head_dim,

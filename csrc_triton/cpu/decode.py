@@ -11,6 +11,22 @@ from csrc_triton.cpu.pages import MOST_DIMS, kernels_for
 from csrc_triton.worklist import WorkList
 
 
+def decode_attention(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    work: WorkList,
+    scale: float,
+    window: int | None,
+    positions: Tensor | None,
+    sinks: Tensor | None,
+    out: Tensor,
+) -> None:
+    """See `csrc_triton.decode_attention`."""
+    partials = decode_attention_partials(q, k_cache, v_cache, work, scale, window, positions)
+    _merge(*partials, work, sinks, out)
+
+
 def decode_attention_partials(
     q: Tensor,
     k_cache: Tensor,
@@ -64,22 +80,30 @@ def reduce_partials(
     sinks: Tensor | None = None,
 ) -> Tensor:
     """See `csrc_triton.reduce_partials`."""
+    shape = (work.num_rows, *partial_out.shape[1:])
+    out = partial_out.new_empty(shape, dtype=dtype)
+    _merge(partial_out, partial_lse, work, sinks, out)
+    return out
+
+
+def _merge(
+    partial_out: Tensor, partial_lse: Tensor, work: WorkList, sinks: Tensor | None, out: Tensor
+) -> None:
     _, num_q_heads, head_dim = partial_out.shape
-    kernels = library(dtype) if head_dim <= MOST_DIMS else None
+    kernels = library(out.dtype) if head_dim <= MOST_DIMS else None
     if kernels is None:
-        return reference.reduce_partials(partial_out, partial_lse, work, dtype, sinks)
+        out.copy_(reference.reduce_partials(partial_out, partial_lse, work, out.dtype, sinks))
+        return
     sinks = None if sinks is None else sinks.contiguous()
-    out = partial_out.new_empty((work.num_rows, num_q_heads, head_dim), dtype=dtype)
     kernels.merge_partials(
         out.data_ptr(),
         partial_out.data_ptr(),
         partial_lse.data_ptr(),
         address(sinks),
-        work.partial_offsets.data_ptr(),
+        work.partial_ranges.data_ptr(),
         work.partial_ids.data_ptr(),
         work.num_rows,
         num_q_heads,
         head_dim,
         torch.get_num_threads(),
     )
-    return out

@@ -11,6 +11,10 @@ from csrc_triton.cpu.pages import kernels_for
 from csrc_triton.worklist import PrefillPlan
 
 
+def prefill_tiling(num_q_heads: int, k_cache: Tensor) -> None:
+    """The kernel cuts rows itself."""
+
+
 def prefill_attention(
     q: Tensor,
     k_cache: Tensor,
@@ -19,15 +23,16 @@ def prefill_attention(
     scale: float,
     window: int | None = None,
     sinks: Tensor | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """See `csrc_triton.prefill_attention`."""
     kernels = kernels_for(k_cache, v_cache, q)
     if kernels is None:
-        return reference.prefill_attention(q, k_cache, v_cache, plan, scale, window, sinks)
+        return reference.prefill_attention(q, k_cache, v_cache, plan, scale, window, sinks, out)
     _, num_q_heads, head_dim = q.shape
     num_kv_heads = k_cache.shape[2]
     sinks = None if sinks is None else sinks.contiguous()
-    out = q.new_empty(q.shape)
+    out = q.new_empty(q.shape) if out is None else out
     kernels.prefill(
         out.data_ptr(),
         q.data_ptr(),

@@ -10,6 +10,7 @@ from csrc_triton import (
     WorkList,
     decode_attention,
     prefill_attention,
+    prefill_tiling,
     rms_norm,
     rope_and_cache,
 )
@@ -21,7 +22,6 @@ from gsr_engine.checkpoint.rope_config import Rope
 from gsr_engine.model.rope import rope_table
 from gsr_engine.step.batch import Batch
 from gsr_engine.step.plan import Chunk
-from gsr_engine.step.transfer import to_device
 
 
 class PagedAttention:
@@ -37,6 +37,7 @@ class PagedAttention:
         self._rotations = _Rotations(model, length, cache.keys.device)
         self._growth = _query_growth(model, length, cache.keys.dtype, cache.keys.device)
         self._sharing = sharing
+        self._tiling = prefill_tiling(model.num_heads, cache.keys[0])
         self.lists = DecodeWork(sharing)
         self._positions = self._slots = torch.empty(0, dtype=torch.int64)
         self._work: WorkList | None = None
@@ -51,7 +52,10 @@ class PagedAttention:
         else:  # a stream that goes on later may have lost its pages, and be computed in others
             self.reset()
         prefills = batch.chunks[decodes:]
-        plan = _prefill_plan(prefills, device) if prefills else None
+        plan = None
+        if prefills:
+            chunks = [_paged(chunk) for chunk in prefills]
+            plan = PrefillPlan.from_segments(chunks, device, self._tiling)
         self.bind(batch.positions, batch.slot_mapping, work, plan)
 
     def bind(
@@ -89,19 +93,25 @@ class PagedAttention:
     def _attend(
         self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, window: int | None
     ) -> torch.Tensor:
-        parts, scale = [], self._model.score_scale
+        scale, out = self._model.score_scale, torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        split = 0 if self._work is None else self._work.num_rows
+        cache = keys, values
         if self._work is not None:
-            rows = self._work.num_rows
-            positions = None if window is None else self._positions[:rows]
-            parts.append(
-                decode_attention(
-                    q[:rows], keys, values, self._work, scale, window=window, positions=positions
-                )
+            positions = None if window is None else self._positions[:split]
+            decode_attention(
+                q[:split],
+                *cache,
+                self._work,
+                scale,
+                window=window,
+                positions=positions,
+                out=out[:split],
             )
-            q = q[rows:]
         if self._prefill is not None:
-            parts.append(prefill_attention(q, keys, values, self._prefill, scale, window=window))
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+            prefill_attention(
+                q[split:], *cache, self._prefill, scale, window=window, out=out[split:]
+            )
+        return out
 
     def reset(self) -> None:
         """Drop everything that was kept between steps."""
@@ -140,20 +150,6 @@ def _query_growth(
     positions = torch.arange(length)
     growth = 1 + beta * torch.log(1 + torch.floor(positions / original))
     return growth.to(device, dtype).view(-1, 1, 1)
-
-
-def _prefill_plan(chunks: list[Chunk], device: torch.device) -> PrefillPlan:
-    """The plan of some chunks; its tensors are concatenated, so that one copy moves them all."""
-    plan = PrefillPlan.from_segments([_paged(chunk) for chunk in chunks])
-    if device.type == "cpu":
-        return plan
-    tensors = (plan.cu_seqlens_q, plan.own, plan.span_offsets, plan.spans, plan.page_table)
-    vector = to_device(torch.cat([tensor.view(-1) for tensor in tensors]).numpy(), device)
-    moved = vector.split([tensor.numel() for tensor in tensors])
-    cu_seqlens, own, offsets, spans, pages = (
-        there.view(tensor.shape) for there, tensor in zip(moved, tensors, strict=True)
-    )
-    return PrefillPlan(cu_seqlens, own, offsets, spans, pages, plan.max_seqlen_q)
 
 
 def _paged(chunk: Chunk) -> tuple[PagedSpan, list[PagedSpan]]:

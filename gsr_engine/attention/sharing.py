@@ -2,24 +2,28 @@
 
 A span that n streams see is read by one item of n rows, or by n items of one row each. Together,
 its keys and values are read from memory once, but the tile is wider and takes longer. Apart, every
-stream has its own program. While the GPU can run all these programs at once, reading together saves
-nothing.
+stream has its own program, and all but the first find what they read in the L2 cache. While the GPU
+can run all these programs at once, reading together saves nothing.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
-from csrc_triton import PagedSpan, WorkList, decode_attention
+from csrc_triton import PagedSpan, WorkList, decode_attention_partials
+from gsr_engine.attention.arrays import IntArray
 from gsr_engine.attention.kv_cache import KVCache
+from gsr_engine.attention.pieces import SPLIT
 from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.kv.segments import pages_for
 
+BoolArray = npt.NDArray[np.bool_]
 # Lanes of the narrowest tile of the decode kernel.
 NARROW_LANES = 16
 
@@ -31,13 +35,40 @@ class SharingCosts:
     Attributes:
         concurrent_programs: programs that the GPU runs at the same time without delaying any.
         wide: time of an item that fills the widest tile, divided by the time of a one-row item,
-            on a GPU that is full of such items.
+            on a GPU that is full of such items over distinct pages.
         lanes: lanes of the widest tile.
+        again: time of a one-row item whose pages its neighbour reads, too, divided by the time of
+            one with pages of its own.
     """
 
     concurrent_programs: int = 0
     wide: float = 1.0
     lanes: int = 64
+    again: float = 1.0
+
+    @classmethod
+    def of(
+        cls,
+        concurrent_programs: int,
+        lanes: int,
+        rows: int,
+        apart: float,
+        again: float,
+        wide: float,
+    ) -> SharingCosts:
+        """The constants from the times of `rows` rows over the tokens of an item.
+
+        Args:
+            concurrent_programs: see the attribute.
+            lanes: see the attribute.
+            rows: that fill the widest tile.
+            apart: time of an item for each row, all with pages of their own.
+            again: time of an item for each row, side by side and over the same pages.
+            wide: time of one item for all of them.
+        """
+        one = apart / rows
+        repeated = 1.0 if rows == 1 else (again / one - 1) / (rows - 1)
+        return cls(concurrent_programs, max(1.0, wide / one), lanes, min(max(repeated, 0.0), 1.0))
 
 
 class Sharing:
@@ -53,24 +84,22 @@ class Sharing:
         """Count from nothing again."""
         self._counts = {"spans_shared": 0, "spans_apart": 0, "tokens_saved": 0}
 
-    def choose(self, readers: Sequence[int], pieces: Sequence[int], own_pieces: int) -> list[bool]:
+    def choose(self, readers: IntArray, pieces: IntArray, own_pieces: int) -> BoolArray:
         """For each span, whether its readers read it together.
 
         Args:
-            readers: for each span, the number of streams that see it.
-            pieces: for each span, the number of items that it is cut into.
+            readers: [spans], how many streams see each.
+            pieces: [spans], how many items each is cut into.
             own_pieces: pieces of the streams' own tokens, which no two streams see.
         """
         costs = self._costs
-        apart = own_pieces + sum(n * p for n, p in zip(readers, pieces, strict=True))
+        apart = own_pieces + int((readers * pieces).sum())
         if costs is None or apart * self._kv_heads <= costs.concurrent_programs:
-            return [False] * len(readers)
-        return [n > 1 and self._wide_cost(costs, n) < n for n in readers]
-
-    def _wide_cost(self, costs: SharingCosts, readers: int) -> float:
-        """Cost of an item with `readers` rows, relative to an item of one row."""
-        tiles = math.ceil(readers * self._group / costs.lanes)
-        return tiles * (costs.wide if readers * self._group > NARROW_LANES else 1.0)
+            return np.zeros(len(readers), dtype=bool)
+        # The cost of one item with all readers, relative to an item of one row.
+        lanes = readers * self._group
+        together = -(-lanes // costs.lanes) * np.where(lanes > NARROW_LANES, costs.wide, 1.0)
+        return (readers > 1) & (together < 1 + (readers - 1) * costs.again)
 
     def count(self, shared: int, apart: int, tokens_saved: int) -> None:
         """Count the spans of one step that several streams see, and the tokens not read again."""
@@ -89,7 +118,7 @@ _REPEATS = 10
 
 
 def measure_costs(model: ModelConfig, cache: KVCache) -> SharingCosts:
-    """Time items of one row and items of a full tile.
+    """Time the work list's kernel: rows apart over distinct and over shared pages, and together.
 
     On a CPU the default comes unmeasured: nothing runs side by side for nothing, so every span that
     several streams see is read together.
@@ -100,35 +129,55 @@ def measure_costs(model: ModelConfig, cache: KVCache) -> SharingCosts:
         return costs
     concurrent_programs = torch.cuda.get_device_properties(device).multi_processor_count
     rows = max(1, costs.lanes * model.num_kv_heads // model.num_heads)
-    narrow = _elapsed_ms(model, cache, 1, concurrent_programs * _WAVES)
-    wide = _elapsed_ms(model, cache, rows, concurrent_programs * _WAVES)
-    return SharingCosts(concurrent_programs, max(1.0, wide / narrow), costs.lanes)
+    groups = -(-concurrent_programs * _WAVES // model.num_kv_heads // rows)
+    lists = timed_lists(rows, groups, cache.num_pages)
+    apart, again, wide = (_elapsed_ms(model, cache, rows * groups, each) for each in lists)
+    return SharingCosts.of(concurrent_programs, costs.lanes, rows, apart, again, wide / rows)
 
 
-def _elapsed_ms(model: ModelConfig, cache: KVCache, rows: int, programs: int) -> float:
-    """Milliseconds of `_REPEATS` calls of attention over items of `rows` rows.
+Reads = list[tuple[Sequence[int], PagedSpan]]
+"""Rows and the span that they read together, as `WorkList.from_spans` takes them."""
 
-    `programs` is the number of programs of one call.
+
+def timed_lists(rows: int, groups: int, num_pages: int) -> tuple[Reads, Reads, Reads]:
+    """What is timed: `rows * groups` rows apart over distinct pages; the same in groups over the
+    same pages, side by side; and as many items, each of `rows` rows, over distinct pages.
+
+    Each has `rows * groups` items, so programs fill the GPU alike.
+    """
+    size, count = pages_for(SPLIT), rows * groups
+
+    def span(number: int) -> PagedSpan:
+        pages = [(number * size + page) % num_pages for page in range(size)]
+        return PagedSpan(pages, 0, SPLIT)
+
+    apart: Reads = [([row], span(row)) for row in range(count)]
+    again: Reads = [([row], span(row // rows)) for row in range(count)]
+    wide: Reads = [
+        (range(row % groups * rows, row % groups * rows + rows), span(row)) for row in range(count)
+    ]
+    return apart, again, wide
+
+
+def _elapsed_ms(model: ModelConfig, cache: KVCache, rows: int, reads: Reads) -> float:
+    """Milliseconds of `_REPEATS` launches of the work list's kernel, replayed as one graph.
+
+    So neither the merging of partials nor Python's share of a launch is in it.
     """
     device, dtype = cache.keys.device, cache.keys.dtype
-    keys, values = cache.keys[0], cache.values[0]
-    size = pages_for(SPLIT)
-    spans = []
-    for item in range(-(-programs // model.num_kv_heads)):
-        pages = [(item * size + page) % cache.num_pages for page in range(size)]
-        spans.append((range(rows), PagedSpan(pages, 0, SPLIT)))
-    work = WorkList.from_spans(spans, rows, SPLIT, device)
+    work = WorkList.from_spans(reads, rows, SPLIT, device)
     q = torch.zeros((rows, model.num_heads, model.head_dim), dtype=dtype, device=device)
+    step = q, cache.keys[0], cache.values[0], work, model.head_dim**-0.5
+    decode_attention_partials(*step)  # a kernel is compiled before a capture
+    graph = torch.cuda.CUDAGraph()
+    torch.cuda.synchronize(device)
+    with torch.cuda.graph(graph):
+        for _ in range(_REPEATS):
+            decode_attention_partials(*step)
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    for repeat in range(-2, _REPEATS):
-        if repeat == 0:
-            start.record()
-        decode_attention(q, keys, values, work, model.head_dim**-0.5)
+    graph.replay()
+    start.record()
+    graph.replay()
     end.record()
     end.synchronize()
     return float(start.elapsed_time(end))
-
-
-# Tokens of one item. It is fixed, so that the cuts of a span do not depend on the batch. It is a
-# multiple of the page size, so that a stream's own items begin at a page.
-SPLIT = 256

@@ -17,6 +17,7 @@ from gsr_engine.checkpoint.stored_tensor import StoredTensor
 from gsr_engine.checkpoint.tensor_names import EMBEDDING, HEAD, tensor_shapes
 from gsr_engine.checkpoint.tensors import (
     ModelTensors,
+    check_dtype,
     model_name,
     open_file,
     read_tensor,
@@ -67,6 +68,14 @@ class AdaptedTensors:
     def quantized(self) -> bool:
         """Whether any tensor of the base model is stored in blocks of integers."""
         return self._base.quantized
+
+    def check(self) -> None:
+        """Raise what `read` would; the adapter's own tensors were checked when it was opened.
+
+        Raises:
+            CheckpointError, UnsupportedModel: as `StoredTensors.read`.
+        """
+        self._base.check()
 
     def read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         """A tensor by transformers' name, in fp32 if the adapter changes it.
@@ -218,6 +227,7 @@ def _check_shapes(
     for product in products.values():
         wanted += zip((product.a, product.b), product.shapes, strict=True)
     for tensor, shape in wanted:
+        check_dtype(tensor)
         if tensor.shape != shape:
             raise CheckpointError(
                 f"{path}: tensor {tensor.name} has shape {shown(tensor.shape)}, the model's "

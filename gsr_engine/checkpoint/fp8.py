@@ -107,13 +107,7 @@ class Fp8Tensor:
         return self.weight.shape
 
     def load(self) -> torch.Tensor:
-        """The products, in fp32.
-
-        Raises:
-            CheckpointError: the scales have another shape than the weight's blocks.
-            UnsupportedModel: the scales are no floats that are read.
-        """
-        self._check()
+        """The products, in fp32."""
         values, scale = self.weight.load().float(), self.scale.load().float()
         if self.block is None:
             return values.mul_(scale)
@@ -122,7 +116,13 @@ class Fp8Tensor:
             part *= scales.repeat_interleave(columns)[: values.shape[1]]
         return values
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Refuse scales that do not fit; no value is read.
+
+        Raises:
+            CheckpointError: the scales have another shape than the weight's blocks.
+            UnsupportedModel: the scales are no floats that are read, or the weight is no matrix.
+        """
         if self.scale.dtype not in _SCALE_DTYPES:
             raise UnsupportedModel(
                 f"tensor {self.scale.name} is stored as {self.scale.dtype}, not as one of "
@@ -159,6 +159,7 @@ def join_scales(
 
     Raises:
         CheckpointError: a weight in fp8 has no scale, or a scale belongs to no weight in fp8.
+        CheckpointError, UnsupportedModel: a scale does not fit, as `Fp8Tensor.check`.
     """
     scales = {name: tensors[name] for name in sorted(scale_names(names) & tensors.keys())}
     joined = {name: tensor for name, tensor in tensors.items() if name not in scales}
@@ -169,7 +170,8 @@ def join_scales(
         scale = scales.pop(name.removesuffix(_WEIGHT) + _SCALE, None)
         if scale is None:
             raise CheckpointError(f"tensor {tensor.name} is {_STORED}, and its {_SCALE} is missing")
-        joined[name] = Fp8Tensor(tensor, scale, config.block)
+        joined[name] = scaled = Fp8Tensor(tensor, scale, config.block)
+        scaled.check()
     unused = [name for name in scales if name.endswith(_ACTIVATION)]
     for name, tensor in scales.items():
         if name not in unused:

@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint: the files that hold them, their names, and those that nobody reads.
+"""The tensors of a model: where they lie, their names, and those that nobody reads.
 
 Engine and trainer read weights through here, so they take the same tensors, which are those that
 transformers 5 takes.
@@ -7,7 +7,7 @@ transformers 5 takes.
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,21 +52,27 @@ class ModelTensors(Protocol):
     def quantized(self) -> bool:
         """Whether any tensor is stored in blocks of integers."""
 
+    def check(self) -> None:
+        """Raise what `read` would of any tensor of the model, but for values that are unreadable.
+
+        Nothing is read. Afterwards `read` fails only where a file or a device does.
+        """
+
     def read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         """A tensor by transformers' name; the reader may not write to it."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredTensors:
-    """The open weights of a checkpoint.
+    """The weights of a model, in open files or in memory.
 
     Attributes:
-        folder: the checkpoint: a folder or a GGUF file.
+        source: what they are called in messages: a folder or a GGUF file, mostly.
         config: its shape, with `tie_embeddings` and `dtype` as the weights say.
         notes: what is not read, or read otherwise than `config.json` says, in words.
     """
 
-    folder: Path
+    source: str
     config: ModelConfig
     notes: tuple[str, ...]
     _tensors: Mapping[str, StoredTensor]
@@ -85,9 +91,21 @@ class StoredTensors:
             CheckpointError: it is missing, of another shape, or unreadable.
             UnsupportedModel: it is not stored as fp32, bf16 or fp16.
         """
+        return read_tensor(self._tensor(name), shape)
+
+    def check(self) -> None:
+        """Raise what `read` would of any tensor of the model; nothing is read.
+
+        Raises:
+            CheckpointError, UnsupportedModel: as `read`.
+        """
+        for name, shape in tensor_shapes(self.config):
+            check_tensor(self._tensor(name), shape)
+
+    def _tensor(self, name: str) -> StoredTensor:
         if name not in self._tensors:
-            raise CheckpointError(f"{self.folder} has no tensor {name}")
-        return read_tensor(self._tensors[name], shape)
+            raise CheckpointError(f"{self.source} has no tensor {name}")
+        return self._tensors[name]
 
 
 @contextmanager
@@ -113,19 +131,38 @@ def open_tensors(folder: Path, config: ModelConfig) -> Iterator[StoredTensors]:
             tensors, notes = _open_safetensors(folder, names, config.fp8, stack)
         if config.dtype is None and tensors:
             config = replace(config, dtype=_stored_dtype(tensors))
-        if config.tie_embeddings and HEAD in tensors:
-            if EMBEDDING not in tensors:
-                tensors[EMBEDDING] = tensors[HEAD]
-            elif _own_head(tensors, names[HEAD]):
-                config = replace(config, tie_embeddings=False)
-                notes.append(
-                    f"config.json: tie_word_embeddings is true, but {HEAD} differs from the "
-                    "embedding: it is used"
-                )
-        unread = [name for name in tensors if name not in names and not _COMPUTED.search(name)]
-        if unread:
+        if config.tie_embeddings and unties(tensors, names[HEAD]):
+            config = replace(config, tie_embeddings=False)
+            notes.append(
+                f"config.json: tie_word_embeddings is true, but {HEAD} differs from the "
+                "embedding: it is used"
+            )
+        if unread := strange_names(tensors, names):
             notes.append(f"{folder.name}: tensors not read: {shown_names(unread)}")
-        yield StoredTensors(folder, config, tuple(notes), tensors)
+        yield StoredTensors(str(folder), config, tuple(notes), tensors)
+
+
+def strange_names(tensors: Iterable[str], names: Container[str]) -> list[str]:
+    """The names that a model does not have; buffers that are computed do not count."""
+    return [name for name in tensors if name not in names and not _COMPUTED.search(name)]
+
+
+def unties(tensors: dict[str, StoredTensor], shape: tuple[int, ...]) -> bool:
+    """Whether the weights of a tied model hold a head of its own, which differs from the embedding.
+
+    A head stands for the embedding if that is missing: it is added. `shape` is that of both.
+
+    Raises:
+        CheckpointError, UnsupportedModel: as `StoredTensors.read`.
+    """
+    if HEAD not in tensors:
+        return False
+    if EMBEDDING not in tensors:
+        tensors[EMBEDDING] = tensors[HEAD]
+        return False
+    embedding, head = (read_tensor(tensors[name], shape) for name in (EMBEDDING, HEAD))
+    pairs = zip(embedding.split(_ROWS), head.split(_ROWS), strict=True)
+    return not all(torch.equal(one.float(), other.float()) for one, other in pairs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +194,7 @@ def _open_safetensors(
     """The tensors of a folder by transformers' names, and notes of what is not read."""
     refuse_adapter(folder)
     files, notes = _weight_files(folder)
-    known = {*names} if fp8 is None else {*names, *scale_names(names)}
+    known = known_names(names, fp8)
     tensors: dict[str, StoredTensor] = {}
     for file in files:
         for stored, tensor in open_file(file, stack).items():
@@ -166,6 +203,11 @@ def _open_safetensors(
         tensors, more = join_scales(tensors, fp8, names)
         notes += more
     return tensors, notes
+
+
+def known_names(names: Iterable[str], fp8: Fp8Config | None) -> set[str]:
+    """The names that a model's tensors may have, with those of scales."""
+    return {*names} if fp8 is None else {*names, *scale_names(names)}
 
 
 def open_file(file: Path, stack: ExitStack) -> dict[str, StoredTensor]:
@@ -212,25 +254,29 @@ def model_name(stored: str, names: Container[str]) -> str:
 
 def read_tensor(tensor: StoredTensor, shape: tuple[int, ...]) -> torch.Tensor:
     """The values of a tensor; errors as `StoredTensors.read`."""
-    if tensor.dtype not in {*_STORED_DTYPES, *GGUF_DTYPES, SCALED}:
-        raise UnsupportedModel(f"tensor {tensor.name} is stored as {tensor.dtype}, not a float")
+    check_tensor(tensor, shape)
+    return tensor.load()
+
+
+def check_tensor(tensor: StoredTensor, shape: tuple[int, ...]) -> None:
+    """Raise what `StoredTensors.read` does of a dtype or a shape."""
+    check_dtype(tensor)
     if tensor.shape != shape:
         raise CheckpointError(
             f"tensor {tensor.name} has shape {shown(tensor.shape)}, config.json implies {shape}"
         )
-    return tensor.load()
+
+
+def check_dtype(tensor: StoredTensor) -> None:
+    """Raise UnsupportedModel unless a tensor is stored as numbers that are read."""
+    if tensor.dtype not in {*_STORED_DTYPES, *GGUF_DTYPES, SCALED}:
+        raise UnsupportedModel(f"tensor {tensor.name} is stored as {tensor.dtype}, not a float")
 
 
 def _stored_dtype(tensors: Mapping[str, StoredTensor]) -> str:
     """The dtype of the first tensor that is stored as a float."""
     dtypes = (tensor.dtype for tensor in tensors.values())
     return next((_STORED_DTYPES[one] for one in dtypes if one in _STORED_DTYPES), "float32")
-
-
-def _own_head(tensors: Mapping[str, StoredTensor], shape: tuple[int, ...]) -> bool:
-    embedding, head = (read_tensor(tensors[name], shape) for name in (EMBEDDING, HEAD))
-    pairs = zip(embedding.split(_ROWS), head.split(_ROWS), strict=True)
-    return not all(torch.equal(one.float(), other.float()) for one, other in pairs)
 
 
 def _weight_files(folder: Path) -> tuple[list[Path], list[str]]:

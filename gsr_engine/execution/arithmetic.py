@@ -10,7 +10,7 @@ from csrc_triton import has_cpu_kernels
 from gsr_engine.checkpoint.tensors import ModelTensors
 from gsr_engine.config import EngineConfig, Quantization
 from gsr_engine.errors import InvalidRequest
-from gsr_engine.execution.device import choose_device
+from gsr_engine.execution.gpu import choose_device
 from gsr_engine.model.decoder import Decoder, Mlp
 from gsr_engine.model.fp8 import MULTIPLE, fp8_support
 from gsr_engine.model.linear import Fp8Linear, compute_dtype

@@ -8,13 +8,14 @@ from typing import Any, TypeVar
 
 from gsr_engine.config import EngineConfig
 from gsr_engine.errors import EngineClosed, InvalidRequest
+from gsr_engine.execution.faults import breaks_device
 from gsr_engine.execution.metrics import Metrics
 from gsr_engine.execution.ownership import Ownership
 from gsr_engine.execution.pipeline import Pipeline
 from gsr_engine.execution.runner import StepRunner
 from gsr_engine.kv.page_pool import PagePool
 from gsr_engine.kv.prefix_cache import PrefixCache
-from gsr_engine.model.decoder import Decoder
+from gsr_engine.model.weights import Renewal
 from gsr_engine.requests.request import RequestState
 from gsr_engine.schedule.admission import AnyRequest
 from gsr_engine.schedule.drafts import Drafts
@@ -32,6 +33,9 @@ class Books:
     begin anew with every page free, and the exception goes on. A later `step` reports these
     requests; none is ever reported twice.
 
+    After an error that breaks the device for this process the books do not begin anew: once these
+    requests are reported, everything is refused with that error as the cause.
+
     Attributes:
         ownership: which thread uses them.
         scheduler, memory: the present ones.
@@ -45,6 +49,7 @@ class Books:
         self._metrics = Metrics()
         self._unreported: dict[int, AnyRequest] = {}  # all that were submitted, by identity
         self._cut_off: BaseException | None = None  # what left them half written
+        self._ended_by: BaseException | None = None  # what no step can follow
         self.ownership = Ownership()
         self._pipeline: Pipeline | None = self._begin(runner)
 
@@ -79,10 +84,11 @@ class Books:
         return self._change(self._step)
 
     def _step(self) -> list[AnyRequest]:
-        pipeline = self._running()
-        pipeline.step()
-        if not self.has_work:
-            pipeline.runner.reset()
+        if self._ended_by is None or not self.scheduler.finished:
+            pipeline = self._running()
+            pipeline.step()
+            if not self.has_work:
+                pipeline.runner.reset()
         finished, self.scheduler.finished = self.scheduler.finished, []
         for request in finished:
             self._unreported.pop(id(request), None)
@@ -93,12 +99,15 @@ class Books:
         """See `Engine.abort`."""
         self._change(lambda: self.scheduler.end(request))
 
-    def use(self, decoder: Decoder) -> None:
+    def use(self, renew: Renewal, in_place: bool) -> None:
         """Switch to other weights: running requests keep their tokens, all KV is recomputed.
 
-        If this is interrupted on a GPU, some weights may be old and some new: do it again.
+        If weights are overwritten in place and that is cut off, some are old and some new: then the
+        books end, as after an error that breaks the device.
         """
-        self._change(lambda: self._running().use(decoder))
+        with self.ownership.held():
+            self._change(lambda: self._running().forget_kv())
+            self._change(lambda: self._running().runner.use(renew), ends=in_place)
 
     def close(self) -> None:
         """Forget the runner, and with it the model and the KV; from now on `EngineClosed`."""
@@ -110,10 +119,21 @@ class Books:
 
     def _running(self) -> Pipeline:
         if self._pipeline is None:
-            raise EngineClosed("the engine is closed")
+            raise self.ended or EngineClosed("the engine is closed")
         return self._pipeline
 
-    def _change(self, work: Callable[[], T]) -> T:
+    @property
+    def ended(self) -> EngineClosed | None:
+        """See `Engine.ended`."""
+        cause = self._ended_by
+        if cause is None:
+            return None
+        first_line = _told(cause).partition("\n")[0]
+        ended = EngineClosed(f"the engine ended, make a new one: {first_line}")
+        ended.__cause__ = cause
+        return ended
+
+    def _change(self, work: Callable[[], T], ends: bool = False) -> T:
         begun = self.ownership.take()
         try:
             self._begin_anew()
@@ -121,8 +141,12 @@ class Books:
         except (InvalidRequest, EngineClosed):
             raise  # refused before anything was changed
         except BaseException as error:
+            if ends or breaks_device(error):
+                self._ended_by = error
             self._cut_off = error
             self._begin_anew()
+            if self.ended and isinstance(error, Exception):
+                raise self.ended from error
             raise
         finally:
             if begun:
@@ -136,10 +160,14 @@ class Books:
         cause, pipeline = self._cut_off, self._pipeline
         if cause is None:
             return
-        error = f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
+        error = _told(cause)
         if pipeline is not None:
-            self._pipeline = self._begin(pipeline.runner)
-            pipeline.runner.reset()
+            anew = self._begin(pipeline.runner)
+            if self._ended_by is None:
+                self._pipeline = anew
+                pipeline.runner.reset()
+            else:
+                self._pipeline = None
         for request in self._unreported.values():
             if not request.finished:
                 request.fail(error)
@@ -164,3 +192,7 @@ class Books:
             "preemptions": self.scheduler.num_preemptions,
             "shared_spans": sharing.as_dict() if sharing else None,
         }
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -1,15 +1,17 @@
-"""Chooses the device, sizes the KV pages to its memory, and builds the runner for it."""
+"""Sizes the KV pages to the memory of a device, and builds the runner for it."""
 
 from __future__ import annotations
 
 import torch
 
-from gsr_engine.attention.decode_work import room_to_grow
+from gsr_engine.attention.flat_lists import table_room
 from gsr_engine.attention.kv_cache import KVCache, pages_in
 from gsr_engine.attention.paged_attention import PagedAttention
+from gsr_engine.attention.readers import room_to_grow
 from gsr_engine.attention.sharing import Sharing, measure_costs
 from gsr_engine.config import EngineConfig
-from gsr_engine.errors import InvalidRequest, OutOfMemory
+from gsr_engine.errors import OutOfMemory
+from gsr_engine.execution import gpu
 from gsr_engine.execution.graphs import DecodeGraphs
 from gsr_engine.execution.host_memory import free_memory
 from gsr_engine.execution.prompt_logprobs import SCORED_ROWS
@@ -22,25 +24,13 @@ from gsr_engine.model.decoder import Decoder
 _RESERVE = 1 << 30
 
 
-def choose_device(name: str) -> torch.device:
-    """The device that `EngineConfig.device` names.
-
-    Raises:
-        InvalidRequest: the name is "cuda", but torch sees no NVIDIA GPU.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InvalidRequest("device", "'cuda' was asked for, and torch sees no NVIDIA GPU")
-    use_gpu = name == "cuda" or (name == "auto" and torch.cuda.is_available())
-    return torch.device("cuda", torch.cuda.current_device()) if use_gpu else torch.device("cpu")
-
-
 def bytes_for_pages(decoder: Decoder, config: EngineConfig) -> int:
     """Bytes of the GPU that KV pages may take; runs the largest step once to measure it.
 
     Raises:
         OutOfMemory: weights and step leave no room for pages.
     """
-    torch.cuda.empty_cache()
+    gpu.drop_caches()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     try:
@@ -50,8 +40,7 @@ def bytes_for_pages(decoder: Decoder, config: EngineConfig) -> int:
             f"a step of max_batch_tokens {config.max_batch_tokens} does not fit beside the weights"
         ) from None
     step = torch.cuda.max_memory_allocated() - before
-    torch.cuda.empty_cache()
-    free, total = torch.cuda.mem_get_info()
+    free, total = gpu.free_memory()
     used, share = total - free, int(total * config.gpu_memory_utilization)
     room = share - used - step - _RESERVE
     if room <= 0:
@@ -115,7 +104,7 @@ def paged_runner(decoder: Decoder, config: EngineConfig, lag: int, use_graphs: b
     attention = PagedAttention(model, cache, config.model_length(model), sharing)
     graphs = None
     if use_graphs:
-        room = cache.num_pages + room_to_grow(config.max_num_seqs)
+        room = table_room(cache.num_pages + room_to_grow(config.max_num_seqs))
         graphs = DecodeGraphs(decoder, attention, room)
     # The kernels store nothing for padding rows, so no page is kept for them.
     runner = Runner(

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from gsr_engine.attention.decode_work import HostWork, packed_size, unpacked
+from gsr_engine.attention.host_work import HostWork, packed_size, unpacked
 from gsr_engine.attention.paged_attention import PagedAttention
 from gsr_engine.attention.sharing import NARROW_LANES
 from gsr_engine.model.decoder import Decoder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.checkpoint.tensor_names import tensor_shapes
 from gsr_engine.config import EngineConfig, Quantization
 from gsr_engine.errors import OutOfMemory
+from gsr_engine.execution import gpu
 from gsr_engine.execution.host_memory import known_free_memory
 from gsr_engine.kv.segments import pages_for
 from gsr_engine.model.weights import bytes_to_hold
@@ -72,8 +74,14 @@ class MemoryNeed:
         device: torch.device,
         quantization: Quantization = "none",
     ) -> MemoryNeed:
-        """The need of other weights in the host's memory, beside an engine that runs."""
-        held = bytes_to_hold(model, dtype, device, quantization)
+        """The need of other weights in the host's memory, beside an engine that runs.
+
+        A GPU's weights are overwritten part by part (see `weights.renewal`).
+        """
+        if device.type == "cpu":
+            held = bytes_to_hold(model, dtype, device, quantization)
+        else:
+            held = _largest_part(model) * dtype.itemsize
         return cls(held, _bytes_while_loading(model, dtype), 0, _name(dtype, quantization))
 
     @property
@@ -120,7 +128,7 @@ def check_memory(
     if device.type == "cpu":
         _check_host(need)
         return
-    free, total = torch.cuda.mem_get_info()
+    free, total = gpu.free_memory()
     share = config.gpu_memory_utilization
     whose = (
         f"of the GPU are the engine's ({_gib(free)} of {_gib(total)} free, gpu_memory_utilization "
@@ -143,6 +151,15 @@ def _check_host(need: MemoryNeed) -> None:
     free = known_free_memory()
     if free is not None:
         need.check(free, "of memory are free")
+
+
+def _largest_part(model: ModelConfig) -> int:
+    """Numbers of the largest layer, or of the embedding."""
+    sizes: Counter[str] = Counter()
+    for name, shape in tensor_shapes(model):
+        part = ".".join(name.split(".")[:3])  # "model.layers.7" of all that layer 7 has
+        sizes[part] += math.prod(shape)
+    return max(sizes.values())
 
 
 def _bytes_while_loading(model: ModelConfig, dtype: torch.dtype) -> int:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
+import traceback
 from collections import deque
 
+from gsr_engine.execution.faults import breaks_device, lacks_memory
+from gsr_engine.execution.gpu import drop_caches
 from gsr_engine.execution.metrics import Metrics
 from gsr_engine.execution.runner import Launched, StepRunner
-from gsr_engine.model.decoder import Decoder
 from gsr_engine.schedule.drafts import steadied
 from gsr_engine.schedule.scheduler import Scheduler
 from gsr_engine.step.plan import StepPlan
@@ -54,11 +56,10 @@ class Pipeline:
         if len(self._in_flight) > (self.runner.lag if plan.chunks else 0):
             self._commit()
 
-    def use(self, decoder: Decoder) -> None:
-        """Switch to other weights: running requests keep their tokens, all KV is recomputed."""
+    def forget_kv(self) -> None:
+        """Commit every launched step, and let all KV be recomputed; requests keep their tokens."""
         self.drain()
         self._scheduler.forget_kv()
-        self.runner.use(decoder)
 
     def drain(self) -> None:
         """Commit every launched step."""
@@ -87,8 +88,11 @@ class Pipeline:
         try:
             draws = self.runner.launch(plan)
         except Exception as error:  # only the requests of this step fail
+            if breaks_device(error):
+                raise
             self.drain()
-            self._fail(plan, error)
+            if not (lacks_memory(error) and self._makes_room(plan, error)):
+                self._fail(plan, error)
         else:
             self._scheduler.launched(plan)
             self._in_flight.append((plan, draws))
@@ -98,12 +102,26 @@ class Pipeline:
         try:
             draws = pending.wait()
         except Exception as error:
+            if breaks_device(error):
+                raise
             self._fail(plan, error)
             return
         self._scheduler.commit(plan, *draws)
         now = time.perf_counter()
         self._metrics.record_step(plan, now - self._since)
         self._since = now
+
+    def _makes_room(self, plan: StepPlan, error: Exception) -> bool:
+        """Give back what is kept for later, and plan less; returns whether that may help.
+
+        What the step had written so far is written again: it was launched in part, and its plan is
+        thrown away.
+        """
+        _log.warning("a step of %d tokens found no memory: %s", plan.num_tokens, error)
+        traceback.clear_frames(error.__traceback__)  # they hold the tensors of the step
+        self.runner.reset()
+        drop_caches()
+        return self._scheduler.plan_less(plan)
 
     def _fail(self, plan: StepPlan, error: Exception) -> None:
         _log.error("a step failed", exc_info=error)

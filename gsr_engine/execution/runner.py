@@ -14,7 +14,7 @@ from gsr_engine.execution.prompt_logprobs import PendingScores, score_prompts
 from gsr_engine.execution.sampler import Draws, Sampler
 from gsr_engine.kv.segments import Segment
 from gsr_engine.model.decoder import Decoder
-from gsr_engine.model.weights import copy_weights
+from gsr_engine.model.weights import Renewal
 from gsr_engine.schedule.drafts import StepCosts
 from gsr_engine.step.batch import Batch, build_batch, copied_slots, known_tokens
 from gsr_engine.step.plan import StepPlan
@@ -46,8 +46,8 @@ class StepRunner(Protocol):
     def launch(self, plan: StepPlan) -> Launched:
         """Start a step: compute the plan's chunks, draw its tokens, score those of prompts."""
 
-    def use(self, decoder: Decoder) -> None:
-        """Switch to the weights of another decoder of the same shape and layout, on the CPU."""
+    def use(self, renew: Renewal) -> None:
+        """Give the decoder other weights; no step may be in flight."""
 
     def reset(self) -> None:
         """Forget the streams of the last step."""
@@ -119,18 +119,12 @@ class Runner:
         self.attention.begin(batch)
         return self.decoder.hidden(token_ids, self.attention, batch.logit_rows)
 
-    def use(self, decoder: Decoder) -> None:
-        """Switch to the weights of another decoder of the same shape and layout, on the CPU.
-
-        On a GPU they are copied over the old ones: there is no room for both, and captured graphs
-        read these addresses.
-        """
-        if self.decoder.device.type == "cpu":
-            self.decoder = decoder
-        else:
-            copy_weights(decoder, self.decoder)
+    def use(self, renew: Renewal) -> None:
+        """Give the decoder other weights; no step may be in flight."""
+        self.decoder = renew(self.decoder)
         self.reset()
 
     def reset(self) -> None:
-        """Forget the work list that the attention kept from the last step."""
+        """Forget what attention and sampler kept from the last step."""
         self.attention.reset()
+        self.sampler.reset()

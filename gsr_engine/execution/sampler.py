@@ -67,6 +67,10 @@ class Sampler:
     """Draws tokens; keeps the parameters as tensors until a step has other streams."""
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the parameters of the last step: it may have ended in the middle."""
         self._streams: list[Stream] = []
         self._params: _Params | None = None
         self._edits: LogitEdits | None = None

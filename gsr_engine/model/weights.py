@@ -1,11 +1,13 @@
-"""Loads decoders from checkpoint folders: safetensors only, tensor by tensor."""
+"""Makes decoders of open weights, and overwrites them, tensor by tensor."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -55,24 +57,63 @@ def decoder_of(
     stored: ModelTensors,
     dtype: torch.dtype,
     device: torch.device = _CPU,
-    runs_on: torch.device | None = None,
     quantization: Quantization = "none",
 ) -> Decoder:
-    """As `load_decoder`, from weights that are open; each is quantised as soon as it is read.
+    """As `load_decoder`, from weights that are open; each is quantised as soon as it is read."""
+    heap = Heap()
+    get = _from(stored, dtype, device, heap)
+    decoder = _assemble(stored.config, dtype, device, get, quantization)
+    heap.trim()
+    return decoder
 
-    `runs_on` is the device whose layout the weights get, if it is not the one that holds them: of
-    such a decoder `copy_weights` copies them.
+
+Renewal = Callable[[Decoder], Decoder]
+"""Gives a decoder other weights of its shape: what it returns is to be used from then on."""
+
+
+def renewal(
+    stored: ModelTensors, dtype: torch.dtype, device: torch.device, quantization: Quantization
+) -> Renewal:
+    """How a decoder of this kind gets the weights that are open; they were checked (`check`).
+
+    On a CPU a new decoder is made here, at once: if a file cannot be read, nothing has changed. A
+    GPU has no room for two, and captured graphs read the addresses of the first. So there the call
+    overwrites it.
+    """
+    if device.type == "cpu":
+        made = decoder_of(stored, dtype, quantization=quantization)
+        return lambda _: made
+    return partial(overwrite, stored)
+
+
+def overwrite(stored: ModelTensors, decoder: Decoder) -> Decoder:
+    """Copy weights of the same shape into the tensors of a decoder, and return it.
+
+    The host holds no more than one layer, or the embedding, at a time, in the layout that the
+    decoder's device takes. If a tensor cannot be read, the weights are mixed: some are new.
+
+    Raises:
+        CheckpointError: a file became unreadable after it was checked.
     """
     heap = Heap()
+    get = _from(stored, decoder.dtype, _CPU, heap)
+    parts = _parts(decoder.config, decoder.dtype, decoder.device, get, decoder.quantization)
+    for place in (decoder.embedding, decoder.head, *decoder.layers, decoder.final_norm):
+        for new, old in zip(_tensors(next(parts)), _tensors(place), strict=True):
+            old.copy_(new)
+    heap.trim()
+    return decoder
+
+
+def _from(stored: ModelTensors, dtype: torch.dtype, device: torch.device, heap: Heap) -> GetTensor:
+    """Reads tensors to a device, in a dtype."""
 
     def get(name: str, shape: tuple[int, ...]) -> torch.Tensor:
         tensor = stored.read(name, shape).to(device, dtype)
         heap.took(tensor.nbytes)
         return tensor
 
-    decoder = _assemble(stored.config, dtype, runs_on or device, get, quantization)
-    heap.trim()
-    return decoder
+    return get
 
 
 def dummy_decoder(
@@ -144,15 +185,6 @@ def bytes_held(decoder: Decoder) -> int:
     return sum(tensor.numel() * tensor.dtype.itemsize for tensor in tensors.values())
 
 
-def copy_weights(source: Decoder, target: Decoder) -> None:
-    """Copy the weights of `source` into the tensors of `target`.
-
-    Both must have one shape, and weights in one layout: see `decoder_of`.
-    """
-    for new, old in zip(_tensors(source), _tensors(target), strict=True):
-        old.copy_(new)
-
-
 def _tensors(part: object) -> Iterator[torch.Tensor]:
     """All tensors of a decoder, in the order of its fields."""
     if isinstance(part, torch.Tensor):
@@ -172,24 +204,48 @@ def _assemble(
     get: GetTensor,
     quantization: Quantization = "none",
 ) -> Decoder:
-    linear = linear_maker(config, dtype, runs_on, quantization)
-    reader = _Reader(config, dict(tensor_shapes(config)), get, linear, runs_on, quantization)
-    embedding = reader.tensor(EMBEDDING)
-    # The largest tensors come first: what they take on their way is free before the layers come.
-    make_head = linear_maker(config, dtype, runs_on, quantization_beside(quantization))
-    head = make_head(embedding if config.tie_embeddings else reader.tensor(HEAD))
-    embedding = embedding.to(_embedding_dtype(config, dtype, quantization))
+    embedding, head, *layers, final_norm = _parts(config, dtype, runs_on, get, quantization)
     scale = config.hidden_size**0.5 if config.family.scaled_embedding else 1.0
     return Decoder(
         config=config,
         dtype=dtype,
         embedding=embedding,
-        layers=[reader.layer(index) for index in range(config.num_layers)],
-        final_norm=reader.norm(LAST_NORM),
+        layers=layers,
+        final_norm=final_norm,
         head=head,
         quantization=quantization,
         embedding_scale=float(torch.tensor(scale, dtype=dtype)),
     )
+
+
+def _parts(
+    config: ModelConfig,
+    dtype: torch.dtype,
+    runs_on: torch.device,
+    get: GetTensor,
+    quantization: Quantization,
+) -> Iterator[Any]:
+    """Embedding, head, every layer and the last norm of a decoder, one after the other.
+
+    The largest come first: what they take on their way is free before the layers come.
+    """
+    linear = linear_maker(config, dtype, runs_on, quantization)
+    reader = _Reader(config, dict(tensor_shapes(config)), get, linear, runs_on, quantization)
+    make_head = linear_maker(config, dtype, runs_on, quantization_beside(quantization))
+    kept = _embedding_dtype(config, dtype, quantization)
+    if config.tie_embeddings:
+        embedding = reader.tensor(EMBEDDING)
+        head = make_head(embedding)
+        yield embedding.to(kept)
+        del embedding
+        yield head
+        del head
+    else:
+        yield reader.tensor(EMBEDDING).to(kept)
+        yield make_head(reader.tensor(HEAD))
+    for index in range(config.num_layers):
+        yield reader.layer(index)
+    yield reader.norm(LAST_NORM)
 
 
 @dataclass(frozen=True, slots=True)

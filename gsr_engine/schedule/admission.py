@@ -107,7 +107,7 @@ class Admission:
     def __init__(self, config: EngineConfig, memory: Memory, clock: Callable[[], float]) -> None:
         self._memory = memory
         self._clock = clock
-        self._max_streams = config.max_num_seqs
+        self._max_streams = self._most_streams = config.max_num_seqs
         self._watermark = memory.pool.num_pages // WATERMARK
         self._num_streams = 0
         self._paused: list[tuple[Group, Stream]] = []
@@ -160,7 +160,7 @@ class Admission:
         return admitted
 
     def _fits(self, request: AnyRequest) -> bool:
-        if self._num_streams + request.num_streams > self._max_streams:
+        if self._num_streams + request.num_streams > self._most_streams:
             return False
         return self._memory.make_free_for(request.groups, reserve=self._watermark)
 
@@ -277,6 +277,22 @@ class Admission:
         """Preempt every running request."""
         for request in list(self.running):
             self._preempt(request)
+
+    def preempt_newest(self) -> bool:
+        """Preempt a request for those before it; returns False if there is only one.
+
+        Pages are not what is scarce, so no request takes its place until `readmit`.
+        """
+        victim = self._victim(self.running[0])
+        if victim is None:
+            return False
+        self._preempt(victim)
+        self._most_streams = self._num_streams
+        return True
+
+    def readmit(self) -> None:
+        """Run as many streams again as `max_num_seqs` says."""
+        self._most_streams = self._max_streams
 
     def _preempt(self, request: AnyRequest) -> None:
         self.num_preemptions += 1

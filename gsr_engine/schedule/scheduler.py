@@ -18,6 +18,7 @@ from gsr_engine.requests.request import Group, GroupState, RequestState, Stream,
 from gsr_engine.schedule.admission import Admission, AnyRequest
 from gsr_engine.schedule.drafts import Drafts
 from gsr_engine.schedule.memory import Memory
+from gsr_engine.schedule.step_budget import StepBudget
 from gsr_engine.step.plan import StepPlan
 
 _MIN_DEADLINES = 64
@@ -44,7 +45,7 @@ class Scheduler:
         drafts: Drafts | None = None,
     ) -> None:
         self.drafts = drafts
-        self._max_tokens = config.max_batch_tokens
+        self._budget = StepBudget(config.max_batch_tokens)
         self._memory = memory
         self._clock = clock
         self._admission = Admission(config, memory, clock)
@@ -154,7 +155,7 @@ class Scheduler:
             # All others count as if they decoded: some may draw their first token in this step.
             every = sum(not s.finished for g in self._admission.groups() for s in g.streams)
             others = every - len(streams)
-        budget = self._max_tokens - len(streams) - others
+        budget = self._budget.tokens - len(streams) - others
         if any(group.state is GroupState.PREFILLING for group in self._admission.groups()):
             budget //= 2  # what waits for its prompt goes on, too
         chosen: dict[Segment, list[int]] = {}
@@ -170,10 +171,11 @@ class Scheduler:
 
     def _prefill(self, group: Group, plan: StepPlan) -> None:
         """Plan the tokens that a group lacks: of its context, its prompt, and its streams."""
-        if plan.num_tokens >= self._max_tokens:
+        budget = self._budget.tokens
+        if plan.num_tokens >= budget:
             return
         for segment, stop in missing(group.prompt.context):
-            plan.prefill(group, segment, stop, self._max_tokens, [])
+            plan.prefill(group, segment, stop, budget, [])
         prompt = group.prompt
         # Only streams without a token draw from the prompt's last row: a drawn token is kept after
         # a preemption, and fed instead of drawn again.
@@ -182,18 +184,17 @@ class Scheduler:
             self._copy(group, plan)
         if fresh and prompt.computed == len(prompt) and not group.open:
             plan.draw_again(group, fresh)  # a reader computed it, and drew nothing for this group
-        plan.prefill(group, prompt, len(prompt), self._max_tokens, fresh)
+        plan.prefill(group, prompt, len(prompt), budget, fresh)
         for stream in group.streams:
             if stream.behind:
                 stop = len(stream.segment)
-                plan.prefill(group, stream.segment, stop, self._max_tokens, [stream])
+                plan.prefill(group, stream.segment, stop, budget, [stream])
 
     def _copy(self, group: Group, plan: StepPlan) -> None:
         """Let a prompt begin with a copy of its sources, or wait for them, or do without."""
         prompt = group.prompt
         if all(span.computed and not span.segment.sources for span in prompt.sources):
-            if plan.copy(prompt, self._max_tokens):
-                self._memory.copied(group, context_length(prompt.sources))
+            plan.copy(prompt, self._budget.tokens)
         elif any(span.segment in plan.planned for span in prompt.sources):
             plan.wait(prompt)  # this step computes them, or they wait themselves
         else:  # they are gone, or their writer does not come to them in this step
@@ -202,9 +203,18 @@ class Scheduler:
     def launched(self, plan: StepPlan) -> None:
         """Note that a step was launched: every step planned from here on runs after it."""
         for chunk in plan.chunks:
+            if chunk.segment in plan.copies:
+                self._memory.copied(chunk.group, chunk.start)
             chunk.segment.computed = chunk.stop
         for _, stream in plan.draws:
             stream.in_flight += 1
+
+    def plan_less(self, plan: StepPlan) -> bool:
+        """Take a plan that the device had no memory for; returns whether a later one may fit.
+
+        If steps cannot be smaller, the newest request is preempted until they can be whole again.
+        """
+        return self._budget.shrink(plan) or self._admission.preempt_newest()
 
     def commit(
         self,
@@ -215,6 +225,8 @@ class Scheduler:
         scores: Sequence[Score] = (),
     ) -> None:
         """Hand what a launched step drew and scored (the fields of `Draws`) to its requests."""
+        if self._budget.grow():
+            self._admission.readmit()
         touched = {chunk.group: None for chunk in plan.chunks if not chunk.decode}
         failed: dict[AnyRequest, str] = {}
         doubtful: list[Context] = []

@@ -224,6 +224,8 @@ class EngineLoop:
             self._obey()
             self._expire()
             self._deliver()
+            if self._engine.ended:  # in a call between two steps
+                raise self._engine.ended
             if self._engine.has_work:
                 self._step()
         while self._submitted:  # all are ended: tell their readers the rest
@@ -286,7 +288,9 @@ class EngineLoop:
     def _end(self, error: BaseException | None) -> None:
         with self._condition:
             self._cause = error
-            if error is not None:
+            if isinstance(error, EngineClosed):
+                self._closed, self._cause = str(error), error.__cause__
+            elif error is not None:
                 self._closed = f"the engine's thread died: {type(error).__name__}: {error}"
         for future, _ in self._commands:
             if future.set_running_or_notify_cancel():

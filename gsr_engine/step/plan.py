@@ -106,16 +106,14 @@ class StepPlan:
         place = len(chunk.segment.token_ids) - chunk.start - 2
         return place < len(draft) and draft[place] != token
 
-    def copy(self, segment: Segment, budget: int) -> bool:
+    def copy(self, segment: Segment, budget: int) -> None:
         """Let a segment that is not computed begin with a copy of its sources' KV.
 
-        Returns whether it does: the plan must have room for the chunk that follows, and what the
-        segment reads must be computed.
+        It does if the plan has room for the chunk that follows, and what the segment reads is
+        computed.
         """
-        fits = self.num_tokens < budget and segment not in self.planned and self._readable(segment)
-        if fits:
+        if self.num_tokens < budget and segment not in self.planned and self._readable(segment):
             self.copies[segment] = segment.sources
-        return fits
 
     def draw_again(self, group: Group, drawers: list[Stream]) -> None:
         """Compute the last token of a computed prompt again, because no stream has drawn from it.

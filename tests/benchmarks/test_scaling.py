@@ -23,13 +23,14 @@ pytestmark = pytest.mark.slow
 
 def test_the_report_has_its_numbers(tmp_path: Path) -> None:
     main(
-        only="queue,front,fairness,host",
+        only="queue,front,fairness,host,ragged",
         queue="0,20",
         queue_steps=5,
         priorities="1",
         shape="tiny",
         streams=4,
         host_steps=2,
+        ragged="3",
         out=tmp_path,
     )
     report = (tmp_path / "report.txt").read_text()
@@ -38,6 +39,7 @@ def test_the_report_has_its_numbers(tmp_path: Path) -> None:
         "waiting clients",
         "later arrivals",
         "host below 5% of the step",
+        "steps with a change",
     ):
         assert text in report
     assert "nan" not in report

@@ -15,7 +15,9 @@ from gsr_engine import RepetitionDetectionParams, SamplingParams, SelfRefinePara
 from gsr_engine.params import Layout
 
 _LOOPS = RepetitionDetectionParams(max_pattern_size=3, min_count=2)
-Fault = Literal["launch", "late", "nan", "attention", "sampling", "transfer", "interrupt"]
+Fault = Literal[
+    "launch", "late", "nan", "attention", "sampling", "transfer", "interrupt", "memory", "broken"
+]
 
 
 class World(Protocol):

@@ -52,7 +52,15 @@ class Reader:
 class AsyncWorld:
     """See `World`. `log` is the order of what was asked and what was answered."""
 
-    faults: tuple[Fault, ...] = ("launch", "attention", "sampling", "transfer", "nan", "nan")
+    faults: tuple[Fault, ...] = (
+        "launch",
+        "attention",
+        "sampling",
+        "transfer",
+        "nan",
+        "nan",
+        "memory",
+    )
     problems = ("1 * 2", "1 * 3", "7 * 8 * 9 + 1")
     layouts: tuple[Layout, ...] = ("linear", "branched")
     longest = 200

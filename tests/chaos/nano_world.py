@@ -40,6 +40,8 @@ class NanoWorld(EngineWorld):
         "nan",
         "nan",
         "interrupt",
+        "memory",
+        "memory",
     )
 
     def __init__(self, pages: int, **options: Any) -> None:

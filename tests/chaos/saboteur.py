@@ -9,11 +9,13 @@ import torch
 from gsr_engine.attention.paged_attention import PagedAttention
 from gsr_engine.execution.runner import Launched, Runner
 from gsr_engine.execution.sampler import Draws
-from gsr_engine.model.decoder import Decoder
+from gsr_engine.model.weights import Renewal
 from gsr_engine.step.batch import Batch
 from gsr_engine.step.plan import StepPlan
 from tests.chaos.actions import Fault
 from tests.helpers.drafts import FREE
+
+BROKEN = "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be..."
 
 
 class Saboteur:
@@ -32,6 +34,8 @@ class Saboteur:
 
     def launch(self, plan: StepPlan) -> Launched:
         fault, self.fault = self.fault, None
+        if fault == self._now == "memory":  # a request alone is tried twice
+            fault = None
         if fault == "launch":
             raise RuntimeError("the device is on fire")
         self._now = self._attention.fault = fault
@@ -42,10 +46,12 @@ class Saboteur:
     def _sample(self, *args: Any) -> Any:
         if self._now == "sampling":
             raise RuntimeError("the dice are gone")
+        if self._now == "broken":
+            raise torch.AcceleratorError(BROKEN)
         return self._draw(*args)
 
-    def use(self, decoder: Decoder) -> None:
-        self._runner.use(decoder)
+    def use(self, renew: Renewal) -> None:
+        self._runner.use(renew)
 
     def reset(self) -> None:
         self._runner.reset()
@@ -74,6 +80,8 @@ class BrokenAttention:
             raise RuntimeError("a kernel failed")
         if layer == 1 and self.fault == "interrupt":
             raise KeyboardInterrupt
+        if layer == 1 and self.fault == "memory":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         if layer == 1 and self.fault == "nan":
             qkv[self.row] = float("nan")
         return self._attention.forward(layer, qkv, *norms)

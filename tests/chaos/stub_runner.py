@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from gsr_engine.execution.sampler import Draws
 from gsr_engine.kv.segments import PAGE_SIZE, Segment, context_length
-from gsr_engine.model.decoder import Decoder
+from gsr_engine.model.weights import Renewal
 from gsr_engine.requests.request import Stream
 from gsr_engine.step.batch import copied_slots, slots
 from gsr_engine.step.plan import StepPlan
@@ -49,6 +50,11 @@ class StubRunner:
         self._drafts: dict[Segment, list[int]] = {}
         self.fault: Fault | None = None
         self.fault_row = 0
+        self._scarce_steps = self._most_tokens = 0
+
+    def scarce(self, steps: int, most_tokens: int) -> None:
+        """From now on so many steps find memory only if they are small."""
+        self._scarce_steps, self._most_tokens = steps, most_tokens
 
     def launch(self, plan: StepPlan) -> StubDraws:
         fault, self.fault = self.fault, None
@@ -58,6 +64,9 @@ class StubRunner:
             raise KeyboardInterrupt
         self._drafts = plan.drafts
         self._copy(plan)
+        self._scarce_steps -= 1
+        if self._scarce_steps >= 0 and plan.num_tokens > self._most_tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         for chunk in plan.chunks:
             segment = chunk.segment
             copied = context_length(plan.copies.get(segment, ()))
@@ -125,7 +134,7 @@ class StubRunner:
             ]
         return np.array(known[:stop], dtype=np.int64)
 
-    def use(self, decoder: Decoder) -> None:
+    def use(self, renew: Renewal) -> None:
         """No weights are used."""
 
     def reset(self) -> None:

@@ -13,11 +13,14 @@ from tests.chaos.engine_world import EngineWorld, streams_of
 from tests.chaos.stub_runner import Contents, StubRunner, draw, score
 from tests.helpers.drafts import SPECULATION
 
+MOST_ROWS = 12
+"""Streams of one request that decode at the same time, at most."""
+
 
 class StubWorld(EngineWorld):
     """See `World`. The stub checks every read, so a wrong page is found where it is read."""
 
-    faults: tuple[Fault, ...] = ("launch", "transfer", "nan", "nan", "interrupt")
+    faults: tuple[Fault, ...] = ("launch", "transfer", "nan", "nan", "interrupt", "memory")
 
     def __init__(self, pages: int, lag: int = 0, **options: Any) -> None:
         self.runner = StubRunner(pages, lag)
@@ -36,6 +39,9 @@ class StubWorld(EngineWorld):
         )
 
     def fault(self, kind: Fault, rng: random.Random) -> None:
+        if kind == "memory":
+            self.runner.scarce(rng.randrange(1, 30), rng.randrange(MOST_ROWS, 40))
+            return
         self.runner.fault, self.runner.fault_row = kind, rng.randrange(100)
 
     def judge(self, request: AnyRequest) -> None:

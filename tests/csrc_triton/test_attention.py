@@ -229,7 +229,7 @@ def test_a_long_span_is_cut_from_its_own_start():
     assert work.items[:, 0].tolist() == [0, 2, 4]
     assert work.row_ids.tolist() == [1, 0] * 3
     assert work.partial_ids.tolist() == [1, 3, 5, 0, 2, 4]
-    assert work.partial_offsets.tolist() == [0, 3, 6]
+    assert work.partial_ranges.tolist() == [[0, 3], [3, 6]]
     assert (work.num_rows, work.max_rows_per_item) == (2, 2)
 
 

@@ -79,7 +79,7 @@ def test_other_kernels_move_16_bytes_at_a_time() -> None:
     names = {launch.name for _, launch in cases if not is_attention(launch.name)}
     assert names == {
         "activation._gated_activation_kernel",
-        "decode._reduce_kernel",
+        "merge._reduce_kernel",
         "norm._rms_norm_kernel",
         "rope._rope_and_cache_kernel",
     }

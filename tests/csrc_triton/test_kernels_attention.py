@@ -7,7 +7,16 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from csrc_triton import PagedSpan, PrefillPlan, WorkList, decode, prefill, reference, tiles
+from csrc_triton import (
+    PagedSpan,
+    PrefillPlan,
+    WorkList,
+    decode,
+    prefill,
+    reference,
+    tiles,
+    tiling,
+)
 from tests.csrc_triton.conftest import INTERPRETED
 from tests.helpers.worlds import (
     build_world,
@@ -59,6 +68,23 @@ def check_decode(world, work, dtype, device):
 def test_decode_over_any_work_list(world, split, dtype, device):
     check_decode(world, world.shared_work(split), dtype, device)
     check_decode(world, world.private_work(split), dtype, device)
+
+
+@prove
+@given(world=decode_worlds(), split=st.sampled_from([5, 100]), programs=st.sampled_from([1, 3, 99]))
+def test_few_programs_walk_all_items(world, split, programs, dtype, device):
+    work = world.shared_work(split)
+    here, there = world.to(dtype, "cpu"), world.to(dtype, device)
+    expected = torch.empty_like(here.q)
+    step = (world.window, world.row_positions, world.sinks)
+    reference.decode_attention(here.q, here.k_cache, here.v_cache, work, 0.3, *step, expected)
+    step = (there.window, there.row_positions, there.sinks)
+    actual = torch.full_like(there.q, torch.nan)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decode, "num_programs", lambda _: programs)
+        cache = there.k_cache, there.v_cache
+        decode.decode_attention(there.q, *cache, on(work, device), 0.3, *step, actual)
+    close(actual, expected, dtype)
 
 
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
@@ -121,7 +147,7 @@ def test_a_row_of_any_number_of_partials(head_dim, device):
     contexts = [[(0, b, b + count)] for b, count in zip(begins, counts, strict=True)]
     world = build_world([sum(counts)], contexts, len(counts), head_dim=head_dim)
     work = world.private_work(split=1)
-    assert work.partial_offsets.diff().tolist() == counts
+    assert work.partial_ranges.diff().flatten().tolist() == counts
     work.items[5:8, 4] = work.items[5:8, 3]  # three of the four partials of row 3 are empty
     *partials, expected = run_decode(reference, world, work)
     partials = [x.to(device) for x in partials]
@@ -163,6 +189,29 @@ def check_prefill(world, computed, dtype, device):
     plan, _ = make_prefill(world, computed)
     actual = run_prefill(prefill, world.to(dtype, device), on(plan, device))
     close(actual, run_prefill(reference, world.to(dtype, "cpu"), plan), dtype)
+
+
+@prove
+@given(case=prefill_worlds(), least=st.integers(1, 30))
+def test_prefill_in_sections(case, least, dtype, device):
+    """A short chunk behind a long context: its tokens are cut anywhere, and merged."""
+    world, computed = case
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiling, "FILL", 7)
+        patch.setattr(tiling, "LEAST", least)
+        check_prefill(world, computed, dtype, device)
+
+
+def test_a_short_chunk_behind_a_long_context_fills_the_chip(device):
+    """Beside a chunk without context, and one whose own computed tokens are the long part."""
+    lengths, contexts = [40, 9, 1300], [[(2, 0, 1100)], [], []]
+    world = build_world(lengths, contexts, 20 + 9 + 5, heads=(1, 2))
+    plan, _ = make_prefill(world, [20, 0, 1295])
+    tiles = plan.tiled(prefill.prefill_tiling(2, world.k_cache))
+    assert tiles.tiles[:, 0].bincount().tolist() == [4, 1, 2]  # two tiles, two sections each
+    assert (tiles.first_row, tiles.last_row) == (0, 34)
+    assert tiles.num_entries == 2 * 20 + 2 * 5
+    check_prefill(world, [20, 0, 1295], torch.float32, device)
 
 
 def run_prefill(module, world, plan):
@@ -215,8 +264,9 @@ def test_tiles_outside_of_a_window_are_not_walked(monkeypatch):
 
     rows = torch.randn(32, 1, 16), cache, cache
     plan = PrefillPlan.from_segments([(PagedSpan(range(40), 588, 620, position=1000), [far])])
-    assert count(prefill.prefill_attention, *rows, plan) == 5 + 10  # of 64 tokens
-    assert count(prefill.prefill_attention, *rows, plan, window=40) == 2
+    # Two programs of 16 rows, in tiles of 32 tokens.
+    assert count(prefill.prefill_attention, *rows, plan) == 2 * 10 + 19 + 20
+    assert count(prefill.prefill_attention, *rows, plan, window=40) == 2 + 3
 
 
 def test_windows_over_whole_tiles(dtype, device):

@@ -9,8 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gsr_engine.attention.decode_work import DecodeWork, HostWork, room_to_grow, unpacked
-from gsr_engine.attention.sharing import SPLIT, Sharing, SharingCosts
+from gsr_engine.attention.decode_work import DecodeWork
+from gsr_engine.attention.flat_lists import table_room
+from gsr_engine.attention.host_work import HostWork, unpacked
+from gsr_engine.attention.pieces import SPLIT
+from gsr_engine.attention.readers import room_to_grow
+from gsr_engine.attention.sharing import Sharing, SharingCosts
 from gsr_engine.kv.page_pool import PagePool
 from gsr_engine.kv.segments import PAGE_SIZE, Segment, Span
 from gsr_engine.step.plan import Chunk
@@ -33,7 +37,7 @@ def seen(work: HostWork, row: int) -> Places:
         for entry in range(entry_begin, entry_end):
             owner[entry] = (page_begin, begin, end, position)
     shown: Places = []
-    for entry in work.partial_ids[work.partial_offsets[row] : work.partial_offsets[row + 1]]:
+    for entry in work.partial_ids[slice(*work.partial_ranges[row])]:
         assert work.row_ids[entry] == row
         page_begin, begin, end, position = owner[int(entry)]
         assert end - begin <= SPLIT
@@ -108,15 +112,44 @@ def test_every_row_sees_its_context(
             assert seen(work, row) == expected + places(segment, 0, stop)
         spans = {span.segment for segment in living for span in segment.context}
         held = sum(len(segment.pages) for segment in {*spans, *living})
-        assert len(work.page_table) <= held + room_to_grow(len(living))
+        assert len(work.page_table) <= table_room(held + room_to_grow(len(living)))
+
+
+def cuts(work: HostWork, row: int) -> list[tuple[int, int]]:
+    """(begin, end) of the pieces that a row reads, in the order in which they are merged."""
+    owner = {entry: item for item in work.items.tolist() for entry in range(item[0], item[1])}
+    entries = work.partial_ids[slice(*work.partial_ranges[row])].tolist()
+    return [(owner[entry][3], owner[entry][4]) for entry in entries]
+
+
+def test_long_spans_have_longer_pieces_whatever_else_is_read() -> None:
+    """A stream grows beyond 4,096 tokens of its own, behind a problem of 16,384."""
+    problem = Segment([0] * 16384)
+    stream, sibling = (Segment([0] * 4090, 0, (Span(problem, 0, 16384),)) for _ in range(2))
+    other = Segment([0] * 300)
+    pool = PagePool(4000)
+    for segment in (problem, stream, sibling, other):
+        pool.grow(segment, len(segment) + 20)
+    alone = DecodeWork(Sharing(None, num_heads=4, num_kv_heads=2))
+    beside = DecodeWork(Sharing(SharingCosts(), num_heads=4, num_kv_heads=2))
+    for step in range(12):
+        stop = 4090 + step
+        chunk = Chunk(None, stream, stop - 1, stop, decode=True)  # type: ignore[arg-type]
+        third = Chunk(None, other, 299 + step, 300 + step, decode=True)  # type: ignore[arg-type]
+        twin = Chunk(None, sibling, 4080 + step, 4081 + step, decode=True)  # type: ignore[arg-type]
+        size = 256 if stop < 4096 else 512
+        expected = [(begin, begin + 1024) for begin in range(0, 16384, 1024)]
+        expected += [(begin, min(begin + size, stop)) for begin in range(0, stop, size)]
+        assert cuts(alone.build([chunk]), 0) == expected
+        assert cuts(beside.build([third, chunk, twin][step % 2 :]), 1 - step % 2) == expected
 
 
 def test_packing_pads_with_nothing() -> None:
     work = HostWork(
         items=np.array([[0, 2, 0, 3, 9, 40], [2, 3, 1, 0, 5, 12]]),
         row_ids=np.array([0, 1, 1]),
-        partial_offsets=np.array([0, 1, 3]),
-        partial_ids=np.array([0, 1, 2]),
+        partial_ranges=np.array([[0, 1], [2, 4]]),
+        partial_ids=np.array([0, 0, 1, 2]),
         page_table=np.array([7, 8, 9]),
         max_rows_per_item=2,
     )
@@ -124,6 +157,6 @@ def test_packing_pads_with_nothing() -> None:
     assert found.num_items.tolist() == [2]
     assert found.items[:2].tolist() == work.items.tolist()
     assert found.row_ids[:3].tolist() == [0, 1, 1]
-    assert found.partial_offsets.tolist() == [0, 1, 3, 3, 3]
-    assert found.partial_ids[:3].tolist() == [0, 1, 2]
+    assert found.partial_ranges.tolist() == [[0, 1], [2, 4], [0, 0], [0, 0]]
+    assert found.partial_ids[:4].tolist() == [0, 0, 1, 2]
     assert found.page_table.tolist() == [7, 8, 9]

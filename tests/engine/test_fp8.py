@@ -30,9 +30,9 @@ from gsr_engine.model.linear import Fp8Linear, Linear
 from gsr_engine.model.weights import (
     bytes_held,
     bytes_to_hold,
-    copy_weights,
     decoder_of,
     load_decoder,
+    overwrite,
 )
 from tests.helpers.checkpoints import make_checkpoint
 from tests.helpers.variants import Tensors, change_config, change_tensors
@@ -128,7 +128,8 @@ def test_nano_in_fp8_through_the_engine() -> None:
     for layer in other.layers:  # as a reload does: nothing of a weight lies elsewhere
         layer.qkv.weight.zero_()
         layer.qkv.scales.zero_()
-    copy_weights(decoder, other)
+    with open_tensors(NANO, config) as stored:
+        overwrite(stored, other)
     assert torch.equal(all_logits(other, prompts), all_logits(decoder, prompts))
     with engine_over(decoder, device="cpu", kv_cache_gib=0.1) as engine:
         params = SamplingParams(max_tokens=8, temperature=0.0, ignore_eos=True)

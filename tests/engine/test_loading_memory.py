@@ -205,6 +205,7 @@ def test_more_pages_than_are_ever_needed_need_no_memory(
 
 def test_a_gpu_gives_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (10 * GIB, 16 * GIB))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     model = ModelConfig.from_dict({**FIELDS, "num_hidden_layers": 400})  # 9 GiB
     gpu = torch.device("cuda")
     check_memory(model, torch.bfloat16, gpu, EngineConfig())

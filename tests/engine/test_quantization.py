@@ -24,7 +24,7 @@ from gsr_engine.execution.loading import load_parts
 from gsr_engine.model.decoder import Decoder, FeedForward, Layer, Mlp
 from gsr_engine.model.experts import Experts, Weights
 from gsr_engine.model.linear import Int8Linear, Linear
-from gsr_engine.model.weights import bytes_held, bytes_to_hold, copy_weights, decoder_of
+from gsr_engine.model.weights import bytes_held, bytes_to_hold, decoder_of, overwrite
 from tests.helpers.recorder import Recorder
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -119,7 +119,7 @@ def test_an_embedding_keeps_the_sixteen_bits_of_its_checkpoint(qwen2: Path) -> N
         assert plain.embedding.dtype == torch.float32
 
 
-def test_weights_are_quantised_reloaded_and_copied(qwen2: Path) -> None:
+def test_weights_are_quantised_and_overwritten(qwen2: Path) -> None:
     decoder, target = loaded(qwen2), loaded(qwen2)
     with open_tensors(qwen2, ModelConfig.from_folder(qwen2)) as stored:
         fp32 = decoder_of(stored, torch.float32)
@@ -128,7 +128,8 @@ def test_weights_are_quantised_reloaded_and_copied(qwen2: Path) -> None:
         assert torch.equal(mine.qkv.dense(), expected.dense())
         assert not torch.equal(mine.qkv.dense(), theirs.qkv.dense())
     target.layers[0].qkv.weight.zero_()
-    copy_weights(decoder, target)
+    with open_tensors(qwen2, ModelConfig.from_folder(qwen2)) as stored:
+        assert overwrite(stored, target) is target
     assert torch.equal(target.layers[0].qkv.dense(), decoder.layers[0].qkv.dense())
 
 

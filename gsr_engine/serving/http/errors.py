@@ -90,8 +90,11 @@ def problem_of(error: Exception) -> Problem:
             return Problem(400, str(error), error.field)
         case QueueFull():
             return Problem(503, "the queue is full", code="queue_full", kind="queue_full")
-        case EngineClosed():
+        case EngineClosed(__cause__=None):
             return Problem(503, "the engine takes no more requests", code="engine_closed")
+        case EngineClosed():
+            name = type(error.__cause__).__name__
+            return Problem(503, f"the engine has ended after {name}", code="engine_closed")
         case GsrError():
             return Problem(503, "the engine cannot take the request")
         case HTTPException():

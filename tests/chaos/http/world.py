@@ -82,7 +82,7 @@ class HttpWorld:
 class BrokenWorld(HttpWorld):
     """The same with the engine at hand, whose device breaks."""
 
-    faults = ("launch", "attention", "sampling", "transfer", "nan", "nan")
+    faults = ("launch", "attention", "sampling", "transfer", "nan", "nan", "memory")
 
     def __init__(self, seed: int, engine: AsyncEngine, runner: Saboteur, cache: Any) -> None:
         super().__init__(seed)
