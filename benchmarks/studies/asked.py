@@ -15,7 +15,6 @@ from benchmarks.studies.question import (
     LINEAR,
     LINEAR_ONLY,
     MAJORITY,
-    REVIEWS,
     SECONDARY,
     Answered,
     K,
@@ -113,7 +112,7 @@ def _stress(runs: Runs) -> Answered:
     claims = [
         Claim(
             "The gain over majority holds on harder problems than any in training.",
-            f"{REVIEWS} ask for stress tests",
+            "ours",
             [more(f"{harder[0]}: {LINEAR} - {MAJORITY}", harder[1].minus(LINEAR, MAJORITY))],
         ),
         Claim(
@@ -142,7 +141,7 @@ def _easy(runs: Runs) -> Answered:
     of = {label: runs[run.name] for label, run in EASY.items()}
     claim = Claim(
         "Where pass@1 is high already, refining gains nothing.",
-        REVIEWS,
+        "ours",
         [
             no_more(f"{label}: {LINEAR} - {MAJORITY}", one.minus(LINEAR, MAJORITY))
             for label, one in of.items()
@@ -178,9 +177,6 @@ ASKED = (
         title="High pass@1",
         runs=(NANO, *EASY.values()),
         answer=_easy,
-        limits=(
-            "What nano solves best it does not solve nearly always, so this hardly reaches the "
-            "saturation that the reviews speak of."
-        ),
+        limits="What nano solves best it solves in nine of ten cases; nearer to 1 less is to gain.",
     ),
 )

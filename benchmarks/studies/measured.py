@@ -127,6 +127,13 @@ class Measured:
         """The samples whose first k candidates are all wrong."""
         return np.asarray(self.candidates.correct[:, :k].sum(axis=1) == 0, bool)
 
+    def vote_within(self, name: str) -> str:
+        """The largest vote that computes no more tokens per problem than a method does."""
+        votes = [f"maj@{k}" for k in range(1, self.candidates.drawn + 1)]
+        budget, _ = self.tokens(name)
+        within = [one for one in votes if self.tokens(one)[0] <= budget]
+        return within[-1] if within else votes[0]
+
     def tokens(self, name: str) -> tuple[float, float]:
         """Tokens computed per problem, and those generated one after the other."""
         cost = self.outcome(name).cost

@@ -74,7 +74,7 @@ def _quality(runs: Runs) -> Answered:
         ),
         Claim(
             "The gain over majority grows with the candidates' diversity.",
-            REVIEWS,
+            f"{REVIEWS} ask for temperatures",
             [
                 more(
                     f"({LINEAR} - {MAJORITY}) at T=1 - at T=0.5",

@@ -66,13 +66,22 @@ def _objectives(runs: Runs) -> Answered:
             ],
         ),
         Claim(
+            "So it does beside the vote that takes as many tokens.",
+            f"{REVIEWS} ask for matched budgets",
+            [
+                more(f"hybrid: {one} - {vote}", nano.minus(one, vote))
+                for one in (LINEAR, BRANCHED)
+                for vote in [nano.vote_within(one)]
+            ],
+        ),
+        Claim(
             "A model that never learnt to refine gains no more than a majority vote.",
             f"{REVIEWS}: selfRef@4 of the base model is comparable to or worse than maj@4",
             [no_more(f"early: {LINEAR} - {MAJORITY}", early.minus(LINEAR, MAJORITY))],
         ),
         Claim(
             "Learning direct solving alone hampers refining.",
-            f"{REVIEWS}: AIME24 45.6 for the hybrid, 37.5 for distillation alone",
+            f"notes on the {REVIEWS}: AIME24 45.6 for the hybrid, 37.5 for distillation",
             [
                 less(f"direct alone: {LINEAR} - {MAJORITY}", direct.minus(LINEAR, MAJORITY)),
                 less(

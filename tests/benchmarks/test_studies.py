@@ -189,6 +189,14 @@ def test_figures_are_paired_and_parted() -> None:
         run.accuracy("selfref linear@9")
 
 
+def test_the_vote_that_costs_as_much() -> None:
+    run = made([("6x2", "yyyn", True)] * 3)  # candidates of 10 tokens; the prompt has 20
+    assert run.tokens("maj@4") == (60, 10)
+    assert run.vote_within("maj@3") == "maj@3"
+    assert run.vote_within(LINEAR) == "maj@4"  # it computes 60 tokens more, and no more are drawn
+    assert run.tokens(LINEAR)[0] == 120
+
+
 def test_questions_by_name() -> None:
     assert [one.name for one in chosen(["sweep", "sweep"], None)] == ["sweep"]
     assert len(chosen(["all"], "some/model")) == len(QUESTIONS)
