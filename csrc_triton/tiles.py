@@ -48,14 +48,15 @@ class Tiles(NamedTuple):
 # Loads in flight hide the latency of memory: 4.3 TB/s times 700 ns need 23 KB in flight per
 # multiprocessor. A step of a decode tile is 32 KiB of keys and values, less for tiny heads. Two
 # steps are in flight while one is computed.
+# A wide decode tile has eight warps: with four, the loop over items leaves it too few registers.
 # In a prefill tile two warp groups have 64 lanes each: one computes exponentials while the other
 # multiplies.
 _HOPPER = Tiles(
     decode={
-        16: (128, 4, 4, 3),
-        32: (128, 4, 4, 3),
-        64: (128, 4, 4, 3),
-        128: (64, 4, 4, 3),
+        16: (128, 4, 8, 3),
+        32: (128, 4, 8, 3),
+        64: (128, 4, 8, 3),
+        128: (64, 4, 8, 3),
         256: (32, 8, 8, 3),
     },
     prefill={
@@ -86,7 +87,7 @@ _OTHERS = Tiles(
 )
 # Exact fp32 cannot use tensor cores: these tiles serve comparisons only, and are not tuned.
 _DECODE_FP32 = Tile(16, 32, 8, 1)
-_PREFILL_FP32 = Tile(16, 32, 4, 1)
+_PREFILL_FP32 = Tile(16, 16, 8, 1)
 
 
 @cache
