@@ -208,7 +208,7 @@ def test_a_short_chunk_behind_a_long_context_fills_the_chip(device):
     world = build_world(lengths, contexts, 20 + 9 + 5, heads=(1, 2))
     plan, _ = make_prefill(world, [20, 0, 1295])
     tiles = plan.tiled(prefill.prefill_tiling(2, world.k_cache))
-    assert tiles.tiles[:, 0].bincount().tolist() == [4, 1, 2]  # two tiles, two sections each
+    assert tiles.tiles[:, 0].bincount().tolist() == [6, 2, 2]  # three tiles of two sections, two of one, one of two
     assert (tiles.first_row, tiles.last_row) == (0, 34)
     assert tiles.num_entries == 2 * 20 + 2 * 5
     check_prefill(world, [20, 0, 1295], torch.float32, device)
@@ -264,9 +264,9 @@ def test_tiles_outside_of_a_window_are_not_walked(monkeypatch):
 
     rows = torch.randn(32, 1, 16), cache, cache
     plan = PrefillPlan.from_segments([(PagedSpan(range(40), 588, 620, position=1000), [far])])
-    # Two programs of 16 rows, in tiles of 32 tokens.
-    assert count(prefill.prefill_attention, *rows, plan) == 2 * 10 + 19 + 20
-    assert count(prefill.prefill_attention, *rows, plan, window=40) == 2 + 3
+    # Two programs of 16 rows, in tiles of 16 tokens.
+    assert count(prefill.prefill_attention, *rows, plan) == 2 * 19 + 38 + 39
+    assert count(prefill.prefill_attention, *rows, plan, window=40) == 4 + 4
 
 
 def test_windows_over_whole_tiles(dtype, device):
