@@ -64,7 +64,7 @@ rehearsal: $(INSTALLED) ## the paper's recipe in miniature, from problems to acc
 	$(BIN)/python -m train.recipe rehearsal-wide --ranks 2
 
 kernels-aot: $(INSTALLED) ## compile every kernel for sm_80, 89, 90 and 100, no GPU needed: registers, spills, shared memory
-	$(BIN)/python -m benchmarks.kernels.compiled
+	$(BIN)/python -m benchmarks.kernels.compiled $(if $(CHIP),--chip $(CHIP))
 
 # It makes no environment: it takes the Python that is there, with the packages of a GPU machine.
 gpu-check: ## on a machine with an NVIDIA GPU: is the engine right there, and how fast (<= 9 minutes)
