@@ -208,7 +208,7 @@ def test_a_short_chunk_behind_a_long_context_fills_the_chip(device):
     world = build_world(lengths, contexts, 20 + 9 + 5, heads=(1, 2))
     plan, _ = make_prefill(world, [20, 0, 1295])
     tiles = plan.tiled(prefill.prefill_tiling(2, world.k_cache))
-    assert tiles.tiles[:, 0].bincount().tolist() == [6, 2, 2]  # three tiles of two sections, two of one, one of two
+    assert tiles.tiles[:, 0].bincount().tolist() == [6, 2, 2]  # of three, two and one tiles
     assert (tiles.first_row, tiles.last_row) == (0, 34)
     assert tiles.num_entries == 2 * 20 + 2 * 5
     check_prefill(world, [20, 0, 1295], torch.float32, device)
