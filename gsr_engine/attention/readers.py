@@ -63,7 +63,7 @@ class Spans:
         if not self._spans_in[held]:
             del self._spans_in[held]
             self._lists.remove(held)
-            if self._list_of[segment] == held:
+            if self._list_of.get(segment) == held:  # a later one may have been here, and gone
                 del self._list_of[segment]
 
     def _add(self, key: tuple[Segment, int, int]) -> int:
@@ -86,10 +86,13 @@ class Spans:
     def _list(self, segment: Segment, stop: int) -> int:
         """The page list of a segment that holds its first `stop` tokens.
 
-        Pages behind the computed tokens may still be taken away, so no list has them.
+        Pages behind the computed tokens may still be taken away, so no list has them. A list may
+        have outlived the last reader of its last pages: they were freed then, and others are there
+        now.
         """
         held = self._list_of.get(segment)
-        if held is None or self._lists.lengths[held] < pages_for(stop):
+        needed = segment.pages[: pages_for(stop)]
+        if held is None or self._lists.values(held)[: len(needed)] != needed:
             pages = segment.pages[: pages_for(max(stop, segment.computed))]
             held = self._list_of[segment] = self._lists.add(pages, len(pages))
         return held

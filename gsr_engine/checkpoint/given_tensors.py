@@ -82,6 +82,8 @@ def given_tensors(weights: NamedTensors, model: ModelConfig) -> StoredTensors:
 
 def _by_name(weights: NamedTensors, known: set[str]) -> dict[str, StoredTensor]:
     tensors: dict[str, StoredTensor] = {}
+    if not isinstance(weights, Iterable):
+        raise InvalidRequest(_FIELD, f"must be pairs of a name and a tensor, got {shown(weights)}")
     for place, pair in enumerate(weights):
         is_pair = isinstance(pair, tuple) and len(pair) == 2
         if not is_pair or not isinstance(pair[0], str) or not isinstance(pair[1], torch.Tensor):

@@ -279,11 +279,11 @@ class Admission:
             self._preempt(request)
 
     def preempt_newest(self) -> bool:
-        """Preempt a request for those before it; returns False if there is only one.
+        """Preempt a request for those before it; returns False if there is at most one.
 
         Pages are not what is scarce, so no request takes its place until `readmit`.
         """
-        victim = self._victim(self.running[0])
+        victim = self._victim(self.running[0]) if self.running else None
         if victim is None:
             return False
         self._preempt(victim)

@@ -25,7 +25,7 @@ from gsr_engine.schedule.admission import AnyRequest
 from gsr_engine.serving.http.errors import problem_of
 from gsr_engine.serving.http.health import Health
 from gsr_engine.step.plan import StepPlan
-from tests.chaos.actions import random_history
+from tests.chaos.actions import Fault, random_history
 from tests.chaos.engine_world import MAX_STREAMS, nano
 from tests.chaos.nano_world import new_saboteur
 from tests.chaos.saboteur import BROKEN, Saboteur
@@ -101,6 +101,29 @@ def test_only_what_cannot_be_computed_alone_fails() -> None:
         wide, slim = engine.generate([[9] * 30, [9] * 40], [PARAMS, SamplingParams(max_tokens=5)])
     assert "OutOfMemoryError: CUDA out of memory" in (wide.error or "")
     assert slim.error is None
+
+
+class Scripted(StubRunner):
+    """A device with this fault in each of its first launches, and none later."""
+
+    def __init__(self, *faults: Fault) -> None:
+        super().__init__(400, lag=1)
+        self._faults = iter(faults)
+
+    def launch(self, plan: StepPlan) -> Any:
+        self.fault = next(self._faults, None)
+        if self.fault == "memory":
+            self.scarce(1, 0)
+        return super().launch(plan)
+
+
+def test_a_step_that_lacks_memory_may_find_its_only_request_ended() -> None:
+    """The step before it is lost, and with it the request of both; another one waits."""
+    runner = Scripted("memory", "transfer", "memory")
+    with Engine(*nano(), EngineConfig(max_num_seqs=1), runner=runner) as engine:
+        lost, later = engine.generate([[9, 9], [9, 6]], SamplingParams(max_tokens=5))
+    assert lost.error == "RuntimeError: the device burnt down"
+    assert later.error is None
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -160,3 +160,37 @@ def test_packing_pads_with_nothing() -> None:
     assert found.partial_ranges.tolist() == [[0, 1], [2, 4], [0, 0], [0, 0]]
     assert found.partial_ids[:4].tolist() == [0, 0, 1, 2]
     assert found.page_table.tolist() == [7, 8, 9]
+
+
+def test_pages_that_were_evicted_and_computed_again_are_read_where_they_are_now() -> None:
+    """One stream goes on to read a problem's first page; the second page comes and goes."""
+    pool = PagePool(10)
+    problem, elsewhere = Segment([0] * 30), Segment([0])
+    early, late = (Segment([], 0, (Span(problem, 0, stop),)) for stop in (16, 30))
+    pool.grow(problem, 30)
+    pool.hold(problem, 16)  # the early stream's
+    problem.computed = 30
+    lists = DecodeWork(Sharing(None, num_heads=4, num_kv_heads=2))
+
+    def work_of(*streams: Segment) -> HostWork:
+        chunks = []
+        for stream in streams:
+            stream.token_ids.append(0)
+            pool.grow(stream, len(stream))
+            chunks.append(Chunk(None, stream, len(stream) - 1, len(stream), decode=True))  # type: ignore[arg-type]
+        return lists.build(chunks)
+
+    work_of(early)
+    before = list(problem.pages)
+    pool.drop(problem, 30)
+    pool.grow(elsewhere, 1)
+    pool.hold(problem, 30)
+    problem.computed = 30
+    assert before[0] == problem.pages[0]
+    assert before[1] != problem.pages[1]
+    work = work_of(early, late)
+    assert seen(work, 0) == places(problem, 0, 16) + places(early, 0, len(early))
+    assert seen(work, 1) == places(problem, 0, 30) + places(late, 0, len(late))
+    assert seen(work_of(early), 0)[16:] == places(early, 0, len(early))
+    work = work_of(late)  # both lists of the problem's pages are gone
+    assert seen(work, 0) == places(problem, 0, 30) + places(late, 0, len(late))

@@ -235,6 +235,8 @@ def test_wrong_weights_are_refused_by_name_and_change_nothing(
         for spoil, message in WRONG.values():
             with pytest.raises((CheckpointError, InvalidRequest), match=message):
                 engine.load_weights(iter(spoil(weights_of(other("qwen2")))))  # type: ignore
+        with pytest.raises(InvalidRequest, match="must be pairs of a name and a tensor, got None"):
+            engine.load_weights(None)  # type: ignore
         with pytest.raises(ZeroDivisionError):
             engine.load_weights((name, tensor / (1 // 0)) for name, tensor in weights_of(qwen2))
         with pytest.raises(CheckpointError, match="another model"):
