@@ -33,31 +33,35 @@ class Tile(NamedTuple):
     num_stages: int
 
 
+_DecodeTile = tuple[int, int, int]
+
+
 class Tiles(NamedTuple):
     """The tiles of a kind of chips, per padded head dim, for 16-bit inputs.
 
     Attributes:
-        decode: (block_n, num_warps of a narrow item, of a wide one, num_stages).
+        decode: of narrow items and of wide ones, each (block_n, num_warps, num_stages).
         prefill: whole tiles.
     """
 
-    decode: dict[int, tuple[int, int, int, int]]
+    decode: dict[int, tuple[_DecodeTile, _DecodeTile]]
     prefill: dict[int, Tile]
 
 
 # Loads in flight hide the latency of memory: 4.3 TB/s times 700 ns need 23 KB in flight per
-# multiprocessor. A step of a decode tile is 32 KiB of keys and values, less for tiny heads. Two
-# steps are in flight while one is computed.
-# A wide decode tile has eight warps: with four, the loop over items leaves it too few registers.
+# multiprocessor. A step of a narrow decode tile is 32 KiB of keys and values, less for tiny heads.
+# Two steps are in flight while one is computed.
+# A step of a wide decode tile is half as long, because the loop over items takes registers; more
+# programs fit then, and as many bytes are in flight.
 # In a prefill tile two warp groups have 64 lanes each: one computes exponentials while the other
 # multiplies.
 _HOPPER = Tiles(
     decode={
-        16: (128, 4, 8, 3),
-        32: (128, 4, 8, 3),
-        64: (128, 4, 8, 3),
-        128: (64, 4, 8, 3),
-        256: (32, 8, 8, 3),
+        16: ((128, 4, 3), (64, 4, 3)),
+        32: ((128, 4, 3), (64, 4, 3)),
+        64: ((128, 4, 3), (64, 4, 3)),
+        128: ((64, 4, 3), (32, 4, 3)),
+        256: ((32, 8, 3), (32, 8, 3)),
     },
     prefill={
         16: Tile(128, 128, 8, 3),
@@ -71,11 +75,11 @@ _HOPPER = Tiles(
 # Hopper has). Their tensor cores leave fewer registers, so wide items need more warps.
 _OTHERS = Tiles(
     decode={
-        16: (128, 4, 8, 3),
-        32: (128, 4, 8, 3),
-        64: (128, 4, 8, 3),
-        128: (64, 4, 8, 3),
-        256: (32, 8, 8, 2),
+        16: ((128, 4, 3), (128, 8, 3)),
+        32: ((128, 4, 3), (128, 8, 3)),
+        64: ((128, 4, 3), (128, 8, 3)),
+        128: ((64, 4, 3), (64, 8, 3)),
+        256: ((32, 8, 2), (32, 8, 2)),
     },
     prefill={
         16: Tile(128, 64, 8, 3),
@@ -108,8 +112,8 @@ def decode_tile(lanes: int, block_d: int, dtype: torch.dtype, device: torch.devi
     block_m = min(max(triton.next_power_of_2(lanes), NARROW.value), _MAX_DECODE_LANES)
     if dtype == torch.float32:
         return _DECODE_FP32
-    block_n, narrow, wide, stages = _tiles(device).decode[block_d]
-    return Tile(block_m, block_n, narrow if block_m == NARROW.value else wide, stages)
+    narrow, wide = _tiles(device).decode[block_d]
+    return Tile(block_m, *(narrow if block_m == NARROW.value else wide))
 
 
 def prefill_tile(block_d: int, dtype: torch.dtype, device: torch.device) -> Tile:
