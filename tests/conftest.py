@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test reaches for the network, nor waits for its time-out
 if "PYTEST_XDIST_WORKER" in os.environ:  # the cores are taken already
@@ -13,6 +15,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.helpers.checkpoints import make_checkpoint
+
+if TYPE_CHECKING:
+    from selenium import webdriver
 
 # No test is timed, and a busy machine is no failure.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -39,3 +44,13 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def qwen2(checkpoints: dict[str, Path]) -> Path:
     """The checkpoint that most tests use."""
     return checkpoints["qwen2"]
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[webdriver.Chrome]:
+    """One browser for all tests of a file."""
+    from tests.helpers.browser import headless_chromium
+
+    browser = headless_chromium()
+    yield browser
+    browser.quit()

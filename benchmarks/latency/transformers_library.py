@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from transformers import (
     AutoModelForCausalLM,
-    ContinuousBatchingConfig,
     PreTrainedModel,
     StoppingCriteria,
     StoppingCriteriaList,
@@ -21,9 +20,9 @@ from transformers import (
 
 from benchmarks.latency.library_system import Written
 from benchmarks.peers.servers import NotAnswered
+from benchmarks.peers.transformers_batching import batching
 from benchmarks.peers.transformers_generate import left_padded, sampling
 
-_PAGE = 16
 _GREEDY = 1e-4
 """Temperature that stands for greedy: a manager has one way of sampling for all its requests."""
 
@@ -157,14 +156,7 @@ class ContinuousBatches:
         settings = sampling(1, self._longest, draws=True)
         settings.min_new_tokens, settings.eos_token_id = None, -1
         settings.temperature = 0.5  # 1 would leave the temperature of a request out
-        config = ContinuousBatchingConfig(
-            page_size=_PAGE,
-            num_blocks=(most_streams + 1) * (self._longest // _PAGE + 2),
-            max_batch_tokens=max(2048, most_streams),
-            use_cuda_graph=False,
-            use_async_batching=False,
-            per_request_processors=True,
-        )
+        config = batching(most_streams, self._longest, per_request_processors=True)
         manager = self._model.init_continuous_batching(settings, config)
         manager.start()
         try:

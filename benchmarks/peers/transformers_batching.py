@@ -17,6 +17,19 @@ from benchmarks.peers.transformers_generate import sampling
 _PAGE = 16
 
 
+def batching(streams: int, longest: int, **more: bool) -> ContinuousBatchingConfig:
+    """For at most so many streams, each of at most so many tokens; `more` are other fields."""
+    # Its default takes a share of a GPU's memory; here it gets what the streams need at most.
+    return ContinuousBatchingConfig(
+        page_size=_PAGE,
+        num_blocks=(streams + 1) * (longest // _PAGE + 2),
+        max_batch_tokens=max(2048, streams),
+        use_cuda_graph=False,
+        use_async_batching=False,
+        **more,
+    )
+
+
 def load(job: Job) -> Loaded:
     """The model for such jobs."""
     torch.set_num_threads(job.threads)
@@ -24,14 +37,7 @@ def load(job: Job) -> Loaded:
         job.model, dtype=getattr(torch, job.dtype), attn_implementation="sdpa"
     ).eval()
     streams = max(job.num_streams, len(job.refine_prompts))
-    # Its default takes a share of a GPU's memory; here it gets what the job needs at most.
-    config = ContinuousBatchingConfig(
-        page_size=_PAGE,
-        num_blocks=(streams + 1) * (job.longest // _PAGE + 2),
-        max_batch_tokens=max(2048, streams),
-        use_cuda_graph=False,
-        use_async_batching=False,
-    )
+    config = batching(streams, job.longest)
 
     def generate(prompts: list[list[int]], n: int, tokens: int) -> int:
         settings = sampling(n, tokens)

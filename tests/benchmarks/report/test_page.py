@@ -18,7 +18,7 @@ from benchmarks.samples.sample import Sample, Solution
 from gsr_engine.outputs import CUT
 from gsr_engine.text.answers import majority
 from tests.benchmarks.report.made import METHODS, random_run, write_page
-from tests.helpers.browser import Page, headless_chromium, set_width
+from tests.helpers.browser import Page, set_width
 from tests.helpers.runs import LINEAR, run_of, sample
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("report-page")]
@@ -33,14 +33,6 @@ HOSTILE = (
 )
 
 Open = Callable[..., Page]
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[webdriver.Chrome]:
-    """One browser for all tests of this file."""
-    browser = headless_chromium()
-    yield browser
-    browser.quit()
 
 
 @pytest.fixture

@@ -10,17 +10,9 @@ import pytest
 from selenium import webdriver
 
 from tests.helpers import scripted_chat as scripted
-from tests.helpers.browser import Open, Page, headless_chromium, set_width
+from tests.helpers.browser import Open, Page, set_width
 from tests.helpers.live_server import live
 from tests.helpers.scripted_chat import BEGIN, END, KEEP_ALIVE, ScriptedChat
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[webdriver.Chrome]:
-    """One browser for all tests of this file."""
-    browser = headless_chromium()
-    yield browser
-    browser.quit()
 
 
 @pytest.fixture
