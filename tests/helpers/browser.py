@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys as Key
@@ -56,7 +57,10 @@ class Page:
         return self.find(selector).text
 
     def wait(self, condition: Callable[[], object]) -> None:
-        WebDriverWait(self.driver, PATIENCE, 0.02).until(lambda _: condition())
+        """Until a condition holds; an element that the page replaces meanwhile is read again."""
+        replaced = [StaleElementReferenceException]
+        waiting = WebDriverWait(self.driver, PATIENCE, 0.02, ignored_exceptions=replaced)
+        waiting.until(lambda _: condition())
 
     def connected(self) -> Page:
         self.wait(lambda: self.text("#model"))
