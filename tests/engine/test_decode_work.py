@@ -107,7 +107,9 @@ def test_every_row_sees_its_context(
             work = lists.build(chunks)
         rows = [(c.segment, stop) for c in chunks for stop in range(c.start + 1, c.stop + 1)]
         assert work.num_rows == len(rows)
-        assert all(0 < end - begin <= most_rows for begin, end in work.items[:, :2].tolist())
+        items = [range(begin, end) for begin, end in work.items[:, :2].tolist()]
+        assert all(0 < len(item) <= most_rows for item in items)
+        assert sorted(e for item in items for e in item) == [*range(len(work.row_ids))]
         assert max(work.items[:, 1] - work.items[:, 0]) <= work.max_rows_per_item <= most_rows
         for row, (segment, stop) in enumerate(rows):
             expected: Places = []
