@@ -138,6 +138,10 @@ class GraphCounts:
     eager_prefill: int = 0
     eager_too_large: int = 0
 
+    def reset(self) -> None:
+        """Count steps from nothing again."""
+        self.replays = self.draws_replayed = self.eager_prefill = self.eager_too_large = 0
+
     def as_dict(self) -> dict[str, Any]:
         """The counters as plain numbers."""
         return asdict(self)

@@ -80,8 +80,11 @@ def measure_step_costs(runner: Runner, config: EngineConfig) -> MeasuredCosts | 
     best = _timed(runner, [*first, plain, longer], more)
     drafts = sorted((p for p in (*first, *more) if p in best), key=lambda probe: probe.rows)
     runner.reset()
+    # Nobody asked for these steps.
     if runner.sharing is not None:
-        runner.sharing.reset()  # nobody asked for these steps
+        runner.sharing.reset()
+    if runner.graph_counts is not None:
+        runner.graph_counts.reset()
     # A smaller step takes no longer than a larger one, whatever was measured.
     seconds = np.minimum.accumulate([best[probe] for probe in reversed(drafts)])[::-1]
     draft_seconds = max(0.0, float(seconds[0]) - best[plain])
