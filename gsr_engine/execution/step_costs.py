@@ -105,7 +105,7 @@ def _timed(runner: Runner, first: list[_Probe], more: list[_Probe]) -> dict[_Pro
         if time.perf_counter() - began > _PATIENCE:
             break
         best[probe] = probe.seconds(runner)
-    # The first time a step may compile, be captured, or touch memory: quick ones are timed again.
+    # The first time a step may touch memory that is new: quick ones are timed again.
     for _ in range(_ROUNDS):
         if time.perf_counter() - began > 2 * _PATIENCE:
             break

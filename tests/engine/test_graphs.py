@@ -138,7 +138,7 @@ def test_what_cannot_be_captured_runs_in_a_larger_graph_or_eagerly(
     assert bool(counts["eager_too_large"]) == (0 in failing)
     assert bool(counts["replays"]) == (len(failing) < at_start)
     told, *warned = [record.getMessage() for record in caplog.records]
-    assert told.startswith(f"{counts['graphs']} graphs in ")
+    assert told.startswith(f"captured {counts['graphs']} graphs in ")
     assert len(warned) == 1
     assert str(error) in warned[0]
 
