@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ pytestmark = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter records nothing"
 )
 OPTIONS: dict[str, Any] = {"dtype": "bfloat16", "max_num_seqs": 16, "kv_cache_gib": 0.004}
-STREAMS = SamplingParams(n=8, max_tokens=30, ignore_eos=True)
+ONE = SamplingParams(max_tokens=30, ignore_eos=True)
+STREAMS = replace(ONE, n=8)
 _KERNELS = ("linear", "index", "where", "lt", "clamp_min", "copy_", "add", "mul", "cat")
 """Operations of torch that launch one kernel, or one copy, each."""
 
@@ -84,24 +86,23 @@ def steps(folder: Path, family: str, layers: int, **options: Any) -> Iterator[Co
         for _ in range(3):
             counted.next()
         yield counted.next()
-        engine.submit(engine.new_generate([8] * 40, STREAMS))
+        engine.submit(engine.new_generate([8] * 40, ONE))
         yield counted.next()
 
 
 @pytest.mark.parametrize("family", ["qwen2", "qwen3"])
-def test_a_layer_is_ten_kernels_and_eleven_beside_a_prompt(family: str, tmp_path: Path) -> None:
+def test_what_a_step_launches_besides_its_layers(family: str, tmp_path: Path) -> None:
     two, three = (list(steps(tmp_path, family, layers)) for layers in (2, 3))
-    decode, mixed = (more - less for more, less in zip(three, two, strict=True))
-    assert decode == {
-        "_rms_norm_kernel": 2,
-        "_rope_and_cache_kernel": 1,
-        "_work_list_kernel": 1,
-        "_reduce_kernel": 1,
-        "_gated_activation_kernel": 1,
-        "linear": 4,
-    }
-    assert mixed == decode + Counter({"_prefill_kernel": 1})
-    assert (decode.total(), mixed.total()) == (10, 11)
-    # Sources of tokens, embedding, last norm, a copy of the hidden states; head, draws, two copies.
-    # And three copies to the device.
-    assert two[0].total() == 2 * 10 + 6 + 8 + 3
+    decode, mixed = (more.total() - less.total() for more, less in zip(three, two, strict=True))
+    assert (decode, mixed) == (10, 11)  # of a layer
+    outside = Counter({"linear": 1, "_summary_kernel": 2, "_pack_kernel": 1, "_draw_kernel": 1})
+    outside += Counter({"_logprob_kernel": 1, "_rms_norm_kernel": 1, "lt": 1, "where": 1})
+    # A graph copies hidden states, tokens and log-probabilities; its inputs are three copies.
+    graphs = outside + Counter({"index": 2, "copy_": 3 + 3})
+    eagerly = outside + Counter({"index": 4, "copy_": 1})
+    assert (graphs.total(), eagerly.total()) == (14 + 3, 14)
+    for step, expected in zip(two, (graphs, eagerly), strict=True):
+        for name, count in expected.items():
+            of_layers = {"linear": 2 * 4, "_rms_norm_kernel": 2 * 2}.get(name, 0)
+            assert step[name] == count + of_layers
+    assert [step.total() for step in two] == [2 * 10 + 17, 2 * 11 + 14]
