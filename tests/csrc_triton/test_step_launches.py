@@ -31,7 +31,17 @@ pytestmark = pytest.mark.skipif(
 OPTIONS: dict[str, Any] = {"dtype": "bfloat16", "max_num_seqs": 16, "kv_cache_gib": 0.004}
 ONE = SamplingParams(max_tokens=30, ignore_eos=True)
 STREAMS = replace(ONE, n=8)
-_VIEWS = {"view", "slice", "select", "split", "split_with_sizes", "unbind", "flatten", "t"}
+_VIEWS = {
+    "view",
+    "slice",
+    "select",
+    "split",
+    "split_with_sizes",
+    "unbind",
+    "flatten",
+    "t",
+    "detach",
+}
 _MEMORY = {"empty", "new_empty", "zeros", "lift_fresh", "to", "resolve_conj", "resolve_neg"}
 _NO_LAUNCHES = _VIEWS | _MEMORY
 """Operations of torch that launch nothing: here `to` has nothing to do."""
