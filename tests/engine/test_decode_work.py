@@ -40,7 +40,7 @@ def seen(work: HostWork, row: int) -> Places:
     for entry in work.partial_ids[slice(*work.partial_ranges[row])]:
         assert work.row_ids[entry] == row
         page_begin, begin, end, position = owner[int(entry)]
-        assert end - begin <= SPLIT
+        assert end - begin <= 2 * SPLIT  # pieces of streams beyond 4,096 tokens are longer
         table = work.page_table[page_begin:]
         shown += [
             (int(table[t // PAGE_SIZE]), t % PAGE_SIZE, position + t) for t in range(begin, end)
