@@ -21,7 +21,7 @@ from gsr_engine.requests.request import Stream
 from gsr_engine.step.transfer import put
 
 _ROWS = (1, 2, 4, 8, 16, 32, 64)
-"""With more rows a GPU takes longer for a step than the host for these few launches, and logits
+"""With more rows a step takes so long that the host has time for these few launches, and logits
 would take much memory that nothing else may use."""
 
 
