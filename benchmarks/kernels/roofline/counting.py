@@ -36,8 +36,13 @@ _ATTENTION = {
 }
 # Tables of which a launch reads or writes a row for each row of the step, not all of them.
 _TABLES = {"k_cache_ptr", "v_cache_ptr", "cos_sin_ptr"}
-# Written only for rows that truncate their distribution, which none here does.
-_SPARE = {"packed_ptr", "chunks_ptr"}
+# What a launch hardly touches: no row here truncates its distribution, so nothing is packed, and of
+# the logits these kernels read one block of a row, or one number.
+_SPARE = {
+    "sampling._pack_kernel": {"packed_ptr", "logits_ptr"},
+    "sampling._draw_kernel": {"packed_ptr", "chunks_ptr", "logits_ptr"},
+    "logprobs._logprob_kernel": {"logits_ptr"},
+}
 _PRODUCTS = {"linear", "mm", "addmm", "matmul", "_scaled_mm"}
 _GATHERS = {"index", "index_select", "embedding"}
 _TO_PYTHON = "_local_scalar_dense"
@@ -102,7 +107,8 @@ class Counting(TorchDispatchMode):
             self._note(self._lists[key])
             return
         programs = prod(launch.grid)
-        moved = _tensor_bytes(v for name, v in values.items() if name not in _TABLES | _SPARE)
+        apart = _TABLES | _SPARE.get(launch.name, set())
+        moved = _tensor_bytes(v for name, v in values.items() if name not in apart)
         moved += _rows_of_tables(values)
         self._note(
             Operation(
