@@ -86,9 +86,7 @@ def prefill_operation(launch: Launch, values: Mapping[str, Any]) -> Operation:
     return Operation(
         name=launch.name,
         kind="prefill",
-        moved=int((ends - begins).sum()) * token
-        + int(cu_seqlens[-1]) * 2 * wide_row
-        + partials,
+        moved=int((ends - begins).sum()) * token + int(cu_seqlens[-1]) * 2 * wide_row + partials,
         partials=partials,
         flops=int(walked.sum()) * lanes * per_lane,
         least_bytes=_distinct(values, pages, begins, ends) * token,

@@ -46,7 +46,7 @@ _SPARE = {
 _PRODUCTS = {"linear", "mm", "addmm", "matmul", "_scaled_mm"}
 _GATHERS = {"index", "index_select", "embedding"}
 _TO_PYTHON = "_local_scalar_dense"
-_ALLOCATIONS = {"empty", "empty_like", "empty_strided", "new_empty"}
+_ALLOCATIONS = {"empty", "empty_like", "empty_strided", "new_empty", "zeros"}
 
 
 class Counting(TorchDispatchMode):
@@ -111,9 +111,7 @@ class Counting(TorchDispatchMode):
         moved = _tensor_bytes(v for name, v in values.items() if name not in apart)
         moved += _rows_of_tables(values)
         self._note(
-            Operation(
-                name=launch.name, kind="other", moved=moved, programs=programs, busy=programs
-            )
+            Operation(name=launch.name, kind="other", moved=moved, programs=programs, busy=programs)
         )
 
     def _note(self, operation: Operation) -> None:
