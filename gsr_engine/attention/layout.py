@@ -164,6 +164,8 @@ class _Contexts:
         lists, starts, stops, positions, sizes, pieces = columns[:, numbers]
         together = sharing.choose(readers, pieces, own_pieces)
         self._count(readers, together, stops - starts)
+        most = int(readers[together].max(initial=1))
+        self.most_rows = min(most, sharing.rows_per_item)
 
         # Blocks: each piece of each span. Its entries are those of the span's rows, side by side.
         span = np.arange(len(numbers)).repeat(pieces)
@@ -173,20 +175,20 @@ class _Contexts:
         pair = pairs.spans.argsort(kind="stable")[member]
         self.rows = pairs.rows[pair]
         self.ordinals = pairs.before[pair] + piece.repeat(entries)
-        # A block is one item of all its entries, or an item for each.
-        rows = np.where(together, readers, 1)
-        items = (readers // rows)[span]
-        begin = starts[span] + piece * sizes[span]
+        # A block is as few items of all its entries as may be, or an item for each.
+        rows = np.where(together, np.minimum(readers, sharing.rows_per_item), 1)
+        items = -(-readers // rows)[span]
+        begin, ends = starts[span] + piece * sizes[span], entries.cumsum()
         shown = np.empty((5, len(span)), dtype=np.int64)
         shown[0], shown[1], shown[2] = rows[span], list_begins[lists][span], begin
         shown[3], shown[4] = np.minimum(begin + sizes[span], stops[span]), positions[span]
         self.items = np.empty((ITEM_SIZE, int(items.sum())), dtype=np.int64)
-        self.items[0] = run_indices(begins_of(entries), items)
         self.items[1:] = shown.repeat(items, axis=1)
-        self.items[1] += self.items[0]
+        number = run_indices(np.zeros_like(items), items)
+        self.items[0] = (ends - entries).repeat(items) + number * self.items[1]
+        np.minimum(self.items[0] + self.items[1], ends.repeat(items), out=self.items[1])
 
     def _count(self, readers: IntArray, together: BoolArray, tokens: IntArray) -> None:
         chosen = int(together.sum())
         saved = int((tokens * (readers - 1))[together].sum())
         self.counts = chosen, int((readers > 1).sum()) - chosen, saved
-        self.most_rows = int(readers[together].max(initial=1))

@@ -24,8 +24,10 @@ from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.kv.segments import pages_for
 
 BoolArray = npt.NDArray[np.bool_]
-# Lanes of the narrowest tile of the decode kernel.
-NARROW_LANES = 16
+MOST_ROWS = 1 << 24
+"""More than a step has."""
+# Lanes of the narrowest tile of the decode kernel, and of the widest.
+NARROW_LANES, WIDEST_LANES = 16, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class SharingCosts:
 
     concurrent_programs: int = 0
     wide: float = 1.0
-    lanes: int = 64
+    lanes: int = WIDEST_LANES
     again: float = 1.0
 
     @classmethod
@@ -72,9 +74,20 @@ class SharingCosts:
 
 
 class Sharing:
-    """Chooses the spans to read together and counts them; without costs it never chooses any."""
+    """Chooses the spans to read together and counts them; without costs it never chooses any.
 
-    def __init__(self, costs: SharingCosts | None, num_heads: int, num_kv_heads: int) -> None:
+    Attributes:
+        rows_per_item: the most rows that one item has; with more rows a span is several items.
+    """
+
+    def __init__(
+        self,
+        costs: SharingCosts | None,
+        num_heads: int,
+        num_kv_heads: int,
+        rows_per_item: int = MOST_ROWS,
+    ) -> None:
+        self.rows_per_item = rows_per_item
         self._costs = costs
         self._group = num_heads // num_kv_heads
         self._kv_heads = num_kv_heads

@@ -181,7 +181,9 @@ class Books:
 
     def as_dict(self) -> dict[str, Any]:
         """See `Engine.stats`."""
-        sharing = self._pipeline.runner.sharing if self._pipeline else None
+        runner = self._pipeline.runner if self._pipeline else None
+        sharing = runner.sharing if runner else None
+        graphs = runner.graph_counts if runner else None
         return {
             **self._metrics.as_dict(),
             "requests_waiting": self.scheduler.num_waiting,
@@ -191,6 +193,7 @@ class Books:
             **self.memory.as_dict(),
             "preemptions": self.scheduler.num_preemptions,
             "shared_spans": sharing.as_dict() if sharing else None,
+            "cuda_graphs": graphs.as_dict() if graphs else None,
         }
 
 

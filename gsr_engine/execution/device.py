@@ -8,19 +8,20 @@ from gsr_engine.attention.flat_lists import table_room
 from gsr_engine.attention.kv_cache import KVCache, pages_in
 from gsr_engine.attention.paged_attention import PagedAttention
 from gsr_engine.attention.readers import room_to_grow
-from gsr_engine.attention.sharing import Sharing, measure_costs
+from gsr_engine.attention.sharing import MOST_ROWS, WIDEST_LANES, Sharing, measure_costs
 from gsr_engine.config import EngineConfig
 from gsr_engine.errors import OutOfMemory
 from gsr_engine.execution import gpu
-from gsr_engine.execution.graphs import DecodeGraphs
+from gsr_engine.execution.graphs import DecodeGraphs, bytes_for_graphs, ladder, shapes
 from gsr_engine.execution.host_memory import free_memory
 from gsr_engine.execution.prompt_logprobs import SCORED_ROWS
 from gsr_engine.execution.runner import Runner
 from gsr_engine.execution.sampler import draw_anything
 from gsr_engine.execution.step_costs import measure_step_costs
+from gsr_engine.execution.warm_up import warm_up
 from gsr_engine.model.decoder import Decoder
 
-# For captured graphs, work lists and partial results of decode attention.
+# For work lists and partial results of steps that run eagerly.
 _RESERVE = 1 << 30
 
 
@@ -40,16 +41,26 @@ def bytes_for_pages(decoder: Decoder, config: EngineConfig) -> int:
             f"a step of max_batch_tokens {config.max_batch_tokens} does not fit beside the weights"
         ) from None
     step = torch.cuda.max_memory_allocated() - before
+    graphs = _bytes_for_graphs(decoder, config, step) if config.cuda_graphs else 0
     free, total = gpu.free_memory()
     used, share = total - free, int(total * config.gpu_memory_utilization)
-    room = share - used - step - _RESERVE
+    room = share - used - step - graphs - _RESERVE
     if room <= 0:
         raise OutOfMemory(
             f"nothing is left for KV pages: of {_gib(share)} (gpu_memory_utilization "
             f"{config.gpu_memory_utilization}), {_gib(used)} are taken, the largest step needs "
-            f"{_gib(step)} (lower max_batch_tokens), and {_gib(_RESERVE)} are kept for graphs"
+            f"{_gib(step)} (lower max_batch_tokens), and {_gib(graphs + _RESERVE)} are kept for "
+            "graphs and work lists"
         )
     return room
+
+
+def _bytes_for_graphs(decoder: Decoder, config: EngineConfig, step: int) -> int:
+    """A graph's rows take their share of what the largest step took."""
+    rows = ladder(config.most_draws)[-1]
+    of_rows = step * rows // config.max_batch_tokens
+    shape = decoder.config, decoder.dtype, config.most_draws, config.share_spans
+    return bytes_for_graphs(*shape, of_rows)
 
 
 @torch.inference_mode()
@@ -97,19 +108,26 @@ def build_runner(decoder: Decoder, config: EngineConfig) -> Runner:
 
 
 def paged_runner(decoder: Decoder, config: EngineConfig, lag: int, use_graphs: bool) -> Runner:
-    """As `build_runner`, with a lag (see `StepRunner`), with or without graphs, on any device."""
+    """As `build_runner`, with a lag (see `StepRunner`), with or without graphs, on any device.
+
+    With either, kernels are compiled and graphs captured before it returns.
+    """
     cache, model = _new_cache(decoder, config), decoder.config
     costs = measure_costs(model, cache) if config.share_spans else None
-    sharing = Sharing(costs, model.num_heads, model.num_kv_heads)
+    most_rows = MOST_ROWS
+    if lag or use_graphs:  # one tile holds all rows of an item, so graphs have few widths
+        most_rows = max(1, WIDEST_LANES * model.num_kv_heads // model.num_heads)
+    sharing = Sharing(costs, model.num_heads, model.num_kv_heads, most_rows)
     attention = PagedAttention(model, cache, config.model_length(model), sharing)
-    graphs = None
+    # The kernels store nothing for padding rows, so no page is kept for them.
+    runner = Runner(decoder, attention, cache, config.most_draws, lag=lag, sharing=sharing)
+    every = shapes(model, config.most_draws, config.share_spans)
+    widths = sorted({shape.rows_per_item for shape in every})
+    if lag or use_graphs:
+        warm_up(decoder, attention, widths, config)
     if use_graphs:
         room = table_room(cache.num_pages + room_to_grow(config.max_num_seqs))
-        graphs = DecodeGraphs(decoder, attention, room)
-    # The kernels store nothing for padding rows, so no page is kept for them.
-    runner = Runner(
-        decoder, attention, cache, config.most_draws, lag=lag, graphs=graphs, sharing=sharing
-    )
+        runner.graphs = DecodeGraphs(decoder, attention, runner.drawn, every, room)
     if config.speculation is not None:
         runner.costs = measure_step_costs(runner, config)
     return runner

@@ -1,12 +1,17 @@
 """Decode steps as CUDA graphs: one launch instead of some hundreds.
 
 A graph replays the same kernels on the same addresses. So the tensors that a step reads keep their
-addresses, and each step overwrites their values. Sizes are rounded up; each rounded shape has its
-own graph, captured at the first step of that shape.
+addresses, and each step overwrites their values. A graph has fixed sizes, and a smaller step is
+padded. All graphs are captured at the start, over a ladder of sizes. While serving a step takes the
+smallest graph that holds it, or runs eagerly.
 """
 
 from __future__ import annotations
 
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,109 +19,250 @@ import torch
 
 from gsr_engine.attention.host_work import HostWork, packed_size, unpacked
 from gsr_engine.attention.paged_attention import PagedAttention
-from gsr_engine.attention.sharing import NARROW_LANES
+from gsr_engine.attention.sharing import NARROW_LANES, WIDEST_LANES
+from gsr_engine.checkpoint.model_config import ModelConfig
+from gsr_engine.execution import gpu
+from gsr_engine.execution.capture import Capture, Replay, capture_for
+from gsr_engine.execution.draw_graphs import DrawGraphs
+from gsr_engine.execution.faults import breaks_device
+from gsr_engine.execution.sampler import PendingDraws
 from gsr_engine.model.decoder import Decoder
+from gsr_engine.requests.request import Stream
 from gsr_engine.step.batch import Batch, known_tokens
 from gsr_engine.step.transfer import put
 
+_log = logging.getLogger(__name__)
+
+_ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 144, 160, 192, 256, 320, 384, 448, 512)
+"""From 8 rows on, less than a third is padding. Steps with more rows keep a GPU busy eagerly."""
+_ENTRIES_PER_ROW = 64
+"""Partial results for which a graph has room, on average: a context of 16k tokens or more."""
+_PARTIAL_BYTES = 512 << 20
+"""What the partial results of the largest graph may take."""
+_BYTES_PER_GRAPH = 2 << 20
+"""What a graph of some hundred kernels takes on the device: an estimate."""
+
 
 class Shape(NamedTuple):
-    """The sizes of a graph: rows, entries of the work list, and the most rows of an item."""
+    """The sizes of a graph: rows, the most rows of an item, and entries of the work list."""
 
     rows: int
-    entries: int
     rows_per_item: int
+    entries: int
+
+    def holds(self, rows: int, rows_per_item: int, entries: int) -> bool:
+        """Whether a step of these sizes can be padded to it."""
+        return rows <= self.rows and rows_per_item <= self.rows_per_item and entries <= self.entries
 
 
-def rounded_rows(rows: int) -> int:
-    """The next of 1, 2, 4, 8, 12, 16, 24, 32, 48, ...
+def ladder(most_rows: int) -> list[int]:
+    """The rows of graphs, ascending, for steps of at most so many rows."""
+    return [*(rows for rows in _ROWS if rows < most_rows), min(most_rows, _ROWS[-1])]
 
-    From 8 rows on, less than a third is padding.
+
+def shapes(model: ModelConfig, most_rows: int, shares: bool) -> list[Shape]:
+    """The shapes of all graphs, smallest first.
+
+    Their number is that of the ladder times the widths of decode's tiles: one for rows that share
+    nothing, wider ones for items of several rows.
+
+    Args:
+        model: heads and head dim.
+        most_rows: of a step.
+        shares: whether rows share items at all.
     """
-    power = 1 << (rows - 1).bit_length()
-    return power * 3 // 4 if power > 8 and rows <= power * 3 // 4 else power
+    group = model.num_heads // model.num_kv_heads
+    widths = [1]
+    if shares:
+        lanes = range(NARROW_LANES.bit_length() - 1, WIDEST_LANES.bit_length())
+        widths = sorted({max(1, (1 << power) // group) for power in lanes})
+    most = _PARTIAL_BYTES // _entry_bytes(model)
+    found = []
+    for rows in ladder(most_rows):
+        entries = max(rows, min(rows * _ENTRIES_PER_ROW, most))
+        narrower = 0
+        for width in widths:
+            if narrower < rows:
+                found.append(Shape(rows, width, entries))
+            narrower = width
+    return found
 
 
-def shape_of(work: HostWork, group: int) -> Shape:
-    """The rounded shape of a step."""
-    lanes = max(NARROW_LANES, 1 << (work.max_rows_per_item * group - 1).bit_length())
-    entries = 1 << (len(work.row_ids) - 1).bit_length()
-    return Shape(rounded_rows(work.num_rows), entries, max(1, lanes // group))
+def bytes_for_graphs(
+    model: ModelConfig, dtype: torch.dtype, most_rows: int, shares: bool, step_bytes: int
+) -> int:
+    """Bytes of a GPU that the graphs take, for which KV pages must leave room.
+
+    Graphs share one memory pool, which holds what the largest one allocates: partial results, and
+    what a step of so many rows allocates besides, `step_bytes`; or the logits of the largest draw.
+
+    Args:
+        model: its shape.
+        dtype: of activations.
+        most_rows: of a step.
+        shares: whether rows share items at all.
+        step_bytes: what `ladder(most_rows)[-1]` rows allocate without attention.
+    """
+    every = shapes(model, most_rows, shares)
+    partials = every[-1].entries * _entry_bytes(model)
+    draws = DrawGraphs.bytes_for(model.vocab_size, dtype, most_rows)
+    return max(partials + step_bytes, draws) + len(every) * _BYTES_PER_GRAPH
+
+
+def _entry_bytes(model: ModelConfig) -> int:
+    """A partial result in fp32 and its log-sum-exp, for every head."""
+    return model.num_heads * (model.head_dim + 1) * 4
+
+
+@dataclass(slots=True)
+class GraphCounts:
+    """What became of the graphs.
+
+    Attributes:
+        graphs: that were captured, those of draws among them.
+        failed: that could not be captured.
+        seconds: that captures took.
+        bytes: of the GPU that graphs took.
+        replays: steps whose hidden states came from a graph.
+        draws_replayed: those of them whose draws came from one, too.
+        eager_prefill: steps that ran eagerly because they prefilled something.
+        eager_too_large: steps that only decode and that no graph holds.
+    """
+
+    graphs: int = 0
+    failed: int = 0
+    seconds: float = 0.0
+    bytes: int = 0
+    replays: int = 0
+    draws_replayed: int = 0
+    eager_prefill: int = 0
+    eager_too_large: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """The counters as plain numbers."""
+        return asdict(self)
 
 
 class DecodeGraphs:
-    """Runs steps that only decode; without CUDA it computes the same eagerly."""
+    """Runs steps that only decode; they are captured when it is made.
 
-    def __init__(self, decoder: Decoder, attention: PagedAttention, page_room: int) -> None:
-        self._decoder = decoder
-        self._attention = attention
-        self._page_room = page_room
-        self._steps: dict[Shape, _StaticStep] = {}
-        self._pool: Any = None
+    Attributes:
+        counts: what was captured and replayed.
+        hidden: [rows, hidden_size], the hidden states of the last replay.
+    """
 
-    @property
-    def num_shapes(self) -> int:
-        """How many shapes of steps there were so far; each has its own graph."""
-        return len(self._steps)
+    def __init__(
+        self,
+        decoder: Decoder,
+        attention: PagedAttention,
+        drawn: torch.Tensor,
+        every: Sequence[Shape],
+        page_room: int,
+        capture: Capture | None = None,
+    ) -> None:
+        """Capture graphs of these shapes, and of their draws.
 
-    def run(self, batch: Batch, drawn: torch.Tensor) -> torch.Tensor:
-        """The hidden states of a batch, [N, hidden_size]; the next run overwrites them.
+        Args:
+            decoder: its weights stay where they are.
+            attention: over the KV pages of the decoder.
+            drawn: int64 [draws] at a fixed address: the tokens that the sources of a batch index.
+            every: the shapes, smallest first.
+            page_room: the most entries of a page table.
+            capture: captures a call; None takes that of the device.
+        """
+        self._decoder, self._attention, self._drawn = decoder, attention, drawn
+        device, most_rows = drawn.device, every[-1].rows
+        self._inputs = torch.zeros(4 * most_rows, dtype=torch.int64, device=device)
+        length = max(packed_size(shape.rows, shape.entries) for shape in every) + page_room
+        self._vector = torch.zeros(length, dtype=torch.int32, device=device)
+        size = (most_rows, decoder.config.hidden_size)
+        self.hidden = torch.zeros(size, dtype=decoder.dtype, device=device)
+        self._draws = DrawGraphs(decoder, self.hidden, drawn)
+        self.counts = GraphCounts()
+        self._replays: dict[Shape, Replay] = {}
+        self._capture(every, capture or capture_for(device))
+
+    def graph_for(self, rows: int, rows_per_item: int, entries: int) -> Shape | None:
+        """The smallest shape that was captured and holds a step; None if none does."""
+        sizes = rows, rows_per_item, entries
+        return next((shape for shape in self._replays if shape.holds(*sizes)), None)
+
+    def replay(self, batch: Batch, work: HostWork) -> bool:
+        """Compute `hidden` of a batch, unless no graph holds it; returns whether one does.
 
         Args:
             batch: a batch on the host whose chunks all decode.
-            drawn: int64 [draws] at a fixed address: the tokens that the batch's sources index.
+            work: its work list.
         """
-        work = self._attention.lists.build(batch.chunks)
-        shape = shape_of(work, self._decoder.config.num_heads // self._decoder.config.num_kv_heads)
-        step = self._steps.get(shape)
-        if step is None:
-            step = self._steps[shape] = _StaticStep(shape, self._page_room, drawn.device)
-        step.fill(batch, work)
-        self._attention.bind(step.positions, step.slots, step.work)
-        if step.graph is not None:
-            step.graph.replay()
-            return step.hidden[: work.num_rows]
-        # The first step of a shape runs eagerly: kernels must be compiled before a capture.
-        hidden = step.forward(self._decoder, self._attention, drawn)
-        if drawn.is_cuda:
-            self._capture(step, drawn)
-        return hidden[: work.num_rows]
-
-    def _capture(self, step: _StaticStep, drawn: torch.Tensor) -> None:
-        graph = torch.cuda.CUDAGraph()
-        torch.cuda.synchronize()
-        # thread_local: other threads of the host program may use CUDA during the capture.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            step.hidden = step.forward(self._decoder, self._attention, drawn)
-        self._pool = self._pool or graph.pool()
-        step.graph = graph
-
-
-class _StaticStep:
-    """The tensors of one shape, at fixed addresses, and the graph that reads them."""
-
-    def __init__(self, shape: Shape, page_room: int, device: torch.device) -> None:
-        rows, entries, self._rows_per_item = shape
-        self._num_rows, self._num_entries = rows, entries
-        self._inputs = torch.zeros((4, rows), dtype=torch.int64, device=device)
-        _, self.positions, self.slots, _ = self._inputs
-        length = packed_size(rows, entries) + page_room
-        self._vector = torch.zeros(length, dtype=torch.int32, device=device)
-        self.work = unpacked(self._vector, rows, entries, self._rows_per_item)
-        self.graph: torch.cuda.CUDAGraph | None = None
-        self.hidden = torch.empty(0, device=device)
-
-    def fill(self, batch: Batch, work: HostWork) -> None:
-        """Copy in the inputs of a step; padding rows attend to nothing and store nothing."""
-        inputs = np.zeros((4, self._num_rows), dtype=np.int64)
+        shape = self.graph_for(work.num_rows, work.max_rows_per_item, len(work.row_ids))
+        if shape is None:
+            self.counts.eager_too_large += 1
+            return False
+        inputs = np.zeros((4, shape.rows), dtype=np.int64)
         inputs[2:] = -1  # padding rows: no slot, no source
         inputs[:, : work.num_rows] = batch.inputs.numpy()
-        put(inputs, self._inputs)
-        packed = work.packed(self._num_rows, self._num_entries)
+        put(inputs.reshape(-1), self._inputs[: inputs.size])
+        packed = work.packed(shape.rows, shape.entries)
         put(packed, self._vector[: len(packed)])
+        self._replays[shape]()
+        self.counts.replays += 1
+        return True
 
-    def forward(
-        self, decoder: Decoder, attention: PagedAttention, drawn: torch.Tensor
-    ) -> torch.Tensor:
-        """Hidden states of all rows, including padding rows."""
-        return decoder.hidden(known_tokens(self._inputs, drawn), attention, None)
+    def draw(self, streams: list[Stream], assumed: list[list[int]] | None) -> PendingDraws | None:
+        """One token for each row of the last replay, written to `drawn`; None if no graph can.
+
+        The arguments are those of `Sampler.draw`, for stream i in row i.
+        """
+        draws = self._draws.replay(streams, assumed)
+        self.counts.draws_replayed += draws is not None
+        return draws
+
+    def reset(self) -> None:
+        """Forget what was kept from the last step."""
+        self._draws.reset()
+
+    def _forward(self, shape: Shape) -> Callable[[], object]:
+        """Computes `hidden` for one shape, padding rows among them."""
+        rows, rows_per_item, entries = shape
+        inputs = self._inputs[: 4 * rows].view(4, rows)
+        work = unpacked(self._vector, rows, entries, rows_per_item)
+
+        def forward() -> None:
+            self._attention.bind(inputs[1], inputs[2], work)
+            token_ids = known_tokens(inputs, self._drawn)
+            self.hidden[:rows] = self._decoder.hidden(token_ids, self._attention, None)
+
+        return forward
+
+    @torch.inference_mode()
+    def _capture(self, every: Sequence[Shape], capture: Capture) -> None:
+        """Capture the largest first: its memory serves all others."""
+        began, on_gpu = time.perf_counter(), self._drawn.is_cuda
+        free = gpu.free_memory()[0] if on_gpu else 0
+        failures: list[Exception] = []
+
+        def tried(call: Callable[[], object]) -> Replay | None:
+            try:
+                return capture(call)
+            except Exception as error:
+                if breaks_device(error):
+                    raise
+                failures.append(error)
+                gpu.drop_caches()
+                return None
+
+        found = {shape: tried(self._forward(shape)) for shape in reversed(every)}
+        self._replays = {shape: run for shape in every if (run := found[shape]) is not None}
+        num_draws = self._draws.capture(tried)
+        counts = self.counts
+        counts.graphs, counts.failed = len(self._replays) + num_draws, len(failures)
+        counts.seconds = time.perf_counter() - began
+        counts.bytes = free - gpu.free_memory()[0] if on_gpu else 0
+        _log.info("%d graphs in %.1f s, %d MiB", counts.graphs, counts.seconds, counts.bytes >> 20)
+        if failures:
+            _log.warning(
+                "%d graphs could not be captured; such steps take a larger one or run eagerly. "
+                "The first: %s",
+                len(failures),
+                failures[0],
+            )

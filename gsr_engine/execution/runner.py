@@ -9,12 +9,13 @@ import torch
 from gsr_engine.attention.kv_cache import KVCache
 from gsr_engine.attention.paged_attention import PagedAttention
 from gsr_engine.attention.sharing import Sharing
-from gsr_engine.execution.graphs import DecodeGraphs
+from gsr_engine.execution.graphs import DecodeGraphs, GraphCounts
 from gsr_engine.execution.prompt_logprobs import PendingScores, score_prompts
-from gsr_engine.execution.sampler import Draws, Sampler
+from gsr_engine.execution.sampler import Draws, PendingDraws, Sampler
 from gsr_engine.kv.segments import Segment
 from gsr_engine.model.decoder import Decoder
 from gsr_engine.model.weights import Renewal
+from gsr_engine.requests.request import Stream
 from gsr_engine.schedule.drafts import StepCosts
 from gsr_engine.step.batch import Batch, build_batch, copied_slots, known_tokens
 from gsr_engine.step.plan import StepPlan
@@ -36,12 +37,17 @@ class StepRunner(Protocol):
             a token drawn in the step before is read on the device.
         sharing: counts which shared spans were read together; None if it never shares.
         costs: how long a step takes; None if no drafts are wanted.
+        graph_counts: what became of the graphs; None without graphs.
     """
 
     num_pages: int
     lag: int
     sharing: Sharing | None
     costs: StepCosts | None
+
+    @property
+    def graph_counts(self) -> GraphCounts | None:
+        """See above."""
 
     def launch(self, plan: StepPlan) -> Launched:
         """Start a step: compute the plan's chunks, draw its tokens, score those of prompts."""
@@ -60,6 +66,8 @@ class Runner:
         decoder: the model.
         attention: attention over the KV pages.
         sampler: draws the tokens.
+        drawn: int64 [max_draws], the tokens of the last step, which the next one may read.
+        graphs: of steps that decode; None without graphs.
     """
 
     def __init__(
@@ -70,7 +78,6 @@ class Runner:
         max_draws: int,
         *,
         lag: int = 0,
-        graphs: DecodeGraphs | None = None,
         sharing: Sharing | None = None,
     ) -> None:
         self.decoder = decoder
@@ -81,14 +88,19 @@ class Runner:
         self.attention = attention
         self._cache = cache
         self.sampler = Sampler()
-        self._graphs = graphs
-        self._drawn = torch.zeros(max_draws, dtype=torch.int64, device=decoder.device)
+        self.graphs: DecodeGraphs | None = None
+        self.drawn = torch.zeros(max_draws, dtype=torch.int64, device=decoder.device)
         self._drawn_at: dict[Segment, int] = {}
 
     @property
+    def graph_counts(self) -> GraphCounts | None:
+        """See `StepRunner`."""
+        return None if self.graphs is None else self.graphs.counts
+
+    @property
     def num_graphs(self) -> int:
-        """How many shapes of decode steps have a graph; 0 without graphs."""
-        return 0 if self._graphs is None else self._graphs.num_shapes
+        """How many graphs there are; 0 without graphs."""
+        return 0 if self.graphs is None else self.graphs.counts.graphs
 
     @torch.inference_mode()
     def launch(self, plan: StepPlan) -> Launched:
@@ -96,28 +108,47 @@ class Runner:
         if plan.copies:
             self._cache.copy(*copied_slots(plan))
         batch = build_batch(plan, self._drawn_at)
-        hidden = self._hidden(batch)
+        hidden, replayed = self._hidden(batch)
         # Scores first: their logits are gone before those of the draws are made.
         split = len(hidden) - batch.num_scored
         pieces = score_prompts(plan, hidden[split:], self.decoder.logits)
         hidden = hidden[:split]
-        streams = [stream for _, stream in plan.draws]
-        logits = self.decoder.logits(hidden) if streams else hidden
-        draws = self.sampler.draw(logits, batch.draw_rows, streams, batch.assumed)
-        if self.lag:
-            self._drawn[: len(streams)].copy_(draws.token_ids)
-            self._drawn_at = {s.segment: draw for draw, s in enumerate(streams)}
+        draws = self._draw(hidden, replayed, batch, [stream for _, stream in plan.draws])
         return PendingScores(draws, pieces) if pieces else draws
 
-    def _hidden(self, batch: Batch) -> torch.Tensor:
-        if self._graphs is not None and batch.num_decodes == len(batch.chunks):
-            return self._graphs.run(batch, self._drawn)
-        batch = batch.to(self.decoder.device)
+    def _hidden(self, batch: Batch) -> tuple[torch.Tensor, bool]:
+        """The hidden states of the rows that draw or score, and whether a graph computed them."""
+        device, work = self.decoder.device, None
+        if self.graphs is not None and batch.num_decodes == len(batch.chunks):
+            work = self.attention.lists.build(batch.chunks)
+            if self.graphs.replay(batch, work):
+                return self.graphs.hidden[: work.num_rows], True
+        elif self.graphs is not None:
+            self.graphs.counts.eager_prefill += 1
+        batch = batch.to(device)
         token_ids = batch.token_ids
         if batch.has_sources:
-            token_ids = known_tokens(batch.inputs, self._drawn)
-        self.attention.begin(batch)
-        return self.decoder.hidden(token_ids, self.attention, batch.logit_rows)
+            token_ids = known_tokens(batch.inputs, self.drawn)
+        if work is None:
+            self.attention.begin(batch)
+        else:
+            self.attention.bind(batch.positions, batch.slot_mapping, work.on(device))
+        return self.decoder.hidden(token_ids, self.attention, batch.logit_rows), False
+
+    def _draw(
+        self, hidden: torch.Tensor, replayed: bool, batch: Batch, streams: list[Stream]
+    ) -> PendingDraws:
+        """One token for each stream; `replayed`: row i of a graph's hidden states is stream i's."""
+        draws = None
+        if self.graphs is not None and replayed:
+            draws = self.graphs.draw(streams, batch.assumed)
+        if draws is None:
+            logits = self.decoder.logits(hidden) if streams else hidden
+            draws = self.sampler.draw(logits, batch.draw_rows, streams, batch.assumed)
+            if self.lag:
+                self.drawn[: len(streams)].copy_(draws.token_ids)
+        self._drawn_at = {s.segment: draw for draw, s in enumerate(streams)} if self.lag else {}
+        return draws
 
     def use(self, renew: Renewal) -> None:
         """Give the decoder other weights; no step may be in flight."""
@@ -128,3 +159,5 @@ class Runner:
         """Forget what attention and sampler kept from the last step."""
         self.attention.reset()
         self.sampler.reset()
+        if self.graphs is not None:
+            self.graphs.reset()

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from csrc_triton import sample, token_logprobs
@@ -19,6 +20,9 @@ from gsr_engine.requests.prompt_scores import Score
 from gsr_engine.requests.request import Stream
 from gsr_engine.step.transfer import Fetched, to_device
 
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+_Arrays = tuple[FloatArray, IntArray, FloatArray, FloatArray, IntArray]
 _Params = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
@@ -102,10 +106,7 @@ class Sampler:
         stale = assumed is not None and self._edits is not None
         if self._params is None or stale or streams != self._streams:
             self._params = self._take(streams, assumed, logits)
-        numbers = [stream.num_drawn for stream in streams]
-        if assumed is not None:
-            numbers = [n + len(before) for n, before in zip(numbers, assumed, strict=True)]
-        indices = to_device(np.array(numbers, dtype=np.int64), device)
+        indices = to_device(draw_indices(streams, assumed), device)
         mine = logits[: len(draw_rows)]
         if draw_rows != list(range(len(draw_rows))):
             mine = logits[to_device(np.array(draw_rows, dtype=np.int64), device)]
@@ -127,7 +128,14 @@ class Sampler:
         if edits:
             self._edits = LogitEdits(streams, logits.shape[1], device, before, assumed)
         self._wanted = [stream.params.top_logprobs for stream in streams]
-        return _tensors(streams, device)
+        temperature, top_k, top_p, min_p, seeds = draw_arrays(streams)
+        return (
+            to_device(temperature, device),
+            to_device(top_k, device),
+            to_device(top_p, device),
+            to_device(min_p, device),
+            to_device(seeds, device),
+        )
 
 
 def draw_anything(logits: torch.Tensor) -> None:
@@ -139,21 +147,20 @@ def draw_anything(logits: torch.Tensor) -> None:
     token_logprobs(logits, tokens)
 
 
-def _tensors(streams: list[Stream], device: torch.device) -> _Params:
+def draw_indices(streams: list[Stream], assumed: list[list[int]] | None) -> IntArray:
+    """For each draw the number of tokens that its stream has drawn or assumes before it."""
+    numbers = np.array([stream.num_drawn for stream in streams], dtype=np.int64)
+    return numbers if assumed is None else numbers + [len(before) for before in assumed]
+
+
+def draw_arrays(streams: list[Stream]) -> _Arrays:
     """Temperature, top_k, top_p, min_p and seed of each stream, as `sample` needs them."""
     numbers = [stream.params.draw_numbers for stream in streams]
     temperatures, top_ks, top_ps, min_ps = zip(*numbers, strict=True)
-
-    def floats(values: Sequence[float]) -> torch.Tensor:
-        return to_device(np.array(values, dtype=np.float32), device)
-
-    def integers(values: Sequence[int]) -> torch.Tensor:
-        return to_device(np.array(values, dtype=np.int64), device)
-
     return (
-        floats(temperatures),
-        integers(top_ks),
-        floats(top_ps),
-        floats(min_ps),
-        integers([stream.seed for stream in streams]),
+        np.array(temperatures, dtype=np.float32),
+        np.array(top_ks, dtype=np.int64),
+        np.array(top_ps, dtype=np.float32),
+        np.array(min_ps, dtype=np.float32),
+        np.array([stream.seed for stream in streams], dtype=np.int64),
     )

@@ -27,20 +27,26 @@ def put(values: npt.NDArray[Any], target: torch.Tensor) -> None:
 
 
 class Fetched:
-    """Tensors whose copy to the host has been queued; `wait` returns their values as lists."""
+    """Tensors whose copy to the host has been queued; `wait` returns their values as lists.
+
+    These are the values of now, even if the tensors are overwritten before `wait`.
+    """
 
     def __init__(self, tensors: list[torch.Tensor]) -> None:
         self._event: torch.cuda.Event | None = None
-        self._tensors = tensors
+        self._values: list[list[Any]] = []
         if tensors and tensors[0].is_cuda:
             self._tensors = [_pinned(tensor) for tensor in tensors]
             self._event = torch.cuda.Event()
             self._event.record()
+        else:
+            self._values = [tensor.tolist() for tensor in tensors]
 
     def wait(self) -> list[list[Any]]:
         """The values of each tensor; waits until they are computed and copied."""
-        if self._event is not None:
-            self._event.synchronize()
+        if self._event is None:
+            return self._values
+        self._event.synchronize()
         return [tensor.tolist() for tensor in self._tensors]
 
 

@@ -27,7 +27,7 @@ class Saboteur:
         runner.attention = self._attention  # type: ignore
         self._draw, runner.sampler.draw = runner.sampler.draw, self._sample  # type: ignore
         self.num_pages, self.lag, self.sharing = runner.num_pages, runner.lag, runner.sharing
-        self.costs = FREE
+        self.costs, self.graph_counts = FREE, None
         self.fault: Fault | None = None
         self.fault_row = 0
         self._now: Fault | None = None

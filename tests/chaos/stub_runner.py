@@ -42,7 +42,7 @@ class StubRunner:
     def __init__(self, num_pages: int, lag: int) -> None:
         self.num_pages = num_pages
         self.lag = lag
-        self.sharing = None
+        self.sharing = self.graph_counts = None
         self.costs = FREE
         self._kv = np.zeros(num_pages * PAGE_SIZE, dtype=np.int64)
         self._contents = Contents()

@@ -39,11 +39,12 @@ VARIANTS = {
     "rope._rope_and_cache_kernel": 1,
     # With and without a residual.
     "norm._rms_norm_kernel": 2,
-    # The blocks of logits at temperature 1, and at that of a row.
-    "logprobs._summary_kernel": 2,
-    "logprobs._logprob_kernel": 1,
-    "sampling._pack_kernel": 1,
-    "sampling._draw_kernel": 1,
+    # Logits of the model, and in fp32 those that penalties edit; their blocks at temperature 1, and
+    # at that of a row.
+    "logprobs._summary_kernel": 4,
+    "logprobs._logprob_kernel": 2,
+    "sampling._pack_kernel": 2,
+    "sampling._draw_kernel": 2,
 }
 """The programs of one model in one dtype."""
 
@@ -61,7 +62,8 @@ def submit(engine: Engine, rng: random.Random) -> None:
     prompt = [rng.randrange(6, 90) for _ in range(rng.choice([1, 7, 16, 40, 130]))]
     tokens = {"max_tokens": rng.randint(1, 60), "ignore_eos": True}
     if rng.random() < 0.5:
-        params = SamplingParams(n=rng.choice([1, 1, 2, 5, 12]), top_p=0.9, **tokens)
+        extra = rng.choice([{}, {"presence_penalty": 0.5}, {"top_logprobs": 2}])
+        params = SamplingParams(n=rng.choice([1, 1, 2, 5, 12]), top_p=0.9, **extra, **tokens)
         engine.submit(engine.new_generate(prompt, params))
         return
     sampling = SamplingParams(**tokens)
@@ -91,7 +93,7 @@ def keys(launches: list[Launch]) -> dict[str, set[str]]:
     return found
 
 
-def test_few_programs_serve_every_step(
+def test_few_programs_serve_every_step_and_the_start_launches_all_of_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zeros: None
 ) -> None:
     pytest.importorskip("triton")
@@ -101,10 +103,11 @@ def test_few_programs_serve_every_step(
     monkeypatch.setattr(pages, "vector_major", pages.token_major)  # what these kernels read
     monkeypatch.setattr(experts, "has_cpu_kernels", lambda dtype: False)  # they pack no weights
     options = {"dtype": "bfloat16", **OPTIONS}
-    with recorded() as launches:
-        for seed, how in enumerate(
-            [{"cuda_graphs": True}, {"cuda_graphs": False}, {"speculative_config": DRAFTS}]
-        ):
-            with paged_engine(folder, **options, **how) as engine:
-                live(engine, 300, seed)
-    assert {name: len(programs) for name, programs in keys(launches).items()} == VARIANTS
+    for seed, how in enumerate(
+        [{"cuda_graphs": True}, {"cuda_graphs": False}, {"speculative_config": DRAFTS}]
+    ):
+        with recorded() as launches, paged_engine(folder, **options, **how) as engine:
+            at_start = keys(launches)
+            assert {name: len(programs) for name, programs in at_start.items()} == VARIANTS
+            live(engine, 300, seed)
+        assert keys(launches) == at_start

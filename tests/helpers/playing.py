@@ -63,7 +63,7 @@ class PlayingRunner:
     def __init__(self, runner: Any, decoder: GpuDecoder) -> None:
         self._runner, self._decoder = runner, decoder
         self.num_pages, self.lag, self.sharing = runner.num_pages, runner.lag, runner.sharing
-        self.costs = runner.costs
+        self.costs, self.graph_counts = runner.costs, runner.graph_counts
         self.launch, self.reset = runner.launch, runner.reset
 
     def use(self, renew: weights.Renewal) -> None:

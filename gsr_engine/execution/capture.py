@@ -1,0 +1,54 @@
+"""What a CUDA graph is to its users: a call is captured once, and replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+Replay = Callable[[], object]
+"""Does again what was captured, with the present values of the same tensors."""
+Capture = Callable[[Callable[[], object]], Replay]
+"""Captures a call. The call computes nothing yet, and may be made once more."""
+
+
+class CaptureFailed(Exception):
+    """A call could not be captured; the device is sound, and computes it eagerly."""
+
+
+def capture_for(device: torch.device) -> Capture:
+    """Captures calls on a device; where there are no graphs, the call itself is the replay."""
+    return CudaCapture() if device.type == "cuda" else lambda call: call
+
+
+class CudaCapture:
+    """Captures calls as CUDA graphs that share one memory pool.
+
+    So only one of them may run at a time, and what a call allocates means nothing after the next
+    replay. A call leaves its results in tensors that were there before.
+    """
+
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, call: Callable[[], object]) -> Replay:
+        """The replay of a call whose kernels are compiled.
+
+        Raises:
+            CaptureFailed: something in it cannot be captured.
+            OutOfMemoryError: there was no memory for what it allocates.
+            AcceleratorError: the device is broken.
+        """
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        try:
+            # thread_local: other threads of the host program may use CUDA during the capture.
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                call()
+        except Exception as error:
+            torch.cuda.set_stream(stream)  # torch leaves its own stream only after a success
+            torch.cuda.synchronize()  # a device that is broken says so here
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise CaptureFailed(f"{type(error).__name__}: {error}") from error
+        replay: Replay = graph.replay
+        return replay
