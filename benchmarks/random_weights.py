@@ -80,7 +80,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 2048,
     },
 }
-"""Qwen2.5-32B, 7B and 0.5B, a model of about 26M parameters without its embedding, one for tests."""
+"""Qwen2.5-32B, 7B and 0.5B, one of about 26M parameters without its embedding, one for tests."""
 
 # Each digit is one token of nano's. Each text has as many tokens as the built-in template's words
 # have in a tokenizer of this model family; nothing is restated.

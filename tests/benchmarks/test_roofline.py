@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 from unittest.mock import patch
 
 import pytest
@@ -29,6 +31,7 @@ from gsr_engine import EngineConfig, SamplingParams
 from gsr_engine.execution.device import paged_runner
 from gsr_engine.model import weights
 from gsr_engine.model.linear import Linear
+from gsr_engine.outputs import Phase
 from gsr_engine.params import Layout
 from gsr_engine.text.problem_prompts import ProblemPrompts
 
@@ -185,20 +188,17 @@ def test_few_launches_outside_of_graphs_wait_for_the_host() -> None:
 def test_the_command_keeps_its_tables(tmp_path: Path) -> None:
     app = typer.Typer()
     app.command()(main)
-    work = "--problems 1 --k 2 --problem 20 --candidate 4 --refine 3 --layout linear".split()
+    sizes = {"problems": 1, "k": 2, "problem": 20, "candidate": 4, "refine": 3}
+    work = [part for name, size in sizes.items() for part in (f"--{name}", str(size))]
     done = CliRunner().invoke(
-        app, ["--shape", "tiny", "--chip", "h100", *work, "--out", str(tmp_path)]
+        app,
+        ["--shape", "tiny", "--chip", "h100", "--layout", "linear", *work, "--out", str(tmp_path)],
     )
     assert done.exit_code == 0, done.output
     kept = json.loads((tmp_path / "roofline.json").read_text(encoding="utf-8"))
     ((title, phases),) = kept["results"].items()
     assert title.startswith("tiny, H100")
-    assert set(phases) == {
-        "candidate_prefill",
-        "candidate_decode",
-        "refine_prefill",
-        "refine_decode",
-    }
+    assert set(phases) == set(get_args(Phase))
     report = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert title in report
     assert "No GPU has run this" in report
@@ -208,8 +208,6 @@ def test_the_command_keeps_its_tables(tmp_path: Path) -> None:
 def test_a_model_without_room_for_pages_is_refused() -> None:
     config, chip = model_config("32b"), CHIPS["h100"]
     assert 5 < pages_gib(config, chip) < 10
-    small = type(chip)(
-        **{name: getattr(chip, name) for name in chip.__slots__} | {"memory_gib": 60}
-    )
+    small = replace(chip, memory_gib=60)
     with pytest.raises(typer.BadParameter, match="no room"):
         pages_gib(config, small)

@@ -54,45 +54,61 @@ def prefill_operation(launch: Launch, values: Mapping[str, Any]) -> Operation:
 
     A segment's keys and values count once for all its tiles: they walk them side by side.
     """
-    tiles = _numbers(values["tiles_ptr"])
-    spans, own = _numbers(values["spans_ptr"]), _numbers(values["own_ptr"])
-    cu_seqlens = _numbers(values["cu_seqlens_ptr"])
-    segment, tile, first, last, own_begin, entry = tiles.T
-    rows = np.diff(cu_seqlens)[segment]
-    group, lanes = values["group"], values["block_m"]
-    lane = tile[:, None] * lanes + np.arange(lanes)
-    exists = lane < rows[:, None] * group
-    row = lane // group
-    sees_own = own_begin >= 0
-    # A lane sees all of the tile's spans, and of its own segment the tokens up to its own.
-    own_tokens = np.where(sees_own[:, None], own[segment, 1][:, None] + row + 1, 0)
-    own_tokens -= np.where(sees_own, own_begin, 0)[:, None]
-    lengths = spans[:, 2] - spans[:, 1]
-    needed = ((_between(lengths, first, last)[:, None] + own_tokens) * exists).sum()
-    walked = _between(_rounded(lengths, values["block_n"]), first, last)
-    walked += _rounded((own_tokens * exists).max(axis=1), values["block_n"])
-    heads, head_dim = values["num_kv_heads"] * group, values["head_dim"]
-    token, wide_row = _sizes(values)
-    read = np.unique(np.column_stack([segment, first, last, own_begin]), axis=0)
-    used = np.unique(run_indices(read[:, 1], read[:, 2] - read[:, 1]))
-    owned = read[read[:, 3] >= 0]
-    which = owned[:, 0]
-    begins = np.append(spans[used, 1], owned[:, 3])
-    ends = np.append(spans[used, 2], own[which, 1] + np.diff(cu_seqlens)[which])
-    pages = np.append(spans[used, 0], own[which, 0])
-    partials = int(exists[entry >= 0].sum()) * values["num_kv_heads"] * (head_dim + 1) * _PARTIAL
-    per_lane = 4 * head_dim * values["num_kv_heads"]
+    needed, walked, merged = _walks(values)
+    pages, begin, end = _runs_of_segments(values)
+    token, row = _sizes(values)
+    head_dim, kv_heads = values["head_dim"], values["num_kv_heads"]
+    partials = merged * kv_heads * (head_dim + 1) * _PARTIAL
+    read = int((end - begin).sum()) * token + 2 * values["q_ptr"].shape[0] * row
     programs = prod(launch.grid)
     return Operation(
         name=launch.name,
         kind="prefill",
-        moved=int((ends - begins).sum()) * token + int(cu_seqlens[-1]) * 2 * wide_row + partials,
+        moved=read + partials,
         partials=partials,
-        flops=int(walked.sum()) * lanes * per_lane,
-        least_bytes=_distinct(values, pages, begins, ends) * token,
-        least_flops=int(needed) * per_lane,
+        flops=4 * head_dim * kv_heads * walked,
+        least_bytes=_distinct(values, pages, begin, end) * token,
+        least_flops=4 * head_dim * kv_heads * needed,
         programs=programs,
         busy=programs,
+    )
+
+
+def _walks(values: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Of all tiles for one kv head: pairs of a lane and a token that it sees, pairs that are
+    computed, and lanes that leave a partial result.
+    """
+    spans, own = _numbers(values["spans_ptr"]), _numbers(values["own_ptr"])
+    segment, tile, first, last, own_begin, entry = _numbers(values["tiles_ptr"]).T
+    rows = np.diff(_numbers(values["cu_seqlens_ptr"]))[segment]
+    lane = tile[:, None] * values["block_m"] + np.arange(values["block_m"])
+    exists = lane < rows[:, None] * values["group"]
+    # A lane sees all of the tile's spans, and of its own segment the tokens up to its own.
+    stop = own[segment, 1][:, None] + lane // values["group"] + 1
+    own_tokens = np.where(own_begin[:, None] < 0, 0, stop - own_begin[:, None]) * exists
+    lengths, block = spans[:, 2] - spans[:, 1], values["block_n"]
+    context = _between(lengths, first, last)
+    walked = _between(_rounded(lengths, block), first, last)
+    walked += _rounded(own_tokens.max(axis=1), block)
+    needed = context * exists.sum(axis=1) + own_tokens.sum(axis=1)
+    return int(needed.sum()), int(walked.sum()) * values["block_m"], int(exists[entry >= 0].sum())
+
+
+def _runs_of_segments(values: Mapping[str, Any]) -> tuple[IntArray, IntArray, IntArray]:
+    """What the segments read: for each run the begin of its page list, its first token, its end.
+
+    Tiles of one segment, or of one section of it, read the same runs, which come once.
+    """
+    spans, own = _numbers(values["spans_ptr"]), _numbers(values["own_ptr"])
+    tiles = _numbers(values["tiles_ptr"])
+    segment, first, last, own_begin = np.unique(tiles[:, [0, 2, 3, 4]], axis=0).T
+    context = run_indices(first, last - first)
+    mine = segment[own_begin >= 0]
+    rows = np.diff(_numbers(values["cu_seqlens_ptr"]))
+    return (
+        np.append(spans[context, 0], own[mine, 0]),
+        np.append(spans[context, 1], own_begin[own_begin >= 0]),
+        np.append(spans[context, 2], own[mine, 1] + rows[mine]),
     )
 
 

@@ -1,4 +1,4 @@
-"""The chips, and what is assumed of launches on them. Nothing of it was measured by this project."""
+"""The chips, and what is assumed of launches on them. This project has measured none of it."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ computed: their results have shapes and no values. Bookkeeping in integers is re
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from math import prod
@@ -27,7 +27,8 @@ from benchmarks.kernels.roofline.attention_cost import (
 )
 from benchmarks.kernels.roofline.operations import Operation
 from csrc_triton import pages
-from gsr_engine.execution.graphs import DecodeGraphs
+from gsr_engine.execution import graphs
+from gsr_engine.execution.capture import Replay
 
 _ATTENTION = {
     "decode._work_list_kernel": decode_operation,
@@ -46,7 +47,7 @@ _SPARE = {
 _PRODUCTS = {"linear", "mm", "addmm", "matmul", "_scaled_mm"}
 _GATHERS = {"index", "index_select", "embedding"}
 _TO_PYTHON = "_local_scalar_dense"
-_ALLOCATIONS = {"empty", "empty_like", "empty_strided", "new_empty", "zeros"}
+_ALLOCATIONS = {"empty", "empty_like", "empty_strided", "new_empty"}
 
 
 class Counting(TorchDispatchMode):
@@ -79,20 +80,22 @@ class Counting(TorchDispatchMode):
     @contextmanager
     def engines(self) -> Iterator[None]:
         """Inside, engines on CPU tensors launch what they would launch on a GPU, and it counts."""
-        run = DecodeGraphs.run
 
-        def in_graph(*args: Any) -> Tensor:
-            self._in_graph = True
-            try:
-                return run(*args)
-            finally:
-                self._in_graph = False
+        def capture(call: Callable[[], object]) -> Replay:
+            def replay() -> None:
+                self._in_graph = True
+                try:
+                    call()
+                finally:
+                    self._in_graph = False
+
+            return replay
 
         with ExitStack() as entered:
             entered.enter_context(recorded(self._launched))
             # Pages as the recorded kernels read them.
             entered.enter_context(patch.object(pages, "vector_major", pages.token_major))
-            entered.enter_context(patch.object(DecodeGraphs, "run", in_graph))
+            entered.enter_context(patch.object(graphs, "capture_for", lambda _: capture))
             entered.enter_context(self)
             yield
 

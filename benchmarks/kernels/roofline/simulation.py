@@ -1,8 +1,9 @@
 """selfRef@k by the engine itself over a decoder of real shape whose products nobody computes.
 
 Planner, lists, graphs and sampler are the engine's. Every step with prefill is counted. Of steps
-that only decode, the first of each run of equal ones is, and then every `EVERY`-th. Those in
-between lie on the line between the two next to them, because contexts grow by a token each.
+that only decode, the first two of a run of equal ones are, and then every `EVERY`-th: the first also
+takes new streams. Those in between lie on the line between the two next to them, because contexts
+grow by a token each.
 """
 
 from __future__ import annotations
@@ -107,22 +108,21 @@ class _SampledRunner:
         self.sharing, self.costs = runner.sharing, runner.costs
         self.use, self.reset = runner.use, runner.reset
         self.steps: list[Step] = []
-        self._since = 0
+        self._run = 0  # alike steps so far, the present one among them
 
     def launch(self, plan: StepPlan) -> Launched:
         """See `StepRunner.launch`."""
         step = _step_of(plan)
         last = self.steps[-1] if self.steps else None
-        if last is not None and step.phase.endswith("decode") and _alike(step, last):
-            self._since += 1
-            if self._since < EVERY:
+        self._run = self._run + 1 if last is not None and _alike(step, last) else 1
+        if last is not None and self._run > 2:
+            if (self._run - 2) % EVERY:
                 last.weight += 1
                 return _Drawn(self._runner.launch(plan), self._token)
-            # Half of what the last one stood for is nearer to this one.
+            # Half of the steps that the last one stood for are nearer to this one.
             half = (EVERY - 1) / 2
             last.weight -= half
             step.weight += half
-        self._since = 0
         with self._counting.step(plan.num_tokens) as operations:
             launched = self._runner.launch(plan)
         step.operations = operations
@@ -131,7 +131,9 @@ class _SampledRunner:
 
 
 def _alike(step: Step, other: Step) -> bool:
-    return (step.phase, step.tokens, step.mixed) == (other.phase, other.tokens, other.mixed)
+    """Whether both only decode the same streams, or as many others."""
+    same = (step.phase, step.tokens, step.mixed) == (other.phase, other.tokens, other.mixed)
+    return same and step.phase.endswith("decode")
 
 
 def _step_of(plan: StepPlan) -> Step:
