@@ -1,9 +1,9 @@
 """selfRef@k by the engine itself over a decoder of real shape whose products nobody computes.
 
 Planner, lists, graphs and sampler are the engine's. Every step with prefill is counted. Of steps
-that only decode, the first two of a run of equal ones are, and then every `EVERY`-th: the first also
-takes new streams. Those in between lie on the line between the two next to them, because contexts
-grow by a token each.
+that only decode, the first two of a run of equal ones are, and then every `EVERY`-th: the first
+also takes new streams. Those in between lie on the line between the two next to them, because
+contexts grow by a token each.
 """
 
 from __future__ import annotations
