@@ -19,7 +19,7 @@ from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.checkpoint.tokenizer import Tokenizer
 from gsr_engine.demo.report import NANO
-from gsr_engine.execution.runner import Runner
+from gsr_engine.execution.runner import StepRunner
 from gsr_engine.model.decoder import Decoder
 from gsr_engine.programs.template import Template
 
@@ -145,7 +145,7 @@ def model_config(shape: str) -> ModelConfig:
     return ModelConfig.from_dict({**raw, "architectures": ["Qwen2ForCausalLM"]})
 
 
-def engine_over(decoder: Decoder, runner: Runner | None = None, /, **options: Any) -> Engine:
+def engine_over(decoder: Decoder, runner: StepRunner | None = None, /, **options: Any) -> Engine:
     """An engine over a decoder that is in memory; `options` as in `random_engine`.
 
     `runner` carries its steps out; None builds one.

@@ -11,9 +11,10 @@ Bytes, FLOPs, launches and programs are counted from what the engine itself woul
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import torch
 import typer
@@ -23,12 +24,13 @@ from benchmarks.kernels.roofline.simulation import EVERY, Sizes, simulate
 from benchmarks.kernels.roofline.table import assumptions, document, tables
 from benchmarks.kernels.roofline.times import Phase, by_phase
 from benchmarks.random_weights import SHAPES, model_config
-from benchmarks.throughput.works import selected
 from gsr_engine import EngineConfig
 from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.model.weights import weight_bytes
 from gsr_engine.params import LAYOUTS
 from train.command import run_command
+
+Name = TypeVar("Name", bound=str)
 
 
 def main(
@@ -48,11 +50,9 @@ def main(
     sizes = Sizes(problems=problems, k=k, problem=problem, candidate=candidate, refine=refine)
     results: list[tuple[str, dict[str, Phase]]] = []
     print(assumptions())
-    for name in selected(shape, tuple(SHAPES), "shape"):
-        for place in selected(chip, tuple(CHIPS), "chip"):
-            for way in LAYOUTS:
-                if way not in selected(layout, LAYOUTS, "layout"):
-                    continue
+    for name in _chosen(shape, SHAPES, "shape"):
+        for place in _chosen(chip, CHIPS, "chip"):
+            for way in _chosen(layout, LAYOUTS, "layout"):
                 title = (
                     f"{name}, {CHIPS[place].name}, {way}: selfRef@{k}, {problems} problems of "
                     f"{problem} tokens, candidates of {candidate}, refinements of {refine}"
@@ -63,6 +63,18 @@ def main(
                 print(f"\n## {title}\n\n{tables(results[-1][1])}", flush=True)
     if out is not None:
         _keep(results, out)
+
+
+def _chosen(names: str, known: Iterable[Name], option: str) -> list[Name]:
+    """Those of the known names that are given, separated by commas.
+
+    Raises:
+        typer.BadParameter: one of the given names is not known.
+    """
+    given = names.split(",")
+    if unknown := sorted(set(given) - set(known)):
+        raise typer.BadParameter(f"{option}: {unknown[0]!r} is none of {', '.join(known)}")
+    return [name for name in known if name in given]
 
 
 def pages_gib(config: ModelConfig, chip: Chip) -> float:

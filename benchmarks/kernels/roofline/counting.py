@@ -60,7 +60,7 @@ class Counting(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.on = False
         self.operations: Counter[Operation] = Counter()
         self.rows = 0
@@ -178,7 +178,8 @@ def _is_list(value: object) -> bool:
 def _tensor_bytes(values: Any) -> int:
     """Of distinct tensors: a kernel may take one twice."""
     tensors = {id(one): one.nbytes for one in values if isinstance(one, Tensor)}
-    return sum(tensors.values())
+    total: int = sum(tensors.values())
+    return total
 
 
 def _rows_of_tables(values: Mapping[str, Any]) -> int:

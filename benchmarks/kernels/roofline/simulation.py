@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -21,8 +20,7 @@ import torch
 from benchmarks.kernels.roofline.counting import Counting
 from benchmarks.kernels.roofline.operations import Operation
 from benchmarks.random_weights import engine_over, random_problems
-from benchmarks.throughput.ours import RefineWork
-from gsr_engine import EngineConfig
+from gsr_engine import EngineConfig, SamplingParams, SelfRefineParams
 from gsr_engine.attention.kv_cache import KVCache
 from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.checkpoint.tokenizer import Tokenizer
@@ -108,6 +106,7 @@ class _SampledRunner:
         self.sharing, self.costs = runner.sharing, runner.costs
         self.use, self.reset = runner.use, runner.reset
         self.steps: list[Step] = []
+        self.graph_counts = runner.graph_counts
         self._run = 0  # alike steps so far, the present one among them
 
     def launch(self, plan: StepPlan) -> Launched:
@@ -176,24 +175,26 @@ def simulate(
         (digit,) = Tokenizer.from_folder(NANO).encode_text("1")
         sampled = _SampledRunner(runner, counting, digit)
         with engine_over(decoder, sampled, **options) as engine:
-            work = _work(sizes)
-            results = engine.self_refine(work.problems, work.params(layout))
+            problems = random_problems(sizes.problems, sizes.problem)
+            results = engine.self_refine(problems, _params(sizes, layout))
     if errors := [result.error for result in results if result.error]:
         raise RuntimeError(f"a request of the simulation failed: {errors[0]}")
     return sampled.steps
 
 
-def _work(sizes: Sizes) -> RefineWork:
-    return RefineWork(
-        model=Path(),
-        problems=random_problems(sizes.problems, sizes.problem),
+def _params(sizes: Sizes, layout: Layout) -> SelfRefineParams:
+    """Streams of exactly these lengths, drawn without truncation; whole candidates are shown."""
+    return SelfRefineParams(
         k=sizes.k,
-        candidate_tokens=sizes.candidate,
-        refine_tokens=sizes.refine,
-        dtype="bfloat16",
-        threads=1,
-        kv_gib=0.0,
+        layout=layout,
+        candidate=_stream(1.0, sizes.candidate),
+        refine=_stream(0.0, sizes.refine),
+        summary_tokens=max(1000, sizes.candidate),
     )
+
+
+def _stream(temperature: float, tokens: int) -> SamplingParams:
+    return SamplingParams(temperature=temperature, max_tokens=tokens, ignore_eos=True)
 
 
 @contextmanager

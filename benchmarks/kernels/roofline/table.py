@@ -20,7 +20,8 @@ once a step) over the data sheet's bandwidth, and of the FLOPs of real rows over
 columns behind it are what the launches as built take on top: `shares` of the limits that products
 and attention reach; `padding` of rows to a graph's and of tiles; `partials` written, read and
 merged; `elementwise` kernels; gaps between `launches`; what the device waits for the `host`.
-They add up to `reach`."""
+They add up to `reach`. Tokens/s of a phase are those that it computes, of `all` those that are drawn.
+Steps that prefill and decode count for their prefill."""
 
 
 def document(results: Sequence[tuple[str, Mapping[str, Phase]]], every: int) -> str:
@@ -54,7 +55,7 @@ def tables(phases: Mapping[str, Phase]) -> str:
     whole = Phase(Seconds())
     for phase in phases.values():
         whole.seconds.add(phase.seconds)
-        whole.drawn += phase.drawn
+        whole.tokens += phase.drawn
     parts = [one.name for one in fields(Seconds)]
     rows = [
         [
@@ -62,8 +63,8 @@ def tables(phases: Mapping[str, Phase]) -> str:
             *(f"{getattr(phase.seconds, part):.3f}" for part in parts),
             f"{phase.seconds.reached:.3f}",
             f"{phase.seconds.floor / phase.seconds.reached:.2f}",
-            f"{phase.drawn / phase.seconds.floor:,.0f}",
-            f"{phase.drawn / phase.seconds.reached:,.0f}",
+            f"{phase.tokens / phase.seconds.floor:,.0f}",
+            f"{phase.tokens / phase.seconds.reached:,.0f}",
         ]
         for name, phase in {**phases, "all": whole}.items()
     ]

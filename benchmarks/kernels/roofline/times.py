@@ -54,7 +54,8 @@ class Seconds:
     @property
     def reached(self) -> float:
         """All of it."""
-        return sum(getattr(self, one.name) for one in fields(self))
+        total: float = sum(getattr(self, one.name) for one in fields(self))
+        return total
 
     def add(self, other: Seconds, weight: float = 1.0) -> None:
         """Add those of other steps."""
