@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -14,6 +14,15 @@ Capture = Callable[[Callable[[], object]], Replay]
 
 class CaptureFailed(Exception):
     """A call could not be captured; the device is sound, and computes it eagerly."""
+
+
+def rungs(sizes: Sequence[int], most: int) -> list[int]:
+    """Those of some ascending sizes that lie below the most that is needed, and that itself.
+
+    If that is more than the last size, they end there.
+    """
+    last = min(most, sizes[-1])
+    return [*(size for size in sizes if size < last), last]
 
 
 def capture_for(device: torch.device) -> Capture:

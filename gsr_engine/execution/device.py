@@ -127,7 +127,7 @@ def paged_runner(decoder: Decoder, config: EngineConfig, lag: int, use_graphs: b
         warm_up(decoder, attention, widths, config)
     if use_graphs:
         room = table_room(cache.num_pages + room_to_grow(config.max_num_seqs))
-        runner.graphs = DecodeGraphs(decoder, attention, runner.drawn, every, room)
+        runner.graphs = DecodeGraphs(decoder, attention, runner.last.tokens, every, room)
     if config.speculation is not None:
         runner.costs = measure_step_costs(runner, config)
     return runner

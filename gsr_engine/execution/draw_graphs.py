@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from csrc_triton import sample, token_logprobs
-from gsr_engine.execution.capture import Replay
+from gsr_engine.execution.capture import Replay, rungs
 from gsr_engine.execution.sampler import PendingDraws, draw_arrays, draw_indices
 from gsr_engine.model.decoder import Decoder
 from gsr_engine.requests.request import Stream
@@ -30,7 +30,7 @@ class DrawGraphs:
     def __init__(self, decoder: Decoder, hidden: torch.Tensor, drawn: torch.Tensor) -> None:
         """Draw from `hidden`, [rows, hidden_size]; tokens go to `drawn`, int64 [draws]."""
         self._decoder, self._hidden, self._drawn = decoder, hidden, drawn
-        rows, device = _rows_for(min(len(hidden), len(drawn)))[-1], drawn.device
+        rows, device = rungs(_ROWS, min(len(hidden), len(drawn)))[-1], drawn.device
         temperature, top_p, min_p, self._logprobs = (
             torch.ones(rows, device=device) for _ in range(4)
         )
@@ -44,11 +44,11 @@ class DrawGraphs:
     @staticmethod
     def bytes_for(vocab_size: int, dtype: torch.dtype, most_rows: int) -> int:
         """Bytes that the largest draw allocates: logits, what of them is kept, and lists of it."""
-        return _rows_for(most_rows)[-1] * vocab_size * (dtype.itemsize + 5)
+        return rungs(_ROWS, most_rows)[-1] * vocab_size * (dtype.itemsize + 5)
 
     def capture(self, capture: Callable[[Callable[[], object]], Replay | None]) -> int:
         """Capture the graphs, largest first; returns how many there are. None is a failure."""
-        rows = _rows_for(len(self._logprobs))
+        rows = rungs(_ROWS, len(self._logprobs))
         found = {count: capture(self._draw(count)) for count in reversed(rows)}
         self._replays = {count: run for count in rows if (run := found[count]) is not None}
         return len(self._replays)
@@ -91,8 +91,3 @@ class DrawGraphs:
             self._logprobs[:rows] = token_logprobs(logits, tokens)
 
         return draw
-
-
-def _rows_for(most_rows: int) -> list[int]:
-    """The rows of graphs, ascending, for draws of at most so many rows."""
-    return [*(rows for rows in _ROWS if rows < most_rows), min(most_rows, _ROWS[-1])]

@@ -22,7 +22,7 @@ from gsr_engine.attention.paged_attention import PagedAttention
 from gsr_engine.attention.sharing import NARROW_LANES, WIDEST_LANES
 from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.execution import gpu
-from gsr_engine.execution.capture import Capture, Replay, capture_for
+from gsr_engine.execution.capture import Capture, Replay, capture_for, rungs
 from gsr_engine.execution.draw_graphs import DrawGraphs
 from gsr_engine.execution.faults import breaks_device
 from gsr_engine.execution.sampler import PendingDraws
@@ -57,7 +57,7 @@ class Shape(NamedTuple):
 
 def ladder(most_rows: int) -> list[int]:
     """The rows of graphs, ascending, for steps of at most so many rows."""
-    return [*(rows for rows in _ROWS if rows < most_rows), min(most_rows, _ROWS[-1])]
+    return rungs(_ROWS, most_rows)
 
 
 def shapes(model: ModelConfig, most_rows: int, shares: bool) -> list[Shape]:

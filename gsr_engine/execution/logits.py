@@ -21,8 +21,8 @@ from gsr_engine.requests.request import Stream
 from gsr_engine.step.transfer import to_device
 
 IntArray = npt.NDArray[np.int64]
-Cells = tuple[torch.Tensor, torch.Tensor]
-"""Rows and token ids of some logits; all pairs are distinct."""
+Edit = tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Rows and token ids of edited logits, and their old values; equal pairs have equal values."""
 
 
 _Member = tuple[int, Stream, list[int]]
@@ -78,33 +78,55 @@ class _Penalties:
             s: known.get(s) or _seen(s, prompts) for _, s, _ in members
         }
         self._members = members
-        self._rows = torch.tensor([row for row, _, _ in members], device=device)
         strengths = [
             (s.params.repetition_penalty, s.params.presence_penalty, s.params.frequency_penalty)
             for _, s, _ in members
         ]
-        self._strengths = torch.tensor(strengths, dtype=torch.float32, device=device)
+        self._strengths = to_device(np.array(strengths, dtype=np.float32), device)
 
-    def apply(self, logits: torch.Tensor) -> tuple[Cells, torch.Tensor]:
-        """Edit logits in place; returns the edited cells and their old values.
+    def apply(self, logits: torch.Tensor, unknown: torch.Tensor | None) -> Edit:
+        """Edit logits in place; see `LogitEdits.applied`.
 
         The repetition penalty is that of CTRL (arXiv 1909.05858); presence and frequency penalties
         are OpenAI's.
         """
-        for stream, seen in self.seen.items():
-            seen.follow(stream.segment.token_ids)
-        every = [self.seen[stream].after(assumed) for _, stream, assumed in self._members]
-        device = logits.device
-        lengths = torch.tensor([len(seen.token_ids) for seen in every], device=device)
-        token_ids = torch.from_numpy(np.concatenate([s.token_ids for s in every])).to(device)
-        counts = torch.from_numpy(np.concatenate([s.counts for s in every])).to(device)
-        strengths = self._strengths.repeat_interleave(lengths, dim=0)
-        repetition, presence, frequency = strengths.unbind(1)
-        cells = self._rows.repeat_interleave(lengths), token_ids
+        rows, token_ids, counts, members = self._cells(unknown is not None, logits.device)
+        if unknown is not None:
+            last = unknown[rows]
+            # Cells behind those of known tokens stand for the unknown ones, which may be known,
+            # too: from an earlier draw. Then two cells are one logit, and both get the same value.
+            token_ids = torch.where(token_ids < 0, last, token_ids)
+            is_last = token_ids == last
+            earlier = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
+            earlier.index_add_(0, rows, counts * is_last)
+            counts = torch.where(is_last, earlier[rows] + 1, counts)
+        repetition, presence, frequency = self._strengths[members].unbind(1)
+        cells = rows, token_ids
         old = logits[cells]
         new = torch.where(old > 0, old / repetition, old * repetition)
         logits[cells] = new - presence * (counts > 0) - frequency * counts
         return cells, old
+
+    def _cells(self, has_unknown: bool, device: torch.device) -> torch.Tensor:
+        """int64 [4, cells]: of each seen token its row, id, count, and which member it is of.
+
+        If tokens are in flight, a cell with id -1 follows for each member that has one.
+        """
+        for stream, seen in self.seen.items():
+            seen.follow(stream.segment.token_ids)
+        every = [self.seen[stream].after(assumed) for _, stream, assumed in self._members]
+        lengths = [len(seen.token_ids) for seen in every]
+        members = np.arange(len(every)).repeat(lengths)
+        token_ids = [seen.token_ids for seen in every]
+        counts = [seen.counts for seen in every]
+        if has_unknown:
+            flying = [i for i, (_, stream, _) in enumerate(self._members) if stream.in_flight]
+            members = np.append(members, np.array(flying, dtype=np.int64))
+            token_ids.append(np.full(len(flying), -1))
+            counts.append(np.zeros(len(flying), dtype=np.int64))
+        rows = np.array([row for row, _, _ in self._members])[members]
+        cells = np.stack([rows, np.concatenate(token_ids), np.concatenate(counts), members])
+        return to_device(cells, device)
 
 
 class _Minimum:
@@ -116,18 +138,19 @@ class _Minimum:
             for row, stream, assumed in members
         ]
 
-    def apply(self, logits: torch.Tensor) -> tuple[Cells, torch.Tensor]:
-        """Edit logits in place; returns the edited cells and their old values."""
+    def apply(self, logits: torch.Tensor) -> Edit:
+        """Edit logits in place; see `LogitEdits.applied`."""
         closed = [
             (row, token)
             for row, stream, ahead, token_ids in self._members
             if stream.num_drawn + ahead < stream.params.min_tokens
             for token in token_ids
         ]
-        pairs = torch.tensor(closed, dtype=torch.int64, device=logits.device).view(-1, 2)
-        cells = pairs[:, 0], pairs[:, 1]
+        pairs = np.array(closed, dtype=np.int64).reshape(-1, 2)
+        rows, token_ids = to_device(np.ascontiguousarray(pairs.T), logits.device)
+        cells = rows, token_ids
         old = logits[cells]
-        logits[cells] = float("-inf")
+        logits[cells] = torch.full_like(old, float("-inf"))
         return cells, old
 
 
@@ -159,14 +182,29 @@ class LogitEdits:
         self._minimum = _Minimum(bounded, vocab_size) if bounded else None
 
     @property
+    def penalises(self) -> bool:
+        """Whether any edit depends on the tokens that a stream drew."""
+        return self._penalties is not None
+
+    @property
     def seen(self) -> Mapping[Stream, SeenTokens]:
         """The tokens that each penalised stream has seen so far."""
         return self._penalties.seen if self._penalties else {}
 
     @contextmanager
-    def applied(self, logits: torch.Tensor) -> Iterator[None]:
-        """Edit logits [N, vocab_size] in place, and restore them on leaving."""
-        done = [part.apply(logits) for part in (self._penalties, self._minimum) if part]
+    def applied(self, logits: torch.Tensor, unknown: torch.Tensor | None = None) -> Iterator[None]:
+        """Edit logits in place, and restore them on leaving; this does not wait for a GPU.
+
+        Args:
+            logits: [N, vocab_size].
+            unknown: int64 [N], what the stream of each row drew last, if that is in flight and
+                only the device knows it; other rows have -1. None: no row has any.
+        """
+        done: list[Edit] = []
+        if self._penalties:
+            done.append(self._penalties.apply(logits, unknown))
+        if self._minimum:
+            done.append(self._minimum.apply(logits))
         yield
         # Reversed: both may have edited the same logit, and the first holds its original value.
         for cells, old in reversed(done):

@@ -73,16 +73,13 @@ class Pipeline:
             drafts.exposed_seconds = steadied(drafts.exposed_seconds or host_seconds, host_seconds)
 
     def _tokens_are_needed(self) -> bool:
-        """Whether the host must know the tokens of the step in flight to plan or draw the next.
+        """Whether the host must know the tokens of the step in flight to plan the next.
 
-        Penalties count tokens on the host, and drafts are looked up there; other draws read the
-        last token on the device.
+        Drafts are looked up there; draws read the last token on the device.
         """
         plan, _ = self._in_flight[-1]
         drafts = self._scheduler.drafts
-        if plan.drafts or (drafts is not None and drafts.wanted):
-            return True
-        return any(stream.params.penalises for _, stream in plan.draws)
+        return bool(plan.drafts) or (drafts is not None and drafts.wanted)
 
     def _launch(self, plan: StepPlan) -> None:
         try:

@@ -11,8 +11,7 @@ from gsr_engine.attention.paged_attention import PagedAttention
 from gsr_engine.attention.sharing import Sharing
 from gsr_engine.execution.graphs import DecodeGraphs, GraphCounts
 from gsr_engine.execution.prompt_logprobs import PendingScores, score_prompts
-from gsr_engine.execution.sampler import Draws, PendingDraws, Sampler
-from gsr_engine.kv.segments import Segment
+from gsr_engine.execution.sampler import Draws, LastDraws, PendingDraws, Sampler
 from gsr_engine.model.decoder import Decoder
 from gsr_engine.model.weights import Renewal
 from gsr_engine.requests.request import Stream
@@ -66,7 +65,7 @@ class Runner:
         decoder: the model.
         attention: attention over the KV pages.
         sampler: draws the tokens.
-        drawn: int64 [max_draws], the tokens of the last step, which the next one may read.
+        last: the draws of the last step, which the next one may read.
         graphs: of steps that decode; None without graphs.
     """
 
@@ -87,10 +86,9 @@ class Runner:
         self.num_pages = cache.num_pages
         self.attention = attention
         self._cache = cache
-        self.sampler = Sampler()
+        self.last = LastDraws(torch.zeros(max_draws, dtype=torch.int64, device=decoder.device))
+        self.sampler = Sampler(self.last)
         self.graphs: DecodeGraphs | None = None
-        self.drawn = torch.zeros(max_draws, dtype=torch.int64, device=decoder.device)
-        self._drawn_at: dict[Segment, int] = {}
 
     @property
     def graph_counts(self) -> GraphCounts | None:
@@ -107,7 +105,7 @@ class Runner:
         """Compute the plan's chunks, draws and scores; on a GPU this does not wait for them."""
         if plan.copies:
             self._cache.copy(*copied_slots(plan))
-        batch = build_batch(plan, self._drawn_at)
+        batch = build_batch(plan, self.last.places)
         hidden, replayed = self._hidden(batch)
         # Scores first: their logits are gone before those of the draws are made.
         split = len(hidden) - batch.num_scored
@@ -128,7 +126,7 @@ class Runner:
         batch = batch.to(device)
         token_ids = batch.token_ids
         if batch.has_sources:
-            token_ids = known_tokens(batch.inputs, self.drawn)
+            token_ids = known_tokens(batch.inputs, self.last.tokens)
         if work is None:
             self.attention.begin(batch)
         else:
@@ -146,8 +144,9 @@ class Runner:
             logits = self.decoder.logits(hidden) if streams else hidden
             draws = self.sampler.draw(logits, batch.draw_rows, streams, batch.assumed)
             if self.lag:
-                self.drawn[: len(streams)].copy_(draws.token_ids)
-        self._drawn_at = {s.segment: draw for draw, s in enumerate(streams)} if self.lag else {}
+                self.last.tokens[: len(streams)].copy_(draws.token_ids)
+        if self.lag:
+            self.last.places = {s.segment: draw for draw, s in enumerate(streams)}
         return draws
 
     def use(self, renew: Renewal) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 
 from csrc_triton import sample, token_logprobs
 from gsr_engine.execution.logits import LogitEdits, listed_tops, top_logprobs
+from gsr_engine.kv.segments import Segment
 from gsr_engine.outputs import TopLogprobs
 from gsr_engine.requests.prompt_scores import Score
 from gsr_engine.requests.request import Stream
@@ -67,10 +69,37 @@ class PendingDraws:
         return Draws(token_ids, logprobs, listed_tops(self._wanted, *tops) if tops else None)
 
 
+@dataclass(slots=True)
+class LastDraws:
+    """The tokens that the last step drew, which the host may not know yet.
+
+    Attributes:
+        tokens: int64 [draws], on the device and at a fixed address.
+        places: of each segment whose stream drew, the index of the draw; empty if every step is
+            waited for.
+    """
+
+    tokens: torch.Tensor
+    places: dict[Segment, int] = field(default_factory=dict)
+
+    def of(self, streams: list[Stream]) -> torch.Tensor | None:
+        """int64 [streams], on the device: the token in flight of each, -1 if it has none.
+
+        None if no stream has any.
+        """
+        if not any(stream.in_flight for stream in streams):
+            return None
+        places = [self.places[s.segment] if s.in_flight else -1 for s in streams]
+        sources = to_device(np.array(places, dtype=np.int64), self.tokens.device)
+        return torch.where(sources < 0, -1, self.tokens[sources.clamp_min(0)])
+
+
 class Sampler:
     """Draws tokens; keeps the parameters as tensors until a step has other streams."""
 
-    def __init__(self) -> None:
+    def __init__(self, last: LastDraws) -> None:
+        """`last` are the draws of the step before, which penalties count, too."""
+        self._last = last
         self.reset()
 
     def reset(self) -> None:
@@ -110,9 +139,11 @@ class Sampler:
         mine = logits[: len(draw_rows)]
         if draw_rows != list(range(len(draw_rows))):
             mine = logits[to_device(np.array(draw_rows, dtype=np.int64), device)]
-        if self._edits:
+        edits = self._edits
+        if edits:
             mine = mine.float()  # an edited logit is not rounded to the dtype of the logits
-        with self._edits.applied(mine) if self._edits else nullcontext():
+        unknown = self._last.of(streams) if edits and edits.penalises else None
+        with edits.applied(mine, unknown) if edits else nullcontext():
             tokens = sample(mine, *self._params, indices)
         logprobs = token_logprobs(mine, tokens)
         tops = top_logprobs(mine, self._wanted) if any(self._wanted) else []

@@ -72,9 +72,10 @@ def _empty_work(rows: int, width: int, device: torch.device) -> WorkList:
 
 
 def _more_rows(decoder: Decoder, config: EngineConfig) -> Iterator[int]:
-    """Products of experts have tiles by the number of rows, in steps of 4 and more."""
-    rows = 4 if decoder.config.experts is not None else config.max_batch_tokens + 1
-    while rows <= config.max_batch_tokens:
+    """Products of experts have tiles by the number of rows, but in fp32; each holds a factor of 4."""
+    rows = 4
+    has_tiles = decoder.config.experts is not None and decoder.dtype != torch.float32
+    while has_tiles and rows <= config.max_batch_tokens:
         yield rows
         rows *= 4
 

@@ -78,6 +78,7 @@ def families(draw: st.DrawFn) -> tuple[PagePool, list[Segment]]:
     costs=st.sampled_from(
         [None, SharingCosts(), SharingCosts(concurrent_programs=20, wide=2.5, lanes=16)]
     ),
+    most_rows=st.integers(1, 5) | st.just(100),
 )
 @settings(deadline=None, max_examples=60, derandomize=True)
 def test_every_row_sees_its_context(
@@ -86,9 +87,10 @@ def test_every_row_sees_its_context(
     jump: int,
     drafted: list[int],
     costs: SharingCosts | None,
+    most_rows: int,
 ) -> None:
     pool, segments = family
-    lists = DecodeWork(Sharing(costs, num_heads=4, num_kv_heads=2))
+    lists = DecodeWork(Sharing(costs, num_heads=4, num_kv_heads=2, rows_per_item=most_rows))
     living = list(segments)
     for step in steps:
         if step == "end one" and len(living) > 1:
@@ -105,6 +107,10 @@ def test_every_row_sees_its_context(
             work = lists.build(chunks)
         rows = [(c.segment, stop) for c in chunks for stop in range(c.start + 1, c.stop + 1)]
         assert work.num_rows == len(rows)
+        items = [range(begin, end) for begin, end in work.items[:, :2].tolist()]
+        assert all(0 < len(item) <= most_rows for item in items)
+        assert sorted(e for item in items for e in item) == [*range(len(work.row_ids))]
+        assert max(work.items[:, 1] - work.items[:, 0]) <= work.max_rows_per_item <= most_rows
         for row, (segment, stop) in enumerate(rows):
             expected: Places = []
             for span in segment.context:

@@ -24,7 +24,7 @@ from gsr_engine import (
 )
 from gsr_engine.checkpoint.generation_config import GenerationConfig
 from gsr_engine.execution.logits import LogitEdits
-from gsr_engine.execution.sampler import Sampler
+from gsr_engine.execution.sampler import LastDraws, Sampler
 from gsr_engine.kv.segments import Segment, Span
 from gsr_engine.requests.request import Stream
 from tests.engine.test_chat_checkpoint import scripted
@@ -118,7 +118,8 @@ def test_all_together_by_a_plain_reference(
 def test_nobody_pays_who_asks_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     edits = Mock(side_effect=AssertionError("nothing is to be edited"))
     monkeypatch.setattr("gsr_engine.execution.sampler.LogitEdits", edits)
-    sampler, logits = Sampler(), torch.randn(2, VOCAB)
+    last = LastDraws(torch.zeros(2, dtype=torch.int64))
+    sampler, logits = Sampler(last), torch.randn(2, VOCAB)
     plain = sampler.draw(logits, [0, 1], [stream([[1]], [2]), stream([], [])]).wait()
     assert plain.tops is None
 
@@ -160,10 +161,10 @@ def test_a_branched_refinement_is_penalised_for_every_span(
         edits: list[set[int]] = []
         apply = LogitEdits.applied
 
-        def spy(self: LogitEdits, logits: torch.Tensor) -> Any:
+        def spy(self: LogitEdits, logits: torch.Tensor, unknown: Any) -> Any:
             assert self.seen
             edits.extend(set(seen.token_ids.tolist()) for seen in self.seen.values())
-            return apply(self, logits)
+            return apply(self, logits, unknown)
 
         monkeypatch.setattr(LogitEdits, "applied", spy)
         while engine.has_work:

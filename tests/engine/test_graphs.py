@@ -1,0 +1,247 @@
+"""Decode steps as graphs, captured at the start: which there are, and what runs without one.
+
+On a CPU a captured call is called again, over the same padded shapes and at the same addresses.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gsr_engine import Completion, Engine, EngineConfig, SamplingParams
+from gsr_engine.execution.capture import CaptureFailed, CudaCapture
+from gsr_engine.execution.device import paged_runner
+from gsr_engine.execution.graphs import Shape, bytes_for_graphs, ladder, shapes
+from gsr_engine.execution.loading import load_parts
+from tests.helpers.paged import paged_engine
+
+STREAMS = 20
+OPTIONS: dict[str, Any] = {"max_num_seqs": STREAMS, "max_batch_tokens": 64, "kv_cache_gib": 0.01}
+PROMPT = [5 + i * i % 80 for i in range(19)]
+STEPS = 5
+
+
+class Captures:
+    """Stands in for a device's captures; those with these numbers fail."""
+
+    def __init__(self, *failing: int, error: Exception | None = None) -> None:
+        self._failing = failing
+        self._error = error or CaptureFailed("it synchronises")
+        self.count = 0
+
+    def __call__(self, call: Callable[[], object]) -> Callable[[], object]:
+        self.count += 1
+        if self.count - 1 in self._failing:
+            raise self._error
+        return call
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("gsr_engine.execution.graphs.capture_for", lambda _: self)
+
+
+def of_all_sizes(engine: Engine) -> list[list[Completion]]:
+    """One request of n streams after the other, for every n."""
+    params = [
+        SamplingParams(n=n, max_tokens=STEPS, seed=3, ignore_eos=True)
+        for n in range(1, STREAMS + 1)
+    ]
+    return [engine.generate([PROMPT], one)[0].completions for one in params]
+
+
+@pytest.fixture(scope="module")
+def expected(qwen2: Path) -> list[list[Completion]]:
+    with Engine.from_pretrained(qwen2, **OPTIONS) as engine:
+        assert engine.stats()["cuda_graphs"] is None
+        return of_all_sizes(engine)
+
+
+def assert_same(found: list[list[Completion]], expected: list[list[Completion]]) -> None:
+    for mine, other in zip(found, expected, strict=True):
+        assert [c.token_ids for c in mine] == [c.token_ids for c in other]
+        for one, another in zip(mine, other, strict=True):
+            assert one.logprobs == pytest.approx(another.logprobs, abs=1e-4)
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000))
+def test_the_ladder(most: int, rows: int) -> None:
+    """It ends where steps do, or at 512 rows; its next step is less than twice as large."""
+    found = ladder(most)
+    assert found == sorted(set(found))
+    assert found[-1] == min(most, 512)
+    if rows <= found[-1]:
+        padded = next(one for one in found if one >= rows)
+        assert padded < 2 * rows
+        assert rows < 8 or padded < 1.5 * rows
+
+
+def test_the_sizes_of_a_real_model(qwen2: Path) -> None:
+    """They are few, and what they take of a GPU is bounded."""
+    model = load_parts(qwen2, EngineConfig())[0].config
+    every = shapes(model, 512, shares=True)
+    group = model.num_heads // model.num_kv_heads
+    assert {one.rows_per_item for one in every} == {16 // group, 32 // group, 64 // group}
+    assert len(every) <= 3 * len(ladder(512))
+    assert {one.rows_per_item for one in shapes(model, 512, shares=False)} == {1}
+    for one in every:
+        assert one.entries * model.num_heads * (model.head_dim + 1) * 4 <= 512 << 20
+    step = 10**9
+    taken = bytes_for_graphs(model, torch.bfloat16, 512, True, step)
+    assert step < taken < step + (1 << 30)
+    assert taken > bytes_for_graphs(model, torch.bfloat16, 8, True, step)
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_every_size_of_step_draws_the_same_tokens(
+    lag: int, qwen2: Path, expected: list[list[Completion]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captures = Captures()
+    captures.install(monkeypatch)
+    with paged_engine(qwen2, lag, **OPTIONS) as engine:
+        at_start = captures.count
+        assert_same(of_all_sizes(engine), expected)
+        counts = engine.stats()["cuda_graphs"]
+    assert captures.count == at_start == counts["graphs"] > 2 * len(ladder(STREAMS))
+    # The last step of a stream may be fed in vain.
+    assert STREAMS * (STEPS - 1) <= counts["replays"] == counts["draws_replayed"]
+    assert counts["eager_prefill"] > 0 == counts["eager_too_large"] == counts["failed"]
+
+
+@pytest.mark.parametrize(
+    "error", [CaptureFailed("no"), torch.OutOfMemoryError("CUDA out of memory"), ValueError("no")]
+)
+@pytest.mark.parametrize("failing", [(0, 1, 3, 8, 20, 22), range(10), range(100)])
+def test_what_cannot_be_captured_runs_in_a_larger_graph_or_eagerly(
+    failing: tuple[int, ...],
+    error: Exception,
+    qwen2: Path,
+    expected: list[list[Completion]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    captures = Captures(*failing, error=error)
+    captures.install(monkeypatch)
+    with caplog.at_level(logging.INFO, "gsr_engine.execution.graphs"):
+        with paged_engine(qwen2, **OPTIONS) as engine:
+            at_start = captures.count
+            assert_same(of_all_sizes(engine), expected)
+            counts = engine.stats()["cuda_graphs"]
+    assert captures.count == at_start == counts["graphs"] + counts["failed"]
+    assert counts["failed"] == sum(number < at_start for number in failing)
+    assert bool(counts["eager_too_large"]) == (0 in failing)
+    assert bool(counts["replays"]) == (len(failing) < at_start)
+    told, *warned = [record.getMessage() for record in caplog.records]
+    assert told.startswith(f"{counts['graphs']} graphs in ")
+    assert len(warned) == 1
+    assert str(error) in warned[0]
+
+
+def test_a_device_that_breaks_at_the_start_is_an_error(
+    qwen2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Captures(3, error=torch.AcceleratorError("CUDA error: gone")).install(monkeypatch)
+    with pytest.raises(torch.AcceleratorError, match="gone"):
+        paged_engine(qwen2, **OPTIONS)
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_a_step_beyond_every_bound_runs_eagerly(
+    lag: int, qwen2: Path, expected: list[list[Completion]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its rows, by its entries, or by the rows that share an item."""
+    few = [Shape(1, 2, 3), Shape(4, 2, 9), Shape(12, 8, 30)]
+    monkeypatch.setattr("gsr_engine.execution.device.shapes", lambda *_: few)
+    with paged_engine(qwen2, lag, **OPTIONS) as engine:
+        assert_same(of_all_sizes(engine), expected)
+        counts = engine.stats()["cuda_graphs"]
+    assert counts["replays"] > 0 < counts["eager_too_large"]
+
+
+@pytest.fixture(scope="module")
+def runner(qwen2: Path) -> Any:
+    """A runner of which some graphs could not be captured."""
+    config = EngineConfig(dtype="float32", **OPTIONS)
+    decoder = load_parts(qwen2, config)[0]
+    with pytest.MonkeyPatch.context() as patch:
+        Captures(0, 2, 5, 9, 10).install(patch)
+        return paged_runner(decoder, config, 1, use_graphs=True)
+
+
+@given(
+    rows=st.integers(1, STREAMS + 2), width=st.integers(1, 40), entries=st.integers(1, 70 * STREAMS)
+)
+def test_the_smallest_graph_that_holds_a_step_is_taken(
+    rows: int, width: int, entries: int, runner: Any
+) -> None:
+    every = shapes(runner.decoder.config, STREAMS, shares=True)
+    missing = [[*reversed(every)][number] for number in (0, 2, 5, 9, 10)]
+    holding = [
+        shape
+        for shape in every
+        if shape not in missing
+        and rows <= shape.rows
+        and width <= shape.rows_per_item
+        and entries <= shape.entries
+    ]
+    assert runner.graphs.graph_for(rows, width, entries) == min(holding, default=None)
+
+
+def test_only_plain_streams_draw_in_a_graph(qwen2: Path) -> None:
+    plain = {"max_tokens": 6, "ignore_eos": True}
+    with paged_engine(qwen2, **OPTIONS) as engine:
+        for extra in ({"presence_penalty": 0.5}, {"min_tokens": 3}, {"top_logprobs": 1}):
+            both = [SamplingParams(**plain), SamplingParams(**plain, **extra)]
+            engine.generate([PROMPT, PROMPT], both)
+        counts = engine.stats()["cuda_graphs"]
+        assert counts["replays"] > 0 == counts["draws_replayed"]
+        engine.generate([PROMPT, PROMPT], SamplingParams(**plain))
+        assert engine.stats()["cuda_graphs"]["draws_replayed"] > 0
+
+
+class FakeCuda:
+    """The calls of `torch.cuda` around a capture; `broken` is what a synchronisation raises."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, broken: Exception | None = None) -> None:
+        self.stream, self._broken = "the caller's", broken
+        monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: self)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda: self.stream)
+        monkeypatch.setattr(torch.cuda, "set_stream", lambda s: setattr(self, "stream", s))
+        monkeypatch.setattr(torch.cuda, "synchronize", self._synchronize)
+        monkeypatch.setattr(torch.cuda, "graph", self._graph)
+
+    def _graph(self, *_: object, **__: object) -> Any:
+        self.stream = "of the capture"
+        return nullcontext()
+
+    def _synchronize(self) -> None:
+        if self._broken:
+            raise self._broken
+
+    def replay(self) -> None:
+        """Nothing to see."""
+
+
+def broken_call() -> None:
+    raise torch.AcceleratorError("CUDA error: operation not permitted when stream is capturing")
+
+
+def test_a_failed_capture_leaves_the_stream_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA calls it an error of the device, and the device is sound."""
+    cuda = FakeCuda(monkeypatch)
+    with pytest.raises(CaptureFailed, match="AcceleratorError: CUDA error: operation not"):
+        CudaCapture()(broken_call)
+    assert cuda.stream == "the caller's"
+
+
+def test_a_device_that_broke_is_no_failed_capture(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeCuda(monkeypatch, torch.AcceleratorError("CUDA error: an illegal memory access"))
+    with pytest.raises(torch.AcceleratorError, match="illegal memory access"):
+        CudaCapture()(broken_call)
