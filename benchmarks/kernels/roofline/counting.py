@@ -7,7 +7,7 @@ computed: their results have shapes and no values. Bookkeeping in integers is re
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from math import prod
@@ -17,7 +17,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from benchmarks.kernels.launches import Launch, recorded
 from benchmarks.kernels.roofline.attention_cost import (
@@ -83,10 +83,9 @@ class Counting(TorchDispatchMode):
 
         def capture(call: Callable[[], object]) -> Replay:
             def replay() -> None:
-                self._in_graph = True
-                try:
+                if self.on:  # otherwise nobody looks at what it would compute
+                    self._in_graph = True
                     call()
-                finally:
                     self._in_graph = False
 
             return replay
@@ -130,7 +129,7 @@ class Counting(TorchDispatchMode):
             return func(*args, **kwargs)
         if name == "randn":
             return torch.empty(*args)
-        inputs = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
+        inputs = _tensors_in((*args, *kwargs.values()))
         computes = any(map(_is_float, inputs)) and not func.is_view and name != _TO_PYTHON
         if computes and name.endswith("_"):
             result = args[0]
@@ -145,7 +144,7 @@ class Counting(TorchDispatchMode):
     def _operation(
         self, name: str, args: tuple[Any, ...], inputs: list[Tensor], result: Any
     ) -> Operation:
-        outputs = [one for one in tree_leaves(result) if isinstance(one, Tensor)]
+        outputs = _tensors_in((result,))
         read = inputs[1:] if name in _GATHERS | {"copy_"} else inputs
         moved = _tensor_bytes([*read, *outputs])
         if name in _GATHERS:
@@ -171,6 +170,17 @@ def _is_float(tensor: Tensor) -> bool:
     return tensor.is_floating_point()
 
 
+def _tensors_in(values: Iterable[Any]) -> list[Tensor]:
+    """The tensors among an operator's arguments or results, and in lists among them."""
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            found += [one for one in value if isinstance(one, Tensor)]
+    return found
+
+
 def _is_list(value: object) -> bool:
     return isinstance(value, Tensor) and value.dtype == torch.int32
 
@@ -188,7 +198,7 @@ def _rows_of_tables(values: Mapping[str, Any]) -> int:
         return 0
     rows = len(values["positions_ptr"])
     tables = [value for name, value in values.items() if name in _TABLES]
-    per_row = [prod(one.shape[1 if one.dim() < 3 else 2 :]) * one.itemsize for one in tables]
+    per_row: list[int] = [prod(one.shape[1 if one.dim() < 3 else 2 :]) * one.itemsize for one in tables]
     return rows * sum(per_row)
 
 
@@ -209,7 +219,7 @@ def _unfilled(func: Any, args: Any, kwargs: Any) -> Any:
 
 def _is_same_memory(result: Any, inputs: list[Tensor], name: str) -> bool:
     """Whether an operator only gave another view of its input."""
-    outputs = [one for one in tree_leaves(result) if isinstance(one, Tensor)]
+    outputs = _tensors_in((result,))
     if name.endswith("_") or not outputs:
         return not outputs
     known = {one.untyped_storage().data_ptr() for one in inputs}

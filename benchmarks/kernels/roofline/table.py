@@ -20,8 +20,8 @@ once a step) over the data sheet's bandwidth, and of the FLOPs of real rows over
 columns behind it are what the launches as built take on top: `shares` of the limits that products
 and attention reach; `padding` of rows to a graph's and of tiles; `partials` written, read and
 merged; `elementwise` kernels; gaps between `launches`; what the device waits for the `host`.
-They add up to `reach`. Tokens/s of a phase are those that it computes, of `all` those that are drawn.
-Steps that prefill and decode count for their prefill."""
+They add up to `reach`. Tokens/s of a phase are those that it computes, of `all` those that are
+drawn. Steps that prefill and decode count for their prefill."""
 
 
 def document(results: Sequence[tuple[str, Mapping[str, Phase]]], every: int) -> str:
