@@ -21,7 +21,7 @@ import typer
 from benchmarks.kernels.launches import recorded
 from benchmarks.kernels.roofline import simulation
 from benchmarks.kernels.roofline.__main__ import main, pages_gib
-from benchmarks.kernels.roofline.chips import CHIPS, COPY, LAUNCH, PRODUCT
+from benchmarks.kernels.roofline.chips import CHIPS, COPY, DECODE, LAUNCH, PRODUCT, PROGRAM
 from benchmarks.kernels.roofline.operations import Operation
 from benchmarks.kernels.roofline.simulation import Sizes, Step, simulate
 from benchmarks.kernels.roofline.times import by_phase, seconds_of
@@ -88,6 +88,20 @@ def test_a_decode_step_reads_common_tokens_once_if_it_shares(shares: bool) -> No
     assert attention.moved - attention.partials - queries == read * TOKEN
     assert attention.flops == 4 * HEADS * HEAD_DIM * (common * SIZES.k + own)
     assert entries >= 2 * streams  # at least one partial of the prompt and one of its own
+
+
+def test_a_launch_touches_rows_of_tables_not_tables(linear: list[Step]) -> None:
+    """Rotation reads q, k, v, a position, a slot and a row of angles, and stores q, k and v.
+
+    It may leave k for others, too.
+    """
+    step = first(linear, "candidate_prefill")
+    ((rope, layers),) = [pair for pair in step.operations.items() if "rope" in pair[0].name]
+    head = 2 * HEAD_DIM
+    read = (HEADS + 2 * KV_HEADS) * head + 4 * HEAD_DIM + 8 + 8
+    assert layers == LAYERS
+    least = step.tokens * (read + HEADS * head + 2 * KV_HEADS * head)
+    assert rope.moved in (least, least + step.tokens * KV_HEADS * head)
 
 
 def test_prefill_multiplies_what_its_rows_see(linear: list[Step]) -> None:
@@ -175,6 +189,17 @@ def test_seconds_of_a_step_add_up() -> None:
     assert parts.host == parts.partials == 0.0
     whole = floor / PRODUCT.value * padded / rows + parts.elementwise + parts.launches
     assert parts.reached == pytest.approx(whole)
+
+
+def test_few_programs_cannot_ask_for_all_of_the_bandwidth() -> None:
+    chip = CHIPS["h200"]
+
+    def seconds(busy: int) -> float:
+        one = Operation(name="list", kind="decode", moved=10**9, busy=busy, in_graph=True)
+        return seconds_of(Step("d", 1.0, 1, 1, False, Counter({one: 1})), chip).shares
+
+    assert seconds(4) == pytest.approx(1e9 / (4 * PROGRAM.value))
+    assert seconds(400) == seconds(500) == pytest.approx(1e9 / chip.bandwidth / DECODE.value)
 
 
 def test_few_launches_outside_of_graphs_wait_for_the_host() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from benchmarks.peers.job import do_job
 from benchmarks.peers.run import PEERS, PeerProcess, PeerSkipped
 from benchmarks.throughput.__main__ import main
 from benchmarks.throughput.gpu_comparison import compare_on_gpu
+from benchmarks.throughput.ours import OurEngines, RefineWork
 from benchmarks.throughput.rounds import Rounds
 from benchmarks.throughput.table import best_peer, show
 from benchmarks.throughput.works import WorkSize, chosen_dtype, subjects
@@ -93,8 +95,20 @@ def test_engines_follow_each_other_and_peers_refine_our_candidates(
     environment(packages, python_of("sglang"))
     (subject,) = subjects("tiny", None)
     work = subject.work(WorkSize.parsed("2x3:16/12/6"), "float32", 0.1)
-    rounds, lines = Rounds(2, 0, time_product=lambda: 1.0), list[str]()
-    measured = compare_on_gpu(work, ["vllm", "sglang"], rounds, tmp_path, lines.append)
+    rounds, lines, weights = Rounds(2, 0, time_product=lambda: 1.0), list[str](), list[Any]()
+
+    class Noted(OurEngines):
+        def __init__(self, work: RefineWork) -> None:
+            super().__init__(work)
+            weights.append(weakref.ref(self.decoder.embedding))
+
+    def progress(line: str) -> None:
+        lines.append(line)
+        if "vllm" in line:  # our engine has left the GPU's memory to the peer
+            assert [one() for one in weights] == [None]
+
+    monkeypatch.setattr("benchmarks.throughput.gpu_comparison.OurEngines", Noted)
+    measured = compare_on_gpu(work, ["vllm", "sglang"], rounds, tmp_path, progress)
     turns = [line for line in lines if line.startswith("round")]
     ours = ["round 1: linear", "round 1: branched", "round 2: linear", "round 2: branched"]
     peers = [f"round {number}: {name}" for name in ("vllm", "sglang") for number in (1, 2)]
@@ -147,8 +161,9 @@ def test_each_device_has_an_environment_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert python_of("vllm", tmp_path) != python_of("vllm", tmp_path, "cuda")
-    with pytest.raises(PeerSkipped, match=r"peers.install sglang --device cuda"):
-        PeerProcess("sglang", 1, tmp_path, tmp_path, "cuda")
+    environment(tmp_path, python_of("vllm", tmp_path))
+    with pytest.raises(PeerSkipped, match=r"peers.install vllm --device cuda"):
+        PeerProcess("vllm", 1, tmp_path, tmp_path, "cuda")
     with pytest.raises(ValueError, match="openvino: on cuda there are vllm, sglang"):
         install.install("openvino", tmp_path, "cuda")
     calls: list[tuple[str, ...]] = []
