@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from gsr_engine import Engine, EngineConfig
 from gsr_engine.attention.sharing import Sharing
 from gsr_engine.demo.report import NANO
+from gsr_engine.execution.graphs import GraphCounts
 from gsr_engine.execution.loading import load_parts
 from gsr_engine.execution.sampler import Draws
 from gsr_engine.model.weights import Renewal
@@ -44,6 +45,7 @@ class RandomRunner:
         self.lag = lag
         self.sharing: Sharing | None = None
         self.costs: StepCosts | None = None
+        self.graph_counts: GraphCounts | None = None
         self._tokens = tokens
         self._end = end
         self._length = length

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
@@ -51,7 +53,10 @@ class CudaCapture:
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         try:
             # thread_local: other threads of the host program may use CUDA during the capture.
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            with (
+                _without_collection(),
+                torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
+            ):
                 call()
         except Exception as error:
             torch.cuda.set_stream(stream)  # torch leaves its own stream only after a success
@@ -61,3 +66,15 @@ class CudaCapture:
             raise CaptureFailed(f"{type(error).__name__}: {error}") from error
         replay: Replay = graph.replay
         return replay
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """No garbage is collected: an object that frees memory of the device would break a capture."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

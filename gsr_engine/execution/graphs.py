@@ -138,6 +138,10 @@ class GraphCounts:
     eager_prefill: int = 0
     eager_too_large: int = 0
 
+    def reset(self) -> None:
+        """Count steps from nothing again."""
+        self.replays = self.draws_replayed = self.eager_prefill = self.eager_too_large = 0
+
     def as_dict(self) -> dict[str, Any]:
         """The counters as plain numbers."""
         return asdict(self)
@@ -239,7 +243,7 @@ class DecodeGraphs:
         """Capture the largest first: its memory serves all others."""
         began, on_gpu = time.perf_counter(), self._drawn.is_cuda
         free = gpu.free_memory()[0] if on_gpu else 0
-        failures: list[Exception] = []
+        failures: list[str] = []  # not the errors: they hold what was allocated
 
         def tried(call: Callable[[], object]) -> Replay | None:
             try:
@@ -247,9 +251,9 @@ class DecodeGraphs:
             except Exception as error:
                 if breaks_device(error):
                     raise
-                failures.append(error)
-                gpu.drop_caches()
-                return None
+                failures.append(f"{type(error).__name__}: {error}")
+            gpu.drop_caches()
+            return None
 
         found = {shape: tried(self._forward(shape)) for shape in reversed(every)}
         self._replays = {shape: run for shape in every if (run := found[shape]) is not None}
@@ -258,7 +262,12 @@ class DecodeGraphs:
         counts.graphs, counts.failed = len(self._replays) + num_draws, len(failures)
         counts.seconds = time.perf_counter() - began
         counts.bytes = free - gpu.free_memory()[0] if on_gpu else 0
-        _log.info("%d graphs in %.1f s, %d MiB", counts.graphs, counts.seconds, counts.bytes >> 20)
+        _log.info(
+            "captured %d graphs in %.1f s, %d MiB",
+            counts.graphs,
+            counts.seconds,
+            counts.bytes >> 20,
+        )
         if failures:
             _log.warning(
                 "%d graphs could not be captured; such steps take a larger one or run eagerly. "

@@ -181,7 +181,9 @@ def draw_anything(logits: torch.Tensor) -> None:
 def draw_indices(streams: list[Stream], assumed: list[list[int]] | None) -> IntArray:
     """For each draw the number of tokens that its stream has drawn or assumes before it."""
     numbers = np.array([stream.num_drawn for stream in streams], dtype=np.int64)
-    return numbers if assumed is None else numbers + [len(before) for before in assumed]
+    if assumed is not None:
+        numbers += np.array([len(before) for before in assumed], dtype=np.int64)
+    return numbers
 
 
 def draw_arrays(streams: list[Stream]) -> _Arrays:

@@ -80,8 +80,11 @@ def measure_step_costs(runner: Runner, config: EngineConfig) -> MeasuredCosts | 
     best = _timed(runner, [*first, plain, longer], more)
     drafts = sorted((p for p in (*first, *more) if p in best), key=lambda probe: probe.rows)
     runner.reset()
+    # Nobody asked for these steps.
     if runner.sharing is not None:
-        runner.sharing.reset()  # nobody asked for these steps
+        runner.sharing.reset()
+    if runner.graph_counts is not None:
+        runner.graph_counts.reset()
     # A smaller step takes no longer than a larger one, whatever was measured.
     seconds = np.minimum.accumulate([best[probe] for probe in reversed(drafts)])[::-1]
     draft_seconds = max(0.0, float(seconds[0]) - best[plain])
@@ -102,7 +105,7 @@ def _timed(runner: Runner, first: list[_Probe], more: list[_Probe]) -> dict[_Pro
         if time.perf_counter() - began > _PATIENCE:
             break
         best[probe] = probe.seconds(runner)
-    # The first time a step may compile, be captured, or touch memory: quick ones are timed again.
+    # The first time a step may touch memory that is new: quick ones are timed again.
     for _ in range(_ROUNDS):
         if time.perf_counter() - began > 2 * _PATIENCE:
             break

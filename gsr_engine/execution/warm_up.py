@@ -72,8 +72,9 @@ def _empty_work(rows: int, width: int, device: torch.device) -> WorkList:
 
 
 def _more_rows(decoder: Decoder, config: EngineConfig) -> Iterator[int]:
-    """Products of experts have tiles by the number of rows, but in fp32; each holds a factor of 4."""
+    """Products of experts have tiles by the number of rows; each serves a factor of 4 or more."""
     rows = 4
+    # In fp32 there is one tile.
     has_tiles = decoder.config.experts is not None and decoder.dtype != torch.float32
     while has_tiles and rows <= config.max_batch_tokens:
         yield rows

@@ -128,17 +128,17 @@ def test_what_cannot_be_captured_runs_in_a_larger_graph_or_eagerly(
 ) -> None:
     captures = Captures(*failing, error=error)
     captures.install(monkeypatch)
-    with caplog.at_level(logging.INFO, "gsr_engine.execution.graphs"):
-        with paged_engine(qwen2, **OPTIONS) as engine:
-            at_start = captures.count
-            assert_same(of_all_sizes(engine), expected)
-            counts = engine.stats()["cuda_graphs"]
+    caplog.set_level(logging.INFO, "gsr_engine.execution.graphs")
+    with paged_engine(qwen2, **OPTIONS) as engine:
+        at_start = captures.count
+        assert_same(of_all_sizes(engine), expected)
+        counts = engine.stats()["cuda_graphs"]
     assert captures.count == at_start == counts["graphs"] + counts["failed"]
     assert counts["failed"] == sum(number < at_start for number in failing)
     assert bool(counts["eager_too_large"]) == (0 in failing)
     assert bool(counts["replays"]) == (len(failing) < at_start)
     told, *warned = [record.getMessage() for record in caplog.records]
-    assert told.startswith(f"{counts['graphs']} graphs in ")
+    assert told.startswith(f"captured {counts['graphs']} graphs in ")
     assert len(warned) == 1
     assert str(error) in warned[0]
 

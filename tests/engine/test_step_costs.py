@@ -64,5 +64,7 @@ def test_what_is_measured_is_not_counted() -> None:
         for config in (None, {}):
             with make(NANO, dtype="float32", speculative_config=config) as engine:
                 counts.append(engine.stats())
+            if counts[-1]["cuda_graphs"]:
+                counts[-1]["cuda_graphs"]["seconds"] = 0  # of the captures
         plain, measured = ({**one, "pages_total": 0} for one in counts)
         assert measured == plain
