@@ -10,12 +10,13 @@ from math import prod
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from benchmarks.kernels.launches import Launch
 from benchmarks.kernels.roofline.operations import Operation
-from gsr_engine.attention.arrays import IntArray, run_indices
 
+IntArray = npt.NDArray[np.int64]
 _PARTIAL = 4
 """Bytes of a number of a partial result."""
 
@@ -102,7 +103,7 @@ def _runs_of_segments(values: Mapping[str, Any]) -> tuple[IntArray, IntArray, In
     spans, own = _numbers(values["spans_ptr"]), _numbers(values["own_ptr"])
     tiles = _numbers(values["tiles_ptr"])
     segment, first, last, own_begin = np.unique(tiles[:, [0, 2, 3, 4]], axis=0).T
-    context = run_indices(first, last - first)
+    context = _runs(first, last)
     mine = segment[own_begin >= 0]
     rows = np.diff(_numbers(values["cu_seqlens_ptr"]))
     return (
@@ -145,6 +146,12 @@ def _between(lengths: IntArray, first: IntArray, last: IntArray) -> IntArray:
     return sums[last] - sums[first]
 
 
+def _runs(begin: IntArray, end: IntArray) -> IntArray:
+    """The numbers from each begin up to its end, one run behind the other."""
+    runs = [np.arange(*pair) for pair in zip(begin, end, strict=True)]
+    return np.concatenate([np.empty(0, dtype=np.int64), *runs])
+
+
 def _rounded(tokens: IntArray, block: int) -> IntArray:
     return -(-tokens // block) * block
 
@@ -152,7 +159,7 @@ def _rounded(tokens: IntArray, block: int) -> IntArray:
 def _distinct(values: Mapping[str, Any], pages: IntArray, begin: IntArray, end: IntArray) -> int:
     """How many tokens are read at least once: tokens [begin, end) of lists of pages."""
     size = values["page_size"]
-    tokens = run_indices(begin, end - begin)
+    tokens = _runs(begin, end)
     lists = np.repeat(pages, end - begin)
     table = _numbers(values["page_table_ptr"])
     slots = table[lists + tokens // size] * size + tokens % size

@@ -198,7 +198,9 @@ def _rows_of_tables(values: Mapping[str, Any]) -> int:
         return 0
     rows = len(values["positions_ptr"])
     tables = [value for name, value in values.items() if name in _TABLES]
-    per_row: list[int] = [prod(one.shape[1 if one.dim() < 3 else 2 :]) * one.itemsize for one in tables]
+    per_row: list[int] = [
+        prod(one.shape[1 if one.dim() < 3 else 2 :]) * one.itemsize for one in tables
+    ]
     return rows * sum(per_row)
 
 
