@@ -66,7 +66,7 @@ def main(
 
 
 def _chosen(names: str, known: Iterable[Name], option: str) -> list[Name]:
-    """Those of the known names that are given, separated by commas.
+    """Those of the known names that are given, separated by commas, in the order given.
 
     Raises:
         typer.BadParameter: one of the given names is not known.
@@ -74,7 +74,7 @@ def _chosen(names: str, known: Iterable[Name], option: str) -> list[Name]:
     given = names.split(",")
     if unknown := sorted(set(given) - set(known)):
         raise typer.BadParameter(f"{option}: {unknown[0]!r} is none of {', '.join(known)}")
-    return [name for name in known if name in given]
+    return sorted((name for name in known if name in given), key=given.index)
 
 
 def pages_gib(config: ModelConfig, chip: Chip) -> float:

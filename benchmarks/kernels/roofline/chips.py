@@ -62,17 +62,17 @@ class Assumption:
 COPY = Assumption(
     value=0.89,
     unit="of the data sheet's bandwidth: products of few rows, norms, gates, merges",
-    source="what large copies are known to reach on both chips; gpu-check measures it",
+    source="desk estimate of what a large copy reaches; `make gpu-check` measures it",
 )
 DECODE = Assumption(
     value=0.85 * COPY.value,
     unit="of the data sheet's bandwidth: decode attention",
-    source="gpu-check's target, .85 of copy bandwidth",
+    source="desk estimate, .85 of what a large copy reaches",
 )
 PRODUCT = Assumption(
     value=0.80,
     unit="of the data sheet's FLOP/s: products of many rows",
-    source="what cuBLAS is known to reach in bf16 under the chips' power limit",
+    source="desk estimate of cuBLAS in bf16 under the chip's power limit",
 )
 PREFILL = Assumption(
     value=0.35,
@@ -82,17 +82,17 @@ PREFILL = Assumption(
 PROGRAM = Assumption(
     value=80e9,
     unit="bytes per second that one program of decode attention can have",
-    source="Little's law: 64 KiB in flight, 800 ns of latency",
+    source="Little's law: two steps of 32 KiB in flight, 800 ns of latency",
 )
 LAUNCH = Assumption(
     value=4e-6,
     unit="seconds for each dependent launch: the gap before it, its start and its tail",
-    source="desk estimate; small models' decode steps divided by their kernels",
+    source="desk estimate: a small model's decode step over the number of its kernels",
 )
 EAGER = Assumption(
     value=15e-6,
     unit="seconds of the host for each launch outside of a graph",
-    source="desk estimate, 180 microseconds of Python for a layer of 12 launches",
+    source="desk estimate, 180 us of Python for a layer of 12 launches",
 )
 HOST_STEP = Assumption(
     value=0.5e-3,
@@ -110,9 +110,9 @@ STEP_GIB = Assumption(
     source="gate and up of 8,192 rows, logits and what is drawn from them",
 )
 GRAPHS_GIB = Assumption(
-    value=1.0,
+    value=1.8,
     unit="GiB kept for graphs, lists and partial results",
-    source="gsr_engine/execution/device.py",
+    source="gsr_engine/execution/device.py: 1 GiB, and up to .8 for the graphs of these shapes",
 )
 ASSUMPTIONS = (
     COPY,

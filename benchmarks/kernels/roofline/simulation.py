@@ -69,6 +69,7 @@ class Sizes:
     refine: int
 
 
+@dataclass(frozen=True, kw_only=True)
 class _CountedDecoder(Decoder):
     """A decoder that gives rows without values, and at once, while nothing is counted."""
 
@@ -130,7 +131,7 @@ class _SampledRunner:
 
 
 def _alike(step: Step, other: Step) -> bool:
-    """Whether both only decode the same streams, or as many others."""
+    """Whether both only decode, and as many streams of one phase."""
     same = (step.phase, step.tokens, step.mixed) == (other.phase, other.tokens, other.mixed)
     return same and step.phase.endswith("decode")
 
@@ -150,9 +151,8 @@ def empty_decoder(config: ModelConfig, counting: Counting) -> Decoder:
     """A decoder of a shape in bf16 for `counting`, laid out as on a GPU; no weight has a value."""
     with counting, patch.object(weights, "linear_maker", lambda *_: Linear):
         plain = weights.dummy_decoder(config, torch.bfloat16)
-    made = _CountedDecoder(**{one.name: getattr(plain, one.name) for one in fields(plain)})
-    object.__setattr__(made, "counting", counting)
-    return made
+    parts = {one.name: getattr(plain, one.name) for one in fields(plain)}
+    return _CountedDecoder(**parts, counting=counting)
 
 
 def simulate(
