@@ -14,10 +14,6 @@ Capture = Callable[[Callable[[], object]], Replay]
 """Captures a call. The call computes nothing yet, and may be made once more."""
 
 
-class CaptureFailed(Exception):
-    """A call could not be captured; the device is sound, and computes it eagerly."""
-
-
 def rungs(sizes: Sequence[int], most: int) -> list[int]:
     """Those of some ascending sizes that lie below the most that is needed, and that itself.
 
@@ -43,13 +39,7 @@ class CudaCapture:
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, call: Callable[[], object]) -> Replay:
-        """The replay of a call whose kernels are compiled.
-
-        Raises:
-            CaptureFailed: something in it cannot be captured.
-            OutOfMemoryError: there was no memory for what it allocates.
-            AcceleratorError: the device is broken.
-        """
+        """The replay of a call whose kernels are compiled; any error is one of the capture."""
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         try:
             # thread_local: other threads of the host program may use CUDA during the capture.
@@ -58,12 +48,9 @@ class CudaCapture:
                 torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
             ):
                 call()
-        except Exception as error:
+        except Exception:
             torch.cuda.set_stream(stream)  # torch leaves its own stream only after a success
-            torch.cuda.synchronize()  # a device that is broken says so here
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-            raise CaptureFailed(f"{type(error).__name__}: {error}") from error
+            raise
         replay: Replay = graph.replay
         return replay
 

@@ -18,8 +18,21 @@ def lacks_memory(error: BaseException) -> bool:
 
 
 def breaks_device(error: BaseException) -> bool:
-    """Whether a process can use its device no more: CUDA repeats such an error for ever."""
-    return _is_of_device(error) and not lacks_memory(error)
+    """Whether a process can use its device no more: CUDA repeats such an error for ever.
+
+    A launch that CUDA only refused, e.g. with too many registers, ends nothing but its step.
+    """
+    return _is_of_device(error) and not lacks_memory(error) and _is_repeated()
+
+
+def _is_repeated() -> bool:
+    if not torch.cuda.is_initialized():  # nobody can be asked
+        return True
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
 
 
 def _is_of_device(error: BaseException) -> bool:

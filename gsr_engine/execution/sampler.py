@@ -91,7 +91,7 @@ class LastDraws:
             return None
         places = [self.places[s.segment] if s.in_flight else -1 for s in streams]
         sources = to_device(np.array(places, dtype=np.int64), self.tokens.device)
-        return torch.where(sources < 0, -1, self.tokens[sources.clamp_min(0)])
+        return torch.where(sources < 0, -1, self.tokens[sources])  # -1 is an index, too
 
 
 class Sampler:

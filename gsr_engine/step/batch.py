@@ -77,7 +77,7 @@ class Batch:
 def known_tokens(inputs: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
     """Token ids, int64 [N], of a batch's inputs; rows with a source take theirs from `drawn`."""
     token_ids, _, _, sources = inputs
-    return torch.where(sources < 0, token_ids, drawn[sources.clamp_min(0)])
+    return torch.where(sources < 0, token_ids, drawn[sources])  # -1 is an index, too
 
 
 def build_batch(plan: StepPlan, drawn: Mapping[Segment, int] | None = None) -> Batch:

@@ -62,6 +62,21 @@ def test_errors_are_told_apart(error: BaseException, lacking: bool, broken: bool
     assert (lacks_memory(error), breaks_device(error)) == (lacking, broken)
 
 
+@pytest.mark.parametrize("repeated", [True, False])
+def test_an_error_that_cuda_does_not_repeat_breaks_nothing(
+    repeated: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def synchronize() -> None:
+        if repeated:
+            raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    refused = torch.AcceleratorError("CUDA error: too many resources requested for launch")
+    assert breaks_device(refused) is repeated
+    assert not lacks_memory(refused)
+
+
 class Narrow(StubRunner):
     """A device that has no memory for larger steps; it notes the tokens of every step."""
 
