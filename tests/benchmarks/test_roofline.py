@@ -215,14 +215,13 @@ def test_the_command_keeps_its_tables(tmp_path: Path) -> None:
     app.command()(main)
     sizes = {"problems": 1, "k": 2, "problem": 20, "candidate": 4, "refine": 3}
     work = [part for name, size in sizes.items() for part in (f"--{name}", str(size))]
-    done = CliRunner().invoke(
-        app,
-        ["--shape", "tiny", "--chip", "h100", "--layout", "linear", *work, "--out", str(tmp_path)],
-    )
+    case = ["--shape", "tiny", "--chip", "h200,h100", "--layout", "linear"]
+    done = CliRunner().invoke(app, [*case, *work, "--out", str(tmp_path)])
     assert done.exit_code == 0, done.output
     kept = json.loads((tmp_path / "roofline.json").read_text(encoding="utf-8"))
-    ((title, phases),) = kept["results"].items()
-    assert title.startswith("tiny, H100")
+    (title, phases), (other, _) = kept["results"].items()
+    assert title.startswith("tiny, H200")
+    assert other.startswith("tiny, H100")
     assert set(phases) == set(get_args(Phase))
     report = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert title in report
