@@ -11,7 +11,7 @@ import torch
 Replay = Callable[[], object]
 """Does again what was captured, with the present values of the same tensors."""
 Capture = Callable[[Callable[[], object]], Replay]
-"""Captures a call. The call computes nothing yet, and may be made once more."""
+"""Captures a call, which may be made in advance, too."""
 
 
 def rungs(sizes: Sequence[int], most: int) -> list[int]:
@@ -39,7 +39,8 @@ class CudaCapture:
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, call: Callable[[], object]) -> Replay:
-        """The replay of a call whose kernels are compiled; any error is one of the capture."""
+        """The replay of a call; it may raise whatever the call or CUDA raises."""
+        call()  # libraries load their kernels at the first call, and a capture may not
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         try:
             # thread_local: other threads of the host program may use CUDA during the capture.

@@ -166,6 +166,8 @@ class DecodeGraphs:
     ) -> None:
         """Capture graphs of these shapes, and of their draws.
 
+        A KV page is written, so nothing may be in it yet.
+
         Args:
             decoder: its weights stay where they are.
             attention: over the KV pages of the decoder.

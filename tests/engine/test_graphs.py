@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from gsr_engine import Completion, Engine, EngineConfig, SamplingParams
 from gsr_engine.execution.capture import CudaCapture
-from gsr_engine.execution.device import paged_runner
+from gsr_engine.execution.device import bytes_for_pages, paged_runner
 from gsr_engine.execution.graphs import Shape, bytes_for_graphs, ladder, shapes
 from gsr_engine.execution.loading import load_parts
 from tests.helpers.paged import paged_engine
@@ -220,10 +220,30 @@ def test_a_failed_capture_leaves_the_stream_as_it_was(monkeypatch: pytest.Monkey
     monkeypatch.setattr(torch.cuda, "set_stream", lambda one: stream.__setitem__(0, one))
 
     def synchronises() -> None:
-        assert not gc.isenabled()
-        raise RuntimeError("operation not permitted when stream is capturing")
+        if stream[0] == "of the capture":
+            assert not gc.isenabled()
+            raise RuntimeError("operation not permitted when stream is capturing")
 
     with pytest.raises(RuntimeError, match="not permitted"):
         CudaCapture()(synchronises)
     assert stream == ["the caller's"]
     assert gc.isenabled()
+
+
+def test_pages_leave_room_for_the_graphs(qwen2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gib = 1 << 30
+    decoder = load_parts(qwen2, EngineConfig())[0]
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: gib)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 3 * gib)
+    monkeypatch.setattr("gsr_engine.execution.gpu.free_memory", lambda: (60 * gib, 80 * gib))
+
+    def room(**options: Any) -> int:
+        config = EngineConfig(max_num_seqs=256, max_batch_tokens=1024, **options)
+        return bytes_for_pages(decoder, config)
+
+    every = shapes(decoder.config, 256, shares=True)
+    entry = decoder.config.num_heads * (decoder.config.head_dim + 1) * 4
+    taken = room(cuda_graphs=False) - room(cuda_graphs=True)
+    # Partial results, a quarter of the largest step's memory, and 2 MiB for each graph.
+    assert taken == every[-1].entries * entry + gib // 2 + len(every) * (2 << 20)
