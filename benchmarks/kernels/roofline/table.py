@@ -18,8 +18,9 @@ device, the waves of programs, and the L2 cache across launches are not modelled
 `floor`: the larger of the bytes that nobody can avoid (weights, and each token's keys and values,
 once a step) over the data sheet's bandwidth, and of the FLOPs of real rows over its rate. The
 columns behind it are what the launches as built take on top: `shares` of the limits that products
-and attention reach; `padding` of rows to a graph's and of tiles; `partials` written, read and
-merged; `elementwise` kernels; gaps between `launches`; what the device waits for the `host`.
+and attention reach, one after the other; `padding` of rows to a graph's and of tiles; `partials`
+written, read and merged; `elementwise` kernels; gaps between `launches`; what the device waits for
+the `host`.
 They add up to `reach`. Tokens/s of a phase are those that it computes, of `all` those that are
 drawn. Steps that prefill and decode count for their prefill."""
 
