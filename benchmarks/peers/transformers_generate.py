@@ -39,12 +39,13 @@ def left_padded(prompts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
 def load(job: Job) -> Loaded:
     """The model for such jobs."""
     torch.set_num_threads(job.threads)
-    model = AutoModelForCausalLM.from_pretrained(job.model, dtype=getattr(torch, job.dtype)).eval()
+    model = AutoModelForCausalLM.from_pretrained(job.model, dtype=getattr(torch, job.dtype))
+    model = model.to(job.device).eval()
 
     @torch.inference_mode()
     def logits_of(text: list[int]) -> Logits:
-        logits: torch.Tensor = model(torch.tensor([text])).logits[0]
-        return logits.float().numpy()
+        logits: torch.Tensor = model(torch.tensor([text], device=job.device)).logits[0]
+        return logits.float().cpu().numpy()
 
     return Loaded(_generate_with(model), _facts(), partial(text_loss, logits_of))
 

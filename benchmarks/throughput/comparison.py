@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.job import JobResult
+from benchmarks.peers.job import Job, JobResult
 from benchmarks.peers.run import PEERS_IN_INT8, PeerProcess
 from benchmarks.throughput.floor import product_seconds
 from benchmarks.throughput.machine_limits import Limits, measure_limits
@@ -17,33 +17,46 @@ from benchmarks.throughput.rounds import Rounds
 from gsr_engine.config import Quantization
 
 
-class _Peer:
+class Peer:
     """A peer whose process starts with its first run; a run is a job of its own.
 
     The first run also asks for the loss of the texts.
+
+    Args:
+        name: of the peer.
+        quantization: of its products; None for those in the job's dtype.
+        texts: see `Job`.
+        job: gives the job; it is called after a layout of ours has run.
+        out: folder for its log.
+        processes: ends its process.
     """
 
     def __init__(
         self,
         name: str,
         quantization: str | None,
-        work: RefineWork,
-        ours: OurEngines,
+        texts: Sequence[list[int]],
+        job: Callable[[], Job | None],
         out: Path,
         processes: ExitStack,
     ) -> None:
-        self._name, self._quantization, self._texts = name, quantization, list(work.texts)
-        self._ours, self._out, self._processes = ours, out, processes
+        self._name, self._quantization, self._texts = name, quantization, list(texts)
+        self._job, self._out, self._processes = job, out, processes
         self._process: PeerProcess | None = None
         self._runs = 0
 
     def __call__(self) -> JobResult:
-        job = self._ours.job
+        """Let it do the job once more.
+
+        Raises:
+            PeerSkipped: it is not installed, or it failed.
+        """
+        job = self._job()
         assert job is not None  # noqa: S101  # a layout runs first
         job = replace(job, quantization=self._quantization)
         if self._process is None:
             job = replace(job, texts=self._texts)
-            process = PeerProcess(self._name, job.threads, self._out)
+            process = PeerProcess(self._name, job.threads, self._out, device=job.device)
             self._process = self._processes.enter_context(process)
         self._runs += 1
         return JobResult(**self._process.ask(job.marked(self._runs)))
@@ -79,17 +92,21 @@ def compare(
         progress("the machine's limits")
         limits = _limits(ours, sizes)
         first, *others = ours
-        engines = _layouts(ours[first], "")
+        engines = layouts(ours[first])
         if sharing_off:
             engines["sharing off"] = ours[first].share_nothing
         for precision in others:
-            engines |= _layouts(ours[precision], f" {precision}")
+            engines |= layouts(ours[precision], f" {precision}")
+
+        def job() -> Job | None:
+            return ours[first].job
+
         for name in peers:
-            engines[name] = _Peer(name, None, work, ours[first], out, opened)
+            engines[name] = Peer(name, None, work.texts, job, out, opened)
             if quantised and name in PEERS_IN_INT8:
                 folder = out / quantization
                 folder.mkdir(exist_ok=True)
-                peer = _Peer(name, quantization, work, ours[first], folder, opened)
+                peer = Peer(name, quantization, work.texts, job, folder, opened)
                 engines[f"{name} {quantization}"] = peer
         rounds.measure(engines, progress)
         progress("the machine's limits, again")
@@ -114,7 +131,8 @@ def compare(
     }
 
 
-def _layouts(ours: OurEngines, suffix: str) -> dict[str, Callable[[], JobResult]]:
+def layouts(ours: OurEngines, suffix: str = "") -> dict[str, Callable[[], JobResult]]:
+    """What does the work in each layout, by name."""
     return {
         f"linear{suffix}": lambda: ours.refine("linear"),
         f"branched{suffix}": lambda: ours.refine("branched"),

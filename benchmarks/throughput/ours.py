@@ -38,6 +38,7 @@ class RefineWork:
     ignore_eos: bool = True
     quantization: Quantization = "none"
     texts: Sequence[list[int]] = ()
+    device: str = "cpu"
 
     @property
     def precision(self) -> str:
@@ -79,12 +80,15 @@ class RefineWork:
             ],
             refine_tokens=self.refine_tokens,
             kv_gib=self.kv_gib,
+            device=self.device,
             ignore_eos=self.ignore_eos,
         )
 
 
 class OurEngines:
     """An engine for the layouts, and one that shares nothing, over the same weights.
+
+    On a GPU an engine takes all the memory that there is, so only one of the two fits.
 
     Attributes:
         decoder: the weights.
@@ -95,14 +99,11 @@ class OurEngines:
 
     def __init__(self, work: RefineWork) -> None:
         self._work = work
-        config = EngineConfig(dtype=work.dtype, quantization=work.quantization)
-        parts = load_parts(work.model, config)
-        self.decoder = parts[0]
+        config = EngineConfig(dtype=work.dtype, quantization=work.quantization, device=work.device)
+        self._parts = load_parts(work.model, config)
+        self.decoder = self._parts[0]
         self.loss = decoder_loss(self.decoder, work.texts) if work.texts else None
-        self._shared, self._apart = (
-            Engine(*parts, EngineConfig(kv_cache_gib=work.kv_gib, prefix_cache=shares))
-            for shares in (True, False)
-        )
+        self._engines: dict[bool, Engine] = {}
         self._runs = 0
         self.job: Job | None = None
         self.phase_tokens: dict[str, dict[str, int]] = {}
@@ -110,23 +111,33 @@ class OurEngines:
     def refine(self, layout: Layout) -> JobResult:
         """Do the work in one layout."""
         self._runs += 1
-        result, results = end_to_end(self._shared, self._work, layout, self._runs)
+        engine = self._engine(shares=True)
+        result, results = end_to_end(engine, self._work, layout, self._runs)
         self.phase_tokens[layout] = _phase_tokens(results)
         if self.job is None:
-            self.job = self._work.job(self._shared, results)
+            self.job = self._work.job(engine, results)
         return replace(result, loss=self.loss)
 
     def share_nothing(self) -> JobResult:
         """Do the job as a peer would without prefix cache. A layout must have run before."""
         assert self.job is not None  # noqa: S101  # so the docstring
-        return replace(sharing_off(self._apart, self.job), loss=self.loss)
+        return replace(sharing_off(self._engine(shares=False), self.job), loss=self.loss)
+
+    def _engine(self, *, shares: bool) -> Engine:
+        if shares not in self._engines:
+            kv_gib = self._work.kv_gib if self._work.device == "cpu" else None
+            config = EngineConfig(
+                device=self._work.device, kv_cache_gib=kv_gib, prefix_cache=shares
+            )
+            self._engines[shares] = Engine(*self._parts, config)
+        return self._engines[shares]
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._shared.close()
-        self._apart.close()
+        for engine in self._engines.values():
+            engine.close()
 
 
 def _stream(temperature: float, tokens: int, ignore_eos: bool) -> SamplingParams:

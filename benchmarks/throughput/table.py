@@ -11,6 +11,7 @@ from benchmarks.peers.run import PEERS
 from benchmarks.steadiness import TOLERANCE
 
 BASELINE = "transformers"
+_PEERS = {name for names in PEERS.values() for name in names}
 LOSS = 0.01
 """How much loss an engine may add to that of fp32 and still count as near it."""
 WIDTH = 170
@@ -37,7 +38,7 @@ def best_peer(results: dict[str, dict[str, Any]], near_fp32: bool = False) -> st
     there = [
         name
         for name in results
-        if name.split()[0] in PEERS and (not near_fp32 or _is_near(name, results))
+        if name.split()[0] in _PEERS and (not near_fp32 or _is_near(name, results))
     ]
     return max(there, key=lambda name: rate(results[name]), default=None)
 
@@ -52,7 +53,11 @@ def _is_near(name: str, results: dict[str, dict[str, Any]]) -> bool:
 def show(console: Console, run: dict[str, Any]) -> None:
     """Print the engines' table, the limits, and what was skipped."""
     console.print(_engines(run))
-    console.print(_floors(run))
+    if run["floors"]:
+        console.print(_floors(run))
+    if limits := run.get("gpu_limits"):
+        figures = ", ".join(f"{name} {value:.1f}" for name, value in limits.items())
+        console.print(f"limits of {run['chip']}: {figures}")
     for precision, limits in run["limits"].items():
         console.print(_limits(precision, limits, run["chip"]))
         console.print(f"copy bandwidth {limits['copy_gb']:.1f} GB/s (read and written)")

@@ -88,7 +88,14 @@ class Subject:
     folder: Path
     is_real: bool
 
-    def work(self, size: WorkSize, dtype: str, kv_gib: float, losses: bool = False) -> RefineWork:
+    def work(
+        self,
+        size: WorkSize,
+        dtype: str,
+        kv_gib: float,
+        losses: bool = False,
+        device: str = "cpu",
+    ) -> RefineWork:
         """The work of a size on this model, with torch's threads.
 
         With `losses` it has texts whose loss is measured, unless weights are random.
@@ -110,17 +117,20 @@ class Subject:
             k=size.k,
             candidate_tokens=size.candidate,
             refine_tokens=size.refine,
-            dtype=chosen_dtype(dtype),
+            dtype=chosen_dtype(dtype, device),
             threads=torch.get_num_threads(),
             kv_gib=kv_gib,
             ignore_eos=not self.is_real,
             texts=texts,
+            device=device,
         )
 
 
-def chosen_dtype(name: str) -> str:
-    """What "auto" stands for: bfloat16 where the CPU multiplies it. Other names stay."""
-    auto = str(compute_dtype(torch.bfloat16)).removeprefix("torch.")
+def chosen_dtype(name: str, device: str = "cpu") -> str:
+    """What "auto" stands for: bfloat16 on a GPU and where the CPU multiplies it; others stay."""
+    auto = "bfloat16"
+    if device == "cpu":
+        auto = str(compute_dtype(torch.bfloat16)).removeprefix("torch.")
     return auto if name == "auto" else name
 
 
