@@ -1,4 +1,4 @@
-"""Decode steps of an engine: started, timed, profiled, and the bytes that they must read."""
+"""Decode steps of an engine: started, timed and profiled."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.stopwatch import Stopwatch
 from gsr_engine import Engine, SamplingParams
-from gsr_engine.checkpoint.model_config import ModelConfig
-from gsr_engine.model.weights import weight_bytes
 from gsr_engine.requests.generate import GenerateRequest
 from gsr_engine.step.transfer import Fetched
 
@@ -82,13 +80,6 @@ def time_steps(engine: Engine, steps: int, warm_up: int = 4) -> StepTimes:
             whole.append(time.perf_counter() - start)
             host.append(whole[-1] - watch.seconds["wait"])
     return StepTimes(1e3 * median(whole), 1e3 * median(host))
-
-
-def step_bytes(config: ModelConfig, dtype: torch.dtype, kv_tokens: int) -> int:
-    """Bytes that a decode step reads: all weights but an input embedding, and the tokens' KV."""
-    table = 0 if config.tie_embeddings else config.vocab_size * config.hidden_size
-    token = 2 * config.num_layers * config.num_kv_heads * config.head_dim
-    return weight_bytes(config, dtype) + (kv_tokens * token - table) * dtype.itemsize
 
 
 def profile_steps(engine: Engine, steps: int, device: str) -> str:

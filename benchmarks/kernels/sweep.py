@@ -97,7 +97,7 @@ def sweep_decode_tiles(
         world = DecodeWorld.of(case, device)
         return _compare(
             partial(csrc_triton.decode_attention, *world.arguments()),
-            _decode(world, tile) if device != "cpu" else None,
+            decode_with(world, tile) if device != "cpu" else None,
             lambda run: time_decode(case, device, run),
         )
 
@@ -119,7 +119,7 @@ def sweep_prefill_tiles(
         world = PrefillWorld.of(case, device)
         return _compare(
             partial(csrc_triton.prefill_attention, *world.arguments()),
-            _prefill(world, tile) if device != "cpu" else None,
+            prefill_with(world, tile) if device != "cpu" else None,
             lambda run: time_prefill(case, device, run),
         )
 
@@ -140,7 +140,8 @@ def _compare(
     return clock(run) | {"error": relative_error(run(), by_table())}
 
 
-def _decode(world: DecodeWorld, choice: DecodeTile) -> Callable[[], Tensor]:
+def decode_with(world: DecodeWorld, choice: DecodeTile) -> Callable[[], Tensor]:
+    """Decode attention with a tile, on a GPU."""
     kernels, tiles = import_module("csrc_triton.decode"), import_module("csrc_triton.tiles")
     _, heads, dim = world.q.shape
     lanes = world.work.max_rows_per_item * heads // world.cache.keys.shape[2]
@@ -154,6 +155,7 @@ def _decode(world: DecodeWorld, choice: DecodeTile) -> Callable[[], Tensor]:
     return run
 
 
-def _prefill(world: PrefillWorld, choice: PrefillTile) -> Callable[[], Tensor]:
+def prefill_with(world: PrefillWorld, choice: PrefillTile) -> Callable[[], Tensor]:
+    """Prefill attention with a tile, on a GPU."""
     kernels, tiles = import_module("csrc_triton.prefill"), import_module("csrc_triton.tiles")
     return partial(kernels.prefill_attention, *world.arguments(), tile=tiles.Tile(*choice))
