@@ -29,11 +29,20 @@ def command_of(part: str, device: str, tiny: bool, out: Path) -> list[str]:
     return [sys.executable, "-m", "benchmarks.gpu_check.part", part, device, size, str(out)]
 
 
+def seconds_of(part: str, parts: Sequence[str], gone: float, seconds: float) -> float:
+    """What a part may take of `seconds` for all parts, of which some are gone.
+
+    Time that earlier parts left is its own, too. What they took too long, the last parts lose.
+    """
+    plan = PARTS | EXTRA
+    each = (seconds - _GRACE - _END) / sum(plan[one] for one in parts)
+    end = each * sum(plan[one] for one in parts[: parts.index(part) + 1])
+    return min(max(end - gone, each * plan[part]), seconds - _GRACE - _END - gone)
+
+
 def run_parts(parts: Sequence[str], device: str, tiny: bool, out: Path, seconds: float) -> bool:
     """Run parts within `seconds`; returns whether no check failed and no part died."""
-    begin = time.monotonic()
-    shares = {part: (PARTS | EXTRA)[part] for part in parts}
-    whole, share, taken = sum(shares.values()), 0.0, {}
+    begin, taken = time.monotonic(), {}
 
     def made(part: str) -> PartProcess:
         return PartProcess(command_of(part, device, tiny, out), out / "log.txt")
@@ -43,9 +52,7 @@ def run_parts(parts: Sequence[str], device: str, tiny: bool, out: Path, seconds:
         process, start = following, time.monotonic()
         if after is not None:
             following = made(after)
-        share += shares[part] / whole
-        left = begin + share * (seconds - _GRACE - _END) - start
-        if ended := process.run(left, _GRACE):
+        if ended := process.run(seconds_of(part, parts, start - begin, seconds), _GRACE):
             Record(part, out, 0.0).add("part", part, **ended)
         taken[part] = time.monotonic() - start
         rows = read_rows(out)

@@ -23,7 +23,7 @@ def compilations() -> Iterator[list[str]]:
 
     before = knobs.runtime.jit_post_compile_hook
 
-    def note(*, repr: str, **rest: Any) -> Any:  # noqa: A002 (Triton's name)
+    def note(*, repr: str, **rest: Any) -> Any:
         names.append(repr)
         return before(repr=repr, **rest) if before else None
 

@@ -21,7 +21,6 @@ from gsr_engine.model.decoder import Decoder
 from gsr_engine.model.weights import dummy_decoder
 from gsr_engine.requests.generate import GenerateRequest
 
-
 # The share of the floor that is asked of a step, up to this batch size.
 _ASKED, _ASKED_TO = 0.72, 64
 

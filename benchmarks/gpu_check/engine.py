@@ -60,7 +60,7 @@ def _compare(subject: Subject, way: str, record: Record) -> Row:
     with subject.engine(**options) as engine, compilations() as compiled:
         streams = subject.draw_together(engine)
         engine.check()
-        ran = _what_ran(engine, compiled, way, subject.setting)
+        ran = what_ran(engine, compiled, way, subject.setting)
     record.add("what ran", f"{subject.name}, {way}", **ran)
     judged = [_judge(subject, stream) for stream in streams]
     # The first stream is greedy, so its figures have every name.
@@ -79,7 +79,7 @@ def _compare(subject: Subject, way: str, record: Record) -> Row:
     return row
 
 
-def _what_ran(engine: Engine, compiled: Sequence[str], way: str, setting: Setting) -> Row:
+def what_ran(engine: Engine, compiled: Sequence[str], way: str, setting: Setting) -> Row:
     """What an engine did since it started. A CPU replays no graphs."""
     shared, graphs = engine.stats()["shared_spans"], graph_counts(engine)
     row: Row = {"spans_shared": shared["spans_shared"] if shared else 0, **graphs}

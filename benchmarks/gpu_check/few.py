@@ -12,8 +12,8 @@ from dataclasses import replace
 import csrc_triton
 from benchmarks.kernels.decode import GROUPS, DecodeCase, DecodeWorld
 from benchmarks.kernels.decode import TINY as TINY_DECODE
-from benchmarks.kernels.prefill import PrefillCase, PrefillWorld
 from benchmarks.kernels.prefill import TINY as TINY_PREFILL
+from benchmarks.kernels.prefill import PrefillCase, PrefillWorld
 
 _DECODE = (DecodeCase(64, 4096), replace(GROUPS, share=True))
 

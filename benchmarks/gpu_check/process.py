@@ -28,7 +28,8 @@ class PartProcess:
             "TOKENIZERS_PARALLELISM": "false",
         }
         self._log = log
-        self._words = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+        # Closed by `end`.
+        self._words = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         # A new process group, so that its children end with it.
         self._process = subprocess.Popen(  # noqa: S603
             command,

@@ -1,10 +1,10 @@
 """How fast is selfRef@8 on a model of 7B's shape, in both layouts, beside a loop by hand.
 
 Fixed lengths, as in `benchmarks.throughput`, and random weights. Each layout runs twice over
-different problems: what the first run pays for being the first shows beside the second. The lengths
-are shorter than those of the target, a candidate and a refinement of 1,024 tokens; they are doubled
-as often as there is time. With short candidates a prefill weighs somewhat more against decode steps,
-which favours branched refinements; so a row names its lengths.
+different problems: the second run shows what the first pays for being the first. The lengths are
+shorter than those of the target, a candidate and a refinement of 1,024 tokens; they are doubled as
+often as there is time. Over short candidates a prefill weighs more against decode steps, which
+favours branched refinements; so a row names its lengths.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def run(setting: Setting, record: Record) -> None:
     by_hand = partial(_hand_written, sizes, decoder, setting, second)
     record.attempt("by hand", str(sizes), by_hand)
     if not setting.tiny:
-        _longer(sizes, second, decoder, setting, record)
+        longer(sizes, second, decoder, setting, record)
 
 
 def _layouts(sizes: Sizes, decoder: Decoder, setting: Setting, record: Record) -> Results:
@@ -99,13 +99,13 @@ def _layouts(sizes: Sizes, decoder: Decoder, setting: Setting, record: Record) -
     with engine_over(decoder, device=setting.device, **options) as engine:
         for number, name in enumerate(_RUNS):
             for layout in LAYOUTS:
-                measure = partial(_measure, engine, sizes, layout, number, results)
+                measure = partial(measure_layout, engine, sizes, layout, number, results)
                 record.attempt("selfref", f"{sizes}, {layout}, {name}", measure)
     _compare(sizes, results, record)
     return results
 
 
-def _measure(engine: Engine, sizes: Sizes, layout: Layout, run: int, results: Results) -> Row:
+def measure_layout(engine: Engine, sizes: Sizes, layout: Layout, run: int, results: Results) -> Row:
     """One run; `whole_s` holds its first steps, too, which `tokens_per_s` leaves out."""
     results.pop(layout, None)
     before, start = graph_counts(engine), time.perf_counter()
@@ -125,7 +125,7 @@ def _compare(sizes: Sizes, results: Results, record: Record) -> None:
         record.target(case, asked=_ASKED, measured=faster)
 
 
-def _longer(
+def longer(
     sizes: Sizes, results: Results, decoder: Decoder, setting: Setting, record: Record
 ) -> None:
     """Candidates and refinements of twice as many tokens, as often as there is time."""
@@ -139,7 +139,7 @@ def _longer(
         results = {}
         with engine_over(decoder, device=setting.device, kv_cache_gib=sizes.kv_gib) as engine:
             for layout in LAYOUTS:
-                measure = partial(_measure, engine, sizes, layout, 0, results)
+                measure = partial(measure_layout, engine, sizes, layout, 0, results)
                 record.attempt("selfref", f"{sizes}, {layout}", measure)
         _compare(sizes, results, record)
 

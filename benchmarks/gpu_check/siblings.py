@@ -11,12 +11,13 @@ from functools import partial
 
 import torch
 
+import csrc_triton
 from benchmarks.gpu_check.floor import Floor
 from benchmarks.gpu_check.record import Record, Row
 from benchmarks.gpu_check.setting import Setting
 from benchmarks.gpu_check.steps import random_prompts, start_streams, time_steps
-from benchmarks.kernels import measure_decode, measure_limits
-from benchmarks.kernels.decode import GROUPS, TINY, DecodeCase
+from benchmarks.kernels import measure_limits
+from benchmarks.kernels.decode import GROUPS, TINY, DecodeCase, DecodeWorld, time_decode
 from benchmarks.random_weights import engine_over, model_config
 from gsr_engine.attention.kv_cache import KVCache, page_bytes
 from gsr_engine.attention.pieces import SPLIT
@@ -50,7 +51,7 @@ class _Sizes:
     tail: int = 256
     steps: int = 32
     kv_gib: float = 8.0
-    case: DecodeCase = replace(GROUPS, peers=False)
+    case: DecodeCase = GROUPS
 
 
 _TINY = _Sizes(
@@ -61,7 +62,7 @@ _TINY = _Sizes(
     tail=6,
     steps=2,
     kv_gib=0.05,
-    case=replace(TINY[1], share=False, peers=False),
+    case=replace(TINY[1], share=False),
 )
 _WAYS = {"together": True, "apart": False}
 
@@ -80,7 +81,9 @@ def run(setting: Setting, record: Record) -> None:
             "siblings", f"{shape}, {way}", partial(_steps, way, ms, sizes, decoder, setting)
         )
     if len(ms) == len(_WAYS):
-        record.target(f"together against apart, {shape}", asked=_ASKED, measured=ms["apart"] / ms["together"])
+        record.target(
+            f"together against apart, {shape}", asked=_ASKED, measured=ms["apart"] / ms["together"]
+        )
     costs = partial(_costs, sizes, decoder.config, setting)
     record.attempt("sharing costs", shape, costs)
 
@@ -120,8 +123,7 @@ def _costs(sizes: _Sizes, model: ModelConfig, setting: Setting) -> Row:
     lanes = case.siblings * case.heads.query // case.heads.kv
     together = pieces * -(-lanes // costs.lanes) * costs.wide + own
     apart = pieces * (1 + (case.siblings - 1) * costs.again) + own
-    rows = measure_decode(setting.device, cases=[case, replace(case, share=True)])
-    times = [row["us"] for row in rows]
+    times = [_launch_us(one, setting.device) for one in (case, replace(case, share=True))]
     return {
         "wide": costs.wide,
         "again": costs.again,
@@ -130,3 +132,9 @@ def _costs(sizes: _Sizes, model: ModelConfig, setting: Setting) -> Row:
         "together_us": times[1],
         "timed_gain": times[0] / times[1],
     }
+
+
+def _launch_us(case: DecodeCase, device: str) -> float:
+    arguments = DecodeWorld.of(case, device).arguments()
+    us: float = time_decode(case, device, partial(csrc_triton.decode_attention, *arguments))["us"]
+    return us

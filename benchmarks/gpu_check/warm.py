@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from functools import partial
 from multiprocessing.pool import IMapIterator
 
+import torch
+
 from benchmarks.gpu_check.record import Record, Row
 from benchmarks.gpu_check.setting import Setting
 from benchmarks.gpu_check.warm_jobs import WarmJob, jobs
@@ -44,6 +46,8 @@ def _timed(named: tuple[str, WarmJob, str]) -> _Done:
     start, error = time.perf_counter(), None
     try:
         job(device)
+        if device != "cpu":
+            torch.cuda.synchronize()  # a launch that goes wrong raises here
     except Exception as raised:
         error = RuntimeError(f"{type(raised).__name__}: {raised}")  # not every error can be sent
     return name, time.perf_counter() - start, error

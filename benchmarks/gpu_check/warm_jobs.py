@@ -55,9 +55,7 @@ def jobs(tiny: bool) -> Iterator[tuple[str, WarmJob]]:
         yield from _sweep_jobs()
 
 
-def _model_jobs(
-    label: str, rows: ElementwiseCase, tiny: bool
-) -> Iterator[tuple[str, WarmJob]]:
+def _model_jobs(label: str, rows: ElementwiseCase, tiny: bool) -> Iterator[tuple[str, WarmJob]]:
     count = len(list(works(rows)))
     for index in reversed(range(count)):  # sampling comes last there, and takes longest
         yield f"{label}, rows {index}", partial(_rows, rows, index)

@@ -20,6 +20,7 @@ from benchmarks.kernels.decode import GROUPS, DecodeCase, DecodeWorld, time_deco
 from benchmarks.kernels.prefill import PrefillCase, PrefillWorld, time_prefill
 from benchmarks.kernels.rows import Emit, Row, collect, ignore
 from benchmarks.kernels.worlds import QWEN2_HALF_B, relative_error
+from csrc_triton.tiling import Tiling
 
 SPLITS = (128, 256, 512, 1024, 2048)
 DECODE_CASES = (
@@ -158,4 +159,8 @@ def decode_with(world: DecodeWorld, choice: DecodeTile) -> Callable[[], Tensor]:
 def prefill_with(world: PrefillWorld, choice: PrefillTile) -> Callable[[], Tensor]:
     """Prefill attention with a tile, on a GPU."""
     kernels, tiles = import_module("csrc_triton.prefill"), import_module("csrc_triton.tiles")
-    return partial(kernels.prefill_attention, *world.arguments(), tile=tiles.Tile(*choice))
+    tile, heads, kv_heads = tiles.Tile(*choice), world.q.shape[1], world.cache.keys.shape[2]
+    # Cut before: a plan that is cut at a launch waits for the GPU, which no capture may.
+    tiling = Tiling(heads // kv_heads, kv_heads, tile.block_m)
+    cut = replace(world, plan=replace(world.plan, tiles=world.plan.tiled(tiling)))
+    return partial(kernels.prefill_attention, *cut.arguments(), tile=tile)
