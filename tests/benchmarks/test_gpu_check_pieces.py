@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +14,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.gpu_check import engine, few, selfref
+from benchmarks.gpu_check import CHECKOUT, engine, few, selfref
 from benchmarks.gpu_check.__main__ import seconds_of
 from benchmarks.gpu_check.compilations import compilations
 from benchmarks.gpu_check.floor import Floor
 from benchmarks.gpu_check.hand_written import HandWritten
 from benchmarks.gpu_check.ncu import figures_in, refusal_in
-from benchmarks.gpu_check.plan import PARTS
+from benchmarks.gpu_check.plan import EXTRA, PARTS
 from benchmarks.gpu_check.process import PartProcess
 from benchmarks.gpu_check.record import ROWS, Record, is_bad, read_rows
 from benchmarks.gpu_check.setting import Setting
@@ -277,3 +278,17 @@ def test_what_ncu_says_is_read() -> None:
 
 def test_what_ncu_profiles_runs() -> None:
     few.launch("cpu")
+
+
+def test_no_part_needs_what_a_gpu_machine_lacks() -> None:
+    """Torch, triton, transformers and pytest are there; the extras of this project are not."""
+    names = ["datasets", "fastapi", "gguf", "math_verify", "openai", "ray", "tyro", "ziglang"]
+    code = f"""
+import subprocess
+import sys
+sys.modules.update(dict.fromkeys({names}))
+from benchmarks.gpu_check.part import loaded
+for part in {[*PARTS, *EXTRA]}:
+    loaded(part)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=CHECKOUT)
