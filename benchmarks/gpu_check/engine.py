@@ -51,7 +51,6 @@ def _check(shape: str, dtype: torch.dtype, setting: Setting, record: Record) -> 
         compare = partial(_compare, subject, way, record)
         record.attempt("against transformers", f"{subject.name}, {way}", compare)
     record.attempt("the same tokens", subject.name, partial(_draw_again, subject, record))
-    record.attempt("in company", subject.name, partial(_in_company, subject))
     record.attempt("default memory", subject.name, partial(_fill_memory, subject))
 
 
@@ -139,6 +138,7 @@ def _draw_again(subject: Subject, record: Record) -> None:
     with subject.engine(runner, **options) as engine:
         first = subject.draw_tokens(engine)
         add("the seed again", subject.draw_tokens(engine), must=True)
+        record.attempt("in company", subject.name, partial(_in_company, subject, engine))
         runner.lag = 0  # each step's tokens are known before the next is planned
         add("one step at a time", subject.draw_tokens(engine), must=True)
     with subject.engine(**options, cuda_graphs=False) as engine:
@@ -151,13 +151,11 @@ def _agreement(first: Sequence[list[int]], other: Sequence[list[int]]) -> float:
     return sum(a == b for a, b in pairs) / len(pairs)
 
 
-def _in_company(subject: Subject) -> Row:
+def _in_company(subject: Subject, engine: Engine) -> Row:
     """How often a prompt draws the same tokens alone; on a GPU nothing promises that it does."""
     prompts = subject.prompts(subject.sizes.forked + subject.sizes.greedy)
     params = SamplingParams(max_tokens=subject.sizes.stream, ignore_eos=True, seed=3)
-    options = {"kv_cache_gib": subject.sizes.kv_gib, "prefix_cache": False}
-    with subject.engine(**options) as engine:
-        return agreement_in_company(engine, prompts, params)
+    return agreement_in_company(engine, prompts, params)
 
 
 def _fill_memory(subject: Subject) -> Row:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -51,8 +52,12 @@ class _Weights:
 
 
 class HandWritten:
-    """The loop, with caches for a number of streams of some length, prompts included."""
+    """The loop, with caches for a number of streams of some length, prompts included.
 
+    On a GPU its steps are captured when it is made.
+    """
+
+    @torch.inference_mode()
     def __init__(self, decoder: Decoder, streams: int, length: int) -> None:
         model, self._decoder = decoder.config, decoder
         self._model, self._layers = model, [_Weights.of(layer) for layer in decoder.layers]
@@ -66,7 +71,7 @@ class HandWritten:
         self._tokens = torch.zeros(streams, dtype=torch.int64, device=decoder.device)
         self._position = torch.zeros(1, dtype=torch.int64, device=decoder.device)
         self._drawn = torch.zeros(streams, whole, dtype=torch.int64, device=decoder.device)
-        self._steps: dict[int, Callable[[], None]] = {}
+        self._steps = [self._captured(end) for end in range(_BUCKET, whole + 1, _BUCKET)]
 
     @torch.inference_mode()
     def generate(self, prompts: Sequence[list[int]], n: int, tokens: int) -> list[list[int]]:
@@ -79,26 +84,21 @@ class HandWritten:
         self._drawn[:, length] = self._tokens
         # The last token is drawn, and never computed.
         for place in range(length, length + tokens - 1):
-            self._step(place)
+            self._steps[place // _BUCKET]()
         drawn: list[list[int]] = self._drawn[:, length : length + tokens].tolist()
         return drawn
 
-    def _step(self, place: int) -> None:
-        """Compute the tokens at a place, and draw the next ones."""
-        limit = (place // _BUCKET + 1) * _BUCKET
-        if limit in self._steps:
-            self._steps[limit]()
-            return
-        self._decode(limit)  # eagerly: handles are created before a capture
-        self._steps[limit] = self._captured(limit)
-
     def _captured(self, limit: int) -> Callable[[], None]:
+        """A step that reads caches up to `limit`, as a graph where there is a GPU."""
+        step = partial(self._decode, limit)
         if not self._tokens.is_cuda:
-            return lambda: self._decode(limit)
-        graph = torch.cuda.CUDAGraph()
+            return step
+        self._position.zero_()
+        step()  # creates the handles that a capture must not create
         torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            self._decode(limit)
+            step()
         replay: Callable[[], None] = graph.replay
         return replay
 
