@@ -14,7 +14,7 @@ from benchmarks.gpu_check.steps import random_prompts
 from benchmarks.random_weights import engine_over, random_problems, write_checkpoint
 from gsr_engine import Engine, EngineConfig, SamplingParams, SelfRefineParams
 from gsr_engine.checkpoint.model_config import ModelConfig
-from gsr_engine.execution.device import build_runner
+from gsr_engine.execution.device import build_runner, paged_runner
 from gsr_engine.execution.runner import Runner
 from gsr_engine.model.decoder import Decoder
 from gsr_engine.model.weights import load_decoder
@@ -86,17 +86,20 @@ class Subject:
         )
 
     def engine(self, runner: Runner | None = None, /, **options: Any) -> Engine:
-        """A fresh engine; it builds a runner if none is given.
+        """A fresh engine; without a runner it makes one.
 
         `options` are fields of `EngineConfig`.
         """
-        self.setting.free_memory()
+        runner = runner or self.runner(**options)
         return engine_over(self.decoder, runner, device=self.setting.device, **options)
 
     def runner(self, **options: Any) -> Runner:
-        """A runner for `engine`, with the same options."""
+        """A runner for `engine`, with the same options. A CPU plays a GPU: steps, lag and graphs."""
         self.setting.free_memory()
-        return build_runner(self.decoder, EngineConfig(device=self.setting.device, **options))
+        config = EngineConfig(device=self.setting.device, **options)
+        if self.setting.on_gpu:
+            return build_runner(self.decoder, config)
+        return paged_runner(self.decoder, config, lag=1, use_graphs=config.cuda_graphs)
 
     def draw_together(self, engine: Engine) -> list[Stream]:
         """Streams of every kind, computed in the same steps; two of each group of siblings.

@@ -91,7 +91,7 @@ def test_time_goes_to_the_next_part_and_is_lost_by_the_last(data: st.DataObject)
         taken.append(seconds)
         before = gone
         # Up to 15 seconds late, as a part that is ended may be.
-        gone += data.draw(st.floats(0.0, max(0.0, seconds) + 15.0))
+        gone += data.draw(st.floats(0.0, max(0.0, seconds + 15.0)))
         # Its own seconds of the plan are lost only if all are.
         share = PARTS[part] * (TOTAL - 20.0) / TOTAL
         assert seconds >= min(share, TOTAL - 20.0 - before) - 1e-6
