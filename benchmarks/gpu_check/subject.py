@@ -94,7 +94,7 @@ class Subject:
         return engine_over(self.decoder, runner, device=self.setting.device, **options)
 
     def runner(self, **options: Any) -> Runner:
-        """A runner for `engine`, with the same options. A CPU plays a GPU: steps, lag and graphs."""
+        """A runner for `engine`, with the same options; a CPU plays a GPU, with lag and graphs."""
         self.setting.free_memory()
         config = EngineConfig(device=self.setting.device, **options)
         if self.setting.on_gpu:

@@ -22,8 +22,8 @@ from benchmarks.kernels.worlds import QWEN2_7B, QWEN2_HALF_B, Heads
 
 WarmJob = Callable[[str], object]
 """Launches on a device; it can be sent to another process."""
-# Siblings of a group of 7 query heads: 7, 28, 56 and 112 lanes.
-_SIBLINGS = (1, 4, 8, 16)
+# Query heads of siblings that read a kv head together, from the narrowest tile to two wide ones.
+_LANES = (16, 32, 64, 128)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,22 +48,24 @@ def jobs(tiny: bool) -> Iterator[tuple[str, WarmJob]]:
     for name, model in (_TINY if tiny else _MODELS).items():
         for dtype in model.dtypes:
             label = f"{name} {str(dtype).removeprefix('torch.')}"
-            yield from _model_jobs(label, replace(model.rows, dtype=dtype), tiny)
+            yield from model_jobs(label, replace(model.rows, dtype=dtype))
     if not tiny:
         for tokens in (1, 512):
             yield f"experts, {tokens} tokens", partial(_experts, ExpertsCase(tokens))
         yield from _sweep_jobs()
 
 
-def _model_jobs(label: str, rows: ElementwiseCase, tiny: bool) -> Iterator[tuple[str, WarmJob]]:
-    count = len(list(works(rows)))
-    for index in reversed(range(count)):  # sampling comes last there, and takes longest
+def model_jobs(label: str, rows: ElementwiseCase) -> Iterator[tuple[str, WarmJob]]:
+    """The jobs of a model in one dtype."""
+    for index in reversed(range(len(list(works(rows))))):  # sampling comes last and takes longest
         yield f"{label}, rows {index}", partial(_rows, rows, index)
     prefill = PrefillCase(16, context=(16,), heads=rows.heads, dtype=rows.dtype)
     yield f"{label}, prefill", partial(_prefill, prefill, None)
-    for siblings in _SIBLINGS[: 1 if tiny else None]:
+    for lanes in _LANES:
+        siblings = max(1, lanes * rows.heads.kv // rows.heads.query)
         case = DecodeCase(1, 16, siblings, 16, share=True, heads=rows.heads, dtype=rows.dtype)
         yield f"{label}, decode, {siblings} siblings", partial(_decode, case, None)
+    yield f"{label}, first norm", partial(_first_norm, rows)
 
 
 def _sweep_jobs() -> Iterator[tuple[str, WarmJob]]:
@@ -96,6 +98,12 @@ def _rows(case: ElementwiseCase, index: int, device: str) -> None:
     _, _, make = list(works(case))[index]
     _, launch = make(device)
     launch()
+
+
+def _first_norm(case: ElementwiseCase, device: str) -> None:
+    """The norm that has no residual to add."""
+    x = torch.zeros(case.rows, case.hidden, dtype=case.dtype, device=device)
+    csrc_triton.rms_norm(x, x[0], 1e-6)
 
 
 def _experts(case: ExpertsCase, device: str) -> None:

@@ -26,17 +26,23 @@ from benchmarks.gpu_check.record import ROWS, Record, is_bad, read_rows
 from benchmarks.gpu_check.setting import Setting
 from benchmarks.gpu_check.steps import random_prompts
 from benchmarks.gpu_check.tables import summary_of
-from benchmarks.gpu_check.warm_jobs import jobs
+from benchmarks.gpu_check.warm_jobs import jobs, model_jobs
 from benchmarks.kernels import timing
+from benchmarks.kernels.elementwise import ElementwiseCase
 from benchmarks.kernels.launches import recorded
 from benchmarks.kernels.prefill import TINY, PrefillWorld
 from benchmarks.kernels.sweep import PREFILL_TILES, prefill_with
+from benchmarks.kernels.worlds import Heads
 from benchmarks.random_weights import engine_over, model_config
+from csrc_triton import pages
 from csrc_triton.tiling import Tiles
-from gsr_engine import SamplingParams
+from gsr_engine import EngineConfig, SamplingParams, SelfRefineParams
+from gsr_engine.execution.device import paged_runner
 from gsr_engine.model.weights import dummy_decoder
+from gsr_engine.params import LAYOUTS
 
 TOTAL = 450.0
+HEADS = Heads(4, 2, 16)
 
 
 def run(code: str, log: Path, seconds: float = 60.0) -> dict[str, Any] | None:
@@ -235,6 +241,35 @@ def test_the_warm_up_knows_every_kernel_and_tile() -> None:
         assert sum(name.startswith(f"{part}, decode") for name in names) == 4
         assert sum(name.startswith(f"{part}, rows") for name in names) > 8
     assert sum(name.startswith("prefill (") for name in names) == len(PREFILL_TILES)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_warm_up_asks_for_what_an_engine_launches(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So Triton's cache has every program before an engine starts."""
+    pytest.importorskip("triton")
+    # Kernels that are recorded write nothing; zeros are finite. They read no packed pages.
+    monkeypatch.setattr(torch, "empty", torch.zeros)
+    monkeypatch.setattr(torch, "empty_like", lambda x, **_: torch.zeros(x.shape, dtype=x.dtype))
+    monkeypatch.setattr(torch.Tensor, "new_empty", torch.Tensor.new_zeros)
+    monkeypatch.setattr(pages, "vector_major", pages.token_major)
+    decoder = dummy_decoder(model_config("tiny"), dtype)
+    with recorded() as warm:
+        for _, job in model_jobs("tiny", ElementwiseCase(3, 64, 96, 512, HEADS, dtype)):
+            job("cpu")
+    config = EngineConfig(kv_cache_gib=0.01)
+    runner = paged_runner(decoder, config, lag=1, use_graphs=True)
+    tokens = SamplingParams(max_tokens=4, ignore_eos=True)
+    with recorded() as launches, engine_over(decoder, runner, kv_cache_gib=0.01) as ours:
+        for n in (1, 12, 20):
+            ours.generate([[7] * 40, [8] * 5], replace(tokens, n=n))
+        for layout in LAYOUTS:
+            params = SelfRefineParams(k=3, layout=layout, candidate=tokens, refine=tokens)
+            ours.self_refine(["12", "34"], params)
+    assert len({one.name for one in launches}) == 9  # a CPU's products contain the gate
+    for one in launches:
+        assert one in warm, one
 
 
 def test_what_ncu_says_is_read() -> None:
