@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -26,13 +27,14 @@ _FIGURES = (
     "Achieved Occupancy",
     "Registers Per Thread",
 )
+_BESIDE_CUDA = "/usr/local/cuda/bin"
 # Seconds that are kept for reading the report.
 _RESERVE = 2.0
 
 
 def run(setting: Setting, record: Record) -> None:
     """One launch of each kernel, narrow and wide; without ncu the part is skipped."""
-    tool = shutil.which("ncu")
+    tool = shutil.which("ncu", path=os.pathsep.join([os.environ.get("PATH", ""), _BESIDE_CUDA]))
     if tool is None or not setting.on_gpu:
         record.add("ncu", "all", skipped="there is no ncu" if setting.on_gpu else "there is no GPU")
         return

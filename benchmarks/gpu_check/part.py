@@ -32,6 +32,9 @@ def run_part(name: str, setting: Setting, seconds: float) -> None:
     try:
         if all(row["table"] != "machine" for row in read_rows(setting.out)):
             record.add("machine", setting.device, **_facts(setting))
+        if seconds < 0:  # models are made before the first case
+            record.add("part", name, skipped="no time left")
+            return
         loaded(name)(setting, record)
     except Exception as error:
         record.fail("part", name, error)

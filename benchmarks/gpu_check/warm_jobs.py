@@ -20,6 +20,8 @@ from benchmarks.kernels.experts import ExpertsCase, ExpertsWorld
 from benchmarks.kernels.prefill import PrefillCase, PrefillWorld
 from benchmarks.kernels.worlds import QWEN2_7B, QWEN2_HALF_B, Heads
 
+SWEPT = "tile"
+"""How the names of the sweeps' jobs begin. Such a tile may be too large for the chip."""
 WarmJob = Callable[[str], object]
 """Launches on a device; it can be sent to another process."""
 # Query heads of siblings that read a kv head together, from the narrowest tile to two wide ones.
@@ -70,11 +72,11 @@ def model_jobs(label: str, rows: ElementwiseCase) -> Iterator[tuple[str, WarmJob
 
 def _sweep_jobs() -> Iterator[tuple[str, WarmJob]]:
     for prefill in sweep.PREFILL_TILES:
-        yield f"prefill {prefill}", partial(_prefill, PrefillCase(16), prefill)
+        yield f"{SWEPT} prefill {prefill}", partial(_prefill, PrefillCase(16), prefill)
     for siblings in (1, 8):
         case = DecodeCase(1, 16, siblings, 16, share=True)
         for decode in sweep.DECODE_TILES:
-            name = f"decode {decode}, {siblings} siblings"
+            name = f"{SWEPT} decode {decode}, {siblings} siblings"
             yield name, partial(_decode, case, decode)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing.dummy
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.gpu_check import CHECKOUT, engine, few, selfref
+from benchmarks.gpu_check import CHECKOUT, engine, few, selfref, warm
 from benchmarks.gpu_check.__main__ import seconds_of
 from benchmarks.gpu_check.compilations import compilations
 from benchmarks.gpu_check.floor import Floor
@@ -233,6 +234,23 @@ def test_tiles_are_cut_before_a_launch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sizes == [tile[0] for tile in PREFILL_TILES]
 
 
+def test_a_swept_tile_that_does_not_fit_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: str) -> None:
+        raise RuntimeError("out of resources")
+
+    todo = [("tile of a sweep", broken), ("decode", broken)]
+    monkeypatch.setattr(warm, "jobs", lambda _: todo)
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: multiprocessing.dummy)
+    monkeypatch.chdir(tmp_path)
+    setting = Setting(device="cpu", tiny=True, out=tmp_path)
+    warm.run(setting, Record("warm", tmp_path, 60.0))
+    rows = {row["case"]: row for row in read_rows(tmp_path)}
+    assert rows["tile of a sweep"]["unfit"] == "RuntimeError: out of resources"
+    assert [case for case, row in rows.items() if is_bad(row)] == ["decode"]
+
+
 def test_the_warm_up_knows_every_kernel_and_tile() -> None:
     names = [name for name, _ in jobs(tiny=False)]
     assert len(set(names)) == len(names)
@@ -240,7 +258,7 @@ def test_the_warm_up_knows_every_kernel_and_tile() -> None:
         assert f"{part}, prefill" in names
         assert sum(name.startswith(f"{part}, decode") for name in names) == 4
         assert sum(name.startswith(f"{part}, rows") for name in names) > 8
-    assert sum(name.startswith("prefill (") for name in names) == len(PREFILL_TILES)
+    assert sum(name.startswith("tile prefill (") for name in names) == len(PREFILL_TILES)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -255,7 +273,7 @@ def test_the_warm_up_asks_for_what_an_engine_launches(
     monkeypatch.setattr(torch.Tensor, "new_empty", torch.Tensor.new_zeros)
     monkeypatch.setattr(pages, "vector_major", pages.token_major)
     decoder = dummy_decoder(model_config("tiny"), dtype)
-    with recorded() as warm:
+    with recorded() as warmed:
         for _, job in model_jobs("tiny", ElementwiseCase(3, 64, 96, 512, HEADS, dtype)):
             job("cpu")
     config = EngineConfig(kv_cache_gib=0.01)
@@ -269,7 +287,7 @@ def test_the_warm_up_asks_for_what_an_engine_launches(
             ours.self_refine(["12", "34"], params)
     assert len({one.name for one in launches}) == 9  # a CPU's products contain the gate
     for one in launches:
-        assert one in warm, one
+        assert one in warmed, one
 
 
 def test_what_ncu_says_is_read() -> None:
@@ -319,6 +337,7 @@ def test_no_part_needs_what_a_gpu_machine_lacks() -> None:
     """Torch, triton, transformers and pytest are there; the extras of this project are not."""
     names = ["datasets", "fastapi", "gguf", "math_verify", "openai", "ray", "tyro", "ziglang"]
     code = f"""
+import multiprocessing.dummy
 import subprocess
 import sys
 sys.modules.update(dict.fromkeys({names}))
