@@ -18,6 +18,8 @@ from gsr_engine.requests.generate import GenerateRequest
 from gsr_engine.step.transfer import Fetched
 
 _TOP = 10
+# What the engine says of captures; in a row these names mean something else.
+_OF_CAPTURES = {"failed": "captures_failed", "seconds": "captures_s", "bytes": "captures_bytes"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,8 @@ def start_streams(
 
 def graph_counts(engine: Engine) -> Row:
     """How many graphs an engine has, and how many of its steps replayed one; empty without."""
-    return dict(engine.stats().get("cuda_graphs") or {})
+    counts = engine.stats().get("cuda_graphs") or {}
+    return {_OF_CAPTURES.get(name, name): count for name, count in counts.items()}
 
 
 def random_prompts(count: int, tokens: int, vocab_size: int) -> list[list[int]]:

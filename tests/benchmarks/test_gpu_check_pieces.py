@@ -203,11 +203,11 @@ def test_compilations_are_seen_and_the_hook_is_given_back() -> None:
 @pytest.mark.parametrize(
     ("compiled", "spans", "counts", "passed"),
     [
-        ([], 3, {"replays": 5, "failed": 0}, True),
-        (["_rms_norm_kernel"], 3, {"replays": 5, "failed": 0}, False),
-        ([], 0, {"replays": 5, "failed": 0}, False),
-        ([], 3, {"replays": 0, "failed": 0}, False),
-        ([], 3, {"replays": 5, "failed": 1}, False),
+        ([], 3, {"replays": 5, "failed": 0, "seconds": 1.0}, True),
+        (["_rms_norm_kernel"], 3, {"replays": 5, "failed": 0, "seconds": 1.0}, False),
+        ([], 0, {"replays": 5, "failed": 0, "seconds": 1.0}, False),
+        ([], 3, {"replays": 0, "failed": 0, "seconds": 1.0}, False),
+        ([], 3, {"replays": 5, "failed": 1, "seconds": 1.0}, False),
         ([], 3, None, False),
     ],
 )
@@ -217,7 +217,11 @@ def test_what_an_engine_promises_on_a_gpu(
     stats = {"shared_spans": {"spans_shared": spans}, "cuda_graphs": counts}
     ran: Any = SimpleNamespace(stats=lambda: stats)
     setting = Setting(device="cuda", tiny=False, out=tmp_path)
-    assert engine.what_ran(ran, compiled, "as it comes", setting)["passed"] is passed
+    row = engine.what_ran(ran, compiled, "as it comes", setting)
+    assert row["passed"] is passed
+    record = Record("engine", tmp_path, 60.0)
+    record.attempt("what ran", "as it comes", lambda: row)  # its names are nobody else's
+    assert [is_bad(one) for one in read_rows(tmp_path)] == [not passed]
     if not compiled:  # without graphs and sharing nothing else is promised
         assert engine.what_ran(ran, compiled, "neither", setting)["passed"]
 
