@@ -8,8 +8,6 @@ from benchmarks.gpu_check.record import TARGETS, Row, figures_of, is_bad, line_o
 
 _MOST_BAD = 40
 """Most bad rows that the summary names, so that the end of the output shows all of it."""
-
-
 _HEAD = ("gpu", "driver", "cuda", "torch", "triton", "transformers", "python", "date", "commit")
 
 

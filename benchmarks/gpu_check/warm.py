@@ -21,7 +21,7 @@ from benchmarks.gpu_check.warm_jobs import SWEPT, WarmJob, jobs
 from benchmarks.kernels import measure_limits
 from benchmarks.random_weights import write_checkpoint
 
-_PROCESSES = 12
+_PROCESSES = 16
 # Most jobs that are named, the slowest.
 _NAMED = 5
 _Done = tuple[str, float, Exception | None]

@@ -103,7 +103,7 @@ def test_time_goes_to_the_next_part_and_is_lost_by_the_last(data: st.DataObject)
         share = PARTS[part] * (TOTAL - 20.0) / TOTAL
         assert seconds >= min(share, TOTAL - 20.0 - before) - 1e-6
     assert gone <= TOTAL - 5.0 + 1e-6
-    assert taken[0] == pytest.approx(25.0 * 430.0 / 450.0)
+    assert taken[0] == pytest.approx(PARTS["warm"] * 430.0 / 450.0)
 
 
 def test_a_missed_target_is_no_failure(tmp_path: Path) -> None:
