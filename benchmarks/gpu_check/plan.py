@@ -7,7 +7,7 @@ compile in `warm`, side by side, so no later part waits for the compiler.
 from __future__ import annotations
 
 PARTS = {
-    "warm": 30.0,  # 90 launches by 16 processes, the chip's limits, a checkpoint of 0.5B
+    "warm": 30.0,  # 78 launches by 16 processes, the chip's limits, a checkpoint of 0.5B
     "large": 35.0,  # kernels at real sizes, bf16
     "engine": 65.0,  # 0.5B in bf16 and fp32, two ways each, transformers beside each
     "decode": 45.0,  # 7B at four batch sizes with graphs, one without, two profiles

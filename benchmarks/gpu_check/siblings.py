@@ -20,7 +20,6 @@ from benchmarks.kernels import measure_limits
 from benchmarks.kernels.decode import GROUPS, TINY, DecodeCase, DecodeWorld, time_decode
 from benchmarks.random_weights import engine_over, model_config
 from gsr_engine.attention.kv_cache import KVCache, page_bytes
-from gsr_engine.attention.pieces import SPLIT
 from gsr_engine.attention.sharing import measure_costs
 from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.model.decoder import Decoder
@@ -77,13 +76,11 @@ def run(setting: Setting, record: Record) -> None:
     ms: dict[str, float] = {}
     shape = f"{sizes.groups} x {sizes.siblings} siblings of {sizes.problem}"
     for way in _WAYS:
-        record.attempt(
-            "siblings", f"{shape}, {way}", partial(_steps, way, ms, sizes, decoder, setting)
-        )
+        steps = partial(_steps, way, ms, sizes, decoder, setting)
+        record.attempt("siblings", f"{shape}, {way}", steps)
     if len(ms) == len(_WAYS):
-        record.target(
-            f"together against apart, {shape}", asked=_ASKED, measured=ms["apart"] / ms["together"]
-        )
+        gain = ms["apart"] / ms["together"]
+        record.target(f"together against apart, {shape}", asked=_ASKED, measured=gain)
     costs = partial(_costs, sizes, decoder.config, setting)
     record.attempt("sharing costs", shape, costs)
 
@@ -119,7 +116,7 @@ def _costs(sizes: _Sizes, model: ModelConfig, setting: Setting) -> Row:
     costs = measure_costs(model, cache)
     del cache
     setting.free_memory()
-    pieces, own = -(-case.problem // SPLIT), case.siblings * -(-case.own // SPLIT)
+    pieces, own = -(-case.problem // case.split), case.siblings * -(-case.own // case.split)
     lanes = case.siblings * case.heads.query // case.heads.kv
     together = pieces * -(-lanes // costs.lanes) * costs.wide + own
     apart = pieces * (1 + (case.siblings - 1) * costs.again) + own

@@ -24,6 +24,8 @@ SWEPT = "tile"
 """How the names of the sweeps' jobs begin. Such a tile may be too large for the chip."""
 WarmJob = Callable[[str], object]
 """Launches on a device; it can be sent to another process."""
+# Every rule of sampling takes the same programs.
+_SAMPLE = "sample"
 # Query heads of siblings that read a kv head together, from the narrowest tile to two wide ones.
 _LANES = (16, 32, 64, 128)
 
@@ -59,8 +61,10 @@ def jobs(tiny: bool) -> Iterator[tuple[str, WarmJob]]:
 
 def model_jobs(label: str, rows: ElementwiseCase) -> Iterator[tuple[str, WarmJob]]:
     """The jobs of a model in one dtype."""
-    for index in reversed(range(len(list(works(rows))))):  # sampling comes last and takes longest
-        yield f"{label}, rows {index}", partial(_rows, rows, index)
+    kernels = [kernel for kernel, _, _ in works(rows)]
+    for index, kernel in reversed(list(enumerate(kernels))):  # sampling is last and takes longest
+        if kernel != _SAMPLE or _SAMPLE not in kernels[:index]:
+            yield f"{label}, {kernel} {index}", partial(_rows, rows, index)
     prefill = PrefillCase(16, context=(16,), heads=rows.heads, dtype=rows.dtype)
     yield f"{label}, prefill", partial(_prefill, prefill, None)
     for lanes in _LANES:
