@@ -67,7 +67,7 @@ kernels-aot: $(INSTALLED) ## compile every kernel for sm_80, 89, 90 and 100, no 
 	$(BIN)/python -m benchmarks.kernels.compiled $(if $(CHIP),--chip $(CHIP))
 
 # It makes no environment: it takes the Python that is there, with the packages of a GPU machine.
-gpu-check: ## on a machine with an NVIDIA GPU: is the engine right there, and how fast (<= 9 minutes)
+gpu-check: ## on a machine with an NVIDIA GPU: is the engine right there, and how fast (7.5 minutes)
 	$(PYTHON) -m benchmarks.gpu_check
 
 lock: ## renew requirements/lock.txt, from a fresh environment

@@ -109,8 +109,10 @@ def shape_config(shape: str) -> Qwen2Config:
     return Qwen2Config(**sizes, rms_norm_eps=1e-6, initializer_range=scale)
 
 
-def write_checkpoint(shape: str, root: Path = ROOT) -> Path:
+def write_checkpoint(shape: str, root: Path = ROOT, device: str = "cpu") -> Path:
     """The folder of a checkpoint in bf16 that claims both layouts; written if it is missing.
+
+    The numbers are drawn on the device: each kind of device draws others.
 
     Raises:
         InvalidRequest: there is no such shape.
@@ -120,7 +122,8 @@ def write_checkpoint(shape: str, root: Path = ROOT) -> Path:
     if (folder / "gsr.json").exists():
         return folder
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     with torch.no_grad():  # zero biases and unit norms would hide a mistake
         for parameter in model.parameters():
             if parameter.dim() == 1:

@@ -1,8 +1,9 @@
-"""Part 2, is the engine right: tokens and log-probabilities against transformers.
+"""Is the engine right: its tokens and log-probabilities against transformers, bf16 before fp32.
 
-A tiny checkpoint and one of 0.5B's shape, with random weights. For each token that the engine drew,
-transformers computes the logits at its place: in fp32 from the same weights, and also in bf16 if
-the engine computes in bf16.
+A checkpoint of 0.5B's shape with random weights. For each token that the engine drew, transformers
+computes the logits at its place: in fp32 from the same weights, and also in bf16 if the engine
+computes in bf16. Beside that, what an engine promises on a GPU: that it read spans together,
+replayed graphs, and compiled nothing once it had started.
 """
 
 from __future__ import annotations
@@ -14,18 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.gpu_check.company import agreement_in_company
+from benchmarks.gpu_check.compilations import compilations
 from benchmarks.gpu_check.record import Record, Row
 from benchmarks.gpu_check.setting import Setting
+from benchmarks.gpu_check.steps import graph_counts
 from benchmarks.gpu_check.subject import Subject
 from benchmarks.oracle import TIE, shortfalls, stream_logits
-from gsr_engine import SamplingParams
+from gsr_engine import Engine, SamplingParams
 from gsr_engine.requests.request import Stream
 
+_AS_IT_COMES, _NEITHER = "as it comes", "neither"
 _WAYS: dict[str, dict[str, Any]] = {
-    "as it comes": {},
-    "no graphs": {"cuda_graphs": False},
-    "no shared spans": {"share_spans": False},
-    "neither": {"cuda_graphs": False, "share_spans": False},
+    _AS_IT_COMES: {},
+    _NEITHER: {"cuda_graphs": False, "share_spans": False},
 }
 # Largest error of fp32 log-probabilities: transformers adds in another order.
 _FP32_BOUND = 1e-3
@@ -34,28 +37,30 @@ _BF16_BOUND = 3.0
 
 
 def run(setting: Setting, record: Record) -> None:
-    """Shape by shape, fp32 before bf16."""
-    for shape in ("tiny",) if setting.tiny else ("tiny", "0.5b"):
-        for dtype in (torch.float32, torch.bfloat16):
-            check = partial(_check, shape, dtype, setting, record)
-            record.attempt("engine", f"{shape} {dtype}", check)
+    """Both dtypes of one shape."""
+    shape = "tiny" if setting.tiny else "0.5b"
+    for dtype in (torch.bfloat16, torch.float32):
+        check = partial(_check, shape, dtype, setting, record)
+        record.attempt("engine", f"{shape} {dtype}", check)
 
 
 def _check(shape: str, dtype: torch.dtype, setting: Setting, record: Record) -> None:
     setting.free_memory()
     subject = Subject.load(shape, dtype, setting)
-    for way in list(_WAYS)[: 4 if dtype == torch.float32 else 2]:
-        compare = partial(_compare, subject, _WAYS[way])
+    for way in _WAYS:
+        compare = partial(_compare, subject, way, record)
         record.attempt("against transformers", f"{subject.name}, {way}", compare)
     record.attempt("the same tokens", subject.name, partial(_draw_again, subject, record))
     record.attempt("default memory", subject.name, partial(_fill_memory, subject))
 
 
-def _compare(subject: Subject, options: dict[str, Any]) -> Row:
-    with subject.engine(kv_cache_gib=subject.sizes.kv_gib, **options) as engine:
+def _compare(subject: Subject, way: str, record: Record) -> Row:
+    options = {"kv_cache_gib": subject.sizes.kv_gib, **_WAYS[way]}
+    with subject.engine(**options) as engine, compilations() as compiled:
         streams = subject.draw_together(engine)
         engine.check()
-        shared = engine.stats()["shared_spans"]
+        ran = what_ran(engine, compiled, way, subject.setting)
+    record.add("what ran", f"{subject.name}, {way}", **ran)
     judged = [_judge(subject, stream) for stream in streams]
     # The first stream is greedy, so its figures have every name.
     found = {name: torch.cat([j[name] for j in judged if name in j]) for name in judged[0]}
@@ -70,7 +75,22 @@ def _compare(subject: Subject, options: dict[str, Any]) -> Row:
         their_error = found["their_error"].max().item()
         row |= {"their_error": their_error, "their_best": _best(found["their_short"])}
         row["passed"] = error <= _BF16_BOUND * their_error
-    return row | {"spans_shared": shared["spans_shared"] if shared else 0}
+    return row
+
+
+def what_ran(engine: Engine, compiled: Sequence[str], way: str, setting: Setting) -> Row:
+    """What an engine did since it started. A CPU replays no graphs."""
+    shared, graphs = engine.stats()["shared_spans"], graph_counts(engine)
+    row: Row = {"spans_shared": shared["spans_shared"] if shared else 0, **graphs}
+    row |= {"compiled": len(compiled)}
+    if compiled:
+        row["first_compiled"] = compiled[0][:80]
+    passed = not compiled
+    if way == _AS_IT_COMES:
+        passed &= row["spans_shared"] > 0
+        if setting.on_gpu:
+            passed &= graphs.get("replays", 0) > 0 and graphs["captures_failed"] == 0
+    return row | {"passed": passed}
 
 
 def _best(short: Tensor) -> float:
@@ -118,6 +138,7 @@ def _draw_again(subject: Subject, record: Record) -> None:
     with subject.engine(runner, **options) as engine:
         first = subject.draw_tokens(engine)
         add("the seed again", subject.draw_tokens(engine), must=True)
+        record.attempt("in company", subject.name, partial(_in_company, subject, engine))
         runner.lag = 0  # each step's tokens are known before the next is planned
         add("one step at a time", subject.draw_tokens(engine), must=True)
     with subject.engine(**options, cuda_graphs=False) as engine:
@@ -128,6 +149,13 @@ def _agreement(first: Sequence[list[int]], other: Sequence[list[int]]) -> float:
     """The share of equal tokens; after the first different token few are equal."""
     pairs = [pair for a, b in zip(first, other, strict=True) for pair in zip(a, b, strict=True)]
     return sum(a == b for a, b in pairs) / len(pairs)
+
+
+def _in_company(subject: Subject, engine: Engine) -> Row:
+    """How often a prompt draws the same tokens alone; on a GPU nothing promises that it does."""
+    prompts = subject.prompts(subject.sizes.forked + subject.sizes.greedy)
+    params = SamplingParams(max_tokens=subject.sizes.stream, ignore_eos=True, seed=3)
+    return agreement_in_company(engine, prompts, params)
 
 
 def _fill_memory(subject: Subject) -> Row:

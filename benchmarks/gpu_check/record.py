@@ -12,6 +12,7 @@ from typing import Any
 from train.files import open_appended, read_jsonl
 
 ROWS = "rows.jsonl"
+TARGETS = "targets"
 Row = dict[str, Any]
 """part, table and case, then figures by name. Three names have a meaning: `passed` is a check's
 outcome, `failed` is an exception in short (`traceback` has all of it), `skipped` is the reason.
@@ -36,6 +37,11 @@ class Record:
         row: Row = {"part": self._part, "table": table, "case": case, **figures}
         with open_appended(self._file) as file:
             file.write(json.dumps(row) + "\n")
+
+    def target(self, case: str, *, asked: float, measured: float) -> None:
+        """Write a figure beside what is asked of it. A missed target is no failed check."""
+        met = measured >= asked
+        self.add(TARGETS, case, asked=asked, measured=measured, met=met)
 
     def attempt(self, table: str, case: str, run: Callable[[], Row | None]) -> None:
         """Run a case; write the figures that it returns, and the `seconds` that it took.

@@ -1,9 +1,9 @@
-"""Decode steps of an engine: started, timed, profiled, and the bytes that they must read."""
+"""Decode steps of an engine: started, timed and profiled."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
@@ -11,19 +11,20 @@ from statistics import median
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.gpu_check.record import Row
 from benchmarks.stopwatch import Stopwatch
 from gsr_engine import Engine, SamplingParams
-from gsr_engine.checkpoint.model_config import ModelConfig
-from gsr_engine.model.weights import weight_bytes
 from gsr_engine.requests.generate import GenerateRequest
 from gsr_engine.step.transfer import Fetched
 
 _TOP = 10
+# What the engine says of captures; in a row these names mean something else.
+_OF_CAPTURES = {"failed": "captures_failed", "seconds": "captures_s", "bytes": "captures_bytes"}
 
 
 @dataclass(frozen=True, slots=True)
 class StepTimes:
-    """Medians over some steps.
+    """Milliseconds of a step.
 
     Attributes:
         ms: from one step to the next; the slower of host and device decides.
@@ -53,6 +54,12 @@ def start_streams(
     return requests
 
 
+def graph_counts(engine: Engine) -> Row:
+    """How many graphs an engine has, and how many of its steps replayed one; empty without."""
+    counts = engine.stats().get("cuda_graphs") or {}
+    return {_OF_CAPTURES.get(name, name): count for name, count in counts.items()}
+
+
 def random_prompts(count: int, tokens: int, vocab_size: int) -> list[list[int]]:
     """Random token ids, so that prompts have nearly nothing in common."""
     return torch.randint(vocab_size, (count, tokens)).tolist()
@@ -70,25 +77,24 @@ def _watching(watch: Stopwatch) -> Iterator[None]:
 
 
 def time_steps(engine: Engine, steps: int, warm_up: int = 4) -> StepTimes:
-    """Time steps, after some in which graphs may be captured."""
+    """The medians of some steps, behind a few that settle the streams."""
     for _ in range(warm_up):
         engine.step()
-    watch, whole, host = Stopwatch(), [], []
+    times = each_step(engine.step, steps)
+    return StepTimes(median(one.ms for one in times), median(one.host_ms for one in times))
+
+
+def each_step(step: Callable[[], object], steps: int) -> list[StepTimes]:
+    """The times of every one of some steps."""
+    watch, times = Stopwatch(), []
     with _watching(watch):
         for _ in range(steps):
             watch.reset()
             start = time.perf_counter()
-            engine.step()
-            whole.append(time.perf_counter() - start)
-            host.append(whole[-1] - watch.seconds["wait"])
-    return StepTimes(1e3 * median(whole), 1e3 * median(host))
-
-
-def step_bytes(config: ModelConfig, dtype: torch.dtype, kv_tokens: int) -> int:
-    """Bytes that a decode step reads: all weights but an input embedding, and the tokens' KV."""
-    table = 0 if config.tie_embeddings else config.vocab_size * config.hidden_size
-    token = 2 * config.num_layers * config.num_kv_heads * config.head_dim
-    return weight_bytes(config, dtype) + (kv_tokens * token - table) * dtype.itemsize
+            step()
+            seconds = time.perf_counter() - start
+            times.append(StepTimes(1e3 * seconds, 1e3 * (seconds - watch.seconds["wait"])))
+    return times
 
 
 def profile_steps(engine: Engine, steps: int, device: str) -> str:

@@ -1,4 +1,4 @@
-"""The subject of part 2: a checkpoint, here and in transformers, and its prompts."""
+"""The subject of part `engine`: a checkpoint, here and in transformers, and its prompts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.gpu_check.steps import random_prompts
 from benchmarks.random_weights import engine_over, random_problems, write_checkpoint
 from gsr_engine import Engine, EngineConfig, SamplingParams, SelfRefineParams
 from gsr_engine.checkpoint.model_config import ModelConfig
-from gsr_engine.execution.device import build_runner
+from gsr_engine.execution.device import build_runner, paged_runner
 from gsr_engine.execution.runner import Runner
 from gsr_engine.model.decoder import Decoder
 from gsr_engine.model.weights import load_decoder
@@ -67,7 +67,8 @@ class Subject:
     @classmethod
     def load(cls, shape: str, dtype: torch.dtype, setting: Setting) -> Subject:
         """Read the checkpoint of a shape, which is written if it is missing."""
-        folder, device = write_checkpoint(shape), torch.device(setting.device)
+        device = torch.device(setting.device)
+        folder = write_checkpoint(shape, device=setting.device)
 
         def theirs(dtype: torch.dtype) -> PreTrainedModel:
             model = AutoModelForCausalLM.from_pretrained(
@@ -85,17 +86,20 @@ class Subject:
         )
 
     def engine(self, runner: Runner | None = None, /, **options: Any) -> Engine:
-        """A fresh engine; it builds a runner if none is given.
+        """A fresh engine; without a runner it makes one.
 
         `options` are fields of `EngineConfig`.
         """
-        self.setting.free_memory()
+        runner = runner or self.runner(**options)
         return engine_over(self.decoder, runner, device=self.setting.device, **options)
 
     def runner(self, **options: Any) -> Runner:
-        """A runner for `engine`, with the same options."""
+        """A runner for `engine`, with the same options; a CPU plays a GPU, with lag and graphs."""
         self.setting.free_memory()
-        return build_runner(self.decoder, EngineConfig(device=self.setting.device, **options))
+        config = EngineConfig(device=self.setting.device, **options)
+        if self.setting.on_gpu:
+            return build_runner(self.decoder, config)
+        return paged_runner(self.decoder, config, lag=1, use_graphs=config.cuda_graphs)
 
     def draw_together(self, engine: Engine) -> list[Stream]:
         """Streams of every kind, computed in the same steps; two of each group of siblings.
@@ -108,7 +112,7 @@ class Subject:
         plain = [
             engine.new_generate(ids, params, index=index)
             for lengths, params in ((self.sizes.greedy, greedy), (self.sizes.forked, forked))
-            for index, ids in enumerate(self._prompts(lengths))
+            for index, ids in enumerate(self.prompts(lengths))
         ]
         refined = [
             engine.new_self_refine(problem, self._refining(layout, _TOPS), index=index)
@@ -131,13 +135,19 @@ class Subject:
         forked = replace(self._sampled, n=self.sizes.siblings, seed=3)
         found = [
             one.token_ids
-            for result in engine.generate(self._prompts(self.sizes.forked), forked)
+            for result in engine.generate(self.prompts(self.sizes.forked), forked)
             for one in result.completions
         ]
         for layout in LAYOUTS:
             for result in engine.self_refine(self._problems, self._refining(layout)):
                 found += [c.token_ids for c in (*result.candidates, *result.rounds[0])]
         return found
+
+    def prompts(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Random prompts of these lengths, always the same."""
+        torch.manual_seed(lengths[0])
+        vocab_size = self.decoder.config.vocab_size
+        return [random_prompts(1, length, vocab_size)[0] for length in lengths]
 
     @property
     def _greedy(self) -> SamplingParams:
@@ -155,11 +165,6 @@ class Subject:
             refine=replace(self._greedy, top_logprobs=tops),
             seed=5,
         )
-
-    def _prompts(self, lengths: Sequence[int]) -> list[list[int]]:
-        torch.manual_seed(lengths[0])
-        vocab_size = self.decoder.config.vocab_size
-        return [random_prompts(1, length, vocab_size)[0] for length in lengths]
 
     @property
     def _problems(self) -> list[str]:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.gpu_check.record import Row, figures_of, is_bad, line_of, text_of
+from benchmarks.gpu_check.record import TARGETS, Row, figures_of, is_bad, line_of, text_of
 
 _MOST_BAD = 40
 """Most bad rows that the summary names, so that the end of the output shows all of it."""
+_HEAD = ("gpu", "driver", "cuda", "torch", "triton", "transformers", "python", "date", "commit")
+
+
+def head_of(rows: Sequence[Row]) -> str:
+    """On one line the chip, the driver, the versions and the date of all figures."""
+    machine: Row = next((row for row in rows if row["table"] == "machine"), {})
+    return ", ".join(f"{name} {machine[name]}" for name in _HEAD if name in machine)
 
 
 def tables_of(rows: Sequence[Row]) -> str:
@@ -29,7 +36,7 @@ def _table(name: str, rows: Sequence[Row]) -> str:
 
 
 def summary_of(rows: Sequence[Row], seconds: dict[str, float]) -> str:
-    """The result of each part, and every bad row."""
+    """The result of each part, every target, and every bad row."""
     lines = []
     for part, taken in seconds.items():
         mine = [row for row in rows if row["part"] == part]
@@ -40,6 +47,7 @@ def summary_of(rows: Sequence[Row], seconds: dict[str, float]) -> str:
             f"{part}: {len(mine)} rows, {passed} checks passed, {bad} bad, {skipped} skipped, "
             f"{taken:.0f} s"
         )
+    lines += [f"TARGET {line_of(row)}" for row in rows if row["table"] == TARGETS]
     bad_rows = [row for row in rows if is_bad(row)]
     lines += [f"BAD {line_of(row)}" for row in bad_rows[:_MOST_BAD]]
     if len(bad_rows) > _MOST_BAD:

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
@@ -29,7 +30,8 @@ class PrefillCase:
         context: lengths of the spans before each segment, which its rows see too.
         heads: of the model.
         dtype: of everything.
-        peers: whether to time SDPA and FlexAttention too.
+        peers: whether to time SDPA too, by its default backend and by cuDNN's; without `quick`,
+            also FlexAttention, which compiles for 10 seconds.
     """
 
     tokens: int
@@ -113,17 +115,17 @@ def measure_prefill(
     if cases is None:
         cases = TINY if device == "cpu" else QUICK if quick else CASES
     named = [(str(case), case) for case in cases]
-    return collect("prefill", named, partial(_measure, device=device), emit)
+    return collect("prefill", named, partial(_measure, device=device, quick=quick), emit)
 
 
-def _measure(case: PrefillCase, device: str) -> Row:
+def _measure(case: PrefillCase, device: str, quick: bool) -> Row:
     world = PrefillWorld.of(case, device)
     run = partial(csrc_triton.prefill_attention, *world.arguments())
     row = time_prefill(case, device, run)
     if case.peers:
         keys, values = world.cache.dense(_contexts(world.cache, len(case.context) + 1))
         q = world.q.unflatten(0, (case.segments, case.tokens)).transpose(1, 2).contiguous()
-        for name, prepare in (("sdpa", _sdpa), ("flex", _flex)):
+        for name, prepare in list(_PEERS.items())[: 2 if quick else None]:
             peer = partial(prepare, q, keys, values)
             add(row, f"{name}_failed", partial(_against, row["us"], name, peer, run(), device))
     return row
@@ -132,6 +134,29 @@ def _measure(case: PrefillCase, device: str) -> Row:
 def _sdpa(q: Tensor, keys: Tensor, values: Tensor) -> Callable[[], Tensor]:
     mask = causal_lower_right(q.shape[2], keys.shape[2])
     return lambda: F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, enable_gqa=True)
+
+
+def _cudnn(q: Tensor, keys: Tensor, values: Tensor) -> Callable[[], Tensor] | None:
+    """SDPA by cuDNN, on Hopper the fastest that torch ships; None where there is no GPU.
+
+    A mask takes cuDNN off its causal path, so only rows behind a context get one. Keys and values
+    are repeated beforehand: not every version takes grouped heads, and the products are the same.
+    """
+    if not q.is_cuda:
+        return None
+    group, mask = q.shape[1] // keys.shape[1], None
+    keys, values = (x.repeat_interleave(group, dim=1) for x in (keys, values))
+    if q.shape[2] != keys.shape[2]:
+        mask = torch.ones(q.shape[2], keys.shape[2], dtype=torch.bool, device=q.device)
+        mask = mask.tril(keys.shape[2] - q.shape[2])
+
+    def run() -> Tensor:
+        with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+            return F.scaled_dot_product_attention(
+                q, keys, values, attn_mask=mask, is_causal=mask is None
+            )
+
+    return run
 
 
 def _flex(q: Tensor, keys: Tensor, values: Tensor) -> Callable[[], Tensor]:
@@ -149,14 +174,20 @@ def _flex(q: Tensor, keys: Tensor, values: Tensor) -> Callable[[], Tensor]:
     return lambda: attend(q, keys, values, block_mask=mask, enable_gqa=True)
 
 
+_Prepare = Callable[[Tensor, Tensor, Tensor], Callable[[], Tensor] | None]
+_PEERS: dict[str, _Prepare] = {"sdpa": _sdpa, "cudnn": _cudnn, "flex": _flex}
+
+
 def _against(
     us: float,
     name: str,
-    prepare: Callable[[], Callable[[], Tensor]],
+    prepare: Callable[[], Callable[[], Tensor] | None],
     out: Tensor,
     device: str,
 ) -> Row:
     run = prepare()
+    if run is None:
+        return {}
     theirs = 1e6 * seconds(run, device)
     error = relative_error(out, run().transpose(1, 2).flatten(0, 1))
     return {f"{name}_us": theirs, f"{name}_ratio": theirs / us, f"{name}_error": error}

@@ -20,6 +20,7 @@ from benchmarks.kernels.decode import GROUPS, DecodeCase, DecodeWorld, time_deco
 from benchmarks.kernels.prefill import PrefillCase, PrefillWorld, time_prefill
 from benchmarks.kernels.rows import Emit, Row, collect, ignore
 from benchmarks.kernels.worlds import QWEN2_HALF_B, relative_error
+from csrc_triton.tiling import Tiling
 
 SPLITS = (128, 256, 512, 1024, 2048)
 DECODE_CASES = (
@@ -97,7 +98,7 @@ def sweep_decode_tiles(
         world = DecodeWorld.of(case, device)
         return _compare(
             partial(csrc_triton.decode_attention, *world.arguments()),
-            _decode(world, tile) if device != "cpu" else None,
+            decode_with(world, tile) if device != "cpu" else None,
             lambda run: time_decode(case, device, run),
         )
 
@@ -119,7 +120,7 @@ def sweep_prefill_tiles(
         world = PrefillWorld.of(case, device)
         return _compare(
             partial(csrc_triton.prefill_attention, *world.arguments()),
-            _prefill(world, tile) if device != "cpu" else None,
+            prefill_with(world, tile) if device != "cpu" else None,
             lambda run: time_prefill(case, device, run),
         )
 
@@ -140,7 +141,8 @@ def _compare(
     return clock(run) | {"error": relative_error(run(), by_table())}
 
 
-def _decode(world: DecodeWorld, choice: DecodeTile) -> Callable[[], Tensor]:
+def decode_with(world: DecodeWorld, choice: DecodeTile) -> Callable[[], Tensor]:
+    """Decode attention with a tile, on a GPU."""
     kernels, tiles = import_module("csrc_triton.decode"), import_module("csrc_triton.tiles")
     _, heads, dim = world.q.shape
     lanes = world.work.max_rows_per_item * heads // world.cache.keys.shape[2]
@@ -154,6 +156,11 @@ def _decode(world: DecodeWorld, choice: DecodeTile) -> Callable[[], Tensor]:
     return run
 
 
-def _prefill(world: PrefillWorld, choice: PrefillTile) -> Callable[[], Tensor]:
+def prefill_with(world: PrefillWorld, choice: PrefillTile) -> Callable[[], Tensor]:
+    """Prefill attention with a tile, on a GPU."""
     kernels, tiles = import_module("csrc_triton.prefill"), import_module("csrc_triton.tiles")
-    return partial(kernels.prefill_attention, *world.arguments(), tile=tiles.Tile(*choice))
+    tile, heads, kv_heads = tiles.Tile(*choice), world.q.shape[1], world.cache.keys.shape[2]
+    # Cut before: a plan that is cut at a launch waits for the GPU, which no capture may.
+    tiling = Tiling(heads // kv_heads, kv_heads, tile.block_m)
+    cut = replace(world, plan=replace(world.plan, tiles=world.plan.tiled(tiling)))
+    return partial(kernels.prefill_attention, *cut.arguments(), tile=tile)

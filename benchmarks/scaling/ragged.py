@@ -10,8 +10,9 @@ import random
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from benchmarks.stub_runner import RandomRunner
@@ -94,11 +95,7 @@ def measure_ragged(streams: int, steps: int) -> RaggedCost:
     with Engine(decoder, tokenizer, gsr, config, runner=runner) as engine:
         _watch(engine, runner)
 
-        def submit() -> None:
-            prompt = rng.choices(tokens, k=rng.randint(*PROMPT))
-            params = SamplingParams(max_tokens=rng.randint(*ANSWER), ignore_eos=True)
-            engine.submit(engine.new_generate(prompt, params))
-
+        submit = partial(submit_ragged, engine, tokens, rng)
         for _ in range(streams):
             submit()
         while engine.scheduler.num_running_streams < streams:
@@ -109,6 +106,19 @@ def measure_ragged(streams: int, steps: int) -> RaggedCost:
             for _ in engine.step():
                 submit()
     return _cost(runner, streams, steps)
+
+
+def submit_ragged(
+    engine: Engine,
+    tokens: Sequence[int],
+    rng: random.Random,
+    prompt: tuple[int, int] = PROMPT,
+    answer: tuple[int, int] = ANSWER,
+) -> None:
+    """Submit a random prompt of a random length, and ask for an answer of a random length."""
+    ids = rng.choices(tokens, k=rng.randint(*prompt))
+    params = SamplingParams(max_tokens=rng.randint(*answer), ignore_eos=True)
+    engine.submit(engine.new_generate(ids, params))
 
 
 def _watch(engine: Engine, runner: _ListRunner) -> None:

@@ -6,6 +6,7 @@ import heapq
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +14,13 @@ import torch
 
 from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.errors import InvalidRequest
-from train.dataset import RowSet
 from train.objectives import objective_index
 from train.rows import Row
 from train.trainer.attention import Documents, PackedMask, block_mask, check_window
 from train.trainer.world import World
+
+if TYPE_CHECKING:  # packs need no `datasets`, which a machine for measuring may lack
+    from train.dataset import RowSet
 
 Indices = npt.NDArray[np.int64]
 
