@@ -79,7 +79,7 @@ _OTHERS = Tiles(
         32: ((128, 4, 3), (128, 8, 3)),
         64: ((128, 4, 3), (128, 8, 3)),
         128: ((64, 4, 3), (64, 8, 3)),
-        256: ((32, 8, 2), (32, 8, 2)),
+        256: ((32, 8, 2), (16, 8, 3)),
     },
     prefill={
         16: Tile(128, 64, 8, 3),
@@ -206,10 +206,10 @@ def attend(
         pages += block_n // page_size
         page = tl.load(pages + page_of, mask=first + block_n + page_first < length, other=0)
 
-        if first_seen is not None:
-            k, v = _marked(k, v)
         # fp32 inputs must not go through TF32.
         scores = tl.dot(q, tl.trans(k), input_precision="ieee")
+        if first_seen is not None:
+            scores, v = _marked(scores, v)
         masked = (first < 0) | (first + block_n > seen_by_all)
         if first_seen is not None:
             masked |= first < seen_by_all_from
@@ -245,8 +245,8 @@ def add_tile(state, scores, v, scale, may_see_nothing: tl.constexpr):
 
 
 @triton.jit
-def _marked(k, v):
-    """Keys of NaN where values are not finite, and finite values: for all that see the token."""
+def _marked(scores, v):
+    """Scores of NaN where values are not finite, and finite values: for all that see the token."""
     finite = tl.abs(v) < float("inf")
     sound = tl.min(finite.to(tl.int32), 1) > 0
-    return tl.where(sound[:, None], k, float("nan")), tl.where(finite, v, 0.0)
+    return tl.where(sound[None, :], scores, float("nan")), tl.where(finite, v, 0.0)
