@@ -10,6 +10,9 @@ from torch import Tensor
 
 from csrc_triton.checks import check_contiguous, check_kernel_inputs, check_norms
 
+# Pairs of dims for each warp, eight of them a thread.
+_PAIRS = 8 * 32
+
 
 def rope_and_cache(
     q: Tensor,
@@ -31,6 +34,7 @@ def rope_and_cache(
     check_norms(q, q_norm, k_norm)
     check_contiguous(k_cache, v_cache)
     q_out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    block_q, block_half = triton.next_power_of_2(num_q_heads), triton.next_power_of_2(head_dim // 2)
     _rope_and_cache_kernel[(rows,)](
         q_out,
         q,
@@ -53,9 +57,11 @@ def rope_and_cache(
         num_q_heads=num_q_heads,
         num_kv_heads=num_kv_heads,
         half=head_dim // 2,
-        block_q=triton.next_power_of_2(num_q_heads),
+        block_q=block_q,
         block_kv=triton.next_power_of_2(num_kv_heads),
-        block_half=triton.next_power_of_2(head_dim // 2),
+        block_half=block_half,
+        # A thread has eight pairs of q at most: more do not fit its registers.
+        num_warps=min(max(block_q * block_half // _PAIRS, 4), 16),
     )
     return q_out
 
@@ -102,19 +108,19 @@ def _rope_and_cache_kernel(
     _store_halves(q_out_ptr + offset, first, second, inside, half)
 
     heads = tl.arange(0, block_kv)
-    # A row without a slot stores nothing. It reads all the same: its loads need not wait for the slot.
+    # A row without a slot stores nothing. It reads all the same: loads then do not wait for slots.
     slot = tl.load(slots_ptr + row).to(tl.int64)
     inside = (heads < num_kv_heads)[:, None] & (dims < half)[None, :]
     stored = inside & (slot >= 0)
-    k = k_ptr + row * k_row_stride + heads[:, None] * k_head_stride + dims[None, :]
-    first, second = _load_normed(k, k_norm_ptr, eps, dims, inside, half)
-    first, second = first * cos - second * sin, second * cos + first * sin
     offset = (slot * num_kv_heads + heads[:, None]) * 2 * half + dims[None, :]
-    _store_halves(k_cache_ptr + offset, first, second, stored, half)
     v = v_ptr + row * v_row_stride + heads[:, None] * v_head_stride + dims[None, :]
     v_first = tl.load(v, mask=inside, other=0.0)
     v_second = tl.load(v + half, mask=inside, other=0.0)
     _store_halves(v_cache_ptr + offset, v_first, v_second, stored, half)
+    k = k_ptr + row * k_row_stride + heads[:, None] * k_head_stride + dims[None, :]
+    first, second = _load_normed(k, k_norm_ptr, eps, dims, inside, half)
+    first, second = first * cos - second * sin, second * cos + first * sin
+    _store_halves(k_cache_ptr + offset, first, second, stored, half)
 
 
 @triton.jit
