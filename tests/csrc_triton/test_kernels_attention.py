@@ -192,13 +192,14 @@ def check_prefill(world, computed, dtype, device):
 
 
 @prove
-@given(case=prefill_worlds(), least=st.integers(1, 30))
-def test_prefill_in_sections(case, least, dtype, device):
-    """A short chunk behind a long context: its tokens are cut anywhere, and merged."""
+@given(case=prefill_worlds(), least=st.integers(1, 30), at_once=st.sampled_from([7, 20, 1000]))
+def test_prefill_in_sections(case, least, at_once, dtype, device):
+    """Short chunks behind long contexts: tokens are cut anywhere, and merged launch by launch."""
     world, computed = case
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiling, "FILL", 7)
         patch.setattr(tiling, "LEAST", least)
+        patch.setattr(tiling, "AT_ONCE", at_once)
         check_prefill(world, computed, dtype, device)
 
 
@@ -209,8 +210,9 @@ def test_a_short_chunk_behind_a_long_context_fills_the_chip(device):
     plan, _ = make_prefill(world, [20, 0, 1295])
     tiles = plan.tiled(prefill.prefill_tiling(2, world.k_cache))
     assert tiles.tiles[:, 0].bincount().tolist() == [6, 2, 2]  # of three, two and one tiles
-    assert (tiles.first_row, tiles.last_row) == (0, 34)
-    assert tiles.num_entries == 2 * 20 + 2 * 5
+    (part,) = tiles.parts
+    assert part.rows == slice(0, 34)
+    assert part.num_entries == 2 * 20 + 2 * 5
     check_prefill(world, [20, 0, 1295], torch.float32, device)
 
 
