@@ -101,7 +101,7 @@ class Tiles:
         sections = _Sections.of(cut, wanted[cut], tokens[cut], own, span_offsets, spans)
         merging = _Merging.of(cu_seqlens, cut, sections.counts, counts[cut] * tiling.kv_heads)
         begins = merging.bases[sections.chunks] + sections.numbers * merging.rows[sections.chunks]
-        facts = np.column_stack((sections.spans + len(spans), sections.own_begins, begins))
+        facts = np.stack((*(sections.spans + len(spans)), sections.own_begins, begins), axis=1)
         of_chunk = counts[cut]
         more = _tiles(cut[sections.chunks], of_chunk[sections.chunks], facts)
         parts = merging.parts(len(tiles), of_chunk * sections.counts)
@@ -115,7 +115,9 @@ def _tiles(segments: IntArray, counts: IntArray, facts: IntArray) -> IntArray:
     of = np.arange(len(segments)).repeat(counts)
     # The last rows see the most tokens, so they start first: programs end together.
     tile = counts[of] - 1 - run_indices(np.zeros_like(counts), counts)
-    return np.column_stack((segments[of], tile, facts[of]))
+    tiles = np.empty((len(of), 6), dtype=np.int64)
+    tiles[:, 0], tiles[:, 1], tiles[:, 2:] = segments[of], tile, facts[of]
+    return tiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,7 @@ class _Sections:
         counts: [chunks], sections of each.
         chunks: [sections], the chunk of each.
         numbers: [sections], its place among those of its chunk.
-        spans: [sections, 2], where its pieces begin and end.
+        spans: [2, sections], where its pieces begin and end.
         own_begins: [sections], the chunk's computed tokens in its last section, else -1.
         pieces: [pieces, 4], cut from spans.
     """
@@ -150,11 +152,11 @@ class _Sections:
     ) -> _Sections:
         """Cut the contexts of the segments `cut`, of `tokens` tokens, into `wanted` sections."""
         num_spans = np.diff(span_offsets)[cut]
-        context = np.empty((int(num_spans.sum()) + len(cut), 4), dtype=np.int64)
-        ends = (num_spans + 1).cumsum()
-        context[ends - 1] = np.insert(own[cut], 1, 0, axis=1)
-        others = np.delete(np.arange(len(context)), ends - 1)
+        context = np.zeros((int(num_spans.sum()) + len(cut), 4), dtype=np.int64)
+        others, ends = np.ones(len(context), dtype=bool), (num_spans + 1).cumsum()
+        others[ends - 1] = False
         context[others] = spans[run_indices(span_offsets[cut], num_spans)]
+        context[ends - 1, 0], context[ends - 1, 2:] = own[cut, 0], own[cut, 1:]
         # Tokens of all contexts are numbered through. A piece begins where a span or section does.
         lengths = context[:, 2] - context[:, 1]
         begins = begins_of(lengths)
@@ -168,11 +170,11 @@ class _Sections:
         pieces = context[of]
         pieces[:, 1] += piece_begins - begins[of]
         pieces[:, 2] = pieces[:, 1] + np.diff(piece_begins, append=lengths.sum())
-        first = np.append(piece_begins.searchsorted(section_begins), len(pieces))
+        firsts = piece_begins.searchsorted(section_begins)
         last = numbers == counts[chunks] - 1
         own_begins = np.where(last, own[cut, 1][chunks], -1)
-        spans_of = np.column_stack((first[:-1], first[1:]))
-        return cls(counts, chunks, numbers, spans_of, own_begins, pieces)
+        pieces_of = np.stack((firsts, np.append(firsts[1:], len(pieces))))
+        return cls(counts, chunks, numbers, pieces_of, own_begins, pieces)
 
 
 @dataclass(frozen=True, slots=True)
