@@ -190,11 +190,11 @@ class PrefillPlan:
         if cut is not None:
             numbers[3] = np.concatenate((numbers[3], cut.spans))
         lists = [] if cut is None else [cut.tiles, cut.ranges, cut.ids]
-        moved = moved_together(*numbers, _array(page_table), *lists, device=device)
-        made = None
-        if tiling is not None and cut is not None:
-            made = PlanTiles(tiling, moved[5], moved[3], moved[6], moved[7], cut.parts)
-        return cls(*moved[:5], made)
+        cu_seqlens_q, owned, offsets, contexts, pages, *tiles = moved_together(
+            *numbers, _array(page_table), *lists, device=device
+        )
+        made = None if tiling is None or cut is None else PlanTiles.of(tiling, cut, contexts, tiles)
+        return cls(cu_seqlens_q, owned, offsets, contexts, pages, made)
 
     def tiled(self, tiling: Tiling) -> PlanTiles:
         """The tiles for a kernel: those of the plan, if they are cut like this.
@@ -209,7 +209,7 @@ class PrefillPlan:
         cut = Tiles.cut(tiling, cu_seqlens, own, offsets, spans)
         lists = np.concatenate((spans, cut.spans)), cut.tiles, cut.ranges, cut.ids
         contexts, *tiles = moved_together(*lists, device=self.own.device)
-        return PlanTiles(tiling, tiles[0], contexts, tiles[1], tiles[2], cut.parts)
+        return PlanTiles.of(tiling, cut, contexts, tiles)
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,6 +236,12 @@ class PlanTiles:
     partial_ranges: Tensor
     partial_ids: Tensor
     parts: tuple[Part, ...]
+
+    @classmethod
+    def of(cls, tiling: Tiling, cut: Tiles, spans: Tensor, lists: Sequence[Tensor]) -> PlanTiles:
+        """Tiles whose spans and other lists (`tiles`, `ranges`, `ids`) are on the device."""
+        tiles, ranges, ids = lists
+        return cls(tiling, tiles, spans, ranges, ids, cut.parts)
 
 
 def _array(values: Sequence[object], width: int | None = None) -> IntArray:
