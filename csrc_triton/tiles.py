@@ -91,7 +91,7 @@ _OTHERS = Tiles(
 )
 # Exact fp32 cannot use tensor cores: these tiles serve comparisons only, and are not tuned.
 _DECODE_FP32 = Tile(16, 32, 8, 1)
-_PREFILL_FP32 = Tile(16, 16, 8, 1)
+_PREFILL_FP32 = Tile(32, 16, 8, 1)
 
 
 @cache
@@ -121,7 +121,9 @@ def prefill_tile(block_d: int, dtype: torch.dtype, device: torch.device) -> Tile
 
     It does not depend on the lengths of the chunks: every new tile shape would be compiled first.
     """
-    return _PREFILL_FP32 if dtype == torch.float32 else _tiles(device).prefill[block_d]
+    if dtype == torch.float32:  # 256 dims take the registers of twice as many warps
+        return _PREFILL_FP32._replace(num_warps=max(block_d // 16, 8))
+    return _tiles(device).prefill[block_d]
 
 
 @triton.jit
