@@ -54,37 +54,38 @@ def prefill_attention(
     tiles = plan.tiled(Tiling(group, num_kv_heads, tile.block_m))
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device) if out is None else out
     sinks = None if sinks is None else sinks.contiguous()
-    shape = max(tiles.num_entries, 1), num_q_heads
+    shape = max(1, *(part.num_entries for part in tiles.parts)), num_q_heads
     partial_out = torch.empty((*shape, head_dim), dtype=torch.float32, device=q.device)
     partial_lse = torch.empty(shape, dtype=torch.float32, device=q.device)
-    _prefill_kernel[(tiles.tiles.shape[0] * num_kv_heads,)](
-        out,
-        partial_out,
-        partial_lse,
-        q,
-        k_cache,
-        v_cache,
-        plan.cu_seqlens_q,
-        plan.own,
-        tiles.spans,
-        plan.page_table,
-        tiles.tiles,
-        sinks,
-        None if window is None else min(window, WIDEST_WINDOW),
-        scale * LOG2_E.value,
-        q.stride(0),
-        q.stride(1),
-        num_kv_heads=num_kv_heads,
-        group=group,
-        head_dim=head_dim,
-        page_size=page_size,
-        block_d=block_d,
-        **tile._asdict(),
-    )
-    if tiles.num_entries:
-        merged = out[tiles.first_row : tiles.last_row]
-        lists = tiles.partial_ranges, tiles.partial_ids
-        launch_merge(partial_out, partial_lse, *lists, sinks, merged)
+    for part in tiles.parts:
+        some = tiles.tiles[part.tiles]
+        _prefill_kernel[(some.shape[0] * num_kv_heads,)](
+            out,
+            partial_out,
+            partial_lse,
+            q,
+            k_cache,
+            v_cache,
+            plan.cu_seqlens_q,
+            plan.own,
+            tiles.spans,
+            plan.page_table,
+            some,
+            sinks,
+            None if window is None else min(window, WIDEST_WINDOW),
+            scale * LOG2_E.value,
+            q.stride(0),
+            q.stride(1),
+            num_kv_heads=num_kv_heads,
+            group=group,
+            head_dim=head_dim,
+            page_size=page_size,
+            block_d=block_d,
+            **tile._asdict(),
+        )
+        if part.num_entries:
+            lists = tiles.partial_ranges[part.ranges], tiles.partial_ids
+            launch_merge(partial_out, partial_lse, *lists, sinks, out[part.rows])
     return out
 
 

@@ -60,7 +60,7 @@ def rope_and_cache(
     q_norm: Tensor | None = None,
     k_norm: Tensor | None = None,
     eps: float = 0.0,
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     """Half rotation of GPT-NeoX: (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin); then the store."""
     q = q if q_norm is None else _normed(q, q_norm, eps)
     k = k if k_norm is None else _normed(k, k_norm, eps)
@@ -73,7 +73,7 @@ def rope_and_cache(
         slots, keys, values = slots[stored], k[stored], v[stored]
     place = slots // k_cache.shape[1], slots % k_cache.shape[1]
     k_cache[place], v_cache[place] = keys, values
-    return q, k
+    return q
 
 
 def _rotate(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from csrc_triton.checks import check_contiguous, check_kernel_inputs, check_norms
 
+# Pairs of dims for each warp, eight of them a thread.
+_PAIRS = 8 * 32
+
 
 def rope_and_cache(
     q: Tensor,
@@ -23,7 +26,7 @@ def rope_and_cache(
     q_norm: Tensor | None = None,
     k_norm: Tensor | None = None,
     eps: float = 0.0,
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     """Launch the kernel; see `csrc_triton.rope_and_cache`."""
     rows, num_q_heads, head_dim = q.shape
     num_kv_heads = k.shape[1]
@@ -31,10 +34,9 @@ def rope_and_cache(
     check_norms(q, q_norm, k_norm)
     check_contiguous(k_cache, v_cache)
     q_out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    k_out = torch.empty(k.shape, dtype=k.dtype, device=k.device)
+    block_q, block_half = triton.next_power_of_2(num_q_heads), triton.next_power_of_2(head_dim // 2)
     _rope_and_cache_kernel[(rows,)](
         q_out,
-        k_out,
         q,
         k,
         v,
@@ -55,17 +57,18 @@ def rope_and_cache(
         num_q_heads=num_q_heads,
         num_kv_heads=num_kv_heads,
         half=head_dim // 2,
-        block_q=triton.next_power_of_2(num_q_heads),
+        block_q=block_q,
         block_kv=triton.next_power_of_2(num_kv_heads),
-        block_half=triton.next_power_of_2(head_dim // 2),
+        block_half=block_half,
+        # A thread has eight pairs of q at most: more do not fit its registers.
+        num_warps=min(max(block_q * block_half // _PAIRS, 4), 16),
     )
-    return q_out, k_out
+    return q_out
 
 
 @triton.jit(do_not_specialize_on_alignment=["positions_ptr", "slots_ptr"])
 def _rope_and_cache_kernel(
     q_out_ptr,
-    k_out_ptr,
     q_ptr,
     k_ptr,
     v_ptr,
@@ -105,21 +108,19 @@ def _rope_and_cache_kernel(
     _store_halves(q_out_ptr + offset, first, second, inside, half)
 
     heads = tl.arange(0, block_kv)
+    # A row without a slot stores nothing. It reads all the same: loads then do not wait for slots.
+    slot = tl.load(slots_ptr + row).to(tl.int64)
     inside = (heads < num_kv_heads)[:, None] & (dims < half)[None, :]
+    stored = inside & (slot >= 0)
+    offset = (slot * num_kv_heads + heads[:, None]) * 2 * half + dims[None, :]
+    v = v_ptr + row * v_row_stride + heads[:, None] * v_head_stride + dims[None, :]
+    v_first = tl.load(v, mask=inside, other=0.0)
+    v_second = tl.load(v + half, mask=inside, other=0.0)
+    _store_halves(v_cache_ptr + offset, v_first, v_second, stored, half)
     k = k_ptr + row * k_row_stride + heads[:, None] * k_head_stride + dims[None, :]
     first, second = _load_normed(k, k_norm_ptr, eps, dims, inside, half)
     first, second = first * cos - second * sin, second * cos + first * sin
-    offset = (row * num_kv_heads + heads[:, None]) * 2 * half + dims[None, :]
-    _store_halves(k_out_ptr + offset, first, second, inside, half)
-
-    slot = tl.load(slots_ptr + row).to(tl.int64)
-    if slot >= 0:
-        offset = (slot * num_kv_heads + heads[:, None]) * 2 * half + dims[None, :]
-        _store_halves(k_cache_ptr + offset, first, second, inside, half)
-        v = v_ptr + row * v_row_stride + heads[:, None] * v_head_stride + dims[None, :]
-        v_first = tl.load(v, mask=inside, other=0.0)
-        v_second = tl.load(v + half, mask=inside, other=0.0)
-        _store_halves(v_cache_ptr + offset, v_first, v_second, inside, half)
+    _store_halves(k_cache_ptr + offset, first, second, stored, half)
 
 
 @triton.jit

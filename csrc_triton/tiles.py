@@ -79,19 +79,19 @@ _OTHERS = Tiles(
         32: ((128, 4, 3), (128, 8, 3)),
         64: ((128, 4, 3), (128, 8, 3)),
         128: ((64, 4, 3), (64, 8, 3)),
-        256: ((32, 8, 2), (32, 8, 2)),
+        256: ((32, 8, 2), (16, 8, 3)),
     },
     prefill={
         16: Tile(128, 64, 8, 3),
         32: Tile(128, 64, 8, 3),
         64: Tile(128, 32, 8, 3),
         128: Tile(128, 32, 8, 3),
-        256: Tile(64, 32, 8, 2),
+        256: Tile(64, 16, 8, 3),
     },
 )
 # Exact fp32 cannot use tensor cores: these tiles serve comparisons only, and are not tuned.
 _DECODE_FP32 = Tile(16, 32, 8, 1)
-_PREFILL_FP32 = Tile(16, 16, 8, 1)
+_PREFILL_FP32 = Tile(32, 16, 8, 1)
 
 
 @cache
@@ -121,7 +121,9 @@ def prefill_tile(block_d: int, dtype: torch.dtype, device: torch.device) -> Tile
 
     It does not depend on the lengths of the chunks: every new tile shape would be compiled first.
     """
-    return _PREFILL_FP32 if dtype == torch.float32 else _tiles(device).prefill[block_d]
+    if dtype == torch.float32:  # 256 dims take the registers of twice as many warps
+        return _PREFILL_FP32._replace(num_warps=max(block_d // 16, 8))
+    return _tiles(device).prefill[block_d]
 
 
 @triton.jit
@@ -206,10 +208,7 @@ def attend(
         pages += block_n // page_size
         page = tl.load(pages + page_of, mask=first + block_n + page_first < length, other=0)
 
-        if first_seen is not None:
-            k, v = _marked(k, v)
-        # fp32 inputs must not go through TF32.
-        scores = tl.dot(q, tl.trans(k), input_precision="ieee")
+        scores, v = _scores(q, k, v, first_seen is not None)
         masked = (first < 0) | (first + block_n > seen_by_all)
         if first_seen is not None:
             masked |= first < seen_by_all_from
@@ -217,6 +216,27 @@ def attend(
             scores = _hidden(scores, token, first_seen, last_seen)
         top, total, acc = add_tile((top, total, acc), scores, v, scale, first_seen is not None)
     return top, total, acc
+
+
+@triton.jit
+def _scores(q, k, v, marked: tl.constexpr):
+    """Products of queries and keys, and the values.
+
+    If `marked`, all scores of a token are NaN unless its values are finite; others become zeros.
+    Keys of NaN have the same effect. The smaller of both tensors takes fewer registers.
+    """
+    mark_keys: tl.constexpr = marked and q.shape[0] >= q.shape[1]
+    if marked:
+        finite = tl.abs(v) < float("inf")
+        sound = tl.min(finite.to(tl.int32), 1) > 0
+        v = tl.where(finite, v, 0.0)
+    if mark_keys:
+        k = tl.where(sound[:, None], k, float("nan"))
+    # fp32 inputs must not go through TF32.
+    scores = tl.dot(q, tl.trans(k), input_precision="ieee")
+    if marked and not mark_keys:
+        scores = tl.where(sound[None, :], scores, float("nan"))
+    return scores, v
 
 
 @triton.jit
@@ -242,11 +262,3 @@ def add_tile(state, scores, v, scale, may_see_nothing: tl.constexpr):
     total = total * shrink + tl.sum(weights, 1)
     acc = tl.dot(weights.to(v.dtype), v, acc * shrink[:, None], input_precision="ieee")
     return new_top, total, acc
-
-
-@triton.jit
-def _marked(k, v):
-    """Keys of NaN where values are not finite, and finite values: for all that see the token."""
-    finite = tl.abs(v) < float("inf")
-    sound = tl.min(finite.to(tl.int32), 1) > 0
-    return tl.where(sound[:, None], k, float("nan")), tl.where(finite, v, 0.0)

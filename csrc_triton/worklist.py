@@ -27,7 +27,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from csrc_triton.tiling import Tiles, Tiling
+from csrc_triton.arrays import IntArray
+from csrc_triton.tiling import Part, Tiles, Tiling
 
 
 class PagedSpan(NamedTuple):
@@ -184,19 +185,15 @@ class PrefillPlan:
                 page_table.extend(span.pages)
         cu_seqlens = _offsets([chunk.stop - chunk.start for chunk, _ in segments])
         span_offsets = _offsets([len(context) for _, context in segments])
-        cut = Tiles()
-        if tiling is not None:
-            cut = Tiles.cut(tiling, cu_seqlens, own, span_offsets, spans)
+        numbers = [_array(cu_seqlens), _array(own, 3), _array(span_offsets), _array(spans, 4)]
+        cut = None if tiling is None else Tiles.cut(tiling, *numbers)
+        if cut is not None:
+            numbers[3] = np.concatenate((numbers[3], cut.spans))
+        lists = [] if cut is None else [cut.tiles, cut.ranges, cut.ids]
         cu_seqlens_q, owned, offsets, contexts, pages, *tiles = moved_together(
-            (cu_seqlens, (-1,)),
-            (own, (-1, 3)),
-            (span_offsets, (-1,)),
-            ([*spans, *cut.spans], (-1, 4)),
-            (page_table, (-1,)),
-            *_tile_arrays(cut),
-            device=device,
+            *numbers, _array(page_table), *lists, device=device
         )
-        made = PlanTiles.of(tiling, cut, contexts, tiles) if tiling is not None else None
+        made = None if tiling is None or cut is None else PlanTiles.of(tiling, cut, contexts, tiles)
         return cls(cu_seqlens_q, owned, offsets, contexts, pages, made)
 
     def tiled(self, tiling: Tiling) -> PlanTiles:
@@ -206,12 +203,12 @@ class PrefillPlan:
         """
         if self.tiles is not None and self.tiles.tiling == tiling:
             return self.tiles
-        offsets = self.span_offsets.tolist()
-        spans = [tuple(span) for span in self.spans[: offsets[-1]].tolist()]
-        cut = Tiles.cut(tiling, self.cu_seqlens_q.tolist(), self.own.tolist(), offsets, spans)
-        contexts, *tiles = moved_together(
-            ([*spans, *cut.spans], (-1, 4)), *_tile_arrays(cut), device=self.own.device
-        )
+        plan = self.cu_seqlens_q, self.own, self.span_offsets, self.spans
+        cu_seqlens, own, offsets, spans = (one.cpu().numpy().astype(np.int64) for one in plan)
+        spans = spans[: offsets[-1]]
+        cut = Tiles.cut(tiling, cu_seqlens, own, offsets, spans)
+        lists = np.concatenate((spans, cut.spans)), cut.tiles, cut.ranges, cut.ids
+        contexts, *tiles = moved_together(*lists, device=self.own.device)
         return PlanTiles.of(tiling, cut, contexts, tiles)
 
 
@@ -227,12 +224,10 @@ class PlanTiles:
             entry of -1 that is all that the rows see. Otherwise it is a section of it, and the
             partial result of the segment's row i has the entry `entry + i`.
         spans: [num_spans, 4], those of the plan, and sections of them behind.
-        partial_ranges: [last_row - first_row, 2]; each row merges the entries
+        partial_ranges: [rows, 2]; each of the rows that a part names merges the entries
             `partial_ids[begin:end]`. One with a begin of -1 has its result already.
-        partial_ids: entries of all rows.
-        num_entries: how many entries there are; 0 if nothing is cut into sections.
-        first_row: of the rows that merge.
-        last_row: behind the last of them.
+        partial_ids: entries of all rows; each part counts its own from 0.
+        parts: a launch for each. The memory of its partial results is free for the next one.
     """
 
     tiling: Tiling
@@ -240,19 +235,18 @@ class PlanTiles:
     spans: Tensor
     partial_ranges: Tensor
     partial_ids: Tensor
-    num_entries: int
-    first_row: int
-    last_row: int
+    parts: tuple[Part, ...]
 
     @classmethod
-    def of(cls, tiling: Tiling, cut: Tiles, spans: Tensor, tensors: Sequence[Tensor]) -> PlanTiles:
-        """Tiles whose `_tile_arrays` are on the device."""
-        tiles, ranges, ids = tensors
-        return cls(tiling, tiles, spans, ranges, ids, cut.num_entries, cut.first_row, cut.last_row)
+    def of(cls, tiling: Tiling, cut: Tiles, spans: Tensor, lists: Sequence[Tensor]) -> PlanTiles:
+        """Tiles whose spans and other lists (`tiles`, `ranges`, `ids`) are on the device."""
+        tiles, ranges, ids = lists
+        return cls(tiling, tiles, spans, ranges, ids, cut.parts)
 
 
-def _tile_arrays(cut: Tiles) -> list[tuple[Sequence[object], tuple[int, ...]]]:
-    return [(cut.tiles, (-1, 6)), (cut.ranges, (-1, 2)), (cut.ids, (-1,))]
+def _array(values: Sequence[object], width: int | None = None) -> IntArray:
+    array = np.array(values, dtype=np.int64)
+    return array if width is None else array.reshape(-1, width)
 
 
 def aligned(length: int) -> int:
@@ -260,17 +254,14 @@ def aligned(length: int) -> int:
     return -(-length // 4) * 4
 
 
-def moved_together(
-    *arrays: tuple[Sequence[object], tuple[int, ...]], device: torch.device | str
-) -> list[Tensor]:
-    """Numbers and their shapes as int32 tensors: views of one vector, so that one copy moves all.
+def moved_together(*arrays: IntArray, device: torch.device | str) -> list[Tensor]:
+    """Arrays as int32 tensors: views of one vector, so that one copy moves all.
 
     Each begins at a multiple of 16 bytes. The copy to a GPU does not wait for its work.
     """
-    made = [np.array(values, dtype=np.int32).reshape(shape) for values, shape in arrays]
-    begins = [0, *accumulate(aligned(one.size) for one in made)]
+    begins = [0, *accumulate(aligned(one.size) for one in arrays)]
     vector = np.zeros(begins[-1], dtype=np.int32)
-    for begin, one in zip(begins, made, strict=False):
+    for begin, one in zip(begins, arrays, strict=False):
         vector[begin : begin + one.size] = one.reshape(-1)
     host = torch.from_numpy(vector)
     if torch.device(device).type == "cuda":
@@ -278,7 +269,7 @@ def moved_together(
     there = host.to(device, non_blocking=True)
     return [
         there[begin : begin + one.size].view(one.shape)
-        for begin, one in zip(begins, made, strict=False)
+        for begin, one in zip(begins, arrays, strict=False)
     ]
 
 

@@ -202,7 +202,7 @@ def _far_rope(sizes: _Sizes, dtype: torch.dtype, device: str) -> float:
     out = csrc_triton.rope_and_cache(*inputs, pool.keys, pool.values, ends)
     expected = reference.rope_and_cache(*inputs, small[0], small[1], near)
     stored = [cache.flatten(0, 1)[ends] for cache in (pool.keys, pool.values)]
-    return _worst_of((*out, *stored), (*expected, *small.flatten(1, 2)[:, near]))
+    return _worst_of((out, *stored), (expected, *small.flatten(1, 2)[:, near]))
 
 
 def _norm(sizes: _Sizes, dtype: torch.dtype, device: str) -> float:

@@ -44,7 +44,8 @@ from train.command import run_command
 HEAD_DIMS = (64, 80, 96, 128, 256)
 ELSEWHERE = (64, 128, 256)
 """Head dims that are compiled for other chips than an H100: one for each row of their tables."""
-DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
+DTYPES = {torch.bfloat16: "bf16", torch.float32: "fp32"}
+"""Those that the engine computes in: `gsr_engine.config.SUPPORTED_DTYPES`."""
 SIBLINGS = (1, 4, 16)
 """Rows that share a span, of a model with 7 query heads for each kv head: 7, 28 and 112 lanes."""
 WINDOW = 4096

@@ -125,8 +125,8 @@ def _rope(case: ElementwiseCase, dtype: torch.dtype | None, device: str) -> Tran
     cos_sin = torch.randn(rows, heads.dim, device=device)
     positions = torch.arange(rows, device=device)
     slots = torch.randperm(pages * PAGE_SIZE, device=device)[:rows]
-    # q, k and v are read; q, k and both caches are written.
-    moved = 2 * _bytes(fused) + _bytes(keys[0, 0]) * rows + _bytes(cos_sin)
+    # q, k and v are read; q and both caches are written.
+    moved = 2 * _bytes(fused) + _bytes(cos_sin)
     norm = torch.ones(heads.dim, dtype=dtype, device=device) if dtype else None
     return moved, lambda: csrc_triton.rope_and_cache(
         q, k, v, cos_sin, positions, keys, values, slots, q_norm=norm, k_norm=norm, eps=1e-6

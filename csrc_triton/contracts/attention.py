@@ -24,7 +24,7 @@ def rope_and_cache(
     q_norm: Tensor | None = None,
     k_norm: Tensor | None = None,
     eps: float = 0.0,
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     """Rotate q and k to their positions; store the rotated k and the plain v in their pages.
 
     With norms, each head of q and k goes through `rms_norm` first: the qk-norm of Qwen3.
@@ -44,7 +44,7 @@ def rope_and_cache(
         eps: that of both norms.
 
     Returns:
-        (rotated q, rotated k), new tensors of the dtype of q and k.
+        Rotated q, a new tensor of its dtype. The rotated k is in its pages alone.
 
     Raises:
         ValueError: shapes or dtypes of norms disagree, or one norm comes without the other.
@@ -58,7 +58,7 @@ def rope_and_cache(
         positions.shape == slot_mapping.shape == (rows,), "positions and slots for {} rows", rows
     )
     check_norms(q, q_norm, k_norm)
-    rotated: tuple[Tensor, Tensor] = dispatch.implementation(q, "rope").rope_and_cache(
+    rotated: Tensor = dispatch.implementation(q, "rope").rope_and_cache(
         q, k, v, cos_sin, positions, k_cache, v_cache, slot_mapping, q_norm, k_norm, eps
     )
     return rotated

@@ -20,7 +20,7 @@ Function = Callable[..., None]
 _SIGNATURES = {
     "rms_norm": "pppppllllfl",
     "gated_activation": "ppllll",
-    "rope_and_cache": "pppp" + "ppp" + "pp" + "ppp" + "llllllllfl",
+    "rope_and_cache": "ppp" + "ppp" + "pp" + "ppp" + "llllllllfl",
     "decode_partials": "pp" + "ppp" + "ppp" + "p" + "lllllllfl",
     "merge_partials": "ppppppllll",
     "prefill": "pppp" + "ppppp" + "p" + "lllllllfl",

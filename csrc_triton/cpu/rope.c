@@ -7,7 +7,7 @@
 #define ROWS_PER_TASK 8
 
 typedef struct {
-  element *q_out, *k_out, *keys, *values;
+  element *q_out, *keys, *values;
   const element *q, *k, *v;
   Weight q_norm, k_norm;
   const float* cos_sin;
@@ -36,11 +36,13 @@ static void rotate(const element* x, Weight norm, float eps, const float* cos_si
   }
 }
 
-static void store_row(const Work* w, long row) {
+static void store_row(const Work* w, long row, const float* cos_sin) {
   long page = w->slots[row] / PAGE, offset = w->slots[row] % PAGE;
   for (long head = 0; head < w->kv_heads; head++) {
     long place = (page * w->kv_heads + head) * PAGE * w->head_dim;
-    const element* k = w->k_out + (row * w->kv_heads + head) * w->head_dim;
+    element k[MOST_DIMS];
+    rotate(w->k + row * w->k_stride + head * w->head_dim, w->k_norm, w->eps, cos_sin, w->head_dim,
+           k);
     const element* v = w->v + row * w->v_stride + head * w->head_dim;
     element *keys = w->keys + place + offset, *values = w->values + place + offset * w->head_dim;
     for (long d = 0; d < w->head_dim; d++) keys[d * PAGE] = k[d];
@@ -56,22 +58,17 @@ static void rope_task(const void* work, long task) {
     for (long head = 0; head < w->q_heads; head++)
       rotate(w->q + row * w->q_stride + head * w->head_dim, w->q_norm, w->eps, cos_sin, w->head_dim,
              w->q_out + (row * w->q_heads + head) * w->head_dim);
-    for (long head = 0; head < w->kv_heads; head++)
-      rotate(w->k + row * w->k_stride + head * w->head_dim, w->k_norm, w->eps, cos_sin, w->head_dim,
-             w->k_out + (row * w->kv_heads + head) * w->head_dim);
-    if (w->slots[row] >= 0) store_row(w, row);
+    if (w->slots[row] >= 0) store_row(w, row, cos_sin);
   }
 }
 
-void rope_and_cache(element* q_out, element* k_out, element* keys, element* values,
-                    const element* q, const element* k, const element* v, const void* q_norm,
-                    const void* k_norm, const float* cos_sin, const long long* positions,
-                    const long long* slots, long wide, long rows, long q_stride, long k_stride,
-                    long v_stride, long q_heads, long kv_heads, long head_dim, float eps,
-                    long threads) {
+void rope_and_cache(element* q_out, element* keys, element* values, const element* q,
+                    const element* k, const element* v, const void* q_norm, const void* k_norm,
+                    const float* cos_sin, const long long* positions, const long long* slots,
+                    long wide, long rows, long q_stride, long k_stride, long v_stride, long q_heads,
+                    long kv_heads, long head_dim, float eps, long threads) {
   Work work = {
       .q_out = q_out,
-      .k_out = k_out,
       .keys = keys,
       .values = values,
       .q = q,

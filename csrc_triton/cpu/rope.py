@@ -22,7 +22,7 @@ def rope_and_cache(
     q_norm: Tensor | None = None,
     k_norm: Tensor | None = None,
     eps: float = 0.0,
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     """See `csrc_triton.rope_and_cache`."""
     kernels = kernels_for(k_cache, v_cache, q, k, v)
     if kernels is None:
@@ -35,10 +35,9 @@ def rope_and_cache(
     cos_sin, positions, slots = (x.contiguous() for x in (cos_sin, positions, slots))
     if q_norm is not None and k_norm is not None:
         q_norm, k_norm = q_norm.contiguous(), k_norm.contiguous()
-    q_out, k_out = q.new_empty(q.shape), k.new_empty(k.shape)
+    q_out = q.new_empty(q.shape)
     kernels.rope_and_cache(
         q_out.data_ptr(),
-        k_out.data_ptr(),
         k_cache.data_ptr(),
         v_cache.data_ptr(),
         q.data_ptr(),
@@ -60,4 +59,4 @@ def rope_and_cache(
         eps,
         torch.get_num_threads(),
     )
-    return q_out, k_out
+    return q_out

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gsr_engine.attention.arrays import run_indices
+from csrc_triton.arrays import run_indices
 from gsr_engine.attention.host_work import HostWork
 from gsr_engine.attention.layout import Layout
 from gsr_engine.attention.readers import Readers, Reads

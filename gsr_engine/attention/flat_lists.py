@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gsr_engine.attention.arrays import IntArray, begins_of, run_indices
+from csrc_triton.arrays import IntArray, begins_of, run_indices
 
 _SLACK = 4
 """Of the table, one part in so many may belong to lists that are gone."""

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from csrc_triton import WorkList
+from csrc_triton.arrays import IntArray
 from csrc_triton.worklist import aligned
-from gsr_engine.attention.arrays import IntArray
 from gsr_engine.step.transfer import to_device
 
 ITEM_SIZE = 6

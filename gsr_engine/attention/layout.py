@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gsr_engine.attention.arrays import IntArray, begins_of, run_indices
+from csrc_triton.arrays import IntArray, begins_of, run_indices
 from gsr_engine.attention.host_work import ITEM_SIZE, HostWork
 from gsr_engine.attention.pieces import piece_sizes
 from gsr_engine.attention.readers import Readers, Reads

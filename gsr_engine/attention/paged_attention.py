@@ -85,7 +85,7 @@ class PagedAttention:
             q_norm = k_norm = None
         keys, values = self._cache.keys[layer], self._cache.values[layer]
         where = *self._rotations.of(layer, self._positions), keys, values, self._slots
-        q, _ = rope_and_cache(q, k, v, *where, q_norm=q_norm, k_norm=k_norm, eps=eps)
+        q = rope_and_cache(q, k, v, *where, q_norm=q_norm, k_norm=k_norm, eps=eps)
         if self._growth is not None:
             q = q * self._growth[self._positions]
         return self._attend(q, keys, values, model.layers[layer].window)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gsr_engine.attention.arrays import IntArray
+from csrc_triton.arrays import IntArray
 
 SPLIT = 256
 """Tokens of a piece of a short span."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gsr_engine.attention.arrays import IntArray, run_indices
+from csrc_triton.arrays import IntArray, run_indices
 from gsr_engine.attention.flat_lists import FlatLists
 from gsr_engine.attention.pieces import SPLIT, piece_sizes
 from gsr_engine.kv.segments import PAGE_SIZE, Segment, Span, pages_for

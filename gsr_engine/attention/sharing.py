@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from csrc_triton import PagedSpan, WorkList, decode_attention_partials
-from gsr_engine.attention.arrays import IntArray
+from csrc_triton.arrays import IntArray
 from gsr_engine.attention.kv_cache import KVCache
 from gsr_engine.attention.pieces import SPLIT
 from gsr_engine.checkpoint.model_config import ModelConfig

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from gsr_engine.attention import partials
 from gsr_engine.attention.flat_lists import table_room
 from gsr_engine.attention.kv_cache import KVCache, pages_in
 from gsr_engine.attention.paged_attention import PagedAttention
@@ -21,7 +22,10 @@ from gsr_engine.execution.step_costs import measure_step_costs
 from gsr_engine.execution.warm_up import warm_up
 from gsr_engine.model.decoder import Decoder
 
-# For work lists and partial results of steps that run eagerly.
+# For work lists and partial results of decode attention in steps that run eagerly. No limit of the
+# engine bounds the latter (see `attention/partials.py`); of 28 heads of 128 dims 74,000 fit, 145
+# for each of 512 rows. A step that needs more lacks memory: caches are freed, then the newest
+# request is preempted.
 _RESERVE = 1 << 30
 
 
@@ -69,19 +73,23 @@ def _largest_step(decoder: Decoder, config: EngineConfig) -> None:
     token_ids = torch.zeros(config.max_batch_tokens, dtype=torch.int64, device=device)
     # A prompt may be scored at every row, but only so many logits exist at the same time.
     rows = torch.zeros_like(token_ids)
-    hidden = decoder.hidden(token_ids, _NoAttention(decoder), rows)
+    hidden = decoder.hidden(token_ids, _AttentionMemory(decoder), rows)
     draw_anything(decoder.logits(hidden[: max(config.most_draws, SCORED_ROWS)]))
 
 
-class _NoAttention:
-    """A stand-in that needs no KV pages. Attention's own buffers are smaller than the linears'."""
+class _AttentionMemory:
+    """A stand-in for attention that needs no KV pages, and takes as much memory besides."""
 
     def __init__(self, decoder: Decoder) -> None:
         self._num_heads = decoder.config.num_heads
+        self._partial_bytes = partials.prefill_bytes(decoder.config, decoder.dtype, decoder.device)
 
     def forward(self, layer: int, qkv: torch.Tensor, *norms: torch.Tensor | None) -> torch.Tensor:
         """Values of the right shape without meaning: the queries."""
-        return qkv[:, : self._num_heads].contiguous()
+        rotated = qkv[:, : self._num_heads].contiguous()
+        out = rotated.clone()
+        torch.empty(self._partial_bytes, dtype=torch.uint8, device=qkv.device)
+        return out
 
 
 def _gib(num_bytes: int) -> str:

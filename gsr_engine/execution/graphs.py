@@ -19,6 +19,7 @@ import torch
 
 from gsr_engine.attention.host_work import HostWork, packed_size, unpacked
 from gsr_engine.attention.paged_attention import PagedAttention
+from gsr_engine.attention.partials import entry_bytes
 from gsr_engine.attention.sharing import NARROW_LANES, WIDEST_LANES
 from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.execution import gpu
@@ -76,7 +77,7 @@ def shapes(model: ModelConfig, most_rows: int, shares: bool) -> list[Shape]:
     if shares:
         lanes = range(NARROW_LANES.bit_length() - 1, WIDEST_LANES.bit_length())
         widths = sorted({max(1, (1 << power) // group) for power in lanes})
-    most = _PARTIAL_BYTES // _entry_bytes(model)
+    most = _PARTIAL_BYTES // entry_bytes(model)
     found = []
     for rows in ladder(most_rows):
         entries = max(rows, min(rows * _ENTRIES_PER_ROW, most))
@@ -104,14 +105,9 @@ def bytes_for_graphs(
         step_bytes: what `ladder(most_rows)[-1]` rows allocate without attention.
     """
     every = shapes(model, most_rows, shares)
-    partials = every[-1].entries * _entry_bytes(model)
+    partials = every[-1].entries * entry_bytes(model)
     draws = DrawGraphs.bytes_for(model.vocab_size, dtype, most_rows)
     return max(partials + step_bytes, draws) + len(every) * _BYTES_PER_GRAPH
-
-
-def _entry_bytes(model: ModelConfig) -> int:
-    """A partial result in fp32 and its log-sum-exp, for every head."""
-    return model.num_heads * (model.head_dim + 1) * 4
 
 
 @dataclass(slots=True)

@@ -74,7 +74,7 @@ def test_rope_takes_every_layout_and_dtype(changed: dict[str, torch.Tensor]) -> 
     found = csrc_triton.rope_and_cache(q, k, v, **arguments, **pages, eps=1e-6)
     pages = {"k_cache": other[0], "v_cache": other[1]}
     expected = reference.rope_and_cache(q, k, v, **arguments, **pages, eps=1e-6)
-    for ours, theirs in zip((*found, *mine), (*expected, *other), strict=True):
+    for ours, theirs in zip((found, *mine), (expected, *other), strict=True):
         torch.testing.assert_close(ours, theirs, **CLOSE)
 
 

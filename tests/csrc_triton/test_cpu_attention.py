@@ -144,5 +144,5 @@ def test_rope_reads_heads_out_of_one_product(
         q, k, v, cos_sin, positions, *mine, slots, q_norm=norms[0], k_norm=norms[1], eps=1e-6
     )
     expected = reference.rope_and_cache(q, k, v, cos_sin, positions, *other, slots, *norms, 1e-6)
-    for ours, theirs in zip((*found, *mine), (*expected, *other), strict=True):
+    for ours, theirs in zip((found, *mine), (expected, *other), strict=True):
         torch.testing.assert_close(ours, theirs, **CLOSE[kind])

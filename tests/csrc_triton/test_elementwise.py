@@ -71,10 +71,11 @@ def rope_case(rows, num_q_heads, num_kv_heads, head_dim):
 def test_rope_is_transformers(heads):
     q, k, v, cos_sin, positions, k_cache, v_cache = rope_case(7, *heads)
     slots = torch.randperm(48)[:7]
-    ours = csrc_triton.rope_and_cache(q, k, v, cos_sin, positions, k_cache, v_cache, slots)
+    q_out = csrc_triton.rope_and_cache(q, k, v, cos_sin, positions, k_cache, v_cache, slots)
     cos, sin = cos_sin[positions].chunk(2, -1)
     cos, sin = torch.cat((cos, cos), -1)[None], torch.cat((sin, sin), -1)[None]
     theirs = apply_rotary_pos_emb(q[None].transpose(1, 2), k[None].transpose(1, 2), cos, sin)
+    ours = q_out, k_cache[slots // 16, slots % 16]
     for our, their in zip(ours, theirs, strict=True):
         torch.testing.assert_close(our, their.squeeze(0).transpose(0, 1))
 
@@ -94,7 +95,7 @@ def test_norms_before_the_rotation_are_those_of_qwen3_and_gemma3(wide, kind):
     ours = csrc_triton.rope_and_cache(q, k, v, *rest, **weights)
     stored = [x.clone() for x in caches]
     theirs = csrc_triton.rope_and_cache(norms[0](q), norms[1](k), v, *rest)
-    for our, their in zip((*ours, *stored), (*theirs, *caches), strict=True):
+    for our, their in zip((ours, *stored), (theirs, *caches), strict=True):
         assert torch.equal(our, their)
 
 
@@ -104,9 +105,13 @@ def test_cache_holds_the_rotated_keys_at_their_slots_and_nothing_else_changes(sl
     q, k, v, cos_sin, positions, *_ = rope_case(len(slots), 4, 2, 16)
     k_cache, v_cache = csrc_triton.cache_views(*torch.randn(2, 3, 16 * 2 * 16), 16, 2, 16)
     before = k_cache.clone(), v_cache.clone()
-    _, rotated = csrc_triton.rope_and_cache(
-        q, k, v, cos_sin, positions, k_cache, v_cache, torch.tensor(slots, dtype=torch.int64)
-    )
+    rest = q, k, v, cos_sin, positions
+    # The rotated keys: those of a call that stores every row.
+    every, _ = caches = csrc_triton.cache_views(*torch.empty(2, 3, 16 * 2 * 16), 16, 2, 16)
+    csrc_triton.rope_and_cache(*rest, *caches, torch.arange(len(slots)))
+    rotated = every.flatten(0, 1)[: len(slots)]
+    at = torch.tensor(slots, dtype=torch.int64)
+    csrc_triton.rope_and_cache(*rest, k_cache, v_cache, at)
     for cache, old, new in ((k_cache, before[0], rotated), (v_cache, before[1], v)):
         expected = old.clone()
         for row, slot in enumerate(slots):
@@ -119,15 +124,15 @@ def test_rope_takes_tensors_with_row_strides_of_their_own():
     q, k, v, cos_sin, positions, *_ = rope_case(5, 4, 2, 16)
     fused = torch.randn(5, 8, 16)
     fused[:, 6:] = v
-    k_out, stored = [], []
+    rotated, stored = [], []
     for value in (v, fused[:, 6:]):
         pages = csrc_triton.cache_views(*torch.zeros(2, 3, 16 * 2 * 16), 16, 2, 16)
         rest = cos_sin, positions, *pages, torch.arange(5)
-        k_out += csrc_triton.rope_and_cache(q, k, value, *rest)
+        rotated.append(csrc_triton.rope_and_cache(q, k, value, *rest))
         stored += pages
-    for one, other in ((0, 2), (1, 3)):
-        assert torch.equal(k_out[one], k_out[other])
-        assert torch.equal(stored[one], stored[other])
+    assert torch.equal(*rotated)
+    assert torch.equal(stored[0], stored[2])
+    assert torch.equal(stored[1], stored[3])
 
 
 def test_bf16_rope_rotates_in_fp32():
@@ -135,12 +140,13 @@ def test_bf16_rope_rotates_in_fp32():
     rest = cos_sin, positions
     q, k, v, k_cache, v_cache = (x.bfloat16() for x in (q, k, v, k_cache, v_cache))
     slots = torch.arange(5)
+    wide_keys, wide_values = k_cache.float(), v_cache.float()
     narrow = csrc_triton.rope_and_cache(q, k, v, *rest, k_cache, v_cache, slots)
     wide = csrc_triton.rope_and_cache(
-        q.float(), k.float(), v.float(), *rest, k_cache.float(), v_cache.float(), slots
+        q.float(), k.float(), v.float(), *rest, wide_keys, wide_values, slots
     )
-    assert torch.equal(narrow[0], wide[0].bfloat16())
-    assert torch.equal(narrow[1], wide[1].bfloat16())
+    assert torch.equal(narrow, wide.bfloat16())
+    assert torch.equal(k_cache, wide_keys.bfloat16())
 
 
 def test_shapes_that_disagree_are_refused():

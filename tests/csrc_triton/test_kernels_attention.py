@@ -192,13 +192,14 @@ def check_prefill(world, computed, dtype, device):
 
 
 @prove
-@given(case=prefill_worlds(), least=st.integers(1, 30))
-def test_prefill_in_sections(case, least, dtype, device):
-    """A short chunk behind a long context: its tokens are cut anywhere, and merged."""
+@given(case=prefill_worlds(), least=st.integers(1, 30), at_once=st.sampled_from([7, 20, 1000]))
+def test_prefill_in_sections(case, least, at_once, dtype, device):
+    """Short chunks behind long contexts: tokens are cut anywhere, and merged launch by launch."""
     world, computed = case
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiling, "FILL", 7)
         patch.setattr(tiling, "LEAST", least)
+        patch.setattr(tiling, "AT_ONCE", at_once)
         check_prefill(world, computed, dtype, device)
 
 
@@ -208,9 +209,10 @@ def test_a_short_chunk_behind_a_long_context_fills_the_chip(device):
     world = build_world(lengths, contexts, 20 + 9 + 5, heads=(1, 2))
     plan, _ = make_prefill(world, [20, 0, 1295])
     tiles = plan.tiled(prefill.prefill_tiling(2, world.k_cache))
-    assert tiles.tiles[:, 0].bincount().tolist() == [6, 2, 2]  # of three, two and one tiles
-    assert (tiles.first_row, tiles.last_row) == (0, 34)
-    assert tiles.num_entries == 2 * 20 + 2 * 5
+    assert tiles.tiles[:, 0].bincount().tolist() == [4, 1, 2]  # of two, one and one tiles
+    (part,) = tiles.parts
+    assert part.rows == slice(0, 34)
+    assert part.num_entries == 2 * 20 + 2 * 5
     check_prefill(world, [20, 0, 1295], torch.float32, device)
 
 
@@ -264,9 +266,9 @@ def test_tiles_outside_of_a_window_are_not_walked(monkeypatch):
 
     rows = torch.randn(32, 1, 16), cache, cache
     plan = PrefillPlan.from_segments([(PagedSpan(range(40), 588, 620, position=1000), [far])])
-    # Two programs of 16 rows, in tiles of 16 tokens.
-    assert count(prefill.prefill_attention, *rows, plan) == 2 * 19 + 38 + 39
-    assert count(prefill.prefill_attention, *rows, plan, window=40) == 4 + 4
+    # One program of 32 rows, in tiles of 16 tokens.
+    assert count(prefill.prefill_attention, *rows, plan) == 19 + 39
+    assert count(prefill.prefill_attention, *rows, plan, window=40) == 5  # 549 to 619
 
 
 def test_windows_over_whole_tiles(dtype, device):

@@ -75,7 +75,7 @@ def test_rope_and_cache(heads, normed, dtype, device):
         weights = [None if norm is None else norm.to(where) for norm in norms]
         step = kv[0], kv[1], slots.to(where)
         rotated = module.rope_and_cache(q, k, v, *tables, *step, *weights, 1e-5)
-        return *rotated, kv
+        return rotated, kv
 
     for actual, expected in zip(run(rope, device), run(reference, "cpu"), strict=True):
         close(actual, expected)
