@@ -184,7 +184,7 @@ def _elapsed_ms(model: ModelConfig, cache: KVCache, rows: int, reads: Reads) -> 
     decode_attention_partials(*step)  # a kernel is compiled before a capture
     graph = torch.cuda.CUDAGraph()
     torch.cuda.synchronize(device)
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=torch.cuda.Stream(device)):  # torch's may be on another
         for _ in range(_REPEATS):
             decode_attention_partials(*step)
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
