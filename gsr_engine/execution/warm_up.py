@@ -72,13 +72,18 @@ def _empty_work(rows: int, width: int, device: torch.device) -> WorkList:
 
 
 def _more_rows(decoder: Decoder, config: EngineConfig) -> Iterator[int]:
-    """Products of experts have tiles by the number of rows; each serves a factor of 4 or more."""
+    """Products of experts have tiles by the number of rows; each serves a factor of 4 or more.
+
+    But the last one may serve only the largest steps.
+    """
     rows = 4
     # In fp32 there is one tile.
-    has_tiles = decoder.config.experts is not None and decoder.dtype != torch.float32
-    while has_tiles and rows <= config.max_batch_tokens:
+    if decoder.config.experts is None or decoder.dtype == torch.float32:
+        return
+    while rows < config.max_batch_tokens:
         yield rows
         rows *= 4
+    yield config.max_batch_tokens
 
 
 def _prefill(decoder: Decoder, attention: PagedAttention) -> torch.Tensor:

@@ -111,3 +111,33 @@ def test_few_programs_serve_every_step_and_the_start_launches_all_of_them(
             assert {name: len(programs) for name, programs in at_start.items()} == VARIANTS
             live(engine, 300, seed)
         assert keys(launches) == at_start
+
+
+EXPERTS = {"num_experts": 2, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+OF_16 = {"num_attention_heads": 3, "num_key_value_heads": 3}  # dims of a head
+
+
+@pytest.mark.parametrize(
+    ("family", "config"),
+    [("qwen3moe", EXPERTS), ("qwen3", {}), ("olmo2", OF_16)],
+    ids=["experts", "norms of heads", "norms of projections"],
+)
+def test_the_start_launches_what_a_family_needs(
+    family: str,
+    config: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    zeros: None,
+) -> None:
+    """Also the tiles that only the largest steps take, long contexts, and scores of prompts."""
+    pytest.importorskip("triton")
+    folder = make_checkpoint(tmp_path / "c", family, config={**SHAPE, **config})
+    GsrConfig(layouts=("linear", "branched")).save(folder)
+    monkeypatch.setattr(pages, "vector_major", pages.token_major)
+    monkeypatch.setattr(experts, "has_cpu_kernels", lambda dtype: False)
+    scored = SamplingParams(max_tokens=2, prompt_logprobs=2)
+    with recorded() as launches, paged_engine(folder, dtype="bfloat16", **OPTIONS) as engine:
+        at_start = keys(launches)
+        engine.generate([[7, 8] * 100, [9]], [scored, SamplingParams(n=20, max_tokens=40)])
+        live(engine, 60, 1)
+    assert keys(launches) == at_start
