@@ -56,7 +56,7 @@ class CudaCapture:
         try:
             with _without_collection(), capturing:
                 call()
-        except Exception:
+        except BaseException:  # an interrupt, too
             torch.cuda.set_stream(stream)  # torch leaves that of a capture only after a success
             self._abandon(graph)
             raise

@@ -109,10 +109,16 @@ def build_runner(decoder: Decoder, config: EngineConfig) -> Runner:
     CPU a launched step is a computed one.
 
     Raises:
-        OutOfMemory: there is no room for pages.
+        OutOfMemory: there is no room for pages, or for small steps beside them.
     """
     on_gpu = decoder.device.type != "cpu"
-    return paged_runner(decoder, config, int(on_gpu), on_gpu and config.cuda_graphs)
+    try:
+        return paged_runner(decoder, config, int(on_gpu), on_gpu and config.cuda_graphs)
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(
+            "KV pages leave no memory for the first small steps: lower "
+            f"{'gpu_memory_utilization' if config.kv_cache_gib is None else 'kv_cache_gib'}"
+        ) from error
 
 
 def paged_runner(decoder: Decoder, config: EngineConfig, lag: int, use_graphs: bool) -> Runner:

@@ -151,7 +151,9 @@ class Runner:
 
     def use(self, renew: Renewal) -> None:
         """Give the decoder other weights; no step may be in flight."""
-        self.decoder = renew(self.decoder)
+        before, self.decoder = self.decoder, renew(self.decoder)
+        if self.decoder is not before:
+            self.graphs = None  # they read the weights of the one before
         self.reset()
 
     def reset(self) -> None:

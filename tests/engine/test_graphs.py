@@ -18,11 +18,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gsr_engine import Completion, Engine, EngineConfig, SamplingParams
+from gsr_engine import Completion, Engine, EngineConfig, OutOfMemory, SamplingParams
 from gsr_engine.execution.capture import CudaCapture
 from gsr_engine.execution.device import bytes_for_pages, paged_runner
 from gsr_engine.execution.graphs import Shape, bytes_for_graphs, ladder, shapes
 from gsr_engine.execution.loading import load_parts
+from tests.helpers.checkpoints import make_checkpoint
 from tests.helpers.paged import paged_engine
 
 STREAMS = 20
@@ -56,6 +57,12 @@ def of_all_sizes(engine: Engine) -> list[list[Completion]]:
         for n in range(1, STREAMS + 1)
     ]
     return [engine.generate([PROMPT], one)[0].completions for one in params]
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the same shape with other weights."""
+    return make_checkpoint(tmp_path_factory.mktemp("other"), "qwen2", seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -207,6 +214,19 @@ def test_only_plain_streams_draw_in_a_graph(qwen2: Path) -> None:
         assert engine.stats()["cuda_graphs"]["draws_replayed"] > 0
 
 
+def test_graphs_of_a_decoder_that_is_replaced_are_gone(qwen2: Path, other: Path) -> None:
+    """They would compute with its weights; a GPU overwrites them in place, and keeps its graphs."""
+    params = SamplingParams(n=3, max_tokens=STEPS, seed=3, ignore_eos=True)
+    with Engine.from_pretrained(other, **OPTIONS) as engine:
+        expected = engine.generate([PROMPT], params)[0].completions
+    with paged_engine(qwen2, **OPTIONS) as engine:
+        engine.generate([PROMPT], params)
+        assert engine.stats()["cuda_graphs"]["replays"] > 0
+        engine.reload_weights(other)
+        assert_same([engine.generate([PROMPT], params)[0].completions], [expected])
+        assert engine.stats()["cuda_graphs"] is None
+
+
 class Torch:
     """Torch's side of captures: one that CUDA refuses is not ended, and so its pool stays taken."""
 
@@ -313,3 +333,17 @@ def test_pages_leave_room_for_the_graphs(qwen2: Path, monkeypatch: pytest.Monkey
     taken = room(cuda_graphs=False) - room(cuda_graphs=True)
     # Partial results, a quarter of the largest step's memory, and 2 MiB for each graph.
     assert taken == every[-1].entries * entry + gib // 2 + len(every) * (2 << 20)
+
+
+@pytest.mark.parametrize(
+    ("options", "field"), [({}, "gpu_memory_utilization"), ({"kv_cache_gib": 0.01}, "kv_cache_gib")]
+)
+def test_pages_that_leave_no_memory_at_all_are_a_typed_error(
+    options: dict[str, Any], field: str, qwen2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(*_: object) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("gsr_engine.execution.device.measure_costs", measured)
+    with pytest.raises(OutOfMemory, match=f"lower {field}"):
+        Engine.from_pretrained(qwen2, **options)
