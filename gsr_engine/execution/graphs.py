@@ -169,7 +169,7 @@ class DecodeGraphs:
             attention: over the KV pages of the decoder.
             drawn: int64 [draws] at a fixed address: the tokens that the sources of a batch index.
             every: the shapes, smallest first.
-            page_room: the most entries of a page table.
+            page_room: the most entries of a page table that every graph holds.
             capture: captures a call; None takes that of the device.
         """
         self._decoder, self._attention, self._drawn = decoder, attention, drawn
@@ -197,14 +197,14 @@ class DecodeGraphs:
             work: its work list.
         """
         shape = self.graph_for(work.num_rows, work.max_rows_per_item, len(work.row_ids))
-        if shape is None:
+        packed = None if shape is None else work.packed(shape.rows, shape.entries)
+        if shape is None or packed is None or len(packed) > len(self._vector):
             self.counts.eager_too_large += 1
             return False
         inputs = np.zeros((4, shape.rows), dtype=np.int64)
         inputs[2:] = -1  # padding rows: no slot, no source
         inputs[:, : work.num_rows] = batch.inputs.numpy()
         put(inputs.reshape(-1), self._inputs[: inputs.size])
-        packed = work.packed(shape.rows, shape.entries)
         put(packed, self._vector[: len(packed)])
         self._replays[shape]()
         self.counts.replays += 1

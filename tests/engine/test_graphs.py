@@ -173,6 +173,16 @@ def test_a_step_beyond_every_bound_runs_eagerly(
     assert counts["replays"] > 0 < counts["eager_too_large"]
 
 
+def test_a_page_table_that_is_too_long_runs_eagerly(
+    qwen2: Path, expected: list[list[Completion]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gsr_engine.execution.device.table_room", lambda _: 30)
+    with paged_engine(qwen2, **OPTIONS) as engine:
+        assert_same(of_all_sizes(engine), expected)
+        counts = engine.stats()["cuda_graphs"]
+    assert counts["replays"] > 0 < counts["eager_too_large"]
+
+
 @pytest.fixture(scope="module")
 def runner(qwen2: Path) -> Any:
     """A runner of which some graphs could not be captured."""
