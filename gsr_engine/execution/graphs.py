@@ -249,7 +249,8 @@ class DecodeGraphs:
             except Exception as error:
                 if breaks_device(error):
                     raise
-                failures.append(f"{type(error).__name__}: {error}")
+                cause = error.__context__ or error  # CUDA refuses the end of such a capture, too
+                failures.append(f"{type(cause).__name__}: {cause}")
             gpu.drop_caches()
             return None
 

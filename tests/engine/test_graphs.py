@@ -152,6 +152,20 @@ def test_what_cannot_be_captured_runs_in_a_larger_graph_or_eagerly(
     assert str(error) in warned[0]
 
 
+def test_the_warning_names_what_made_a_capture_fail(
+    qwen2: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(_: object) -> Any:
+        try:
+            raise ValueError("it synchronises")
+        finally:
+            raise RuntimeError("failed due to a previous error during capture")
+
+    monkeypatch.setattr("gsr_engine.execution.graphs.capture_for", lambda _: fails)
+    with paged_engine(qwen2, **OPTIONS):
+        assert caplog.records[-1].getMessage().endswith("ValueError: it synchronises")
+
+
 def test_a_device_that_breaks_at_the_start_is_an_error(
     qwen2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
