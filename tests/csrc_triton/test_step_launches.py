@@ -89,7 +89,7 @@ class Steps:
 
 
 def steps(folder: Path, family: str, layers: int, **options: Any) -> Iterator[Counter[str]]:
-    """Of an engine over so many layers: a decode step of 8 streams, and one beside a long prompt."""
+    """Of an engine over so many layers: a step of 8 streams, and one beside a long prompt."""
     shape = {"num_hidden_layers": layers, "hidden_size": 64, "head_dim": 16}
     checkpoint = make_checkpoint(folder / str(layers), family, config=shape)
     with recorded() as launches, paged_engine(checkpoint, **OPTIONS, **options) as engine:
