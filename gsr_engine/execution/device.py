@@ -13,7 +13,14 @@ from gsr_engine.attention.sharing import MOST_ROWS, WIDEST_LANES, Sharing, measu
 from gsr_engine.config import EngineConfig
 from gsr_engine.errors import OutOfMemory
 from gsr_engine.execution import gpu
-from gsr_engine.execution.graphs import DecodeGraphs, bytes_for_graphs, ladder, shapes
+from gsr_engine.execution.graphs import (
+    SHORT,
+    DecodeGraphs,
+    bytes_for_graphs,
+    ladder,
+    shapes,
+    short_room,
+)
 from gsr_engine.execution.host_memory import free_memory
 from gsr_engine.execution.prompt_logprobs import SCORED_ROWS
 from gsr_engine.execution.runner import Runner
@@ -61,10 +68,15 @@ def bytes_for_pages(decoder: Decoder, config: EngineConfig) -> int:
 
 def _bytes_for_graphs(decoder: Decoder, config: EngineConfig, step: int) -> int:
     """A graph's rows take their share of what the largest step took."""
-    rows = ladder(config.most_draws)[-1]
-    of_rows = step * rows // config.max_batch_tokens
-    shape = decoder.config, decoder.dtype, config.most_draws, config.share_spans
+    most_rows = _graph_rows(config)
+    of_rows = step * ladder(most_rows)[-1] // config.max_batch_tokens
+    shape = decoder.config, decoder.dtype, most_rows, config.share_spans
     return bytes_for_graphs(*shape, of_rows)
+
+
+def _graph_rows(config: EngineConfig) -> int:
+    """The most rows of a step in a graph: every draw, and what is short."""
+    return min(config.most_draws + SHORT, config.max_batch_tokens)
 
 
 @torch.inference_mode()
@@ -135,13 +147,15 @@ def paged_runner(decoder: Decoder, config: EngineConfig, lag: int, use_graphs: b
     attention = PagedAttention(model, cache, config.model_length(model), sharing)
     # The kernels store nothing for padding rows, so no page is kept for them.
     runner = Runner(decoder, attention, cache, config.most_draws, lag=lag, sharing=sharing)
-    every = shapes(model, config.most_draws, config.share_spans)
+    every = shapes(model, _graph_rows(config), config.share_spans)
     widths = sorted({shape.rows_per_item for shape in every})
     if lag or use_graphs:
         warm_up(decoder, attention, widths, config)
     if use_graphs:
-        room = table_room(cache.num_pages + room_to_grow(config.max_num_seqs))
-        runner.graphs = DecodeGraphs(decoder, attention, runner.last.tokens, every, room)
+        live = cache.num_pages + room_to_grow(config.max_num_seqs) + short_room()
+        runner.graphs = DecodeGraphs(
+            decoder, attention, runner.last.tokens, every, table_room(live)
+        )
     if config.speculation is not None:
         runner.costs = measure_step_costs(runner, config)
     return runner

@@ -1,4 +1,4 @@
-"""Decode steps as CUDA graphs: one launch instead of some hundreds.
+"""Decode steps, and those with short prompts, as CUDA graphs: one launch instead of some hundreds.
 
 A graph replays the same kernels on the same addresses. So the tensors that a step reads keep their
 addresses, and each step overwrites their values. A graph has fixed sizes, and a smaller step is
@@ -20,6 +20,7 @@ import torch
 from gsr_engine.attention.host_work import HostWork, packed_size, unpacked
 from gsr_engine.attention.paged_attention import PagedAttention
 from gsr_engine.attention.partials import entry_bytes
+from gsr_engine.attention.readers import room_to_grow
 from gsr_engine.attention.sharing import NARROW_LANES, WIDEST_LANES
 from gsr_engine.checkpoint.model_config import ModelConfig
 from gsr_engine.execution import gpu
@@ -27,6 +28,7 @@ from gsr_engine.execution.capture import Capture, Replay, capture_for, rungs
 from gsr_engine.execution.draw_graphs import DrawGraphs
 from gsr_engine.execution.faults import breaks_device
 from gsr_engine.execution.sampler import PendingDraws
+from gsr_engine.kv.segments import PAGE_SIZE
 from gsr_engine.model.decoder import Decoder
 from gsr_engine.requests.request import Stream
 from gsr_engine.step.batch import Batch, known_tokens
@@ -36,6 +38,8 @@ _log = logging.getLogger(__name__)
 
 _ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 144, 160, 192, 256, 320, 384, 448, 512)
 """From 8 rows on, less than a third is padding. Steps with more rows keep a GPU busy eagerly."""
+SHORT = 128
+"""A prompt of so many tokens may be in a graph: its tokens are rows of decode, like a draft."""
 _ENTRIES_PER_ROW = 64
 """Partial results for which a graph has room, on average: a context of 16k tokens or more."""
 _PARTIAL_BYTES = 512 << 20
@@ -59,6 +63,21 @@ class Shape(NamedTuple):
 def ladder(most_rows: int) -> list[int]:
     """The rows of graphs, ascending, for steps of at most so many rows."""
     return rungs(_ROWS, most_rows)
+
+
+def is_short(batch: Batch) -> bool:
+    """Whether all tokens that a batch prefills may be rows of decode.
+
+    Each of these rows reads its segment alone, so the tokens that they may read are bounded: by
+    those that a prompt of `SHORT` tokens reads.
+    """
+    prefills = batch.chunks[batch.num_decodes :]
+    return sum(len(chunk) * len(chunk.segment) for chunk in prefills) <= SHORT * SHORT
+
+
+def short_room() -> int:
+    """Upper bound of the page-table entries of what is short in one step."""
+    return SHORT * SHORT // PAGE_SIZE + SHORT + room_to_grow(SHORT)
 
 
 def shapes(model: ModelConfig, most_rows: int, shares: bool) -> list[Shape]:
@@ -121,8 +140,9 @@ class GraphCounts:
         bytes: of the GPU that graphs took.
         replays: steps whose hidden states came from a graph.
         draws_replayed: those of them whose draws came from one, too.
-        eager_prefill: steps that ran eagerly because they prefilled something.
-        eager_too_large: steps that only decode and that no graph holds.
+        prefill_replays: those of them that prefilled something short.
+        eager_prefill: steps that ran eagerly because what they prefilled is not short.
+        eager_too_large: other steps that no graph holds.
     """
 
     graphs: int = 0
@@ -131,12 +151,14 @@ class GraphCounts:
     bytes: int = 0
     replays: int = 0
     draws_replayed: int = 0
+    prefill_replays: int = 0
     eager_prefill: int = 0
     eager_too_large: int = 0
 
     def reset(self) -> None:
         """Count steps from nothing again."""
-        self.replays = self.draws_replayed = self.eager_prefill = self.eager_too_large = 0
+        self.replays = self.draws_replayed = self.prefill_replays = 0
+        self.eager_prefill = self.eager_too_large = 0
 
     def as_dict(self) -> dict[str, Any]:
         """The counters as plain numbers."""
@@ -144,7 +166,7 @@ class GraphCounts:
 
 
 class DecodeGraphs:
-    """Runs steps that only decode; they are captured when it is made.
+    """Runs steps whose rows are all in one work list; they are captured when it is made.
 
     Attributes:
         counts: what was captured and replayed.
@@ -193,8 +215,8 @@ class DecodeGraphs:
         """Compute `hidden` of a batch, unless no graph holds it; returns whether one does.
 
         Args:
-            batch: a batch on the host whose chunks all decode.
-            work: its work list.
+            batch: a batch on the host that prefills nothing, or what is short.
+            work: the work list of all its rows.
         """
         shape = self.graph_for(work.num_rows, work.max_rows_per_item, len(work.row_ids))
         packed = None if shape is None else work.packed(shape.rows, shape.entries)
@@ -208,6 +230,7 @@ class DecodeGraphs:
         put(packed, self._vector[: len(packed)])
         self._replays[shape]()
         self.counts.replays += 1
+        self.counts.prefill_replays += batch.num_decodes < len(batch.chunks)
         return True
 
     def draw(self, streams: list[Stream], assumed: list[list[int]] | None) -> PendingDraws | None:

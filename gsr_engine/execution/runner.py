@@ -9,7 +9,7 @@ import torch
 from gsr_engine.attention.kv_cache import KVCache
 from gsr_engine.attention.paged_attention import PagedAttention
 from gsr_engine.attention.sharing import Sharing
-from gsr_engine.execution.graphs import DecodeGraphs, GraphCounts
+from gsr_engine.execution.graphs import DecodeGraphs, GraphCounts, is_short
 from gsr_engine.execution.prompt_logprobs import PendingScores, score_prompts
 from gsr_engine.execution.sampler import Draws, LastDraws, PendingDraws, Sampler
 from gsr_engine.model.decoder import Decoder
@@ -18,6 +18,7 @@ from gsr_engine.requests.request import Stream
 from gsr_engine.schedule.drafts import StepCosts
 from gsr_engine.step.batch import Batch, build_batch, copied_slots, known_tokens
 from gsr_engine.step.plan import StepPlan
+from gsr_engine.step.transfer import to_device
 
 
 class Launched(Protocol):
@@ -117,10 +118,11 @@ class Runner:
     def _hidden(self, batch: Batch) -> tuple[torch.Tensor, bool]:
         """The hidden states of the rows that draw or score, and whether a graph computed them."""
         device, work = self.decoder.device, None
-        if self.graphs is not None and batch.num_decodes == len(batch.chunks):
+        if self.graphs is not None and is_short(batch):
             work = self.attention.lists.build(batch.chunks)
             if self.graphs.replay(batch, work):
-                return self.graphs.hidden[: work.num_rows], True
+                hidden, rows = self.graphs.hidden[: work.num_rows], batch.logit_rows
+                return hidden if rows is None else hidden[to_device(rows.numpy(), device)], True
         elif self.graphs is not None:
             self.graphs.counts.eager_prefill += 1
         batch = batch.to(device)
@@ -136,9 +138,11 @@ class Runner:
     def _draw(
         self, hidden: torch.Tensor, replayed: bool, batch: Batch, streams: list[Stream]
     ) -> PendingDraws:
-        """One token for each stream; `replayed`: row i of a graph's hidden states is stream i's."""
+        """One token for each stream; `replayed`: a graph computed the hidden states."""
         draws = None
-        if self.graphs is not None and replayed:
+        # Every row draws, and no two streams draw from one: row i is that of stream i.
+        in_order = batch.logit_rows is None and len(streams) == len(hidden)
+        if self.graphs is not None and replayed and in_order:
             draws = self.graphs.draw(streams, batch.assumed)
         if draws is None:
             logits = self.decoder.logits(hidden) if streams else hidden

@@ -288,7 +288,7 @@ def test_the_warm_up_asks_for_what_an_engine_launches(
     tokens = SamplingParams(max_tokens=4, ignore_eos=True)
     with recorded() as launches, engine_over(decoder, runner, kv_cache_gib=0.01) as ours:
         for n in (1, 12, 20):
-            ours.generate([[7] * 40, [8] * 5], replace(tokens, n=n))
+            ours.generate([[7] * 150, [8] * 5], replace(tokens, n=n))
         for layout in LAYOUTS:
             params = SelfRefineParams(k=3, layout=layout, candidate=tokens, refine=tokens)
             ours.self_refine(["12", "34"], params)

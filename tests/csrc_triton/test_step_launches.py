@@ -89,7 +89,7 @@ class Steps:
 
 
 def steps(folder: Path, family: str, layers: int, **options: Any) -> Iterator[Counter[str]]:
-    """Of an engine over so many layers: a decode step of 8 streams, and one beside a prompt."""
+    """Of an engine over so many layers: a step of 8 streams, and one beside a long prompt."""
     shape = {"num_hidden_layers": layers, "hidden_size": 64, "head_dim": 16}
     checkpoint = make_checkpoint(folder / str(layers), family, config=shape)
     with recorded() as launches, paged_engine(checkpoint, **OPTIONS, **options) as engine:
@@ -98,7 +98,7 @@ def steps(folder: Path, family: str, layers: int, **options: Any) -> Iterator[Co
         for _ in range(3):
             counted.next()
         yield counted.next()
-        engine.submit(engine.new_generate([8] * 40, ONE))
+        engine.submit(engine.new_generate([8] * 150, ONE))  # too long for a graph
         yield counted.next()
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import random
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,13 +22,17 @@ from hypothesis import strategies as st
 from gsr_engine import Completion, Engine, EngineConfig, OutOfMemory, SamplingParams
 from gsr_engine.execution.capture import CudaCapture
 from gsr_engine.execution.device import bytes_for_pages, paged_runner
-from gsr_engine.execution.graphs import Shape, bytes_for_graphs, ladder, shapes
+from gsr_engine.execution.graphs import SHORT, Shape, bytes_for_graphs, ladder, shapes
 from gsr_engine.execution.loading import load_parts
 from tests.helpers.checkpoints import make_checkpoint
 from tests.helpers.paged import paged_engine
 
 STREAMS = 20
-OPTIONS: dict[str, Any] = {"max_num_seqs": STREAMS, "max_batch_tokens": 64, "kv_cache_gib": 0.01}
+OPTIONS: dict[str, Any] = {
+    "max_num_seqs": STREAMS,
+    "max_batch_tokens": STREAMS,
+    "kv_cache_gib": 0.01,
+}
 PROMPT = [5 + i * i % 80 for i in range(19)]
 STEPS = 5
 
@@ -119,8 +124,10 @@ def test_every_size_of_step_draws_the_same_tokens(
         counts = engine.stats()["cuda_graphs"]
     assert captures.count == at_start == counts["graphs"] > 2 * len(ladder(STREAMS))
     # The last step of a stream may be fed in vain.
-    assert STREAMS * (STEPS - 1) <= counts["replays"] == counts["draws_replayed"]
-    assert counts["eager_prefill"] > 0 == counts["eager_too_large"] == counts["failed"]
+    decodes = counts["replays"] - counts["prefill_replays"]
+    assert STREAMS * (STEPS - 1) <= decodes <= counts["draws_replayed"]
+    assert counts["prefill_replays"] > 0
+    assert counts["eager_prefill"] == counts["eager_too_large"] == counts["failed"] == 0
 
 
 @pytest.mark.parametrize(
@@ -195,6 +202,54 @@ def test_a_page_table_that_is_too_long_runs_eagerly(
         assert_same(of_all_sizes(engine), expected)
         counts = engine.stats()["cuda_graphs"]
     assert counts["replays"] > 0 < counts["eager_too_large"]
+
+
+@pytest.mark.parametrize(("lengths", "replayed"), [((128,), 1), ((129,), 0), ((60, 60), 1)])
+def test_a_short_prompt_is_in_a_graph(lengths: tuple[int, ...], replayed: int, qwen2: Path) -> None:
+    """A prompt of 128 tokens, or several that read as many tokens together."""
+    prompts = [[7 + number] * length for number, length in enumerate(lengths)]
+    options = {"max_num_seqs": 2, "max_batch_tokens": 256, "kv_cache_gib": 0.01}
+    with paged_engine(qwen2, **options) as engine:
+        engine.generate(prompts, SamplingParams(max_tokens=3, ignore_eos=True))
+        counts = engine.stats()["cuda_graphs"]
+    assert (counts["prefill_replays"], counts["eager_prefill"]) == (replayed, 1 - replayed)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_prompts_that_come_and_go_draw_the_same_tokens(seed: int, qwen2: Path) -> None:
+    """Short ones beside decoding streams, in pieces, behind cached ones, and with little memory."""
+    choose = random.Random(seed)
+    options = {"max_num_seqs": 8, "max_batch_tokens": 150, "kv_cache_gib": 0.0006}
+    shared = [9] * choose.randrange(1, 60)
+    work = [
+        (
+            choose.choice([[], shared]) + [11 + number] * choose.randrange(1, 90),
+            SamplingParams(
+                n=choose.randrange(1, 5), max_tokens=choose.randrange(1, 30), seed=number
+            ),
+            choose.randrange(4),
+        )
+        for number in range(14)
+    ]
+
+    def drawn(engine: Engine) -> list[list[Completion]]:
+        requests = []
+        for prompt, params, steps in work:
+            requests.append(engine.new_generate(prompt, params))
+            engine.submit(requests[-1])
+            for _ in range(steps):
+                engine.step()
+        while engine.has_work:
+            engine.step()
+        engine.check()
+        return [request.result.completions for request in requests]
+
+    with Engine.from_pretrained(qwen2, **options) as plain:
+        expected = drawn(plain)
+    with paged_engine(qwen2, **options) as engine:
+        assert_same(drawn(engine), expected)
+        counts = engine.stats()["cuda_graphs"]
+    assert counts["prefill_replays"] > 0
 
 
 @pytest.fixture(scope="module")
@@ -352,11 +407,11 @@ def test_pages_leave_room_for_the_graphs(qwen2: Path, monkeypatch: pytest.Monkey
         config = EngineConfig(max_num_seqs=256, max_batch_tokens=1024, **options)
         return bytes_for_pages(decoder, config)
 
-    every = shapes(decoder.config, 256, shares=True)
+    every = shapes(decoder.config, 256 + SHORT, shares=True)
     entry = decoder.config.num_heads * (decoder.config.head_dim + 1) * 4
     taken = room(cuda_graphs=False) - room(cuda_graphs=True)
-    # Partial results, a quarter of the largest step's memory, and 2 MiB for each graph.
-    assert taken == every[-1].entries * entry + gib // 2 + len(every) * (2 << 20)
+    # Partial results, 384 rows' share of the largest step's memory, and 2 MiB for each graph.
+    assert taken == every[-1].entries * entry + 2 * gib * 384 // 1024 + len(every) * (2 << 20)
 
 
 @pytest.mark.parametrize(
