@@ -34,9 +34,14 @@ class DecodeWork:
     def build(self, chunks: Sequence[Chunk]) -> HostWork:
         """The list for chunks in row order; the next call overwrites it.
 
-        Each row of a draft is laid out like a stream that ends there.
+        Each row of a draft is laid out like a stream that ends there, and so is each row of a
+        prompt.
         """
         segments = [chunk.segment for chunk in chunks]
+        # It may be computed again, after a preemption: it and its context have other pages then.
+        anew = [chunk.segment for chunk in chunks if not chunk.decode]
+        if self._readers.forget(anew):
+            self._reads = None
         starts = np.array([chunk.start for chunk in chunks])
         stops = np.array([chunk.stop for chunk in chunks])
         if self._reads is None or segments != self._segments:

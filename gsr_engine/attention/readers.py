@@ -143,6 +143,13 @@ class Readers:
         places = run_indices(self._contexts.begins[numbers], num_spans)
         return Reads(own, positions, self._contexts.table[places], num_spans)
 
+    def forget(self, segments: list[Segment]) -> bool:
+        """Forget what these streams read; returns whether any of them was known."""
+        known = [segment for segment in segments if segment in self._streams]
+        for segment in known:
+            self._remove(segment)
+        return bool(known)
+
     def _add(self, segment: Segment) -> int:
         spans = [self.spans.add_reader(span) for span in segment.context if len(span)]
         number = self._streams[segment] = self._contexts.add(spans, len(spans))

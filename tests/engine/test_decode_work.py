@@ -200,3 +200,22 @@ def test_pages_that_were_evicted_and_computed_again_are_read_where_they_are_now(
     assert seen(work_of(early), 0)[16:] == places(early, 0, len(early))
     work = work_of(late)  # both lists of the problem's pages are gone
     assert seen(work, 0) == places(problem, 0, 30) + places(late, 0, len(late))
+
+
+def test_a_prompt_that_is_computed_again_at_once_is_read_where_it_is_now() -> None:
+    """A preempted request may be admitted before a step without it: its context moves, too."""
+    problem = Segment([0] * 40)
+    streams = [Segment([0] * 20, context=(Span(problem, 0, 40),)) for _ in range(2)]
+    pool = PagePool(30)
+    lists = DecodeWork(Sharing(SharingCosts(), num_heads=4, num_kv_heads=2))
+    for segment in (problem, *streams):
+        pool.grow(segment, len(segment))
+    lists.build([Chunk(None, one, 19, 20, decode=True) for one in streams])  # type: ignore[arg-type]
+    for segment in (problem, *streams):
+        segment.pages = [page + 10 for page in segment.pages]
+    chunks = [Chunk(None, one, 0, 20, decode=False) for one in streams]  # type: ignore[arg-type]
+    for _ in range(2):
+        work = lists.build(chunks)
+        for row in range(work.num_rows):
+            segment, stop = streams[row // 20], row % 20 + 1
+            assert seen(work, row) == places(problem, 0, 40) + places(segment, 0, stop)
