@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -170,13 +171,19 @@ def test_bfloat16_agrees_up_to_near_ties(qwen2: Path) -> None:
 
 @pytest.mark.parametrize("layout", ["linear", "branched"])
 def test_graphs_and_a_step_ahead(layout: str) -> None:
-    """As on a GPU: padded shapes, and a next step that is planned before this one is known."""
+    """As on a GPU: padded shapes, and a next step that is planned before this one is known.
+
+    Short prompts are rows of decode there, which sum in another order.
+    """
     params = refine(layout)
     with Engine.from_pretrained(NANO, dtype="float32") as engine:
         plain = engine.self_refine(PUZZLES, params)
     with paged_engine(NANO, dtype="float32", speculative_config=NGRAM) as engine:
         drafted = engine.self_refine(PUZZLES, params)
-    assert all(map(same, plain, drafted))
+    for one, other in zip(plain, drafted, strict=True):
+        for a, b in zip(chain(*one.rounds), chain(*other.rounds), strict=True):
+            assert a.token_ids == b.token_ids
+            assert a.logprobs == pytest.approx(b.logprobs, abs=1e-4)
     assert accepted(drafted) > 0
 
 
