@@ -1,7 +1,7 @@
 """SGLang's offline engine on a GPU, in an environment of its own; its radix cache is on by default.
 
-Its share of the memory and its batches are its defaults. No GPU has run it here: a stand-in for the package tests
-what is asked of it.
+Its share of the memory and its batches are its defaults. No GPU has run it here: a stand-in for the
+package tests what is asked of it.
 """
 
 from __future__ import annotations
