@@ -18,7 +18,7 @@ def load(job: Job) -> Loaded:
     os.environ["OMP_NUM_THREADS"] = str(job.threads)
     from vllm import LLM, SamplingParams, TokensPrompt  # noqa: PLC0415  # reads the environment
 
-    batches = {}
+    batches: dict[str, int] = {}
     if job.device == "cpu":
         batches = {"max_num_seqs": max(256, job.num_streams), "max_num_batched_tokens": 8192}
     llm = LLM(
