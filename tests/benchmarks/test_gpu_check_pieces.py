@@ -60,6 +60,7 @@ def test_a_part_begins_when_it_is_told_and_is_ended(tmp_path: Path) -> None:
     slow = run("import time; time.sleep(60)", log, seconds=0.5)
     assert slow == {"skipped": "stopped after 0 s, with what was running"}
     assert not is_bad(slow)
+    assert run("input()", log, seconds=-1.0) == {"skipped": "no time left"}
     assert log.read_text() == "33.0\nno memory\n"
 
 
