@@ -253,6 +253,7 @@ runpy.run_module("benchmarks.gpu_check", run_name="__main__")
     assert skipped == dict.fromkeys(["engine", "ncu"], "the check was ended before")
     report = (tmp_path / "report.txt").read_text()
     assert "engine: 1 rows, 0 checks passed, 0 bad, 1 skipped, 0 s" in report
+    assert "SKIPPED part: engine: skipped the check was ended before" in report
     assert report.endswith(f"results: {tmp_path}\n")
 
 
