@@ -16,7 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.gpu_check import CHECKOUT, engine, few, selfref, warm
+from benchmarks.gpu_check import CHECKOUT, engine, few, selfref, sweep, warm
 from benchmarks.gpu_check.__main__ import seconds_of
 from benchmarks.gpu_check.compilations import compilations
 from benchmarks.gpu_check.floor import Floor
@@ -33,6 +33,7 @@ from benchmarks.kernels import timing
 from benchmarks.kernels.elementwise import ElementwiseCase
 from benchmarks.kernels.launches import recorded
 from benchmarks.kernels.prefill import TINY, PrefillWorld
+from benchmarks.kernels.rows import Emit
 from benchmarks.kernels.sweep import PREFILL_TILES, prefill_with
 from benchmarks.kernels.worlds import Heads
 from benchmarks.random_weights import engine_over, model_config
@@ -60,6 +61,7 @@ def test_a_part_begins_when_it_is_told_and_is_ended(tmp_path: Path) -> None:
     slow = run("import time; time.sleep(60)", log, seconds=0.5)
     assert slow == {"skipped": "stopped after 0 s, with what was running"}
     assert not is_bad(slow)
+    assert run("input()", log, seconds=-1.0) == {"skipped": "no time left"}
     assert log.read_text() == "33.0\nno memory\n"
 
 
@@ -254,6 +256,22 @@ def test_a_swept_tile_that_does_not_fit_is_no_failure(
     rows = {row["case"]: row for row in read_rows(tmp_path)}
     assert rows["tile of a sweep"]["unfit"] == "RuntimeError: out of resources"
     assert [case for case, row in rows.items() if is_bad(row)] == ["decode"]
+
+
+def test_a_tile_that_does_not_fit_leaves_the_sweep_its_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tiles(_: str, cases: object, emit: Emit) -> None:
+        for tile, figures in (("1", {"us": 3.0}), ("2", {"us": 2.0}), ("3", {"failed": "no"})):
+            emit({"kernel": "decode tile", "case": f"a case, tile {tile}", **figures})
+
+    monkeypatch.setattr(sweep, "sweep_decode_tiles", tiles)
+    setting = Setting(device="cpu", tiny=True, out=tmp_path)
+    sweep.run(setting, Record("sweep", tmp_path, 60.0))
+    rows = [row for row in read_rows(tmp_path) if "a case" in row["case"]]
+    assert [row for row in rows if is_bad(row)] == []
+    assert [row.get("us") for row in rows] == [3.0, 2.0, None, 2.0]
+    assert rows[2]["unfit"] == "no"
 
 
 def test_the_warm_up_knows_every_kernel_and_tile() -> None:
