@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ import typer
 
 from benchmarks.gpu_check.plan import EXTRA, PARTS
 from benchmarks.gpu_check.process import PartProcess
-from benchmarks.gpu_check.record import ROWS, Record, is_bad, read_rows
+from benchmarks.gpu_check.record import ROWS, Record, Row, is_bad, read_rows
 from benchmarks.gpu_check.tables import head_of, summary_of, tables_of
 from train.command import run_command
 
@@ -42,29 +43,39 @@ def seconds_of(part: str, plan: Mapping[str, float], gone: float, seconds: float
 
 def run_parts(parts: Sequence[str], device: str, tiny: bool, out: Path, seconds: float) -> bool:
     """Run parts within `seconds`; returns whether no check failed and no part died."""
-    begin, taken = time.monotonic(), {}
+    begin, taken = time.monotonic(), dict[str, float]()
     # Over tiny shapes all parts take alike: their imports.
     plan = {part: 1.0 if tiny else (PARTS | EXTRA)[part] for part in parts}
 
     def made(part: str) -> PartProcess:
         return PartProcess(command_of(part, device, tiny, out), out / "log.txt")
 
-    following = made(parts[0])
-    for part, after in zip(parts, [*parts[1:], None], strict=True):
-        process, start = following, time.monotonic()
-        if after is not None:
-            following = made(after)
-        if ended := process.run(seconds_of(part, plan, start - begin, seconds), _GRACE):
-            Record(part, out, 0.0).add("part", part, **ended)
-        taken[part] = time.monotonic() - start
+    following, head = made(parts[0]), ""
+    try:
+        for part, after in zip(parts, [*parts[1:], None], strict=True):
+            process, start = following, time.monotonic()
+            if after is not None:
+                following = made(after)
+            if ended := process.run(seconds_of(part, plan, start - begin, seconds), _GRACE):
+                Record(part, out, 0.0).add("part", part, **ended)
+            taken[part] = time.monotonic() - start
+            rows = read_rows(out)
+            if not head and (head := head_of(rows)):
+                _say(out, head)
+            _say_part(out, part, rows, taken[part])
+    finally:  # a check that a signal ends has its report, too
+        following.end()
+        for part in [part for part in parts if part not in taken]:
+            Record(part, out, 0.0).add("part", part, skipped="the check was ended before")
+            _say_part(out, part, read_rows(out), taken.setdefault(part, 0.0))
         rows = read_rows(out)
-        if len(taken) == 1:
-            _say(out, head_of(rows))
-        mine = tables_of([row for row in rows if row["part"] == part])
-        _say(out, f"== {part}, {taken[part]:.0f} s\n{mine}\n")
-    rows = read_rows(out)
-    _say(out, f"{summary_of(rows, taken)}\nresults: {out}")
+        _say(out, f"{summary_of(rows, taken)}\nresults: {out}")
     return not any(map(is_bad, rows))
+
+
+def _say_part(out: Path, part: str, rows: Sequence[Row], seconds: float) -> None:
+    mine = tables_of([row for row in rows if row["part"] == part])
+    _say(out, f"== {part}, {seconds:.0f} s\n{mine}\n")
 
 
 def _say(out: Path, text: str) -> None:
@@ -100,4 +111,5 @@ def main(
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as an interrupt, with a report
     run_command("gpu_check", lambda: typer.run(main))

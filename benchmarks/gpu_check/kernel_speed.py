@@ -28,8 +28,8 @@ def run(setting: Setting, record: Record) -> None:
 
 def _run_family(family: str, setting: Setting, record: Record) -> Row | None:
     def emit(row: Row) -> None:
-        emit_row(row, record)
         _add_target(row, record)
+        emit_row(row, record)  # behind the last case that there is time for it raises
 
     try:
         for measure in FAMILIES[family]:

@@ -47,15 +47,16 @@ class PartProcess:
             What to write down if it did not end by itself: `skipped` if its time was over, `failed`
             with its last words if it died.
         """
-        begin = self._process.stdin
+        begin, most = self._process.stdin, max(0.0, seconds + grace)
         with suppress(OSError):  # it is dead already
             if begin is not None:
                 begin.write(f"{seconds}\n")
                 begin.close()
         try:
-            status = self._process.wait(max(0.0, seconds + grace))
+            status = self._process.wait(most)
         except subprocess.TimeoutExpired:
-            return {"skipped": f"stopped after {seconds + grace:.0f} s, with what was running"}
+            stopped = f"stopped after {most:.0f} s, with what was running"
+            return {"skipped": stopped if most else "no time left"}
         finally:
             words = self.end()
         if status == 0:

@@ -47,7 +47,7 @@ def _run(name: str, sweep: Callable[[Emit], object], record: Record) -> Row | No
 
     def emit(row: Row) -> None:
         if "failed" in row:  # a tile that does not fit this chip says nothing of the engine
-            row = {**row, "unfit": row.pop("failed")}
+            row = {"unfit" if name == "failed" else name: value for name, value in row.items()}
         case = row["case"].rpartition(f", {name.split()[-1]} ")[0]
         fits = "us" in row and row.get("error", 0.0) <= _MOST_ERROR
         if fits and (case not in best or row["us"] < best[case]["us"]):

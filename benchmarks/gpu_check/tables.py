@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from benchmarks.gpu_check.record import TARGETS, Row, figures_of, is_bad, line_of, text_of
 
-_MOST_BAD = 40
-"""Most bad rows that the summary names, so that the end of the output shows all of it."""
+_MOST_BAD, _MOST_SKIPPED = 40, 20
+"""Most such rows that the summary names, so that the end of the output shows all of it."""
 _HEAD = ("gpu", "driver", "cuda", "torch", "triton", "transformers", "python", "date", "commit")
 
 
@@ -36,7 +36,7 @@ def _table(name: str, rows: Sequence[Row]) -> str:
 
 
 def summary_of(rows: Sequence[Row], seconds: dict[str, float]) -> str:
-    """The result of each part, every target, and every bad row."""
+    """The result of each part, every target, and what was skipped or is bad."""
     lines = []
     for part, taken in seconds.items():
         mine = [row for row in rows if row["part"] == part]
@@ -48,8 +48,12 @@ def summary_of(rows: Sequence[Row], seconds: dict[str, float]) -> str:
             f"{taken:.0f} s"
         )
     lines += [f"TARGET {line_of(row)}" for row in rows if row["table"] == TARGETS]
-    bad_rows = [row for row in rows if is_bad(row)]
-    lines += [f"BAD {line_of(row)}" for row in bad_rows[:_MOST_BAD]]
-    if len(bad_rows) > _MOST_BAD:
-        lines.append(f"and {len(bad_rows) - _MOST_BAD} more")
+    lines += _named("SKIPPED", [row for row in rows if "skipped" in row], _MOST_SKIPPED)
+    lines += _named("BAD", [row for row in rows if is_bad(row)], _MOST_BAD)
     return "\n".join(lines)
+
+
+def _named(what: str, rows: Sequence[Row], most: int) -> list[str]:
+    """A line for each of some rows, and how many more there are."""
+    lines = [f"{what} {line_of(row)}" for row in rows[:most]]
+    return lines + ([f"and {len(rows) - most} more"] if len(rows) > most else [])

@@ -70,11 +70,11 @@ class _Sizes:
     shape: str = "7b"
     rows: RowSizes = _LONG
     pack: int = 16_384
-    packs: int = 4
+    packs: int = 2
     steps: int = 1
 
 
-_TINY = _Sizes(shape="tiny", rows=_SHORT, pack=512, packs=2, steps=1)
+_TINY = _Sizes(shape="tiny", rows=_SHORT, pack=512, steps=1)
 
 
 def run(setting: Setting, record: Record) -> None:

@@ -1,7 +1,7 @@
 """SGLang's offline engine on a GPU, in an environment of its own; its radix cache is on by default.
 
-It takes its default share of the memory. No GPU has run it here: a stand-in for the package tests
-what is asked of it.
+Its share of the memory and its batches are its defaults. No GPU has run it here: a stand-in for the
+package tests what is asked of it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,10 @@ import sglang
 
 from benchmarks.peers.job import Job, Loaded, serve
 
+# Of a context SGLang keeps a few tokens for itself. With less room it cuts the longest streams by a
+# token, and refuses a prompt that all but fills it.
+_KEPT = 8
+
 
 def load(job: Job) -> Loaded:
     """The engine for such jobs; SGLang starts its scheduler in a process of its own."""
@@ -20,8 +24,7 @@ def load(job: Job) -> Loaded:
         model_path=job.model,
         dtype=job.dtype,
         device=job.device,
-        context_length=job.longest + 1,
-        max_running_requests=max(256, job.num_streams),
+        context_length=job.longest + _KEPT,
     )
 
     def generate(prompts: list[list[int]], n: int, tokens: int) -> int:

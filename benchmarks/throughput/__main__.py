@@ -140,7 +140,7 @@ def main(
         sizes = [WorkSize.parsed(text) for text in (_WORK if work is None else work).split(",")]
         known = PEERS[device]
         chosen = selected(",".join(known) if peers is None else peers, known, "peers")
-        for subject in subjects(_SHAPES if shape is None else shape, model):
+        for subject in subjects(_SHAPES if shape is None else shape, model, device):
             for size in sizes:
                 losses = quantization != "none"
                 task = subject.work(size, dtype, kv_gib or _KV_GIB, losses, device)

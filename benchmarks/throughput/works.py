@@ -134,15 +134,17 @@ def chosen_dtype(name: str, device: str = "cpu") -> str:
     return auto if name == "auto" else name
 
 
-def subjects(shapes: str, model: Path | None) -> list[Subject]:
+def subjects(shapes: str, model: Path | None, device: str = "cpu") -> list[Subject]:
     """Random weights of the shapes, separated by commas, and the checkpoint in a folder.
+
+    Weights that no folder holds yet are drawn on the device: a CPU takes minutes for 7B.
 
     Raises:
         typer.BadParameter: an unknown shape.
         CheckpointError: the folder holds no checkpoint.
     """
     names = selected(shapes, tuple(SHAPES), "shape")
-    found = [Subject(name, write_checkpoint(name), is_real=False) for name in names]
+    found = [Subject(name, write_checkpoint(name, device=device), is_real=False) for name in names]
     if model is not None:
         found.append(Subject(model.name, find_checkpoint(model), is_real=True))
     return found

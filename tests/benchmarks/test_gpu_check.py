@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ import pytest
 import torch
 import typer
 
+from benchmarks.gpu_check import CHECKOUT, engine
 from benchmarks.gpu_check import __main__ as command
-from benchmarks.gpu_check import engine
 from benchmarks.gpu_check.kernel_tests import counts_in, failures_in
 from benchmarks.gpu_check.large import worst_error
 from benchmarks.gpu_check.part import run_part
@@ -196,10 +197,13 @@ def test_the_command_sums_up(
 
         def run(self, seconds: float, grace: float) -> Row | None:
             limits.append(seconds)
-            if self._part == "warm":
+            if self._part in ("warm", "decode"):
                 self._record.add("machine", "cpu", gpu="none", torch="2.11")
             self._record.add("table", "case", passed=self._part != "engine")
             return {"failed": "it died"} if self._part == "selfref" else None
+
+        def end(self) -> str:
+            return ""
 
     monkeypatch.setattr(command, "PartProcess", Process)
     with pytest.raises(typer.Exit):
@@ -213,9 +217,44 @@ def test_the_command_sums_up(
     assert limits == sorted(limits)
     assert 425 < limits[-1] < 431
     command.main(only="large,decode", device="cpu", out=tmp_path)  # no trace of what was before
-    assert [json.loads(row)["part"] for row in (tmp_path / ROWS).open()] == ["large", "decode"]
+    assert [row["part"] for row in read_rows(tmp_path)] == ["large", "decode", "decode"]
+    # Whatever the first part came to, the machine is named.
+    assert "gpu none, torch 2.11\n== decode" in (tmp_path / "report.txt").read_text()
     with pytest.raises(typer.BadParameter, match="'serve' is none of warm"):
         command.main(only="serve", out=tmp_path)
+
+
+def test_a_check_that_is_told_to_end_has_its_report(tmp_path: Path) -> None:
+    code = f"""
+import runpy, sys, time
+from benchmarks.gpu_check import process
+
+class Slow:
+    def __init__(self, command, log): self.part = command[3]
+    def run(self, seconds, grace):
+        if self.part == "engine":
+            print("engine runs", flush=True)
+            time.sleep(60)
+    def end(self): print("ended", self.part, flush=True)
+
+process.PartProcess = Slow
+sys.argv[1:] = ["--device", "cpu", "--only", "large,engine,ncu", "--out", {str(tmp_path)!r}]
+runpy.run_module("benchmarks.gpu_check", run_name="__main__")
+"""
+    arguments = [sys.executable, "-c", code]
+    with subprocess.Popen(arguments, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert "engine runs\n" in iter(process.stdout.readline, "")
+        process.terminate()
+        printed = process.stdout.read()
+    assert process.returncode > 0
+    assert "ended ncu" in printed  # the one that was made ahead
+    skipped = {row["part"]: row["skipped"] for row in read_rows(tmp_path)}
+    assert skipped == dict.fromkeys(["engine", "ncu"], "the check was ended before")
+    report = (tmp_path / "report.txt").read_text()
+    assert "engine: 1 rows, 0 checks passed, 0 bad, 1 skipped, 0 s" in report
+    assert "SKIPPED part: engine: skipped the check was ended before" in report
+    assert report.endswith(f"results: {tmp_path}\n")
 
 
 def test_a_part_in_a_process_of_its_own(tmp_path: Path) -> None:

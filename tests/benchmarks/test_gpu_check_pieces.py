@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing.dummy
-import pickle
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.gpu_check import CHECKOUT, engine, few, selfref, warm
+from benchmarks.gpu_check import CHECKOUT, engine, few, selfref
 from benchmarks.gpu_check.__main__ import seconds_of
 from benchmarks.gpu_check.compilations import compilations
 from benchmarks.gpu_check.floor import Floor
@@ -28,23 +26,12 @@ from benchmarks.gpu_check.record import ROWS, Record, is_bad, read_rows
 from benchmarks.gpu_check.setting import Setting
 from benchmarks.gpu_check.steps import random_prompts
 from benchmarks.gpu_check.tables import summary_of
-from benchmarks.gpu_check.warm_jobs import jobs, model_jobs
 from benchmarks.kernels import timing
-from benchmarks.kernels.elementwise import ElementwiseCase
-from benchmarks.kernels.launches import recorded
-from benchmarks.kernels.prefill import TINY, PrefillWorld
-from benchmarks.kernels.sweep import PREFILL_TILES, prefill_with
-from benchmarks.kernels.worlds import Heads
 from benchmarks.random_weights import engine_over, model_config
-from csrc_triton import pages
-from csrc_triton.tiling import Tiles
-from gsr_engine import EngineConfig, SamplingParams, SelfRefineParams
-from gsr_engine.execution.device import paged_runner
+from gsr_engine import SamplingParams
 from gsr_engine.model.weights import dummy_decoder
-from gsr_engine.params import LAYOUTS
 
 TOTAL = 450.0
-HEADS = Heads(4, 2, 16)
 
 
 def run(code: str, log: Path, seconds: float = 60.0) -> dict[str, Any] | None:
@@ -60,6 +47,7 @@ def test_a_part_begins_when_it_is_told_and_is_ended(tmp_path: Path) -> None:
     slow = run("import time; time.sleep(60)", log, seconds=0.5)
     assert slow == {"skipped": "stopped after 0 s, with what was running"}
     assert not is_bad(slow)
+    assert run("input()", log, seconds=-1.0) == {"skipped": "no time left"}
     assert log.read_text() == "33.0\nno memory\n"
 
 
@@ -225,76 +213,6 @@ def test_what_an_engine_promises_on_a_gpu(
     assert [is_bad(one) for one in read_rows(tmp_path)] == [not passed]
     if not compiled:  # without graphs and sharing nothing else is promised
         assert engine.what_ran(ran, compiled, "neither", setting)["passed"]
-
-
-def test_tiles_are_cut_before_a_launch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A launch that cuts them waits for the GPU, which no capture may."""
-    pytest.importorskip("triton")
-    runs = [prefill_with(PrefillWorld.of(TINY[0], "cpu"), tile) for tile in PREFILL_TILES]
-    monkeypatch.setattr(Tiles, "cut", None)
-    with recorded() as launches:
-        for prefill in runs:
-            prefill()
-    sizes = [launch.constants["block_m"] for launch in launches if "prefill" in launch.name]
-    assert sizes == [tile[0] for tile in PREFILL_TILES]
-
-
-def test_a_swept_tile_that_does_not_fit_is_no_failure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(_: str) -> None:
-        raise RuntimeError("out of resources")
-
-    todo = [("tile of a sweep", broken), ("decode", broken)]
-    monkeypatch.setattr(warm, "jobs", lambda _: todo)
-    monkeypatch.setattr(multiprocessing, "get_context", lambda _: multiprocessing.dummy)
-    monkeypatch.chdir(tmp_path)
-    setting = Setting(device="cpu", tiny=True, out=tmp_path)
-    warm.run(setting, Record("warm", tmp_path, 60.0))
-    rows = {row["case"]: row for row in read_rows(tmp_path)}
-    assert rows["tile of a sweep"]["unfit"] == "RuntimeError: out of resources"
-    assert [case for case, row in rows.items() if is_bad(row)] == ["decode"]
-
-
-def test_the_warm_up_knows_every_kernel_and_tile() -> None:
-    names = [name for name, _ in jobs(tiny=False)]
-    assert pickle.dumps(list(jobs(tiny=False)))  # they are sent to other processes
-    assert len(set(names)) == len(names)
-    for part in ("7b bfloat16", "0.5b bfloat16", "0.5b float32"):
-        assert f"{part}, prefill" in names
-        assert sum(name.startswith(f"{part}, decode") for name in names) == 4
-        for kernel, count in (("sample", 1), ("rms_norm", 3), ("gated_activation", 2)):
-            assert sum(name.startswith(f"{part}, {kernel}") for name in names) == count
-    assert sum(name.startswith("tile prefill (") for name in names) == len(PREFILL_TILES)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_the_warm_up_asks_for_what_an_engine_launches(
-    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """So Triton's cache has every program before an engine starts."""
-    pytest.importorskip("triton")
-    # Kernels that are recorded write nothing; zeros are finite. They read no packed pages.
-    monkeypatch.setattr(torch, "empty", torch.zeros)
-    monkeypatch.setattr(torch, "empty_like", lambda x, **_: torch.zeros(x.shape, dtype=x.dtype))
-    monkeypatch.setattr(torch.Tensor, "new_empty", torch.Tensor.new_zeros)
-    monkeypatch.setattr(pages, "vector_major", pages.token_major)
-    decoder = dummy_decoder(model_config("tiny"), dtype)
-    with recorded() as warmed:
-        for _, job in model_jobs("tiny", ElementwiseCase(3, 64, 96, 512, HEADS, dtype)):
-            job("cpu")
-    config = EngineConfig(kv_cache_gib=0.01)
-    runner = paged_runner(decoder, config, lag=1, use_graphs=True)
-    tokens = SamplingParams(max_tokens=4, ignore_eos=True)
-    with recorded() as launches, engine_over(decoder, runner, kv_cache_gib=0.01) as ours:
-        for n in (1, 12, 20):
-            ours.generate([[7] * 150, [8] * 5], replace(tokens, n=n))
-        for layout in LAYOUTS:
-            params = SelfRefineParams(k=3, layout=layout, candidate=tokens, refine=tokens)
-            ours.self_refine(["12", "34"], params)
-    assert len({one.name for one in launches}) == 9  # a CPU's products contain the gate
-    for one in launches:
-        assert one in warmed, one
 
 
 def test_what_ncu_says_is_read() -> None:

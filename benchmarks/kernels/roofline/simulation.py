@@ -3,7 +3,8 @@
 Planner, lists, graphs and sampler are the engine's. Every step with prefill is counted. Of steps
 that only decode, the first two of a run of equal ones are, and then every `EVERY`-th: the first
 also takes new streams. Those in between lie on the line between the two next to them, because
-contexts grow by a token each.
+contexts grow by a token each. Those behind the last counted step of a run count like it: a context
+is then up to `EVERY` tokens too short.
 """
 
 from __future__ import annotations

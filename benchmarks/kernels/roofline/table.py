@@ -12,8 +12,9 @@ _NOTE = """\
 No GPU has run this. Counted are launches, programs, bytes and FLOPs of the steps that the engine
 plans for this work: its planner, lists, graphs and sampler run over a decoder of this shape whose
 products nobody computes. Estimated are the seconds, by the assumptions below. Of steps that only
-decode every {every}th is counted, and those in between lie on a line. Copies between host and
-device, the waves of programs, and the L2 cache across launches are not modelled.
+decode every {every}th is counted. Those in between lie on a line; the last of a run, fewer than
+that, count like the one before them. Copies between host and device, the waves of programs, and the
+L2 cache across launches are not modelled.
 
 `floor`: the larger of the bytes that nobody can avoid (weights, and each token's keys and values,
 once a step) over the data sheet's bandwidth, and of the FLOPs of real rows over its rate. The
