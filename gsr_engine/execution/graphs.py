@@ -65,16 +65,6 @@ def ladder(most_rows: int) -> list[int]:
     return rungs(_ROWS, most_rows)
 
 
-def is_short(batch: Batch) -> bool:
-    """Whether all tokens that a batch prefills may be rows of decode.
-
-    Each of these rows reads its segment alone, so the tokens that they may read are bounded: by
-    those that a prompt of `SHORT` tokens reads.
-    """
-    prefills = batch.chunks[batch.num_decodes :]
-    return sum(len(chunk) * len(chunk.segment) for chunk in prefills) <= SHORT * SHORT
-
-
 def short_room() -> int:
     """Upper bound of the page-table entries of what is short in one step."""
     return SHORT * SHORT // PAGE_SIZE + SHORT + room_to_grow(SHORT)
@@ -205,6 +195,16 @@ class DecodeGraphs:
         self.counts = GraphCounts()
         self._replays: dict[Shape, Replay] = {}
         self._capture(every, capture or capture_for(device))
+
+    def may_hold(self, batch: Batch) -> bool:
+        """Whether one work list should hold all rows of a batch: it decodes, or the rest is short.
+
+        Each row of a prompt reads its segment alone, so the tokens that they may read are bounded:
+        by those that a prompt of `SHORT` tokens reads.
+        """
+        prefills = batch.chunks[batch.num_decodes :]
+        reads = sum(len(chunk) * len(chunk.segment) for chunk in prefills)
+        return not prefills or (reads <= SHORT**2 and len(batch.token_ids) <= len(self.hidden))
 
     def graph_for(self, rows: int, rows_per_item: int, entries: int) -> Shape | None:
         """The smallest shape that was captured and holds a step; None if none does."""

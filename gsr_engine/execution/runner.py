@@ -9,7 +9,7 @@ import torch
 from gsr_engine.attention.kv_cache import KVCache
 from gsr_engine.attention.paged_attention import PagedAttention
 from gsr_engine.attention.sharing import Sharing
-from gsr_engine.execution.graphs import DecodeGraphs, GraphCounts, is_short
+from gsr_engine.execution.graphs import DecodeGraphs, GraphCounts
 from gsr_engine.execution.prompt_logprobs import PendingScores, score_prompts
 from gsr_engine.execution.sampler import Draws, LastDraws, PendingDraws, Sampler
 from gsr_engine.model.decoder import Decoder
@@ -118,7 +118,7 @@ class Runner:
     def _hidden(self, batch: Batch) -> tuple[torch.Tensor, bool]:
         """The hidden states of the rows that draw or score, and whether a graph computed them."""
         device, work = self.decoder.device, None
-        if self.graphs is not None and is_short(batch):
+        if self.graphs is not None and self.graphs.may_hold(batch):
             work = self.attention.lists.build(batch.chunks)
             if self.graphs.replay(batch, work):
                 hidden, rows = self.graphs.hidden[: work.num_rows], batch.logit_rows

@@ -204,9 +204,11 @@ def test_a_page_table_that_is_too_long_runs_eagerly(
     assert counts["replays"] > 0 < counts["eager_too_large"]
 
 
-@pytest.mark.parametrize(("lengths", "replayed"), [((128,), 1), ((129,), 0), ((60, 60), 1)])
+@pytest.mark.parametrize(
+    ("lengths", "replayed"), [((128,), 1), ((129,), 0), ((60, 60), 1), ((90, 90), 0)]
+)
 def test_a_short_prompt_is_in_a_graph(lengths: tuple[int, ...], replayed: int, qwen2: Path) -> None:
-    """A prompt of 128 tokens, or several that read as many tokens together."""
+    """A prompt of 128 tokens, or several that read as many, if a graph has so many rows."""
     prompts = [[7 + number] * length for number, length in enumerate(lengths)]
     options = {"max_num_seqs": 2, "max_batch_tokens": 256, "kv_cache_gib": 0.01}
     with paged_engine(qwen2, **options) as engine:
