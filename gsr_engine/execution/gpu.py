@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from csrc_triton.checks import HEAD_DIMS
 from gsr_engine.errors import InvalidRequest
 
 LEAST_CAPABILITY = (8, 0)
@@ -52,6 +53,17 @@ def check_capability(device: torch.device) -> None:
             "device",
             f"{device} has compute capability {own}, and the kernels need {least} or more: "
             "device='cpu' runs without it",
+        )
+
+
+def check_head_dim(device: torch.device, head_dim: int) -> None:
+    """Raise InvalidRequest if a device is a GPU whose kernels do not take heads of such a size."""
+    if device.type != "cpu" and head_dim not in HEAD_DIMS:
+        taken = ", ".join(map(str, HEAD_DIMS))
+        raise InvalidRequest(
+            "device",
+            f"the checkpoint's head_dim is {head_dim}, and the kernels of {device} take {taken}: "
+            "device='cpu' runs it",
         )
 
 

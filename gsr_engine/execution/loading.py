@@ -14,7 +14,7 @@ from gsr_engine.checkpoint.tensors import ModelTensors, open_tensors, refuse_ada
 from gsr_engine.checkpoint.tokenizer import Tokenizer
 from gsr_engine.config import EngineConfig
 from gsr_engine.execution.arithmetic import arithmetic_notes, choose_arithmetic, plain_products
-from gsr_engine.execution.gpu import check_capability, choose_device, on_device
+from gsr_engine.execution.gpu import check_capability, check_head_dim, choose_device, on_device
 from gsr_engine.execution.memory_need import check_memory
 from gsr_engine.model.decoder import Decoder
 from gsr_engine.model.rope import factors_in_use
@@ -45,6 +45,7 @@ def load_parts(
     tokenizer = Tokenizer.from_folder(folder, gsr.thinking)
     device = choose_device(config.device)
     check_capability(device)
+    check_head_dim(device, model.head_dim)
     with open_weights(folder, model, over) as stored, on_device(device):
         dtype, quantization = choose_arithmetic(config, stored, device)
         notes += stored.notes

@@ -12,7 +12,12 @@ import torch
 from csrc_triton import tiles
 from gsr_engine import Engine, EngineConfig, InvalidRequest, SamplingParams
 from gsr_engine.execution import gpu
-from gsr_engine.execution.gpu import check_capability, choose_device, on_device
+from gsr_engine.execution.gpu import (
+    check_capability,
+    check_head_dim,
+    choose_device,
+    on_device,
+)
 from tests.helpers.playing import GPU, Visits, gpu_engine
 
 
@@ -59,6 +64,13 @@ def test_an_old_chip_is_refused_by_its_capability(
         return
     with pytest.raises(InvalidRequest, match=r"cuda:1 has compute capability 7.5, .* need 8.0"):
         check_capability(GPU)
+
+
+def test_heads_that_the_kernels_of_a_gpu_do_not_take_are_refused() -> None:
+    check_head_dim(torch.device("cpu"), 48)
+    check_head_dim(GPU, 64)
+    with pytest.raises(InvalidRequest, match="head_dim is 48, and the kernels of cuda:1 take 16"):
+        check_head_dim(GPU, 48)
 
 
 @pytest.mark.parametrize("block_d", [16, 32, 64, 128, 256])
