@@ -7,10 +7,8 @@ Penalties, `min_tokens` and top log-probabilities differ in their sizes, so such
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
-import numpy.typing as npt
 import torch
 
 from csrc_triton import sample, token_logprobs
@@ -79,8 +77,7 @@ class DrawGraphs:
             stream.params.edits_logits or stream.params.top_logprobs for stream in streams
         )
         if self._are_plain:
-            arrays: Sequence[npt.NDArray[Any]] = draw_arrays(streams)
-            for values, target in zip(arrays, self._numbers, strict=True):
+            for values, target in zip(draw_arrays(streams), self._numbers, strict=True):
                 put(values, target[: len(streams)])
 
     def _draw(self, rows: int) -> Callable[[], object]:

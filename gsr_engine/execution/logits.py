@@ -11,16 +11,15 @@ from contextlib import contextmanager
 from copy import copy
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from csrc_triton.arrays import IntArray
 from gsr_engine.kv.segments import Context
 from gsr_engine.outputs import TopLogprobs
 from gsr_engine.requests.request import Stream
 from gsr_engine.step.transfer import to_device
 
-IntArray = npt.NDArray[np.int64]
 Edit = tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]
 """Rows and token ids of edited logits, and their old values; equal pairs have equal values."""
 

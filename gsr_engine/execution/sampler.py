@@ -8,24 +8,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from csrc_triton import sample, token_logprobs
+from csrc_triton.arrays import IntArray
 from gsr_engine.execution.logits import LogitEdits, listed_tops, top_logprobs
 from gsr_engine.kv.segments import Segment
 from gsr_engine.outputs import TopLogprobs
 from gsr_engine.requests.prompt_scores import Score
 from gsr_engine.requests.request import Stream
 from gsr_engine.step.transfer import Fetched, to_device
-
-FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int64]
-_Arrays = tuple[FloatArray, IntArray, FloatArray, FloatArray, IntArray]
-_Params = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class Draws(NamedTuple):
@@ -105,7 +101,7 @@ class Sampler:
     def reset(self) -> None:
         """Forget the parameters of the last step: it may have ended in the middle."""
         self._streams: list[Stream] = []
-        self._params: _Params | None = None
+        self._params: list[torch.Tensor] | None = None
         self._edits: LogitEdits | None = None
         self._wanted: list[int] = []
 
@@ -135,7 +131,7 @@ class Sampler:
         stale = assumed is not None and self._edits is not None
         if self._params is None or stale or streams != self._streams:
             self._params = self._take(streams, assumed, logits)
-        indices = to_device(draw_indices(streams, assumed), device)
+        arguments = [*self._params, to_device(draw_indices(streams, assumed), device)]
         mine = logits[: len(draw_rows)]
         if draw_rows != list(range(len(draw_rows))):
             mine = logits[to_device(np.array(draw_rows, dtype=np.int64), device)]
@@ -144,14 +140,14 @@ class Sampler:
             mine = mine.float()  # an edited logit is not rounded to the dtype of the logits
         unknown = self._last.of(streams) if edits and edits.penalises else None
         with edits.applied(mine, unknown) if edits else nullcontext():
-            tokens = sample(mine, *self._params, indices)
+            tokens = sample(mine, *arguments)
         logprobs = token_logprobs(mine, tokens)
         tops = top_logprobs(mine, self._wanted) if any(self._wanted) else []
         return PendingDraws(tokens, logprobs, tops, self._wanted)
 
     def _take(
         self, streams: list[Stream], assumed: list[list[int]] | None, logits: torch.Tensor
-    ) -> _Params:
+    ) -> list[torch.Tensor]:
         self._streams = streams
         device, before = logits.device, self._edits
         edits = any(stream.params.edits_logits for stream in streams)
@@ -159,14 +155,7 @@ class Sampler:
         if edits:
             self._edits = LogitEdits(streams, logits.shape[1], device, before, assumed)
         self._wanted = [stream.params.top_logprobs for stream in streams]
-        temperature, top_k, top_p, min_p, seeds = draw_arrays(streams)
-        return (
-            to_device(temperature, device),
-            to_device(top_k, device),
-            to_device(top_p, device),
-            to_device(min_p, device),
-            to_device(seeds, device),
-        )
+        return [to_device(values, device) for values in draw_arrays(streams)]
 
 
 def draw_anything(logits: torch.Tensor) -> None:
@@ -186,14 +175,14 @@ def draw_indices(streams: list[Stream], assumed: list[list[int]] | None) -> IntA
     return numbers
 
 
-def draw_arrays(streams: list[Stream]) -> _Arrays:
+def draw_arrays(streams: list[Stream]) -> list[npt.NDArray[Any]]:
     """Temperature, top_k, top_p, min_p and seed of each stream, as `sample` needs them."""
     numbers = [stream.params.draw_numbers for stream in streams]
     temperatures, top_ks, top_ps, min_ps = zip(*numbers, strict=True)
-    return (
+    return [
         np.array(temperatures, dtype=np.float32),
         np.array(top_ks, dtype=np.int64),
         np.array(top_ps, dtype=np.float32),
         np.array(min_ps, dtype=np.float32),
         np.array([stream.seed for stream in streams], dtype=np.int64),
-    )
+    ]
